@@ -1,0 +1,200 @@
+"""A capture whose cameras stand in the metric world frame: what structure from motion hands to splat training."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from gaussgym_scene.capture import Intrinsics
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Similarity:
+    """A similarity transform ``y = scale * rotation @ x + translation``.
+
+    Attributes:
+        scale: Positive factor.
+        rotation: ``[3, 3]`` float64, proper (determinant +1).
+        translation: ``[3]`` float64, in units of the target frame.
+    """
+
+    scale: float
+    rotation: NDArray[np.float64]
+    translation: NDArray[np.float64]
+
+    @staticmethod
+    def identity() -> Similarity:
+        """The transform that changes nothing."""
+        return Similarity(1.0, np.eye(3), np.zeros(3))
+
+    def apply(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Transform points ``[..., 3]``."""
+        return self.scale * (np.asarray(points, dtype=np.float64) @ self.rotation.T) + self.translation
+
+    def apply_c2w(self, c2w: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Transform camera-to-world matrices ``[..., 4, 4]``; their rotations stay orthonormal."""
+        out = np.array(c2w, dtype=np.float64)
+        out[..., :3, :3] = self.rotation @ out[..., :3, :3]
+        out[..., :3, 3] = self.apply(out[..., :3, 3])
+        return out
+
+    def compose(self, first: Similarity) -> Similarity:
+        """The transform that applies ``first`` and then ``self``."""
+        return Similarity(
+            self.scale * first.scale, self.rotation @ first.rotation, self.apply(first.translation)
+        )
+
+    def inverse(self) -> Similarity:
+        """The transform that undoes this one."""
+        rotation = self.rotation.T
+        return Similarity(1.0 / self.scale, rotation, -(rotation @ self.translation) / self.scale)
+
+
+@dataclass
+class PosedCapture:
+    """Registered images in the metric world: metres, gravity-aligned, +Z up, ground at zero.
+
+    The origin is on the ground below the first registered camera and +X is the heading of the walk. Cameras are
+    OpenCV (+X right, +Y down, +Z forward), the centre of the top-left pixel is (0.5, 0.5).
+
+    Attributes:
+        capture_dir: Folder of the capture; ``capture_dir / names[i]`` is an image file.
+        names: The ``n`` registered images, relative to ``capture_dir``, in capture order.
+        unregistered: Images of the capture that have no pose.
+        intrinsics: The one camera, with the distortion that was estimated: pixels of the image files as stored.
+        c2w: ``[n, 4, 4]`` float64 camera-to-world.
+        points: ``[P, 3]`` float64 sparse points [m].
+        colors: ``[P, 3]`` uint8 RGB of the points.
+        errors_px: ``[P]`` float64 mean reprojection error of each point [px].
+        track_lengths: ``[P]`` int32 number of images that see each point.
+        visible: For each registered image the indices into ``points`` that it sees, int32.
+        world_from_capture: Similarity from the frame of structure from motion to this world.
+        scale_source: ``'gps'``, ``'camera_height'``, ``'marker'``, ``'sensor'`` or ``'user'``.
+        gravity_source: ``'plane+camera_down'``, ``'plane+nadir'``, ``'gps'`` or ``'sensor'``.
+        camera_height_m: Median height of the cameras above the ground plane [m].
+        scale_std_fraction: Estimated standard deviation of the scale over its value; None when unknown.
+        reprojection_error_px: Mean over all points [px].
+        registered_fraction: Registered images over all images of the capture.
+        seeds_tried: Number of reconstructions that were attempted.
+        gps_residual_median_m: Median horizontal distance to the GPS fixes after Sim(3); None without GPS.
+        gps_residual_max_m: Largest such distance; None without GPS.
+        max_step_m: Longest step between neighbouring registered images [m].
+        gps_xy_m: ``[n, 2]`` GPS fixes (east, north) of the registered images in metres about their mean, NaN where an
+            image has none; None without GPS.
+        quality: Further numbers for the report, JSON values only.
+    """
+
+    capture_dir: Path
+    names: list[str]
+    unregistered: list[str]
+    intrinsics: Intrinsics
+    c2w: NDArray[np.float64]
+    points: NDArray[np.float64]
+    colors: NDArray[np.uint8]
+    errors_px: NDArray[np.float64]
+    track_lengths: NDArray[np.int32]
+    visible: list[NDArray[np.int32]]
+    world_from_capture: Similarity
+    scale_source: str
+    gravity_source: str
+    camera_height_m: float
+    scale_std_fraction: float | None
+    reprojection_error_px: float
+    registered_fraction: float
+    seeds_tried: int
+    gps_residual_median_m: float | None
+    gps_residual_max_m: float | None
+    max_step_m: float
+    gps_xy_m: NDArray[np.float64] | None = None
+    quality: dict[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def image_paths(self) -> list[Path]:
+        """Files of the registered images."""
+        return [self.capture_dir / name for name in self.names]
+
+    def save(self, path: Path) -> None:
+        """Write to an ``.npz`` file (no pickle), atomically."""
+        scalars = {
+            key: getattr(self, key)
+            for key in (
+                "names",
+                "unregistered",
+                "scale_source",
+                "gravity_source",
+                "camera_height_m",
+                "scale_std_fraction",
+                "reprojection_error_px",
+                "registered_fraction",
+                "seeds_tried",
+                "gps_residual_median_m",
+                "gps_residual_max_m",
+                "max_step_m",
+                "quality",
+            )
+        }
+        scalars["version"] = FORMAT_VERSION
+        scalars["intrinsics"] = asdict(self.intrinsics)
+        arrays: dict[str, Any] = {
+            key: getattr(self, key) for key in ("c2w", "points", "colors", "errors_px", "track_lengths")
+        }
+        arrays["visible"] = np.concatenate(self.visible) if self.visible else np.zeros(0, np.int32)
+        arrays["visible_counts"] = np.array([len(v) for v in self.visible], np.int32)
+        arrays["scale"] = np.float64(self.world_from_capture.scale)
+        arrays["rotation"] = self.world_from_capture.rotation
+        arrays["translation"] = self.world_from_capture.translation
+        if self.gps_xy_m is not None:
+            arrays["gps_xy_m"] = self.gps_xy_m
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".partial.npz")
+        np.savez(partial, manifest=np.array(json.dumps(scalars)), **arrays)
+        os.replace(partial, path)
+
+    @staticmethod
+    def load(path: Path, capture_dir: Path) -> PosedCapture:
+        """Read what :meth:`save` wrote; ``capture_dir`` is where the images lie now.
+
+        Raises:
+            InputError: The file is not one of ours, or of an unknown version.
+        """
+        from gaussgym_scene.capture import Intrinsics
+        from gaussgym_scene.errors import InputError
+
+        try:
+            with np.load(path, allow_pickle=False) as data:
+                scalars = json.loads(str(data["manifest"]))
+                arrays = {key: data[key] for key in data.files if key != "manifest"}
+            version = scalars.pop("version")
+            if version != FORMAT_VERSION:
+                raise InputError(
+                    f"{path}: poses of version {version}, expected {FORMAT_VERSION}; build again"
+                )
+            intrinsics = scalars.pop("intrinsics")
+            intrinsics["distortion"] = tuple(intrinsics["distortion"])
+            visible = np.split(arrays.pop("visible"), np.cumsum(arrays.pop("visible_counts"))[:-1])
+            transform = Similarity(
+                float(arrays.pop("scale")), arrays.pop("rotation"), arrays.pop("translation")
+            )
+            return PosedCapture(
+                capture_dir=capture_dir,
+                intrinsics=Intrinsics(**intrinsics),
+                visible=list(visible),
+                world_from_capture=transform,
+                **arrays,
+                **scalars,
+            )
+        except (KeyError, ValueError, TypeError, EOFError, OSError) as error:
+            raise InputError(f"{path}: not readable as poses ({error}); delete it and build again") from error
