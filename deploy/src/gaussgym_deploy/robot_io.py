@@ -1,0 +1,270 @@
+"""The link between the runtime and a robot: what is read, what is written, and a bench robot to try it on.
+
+A robot is anything with :class:`RobotIO`'s three methods. Joint order, units and signs are those of the policy
+bundle (FR, FL, RR, RL x hip, thigh, calf for the quadrupeds); a link converts at its own edge, once.
+
+Two clocks meet here. ``RobotState.t_s`` and ``RobotState.rgb_t_s`` are the *robot's* clock; the runtime measures the
+age of a state by its own monotonic clock (how long ``t_s`` has not moved), so that the two need no common zero.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Callable, Dict, Optional, Sequence, Tuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from .bundle import PolicyBundle
+
+try:  # Python 3.8 has it; the guard keeps the module importable on anything older that a robot may carry
+    from typing import Protocol
+except ImportError:  # pragma: no cover
+    Protocol = object  # type: ignore[assignment,misc]
+
+__all__ = [
+    "DAMPING_KD",
+    "ROBOT_LINKS",
+    "BenchRobot",
+    "JointCommand",
+    "LinkError",
+    "RobotIO",
+    "RobotState",
+    "open_robot",
+]
+
+DAMPING_KD = 3.0
+"""Derivative gain of the damping command [N·m·s/rad] (the quadruped makers' own passive mode uses 3)."""
+
+
+class LinkError(OSError):
+    """The link to the robot is broken: peer gone, no answer in time, or it speaks another format."""
+
+
+@dataclass
+class RobotState:
+    """What the robot measured at one moment. ``J`` is the number of joints (12 for the quadrupeds).
+
+    A link may hand out the same object with the same arrays at every ``read()``: copy what must outlive the next one.
+
+    Attributes:
+        t_s: Time of the measurement on the robot's clock [s]; grows strictly from one new state to the next.
+        joint_pos: Joint angles [rad], float64 ``[J]``.
+        joint_vel: Joint velocities [rad/s], float64 ``[J]``.
+        quat_wxyz: Attitude of the base in the world, unit quaternion (maps base vectors to world vectors), ``[4]``.
+        ang_vel_b: Angular velocity of the base in base axes [rad/s] (a gyroscope's reading), ``[3]``.
+        command: What the robot is asked to do: v_x, v_y [m/s] and yaw rate [rad/s] in base axes, ``[3]``.
+        rgb: Latest camera frame, uint8 ``[H, W, 3]``, or None where there is no camera or no frame yet.
+        rgb_t_s: When that frame was taken, robot's clock [s]; ``-inf`` where ``rgb`` is None.
+    """
+
+    t_s: float
+    joint_pos: np.ndarray
+    joint_vel: np.ndarray
+    quat_wxyz: np.ndarray
+    ang_vel_b: np.ndarray
+    command: np.ndarray
+    rgb: Optional[np.ndarray] = None
+    rgb_t_s: float = float("-inf")
+
+    @classmethod
+    def zeros(cls, num_joints: int) -> RobotState:
+        """A state at rest, upright, at time 0, without an image."""
+        return cls(
+            t_s=0.0,
+            joint_pos=np.zeros(num_joints),
+            joint_vel=np.zeros(num_joints),
+            quat_wxyz=np.array([1.0, 0.0, 0.0, 0.0]),
+            ang_vel_b=np.zeros(3),
+            command=np.zeros(3),
+        )
+
+
+@dataclass
+class JointCommand:
+    """Position targets and gains; the robot applies ``tau = kp (q - joint_pos) - kd joint_vel`` at its own high rate.
+
+    Attributes:
+        q: Target angles [rad], ``[J]``.
+        kp: Stiffness [N·m/rad], ``[J]``.
+        kd: Damping [N·m·s/rad], ``[J]``.
+    """
+
+    q: np.ndarray
+    kp: np.ndarray
+    kd: np.ndarray
+
+    @classmethod
+    def zeros(cls, num_joints: int) -> JointCommand:
+        """No stiffness, no damping: zero torque."""
+        return cls(q=np.zeros(num_joints), kp=np.zeros(num_joints), kd=np.zeros(num_joints))
+
+
+class RobotIO(Protocol):
+    """What the runtime needs of a robot."""
+
+    def read(self) -> RobotState:
+        """Return the newest state; must not block longer than a control period (lockstep links excepted).
+
+        Raises:
+            LinkError: When the robot is gone.
+        """
+        ...
+
+    def write(self, command: JointCommand) -> None:
+        """Send one command; the robot holds it until the next.
+
+        Raises:
+            LinkError: When the robot is gone.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let go of the link; may be called twice."""
+        ...
+
+
+class BenchRobot:
+    """Twelve independent second-order joints on a base that is held upright: a robot for the desk.
+
+    ``inertia q'' = clip(kp (q* - q) - kd q', +-torque_limit) - friction q'``, semi-implicit Euler at ``substep_s``.
+    It runs on the clock that it is given: every ``read()`` first integrates up to now. Like a real motor board it
+    falls back to damping when no command has come for ``command_timeout_s``. It starts lying, at ``start_joint_pos``.
+
+    Args:
+        num_joints: Number of joints.
+        torque_limit: Largest joint torque [N·m], scalar or ``[J]``.
+        start_joint_pos: First angles [rad], ``[J]``.
+        command: The constant velocity command that it reports, ``[3]``.
+        camera_size_wh: Width and height of its camera [px], or None for a robot without one.
+        camera_hz: Camera rate [1/s].
+        inertia: Joint inertia [kg·m²].
+        friction: Viscous friction [N·m·s/rad].
+        substep_s: Integration step [s].
+        command_timeout_s: Silence after which it damps [s].
+        clock: Seconds, monotonic.
+    """
+
+    def __init__(
+        self,
+        num_joints: int = 12,
+        *,
+        torque_limit: Any = 23.7,
+        start_joint_pos: Optional[np.ndarray] = None,
+        command: Sequence[float] = (0.5, 0.0, 0.0),
+        camera_size_wh: Optional[Tuple[int, int]] = None,
+        camera_hz: float = 10.0,
+        inertia: float = 0.05,
+        friction: float = 0.1,
+        substep_s: float = 0.001,
+        command_timeout_s: float = 0.1,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.command_timeout_s = command_timeout_s
+        self.timeouts = 0
+        self._clock = clock
+        self._start_s = clock()
+        self._steps = 0
+        self._substep_s = substep_s
+        self._inertia = inertia
+        self._friction = friction
+        self._torque_limit = np.broadcast_to(np.asarray(torque_limit, dtype=np.float64), (num_joints,))
+        self._torque = np.zeros(num_joints)
+        self._scratch = np.zeros(num_joints)
+        self._command = JointCommand.zeros(num_joints)
+        self._command_s = -np.inf
+        self._damping_kd = np.full(num_joints, DAMPING_KD)
+        self._state = RobotState.zeros(num_joints)
+        self._state.command[:] = command
+        if start_joint_pos is not None:
+            self._state.joint_pos[:] = start_joint_pos
+        self._camera_period_s = 1.0 / camera_hz
+        self._frame = None if camera_size_wh is None else _test_card(*camera_size_wh)
+
+    def read(self) -> RobotState:
+        """Integrate up to now and return the state (the same object every time)."""
+        elapsed_s = self._clock() - self._start_s
+        target = int(elapsed_s / self._substep_s)
+        # After a long pause (a debugger, a suspended laptop) integrate one second, not hours.
+        self._steps = max(self._steps, target - int(1.0 / self._substep_s))
+        while self._steps < target:
+            self._substep()
+        self._state.t_s = self._steps * self._substep_s
+        if self._frame is not None:
+            frame_number = int(self._state.t_s / self._camera_period_s + 1e-9)
+            if self._state.rgb is None or frame_number * self._camera_period_s > self._state.rgb_t_s + 1e-9:
+                self._state.rgb = np.roll(self._frame, frame_number, axis=1)
+                self._state.rgb_t_s = frame_number * self._camera_period_s
+        return self._state
+
+    def write(self, command: JointCommand) -> None:
+        """Hold this command from now on."""
+        self._command.q[:] = command.q
+        self._command.kp[:] = command.kp
+        self._command.kd[:] = command.kd
+        self._command_s = self._steps * self._substep_s
+
+    def close(self) -> None:
+        """Nothing to let go of."""
+
+    def _substep(self) -> None:
+        state, torque, scratch = self._state, self._torque, self._scratch
+        if self._steps * self._substep_s - self._command_s > self.command_timeout_s:
+            self.timeouts += int(np.isfinite(self._command_s) and self._command.kp.any())
+            self._command.kp[:] = 0.0
+            self._command.kd[:] = self._damping_kd
+        np.subtract(self._command.q, state.joint_pos, out=torque)
+        torque *= self._command.kp
+        np.multiply(self._command.kd, state.joint_vel, out=scratch)
+        torque -= scratch
+        np.clip(torque, -self._torque_limit, self._torque_limit, out=torque)
+        np.multiply(state.joint_vel, self._friction, out=scratch)
+        torque -= scratch
+        torque *= self._substep_s / self._inertia
+        state.joint_vel += torque
+        np.multiply(state.joint_vel, self._substep_s, out=scratch)
+        state.joint_pos += scratch
+        self._steps += 1
+
+
+def _test_card(width: int, height: int) -> np.ndarray:
+    """A colour ramp, uint8 ``[H, W, 3]``."""
+    card = np.zeros((height, width, 3), dtype=np.uint8)
+    card[..., 0] = np.linspace(0, 255, width, dtype=np.uint8)[None, :]
+    card[..., 1] = np.linspace(0, 255, height, dtype=np.uint8)[:, None]
+    card[..., 2] = 128
+    return card
+
+
+def _open_bench(bundle: PolicyBundle) -> RobotIO:
+    camera = bundle.camera
+    return BenchRobot(
+        len(bundle.joint_names),
+        torque_limit=bundle.torque_limit,
+        start_joint_pos=bundle.default_joint_pos * 0.5,
+        camera_size_wh=None if camera is None else (camera.width, camera.height),
+        camera_hz=bundle.camera_hz,
+    )
+
+
+ROBOT_LINKS: Dict[str, Callable[[PolicyBundle], RobotIO]] = {"bench": _open_bench}
+"""Robot links by name; a package adds its own entry. Each takes the bundle (joint order, limits, camera)."""
+
+
+def open_robot(name: str, bundle: PolicyBundle) -> RobotIO:
+    """Open a robot link by name.
+
+    Args:
+        name: A key of :data:`ROBOT_LINKS`.
+        bundle: The policy bundle that will drive it.
+
+    Raises:
+        LinkError: When there is no such link (the message lists those that exist).
+    """
+    if name not in ROBOT_LINKS:
+        raise LinkError(
+            f"no robot link named {name!r}; there is: {', '.join(sorted(ROBOT_LINKS))}"
+            " (links to hardware are not part of this version; simulated scenes: use 'sim2sim')"
+        )
+    return ROBOT_LINKS[name](bundle)

@@ -1,0 +1,126 @@
+"""Training recipes: networks, PPO settings and environment settings that belong together.
+
+The numbers of `teacher_flat` are a measured recipe (a Go1 trots after one to two minutes on two cores); the other recipes
+are its warm-started continuations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+TEACHER_GROUPS = ("proprio", "base_vel", "scan")
+STUDENT_GROUPS = ("proprio", "rgb")
+
+
+@dataclass(frozen=True)
+class NetworkCfg:
+    """Actor and critic.
+
+    Attributes:
+        actor_groups: observation groups the actor reads; with `rgb` it is the CNN + GRU, else an MLP.
+        critic_groups: observation groups the critic reads (privileged).
+        actor_hidden: widths of the actor's MLP (behind the GRU, if it has one).
+        critic_hidden: widths of the critic's MLP.
+        init_std: initial standard deviation of the actions [action units].
+        rnn_hidden: width of the GRU.
+        feature_dim: length of the image feature.
+        aux_group: observation group that the auxiliary head reconstructs, None for no head.
+    """
+
+    actor_groups: tuple[str, ...] = TEACHER_GROUPS
+    critic_groups: tuple[str, ...] = TEACHER_GROUPS
+    actor_hidden: tuple[int, ...] = (128, 128)
+    critic_hidden: tuple[int, ...] = (128, 128)
+    init_std: float = 0.8
+    rnn_hidden: int = 128
+    feature_dim: int = 64
+    aux_group: str | None = None
+
+
+@dataclass(frozen=True)
+class PPOCfg:
+    """Settings of `gaussgym_learn.ppo.AdaptivePPO` and of its rollouts.
+
+    Attributes:
+        num_envs: environments.
+        steps: control steps per environment and update.
+        epochs: passes over the rollout.
+        mini_batches: minibatches a pass.
+        gamma: discount per control step.
+        lam: of generalized advantage estimation.
+        learning_rate: initial.
+        target_kl: KL of a whole update that the learning rate steers to.
+        entropy_coef: weight of the entropy bonus.
+        clip: of the importance ratio.
+        max_grad_norm: gradient clipping.
+        aux_lr: learning rate of the auxiliary phase.
+        aux_epochs: its passes over the rollout.
+    """
+
+    num_envs: int = 256
+    steps: int = 20
+    epochs: int = 3
+    mini_batches: int = 4
+    gamma: float = 0.98
+    lam: float = 0.95
+    learning_rate: float = 1e-3
+    target_kl: float = 0.06
+    entropy_coef: float = 0.005
+    clip: float = 0.2
+    max_grad_norm: float = 1.0
+    aux_lr: float = 1e-3
+    aux_epochs: int = 1
+
+
+@dataclass(frozen=True)
+class DistillCfg:
+    """DAgger (Ross et al., arXiv 1011.0686) from a teacher that sees the terrain to a student that sees pixels.
+
+    Attributes:
+        num_envs: rendered environments.
+        steps: control steps per environment and update; also the length of backpropagation through time.
+        epochs: passes over each rollout.
+        learning_rate: Adam.
+        beta_fraction: the share of the run over which the probability that the teacher acts falls from 1 to 0.
+        huber_delta: of the action loss [action units].
+        aux_weight: weight of the scan reconstruction.
+        action_noise: standard deviation of the noise on the acting policy's actions [action units].
+        max_grad_norm: gradient clipping.
+    """
+
+    num_envs: int = 96
+    steps: int = 25
+    epochs: int = 2
+    learning_rate: float = 1e-3
+    beta_fraction: float = 0.15
+    huber_delta: float = 1.0
+    aux_weight: float = 0.5
+    action_noise: float = 0.1
+    max_grad_norm: float = 1.0
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One way to train.
+
+    Attributes:
+        name: of the recipe.
+        task: of the environment (`velocity` or `goal`).
+        network: see `NetworkCfg`.
+        ppo: see `PPOCfg`.
+        distill: see `DistillCfg`; only read by distillation.
+        env: overrides of the simulator's environment settings, by field name.
+    """
+
+    name: str
+    task: str = "velocity"
+    network: NetworkCfg = field(default_factory=NetworkCfg)
+    ppo: PPOCfg = field(default_factory=PPOCfg)
+    distill: DistillCfg = field(default_factory=DistillCfg)
+    env: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dictionary, for the checkpoint's manifest."""
+        return asdict(self)

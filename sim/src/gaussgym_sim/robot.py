@@ -1,0 +1,111 @@
+"""Robots: an MJCF out of primitives plus the numbers that a policy needs to command it. A registry by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import entry_points
+from pathlib import Path
+
+from gaussgym_scene.errors import InputError
+
+ENTRY_POINT_GROUP = "gaussgym.robots"
+ROBOT_FOLDER = Path(__file__).parent / "robots"
+
+
+@dataclass(frozen=True)
+class RobotCfg:
+    """One quadruped. Per-joint tuples follow ``joint_names``; per-leg tuples follow ``leg_names``.
+
+    The MJCF names its sensors ``<leg>_foot_pos``, ``<leg>_foot_vel``, ``<leg>_foot_contact`` (found, net force),
+    ``<leg>_thigh_contact`` and ``<trunk geom>_contact``.
+
+    Attributes:
+        name: registry name.
+        mjcf: path of the model.
+        joint_names: actuated joints in the order of actions and observations.
+        leg_names: legs in the order of the joints.
+        default_joint_pos: pose that actions are offsets to [rad].
+        torque_limit_nm: symmetric limit of each joint's torque.
+        kp: position gain [Nm/rad].
+        kd: velocity gain [Nm s/rad].
+        action_scale: [rad] per unit of action.
+        foot_geoms, thigh_geoms, trunk_geoms: contact geoms; trunk geoms end an episode.
+        base_height_m: height of the base origin over the ground when walking.
+        camera_pos_b: camera centre in the base frame [m].
+        camera_tilt_rad: downward tilt of the optical axis below +x of the base.
+    """
+
+    name: str
+    mjcf: Path
+    joint_names: tuple[str, ...]
+    leg_names: tuple[str, ...]
+    default_joint_pos: tuple[float, ...]
+    torque_limit_nm: tuple[float, ...]
+    kp: float
+    kd: float
+    action_scale: float
+    foot_geoms: tuple[str, ...]
+    thigh_geoms: tuple[str, ...]
+    trunk_geoms: tuple[str, ...]
+    base_height_m: float
+    camera_pos_b: tuple[float, float, float]
+    camera_tilt_rad: float
+
+    @property
+    def num_joints(self) -> int:
+        """Number of actuated joints."""
+        return len(self.joint_names)
+
+
+_LEGS = ("FR", "FL", "RR", "RL")
+
+
+def _go1() -> RobotCfg:
+    return RobotCfg(
+        name="go1",
+        mjcf=ROBOT_FOLDER / "go1.xml",
+        joint_names=tuple(f"{leg}_{joint}" for leg in _LEGS for joint in ("hip", "thigh", "calf")),
+        leg_names=_LEGS,
+        default_joint_pos=tuple(q for leg in _LEGS for q in (-0.1 if leg[1] == "R" else 0.1, 0.9, -1.8)),
+        torque_limit_nm=(23.7, 23.7, 35.55) * 4,
+        kp=30.0,
+        kd=0.7,
+        action_scale=0.25,
+        foot_geoms=tuple(f"{leg}_foot" for leg in _LEGS),
+        thigh_geoms=tuple(f"{leg}_thigh" for leg in _LEGS),
+        trunk_geoms=("trunk", "head"),
+        base_height_m=0.28,
+        camera_pos_b=(0.29, 0.0, 0.03),
+        camera_tilt_rad=0.5236,
+    )
+
+
+_REGISTRY: dict[str, Callable[[], RobotCfg]] = {"go1": _go1}
+
+
+def register_robot(name: str, factory: Callable[[], RobotCfg]) -> None:
+    """Register a robot for this process; packages may instead declare an entry point of group ``gaussgym.robots``."""
+    _REGISTRY[name] = factory
+    get_robot.cache_clear()
+
+
+def robot_names() -> list[str]:
+    """Names of all registered robots."""
+    return sorted({*_REGISTRY, *(e.name for e in entry_points(group=ENTRY_POINT_GROUP))})
+
+
+@cache
+def get_robot(name: str) -> RobotCfg:
+    """The robot registered as ``name``.
+
+    Raises:
+        InputError: no such robot; the message lists those that exist.
+    """
+    if name in _REGISTRY:
+        return _REGISTRY[name]()
+    for entry in entry_points(group=ENTRY_POINT_GROUP):
+        if entry.name == name:
+            return entry.load()()
+    raise InputError(f"unknown robot {name!r}; choose one of: {', '.join(robot_names())}")
