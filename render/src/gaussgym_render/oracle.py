@@ -1,0 +1,229 @@
+"""Reference rasterizer in float64: slow, plain, and the truth that every other renderer here is tested against.
+
+It follows gsplat 1.5.3 convention by convention (EWA splatting, Zwicker et al. 2001; 3DGS, Kerbl et al. 2023;
+antialiasing of Mip-Splatting, Yu et al. 2024):
+
+- pixel centres at +0.5; `Σ2D + 0.3·I`; the Jacobian's `x/z` clamped 0.3·tan(fov/2) outside the image;
+- antialiased: opacity times `sqrt(max(det Σ2D / det(Σ2D + 0.3·I), 0.005²))`;
+- alpha clamped to 0.999 and skipped below 1/255; a pixel stops *before* the splat that would take its transmittance
+  to 1e-4 or less; colour `max(SH + 0.5, 0)`;
+- front to back by depth, compared as float32 like gsplat's sort does; equal depths keep the order of the input.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gaussgym_render import harmonics
+
+EPS_2D = 0.3
+"""Low-pass variance added to both axes of the projected covariance [px²]."""
+MAX_ALPHA = 0.999
+MIN_ALPHA = 1.0 / 255.0
+MIN_TRANSMITTANCE = 1e-4
+MIN_COMPENSATION = 0.005
+MAX_EXTENT = 3.33
+"""Largest extent of a splat in standard deviations; `exp(-3.33²/2) < 1/255`, so it never cuts."""
+TAN_MARGIN = 0.3
+"""The Jacobian's clamp lies this many tan(fov/2) outside the image."""
+
+
+class SplatArrays(Protocol):
+    """What a renderer reads of a `gaussgym_scene.Splats`."""
+
+    means: NDArray[np.float32]
+    quats_wxyz: NDArray[np.float32]
+    scales: NDArray[np.float32]
+    opacities: NDArray[np.float32]
+    sh: NDArray[np.float32]
+
+
+@dataclass
+class Projection:
+    """Visible splats of one camera, front to back, all float64 except `index`.
+
+    `index [V]` points into the input, `means_px [V, 2]` (u, v), `covariances_px [V, 2, 2]` with the low-pass included,
+    `opacities [V]` with the antialiasing compensation included, `depths_m [V]` along +Z, `colors [V, 3]`.
+    """
+
+    index: NDArray[np.int64]
+    means_px: NDArray[np.float64]
+    covariances_px: NDArray[np.float64]
+    opacities: NDArray[np.float64]
+    depths_m: NDArray[np.float64]
+    colors: NDArray[np.float64]
+
+
+@dataclass
+class Image:
+    """`rgb [H, W, 3]` float64 (not clamped), `depth_m [H, W]` expected depth along +Z (0 = no hit), `alpha [H, W]`."""
+
+    rgb: NDArray[np.float64]
+    depth_m: NDArray[np.float64]
+    alpha: NDArray[np.float64]
+
+
+def rotation_matrices(quats_wxyz: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Rotation matrices `[N, 3, 3]` of Hamilton quaternions `[N, 4]` of any length but 0."""
+    w, x, y, z = np.moveaxis(quats_wxyz / np.linalg.norm(quats_wxyz, axis=-1, keepdims=True), -1, 0)
+    rows = [
+        [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
+        [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
+        [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
+    ]
+    return np.moveaxis(np.array(rows), -1, 0)
+
+
+def project(
+    splats: SplatArrays,
+    c2w: NDArray[np.floating],
+    intrinsics: NDArray[np.floating],
+    width: int,
+    height: int,
+    *,
+    near: float = 0.01,
+    antialiased: bool = True,
+    sh_degree: int | None = None,
+) -> Projection:
+    """Project splats into one pinhole camera by the local affine approximation (EWA).
+
+    Args:
+        splats: N Gaussians, world frame [m].
+        c2w: Camera to world `[4, 4]`, OpenCV axes.
+        intrinsics: `[3, 3]` [px].
+        width: Image width [px].
+        height: Image height [px].
+        near: Splats whose mean lies nearer than this along +Z [m] are dropped.
+        antialiased: Whether to compensate opacity for the low-pass.
+        sh_degree: Highest SH degree to use; default: all.
+
+    Returns:
+        The splats that can touch a pixel, front to back.
+    """
+    w2c = np.linalg.inv(np.asarray(c2w, np.float64))
+    rotation, center = w2c[:3, :3], np.asarray(c2w, np.float64)[:3, 3]
+    k = np.asarray(intrinsics, np.float64)
+    fx, fy, cx, cy = k[0, 0], k[1, 1], k[0, 2], k[1, 2]
+
+    means = np.asarray(splats.means, np.float64)
+    means_c = (means - center) @ rotation.T
+    index = np.flatnonzero(means_c[:, 2] >= near)
+    means, means_c = means[index], means_c[index]
+    x, y, z = means_c.T
+
+    factor = rotation_matrices(np.asarray(splats.quats_wxyz, np.float64)[index])
+    factor = factor * np.asarray(splats.scales, np.float64)[index][:, None, :]
+    covariances_c = rotation @ factor @ np.swapaxes(factor, -1, -2) @ rotation.T
+
+    margin_x, margin_y = TAN_MARGIN * 0.5 * width / fx, TAN_MARGIN * 0.5 * height / fy
+    tan_x = np.clip(x / z, -(cx / fx + margin_x), (width - cx) / fx + margin_x)
+    tan_y = np.clip(y / z, -(cy / fy + margin_y), (height - cy) / fy + margin_y)
+    jacobian = np.zeros((len(index), 2, 3))
+    jacobian[:, 0, 0] = fx / z
+    jacobian[:, 0, 2] = -fx * tan_x / z
+    jacobian[:, 1, 1] = fy / z
+    jacobian[:, 1, 2] = -fy * tan_y / z
+    sharp = jacobian @ covariances_c @ np.swapaxes(jacobian, -1, -2)
+    covariances = sharp + EPS_2D * np.eye(2)
+
+    opacities = np.asarray(splats.opacities, np.float64)[index]
+    if antialiased:
+        ratio = np.linalg.det(sharp) / np.linalg.det(covariances)
+        opacities = opacities * np.sqrt(np.maximum(ratio, MIN_COMPENSATION**2))
+    means_px = np.stack([fx * x / z + cx, fy * y / z + cy], -1)
+
+    visible = opacities >= MIN_ALPHA
+    radii = _radii(covariances, opacities)
+    visible &= np.all(means_px + radii > 0, -1) & np.all(means_px - radii < [width, height], -1)
+    kept = np.flatnonzero(visible)
+    kept = kept[np.argsort(z[kept].astype(np.float32), kind="stable")]
+
+    directions = means[kept] - center
+    directions /= np.linalg.norm(directions, axis=-1, keepdims=True)
+    sh = np.asarray(splats.sh, np.float64)[index[kept]]
+    return Projection(
+        index=index[kept],
+        means_px=means_px[kept],
+        covariances_px=covariances[kept],
+        opacities=opacities[kept],
+        depths_m=z[kept],
+        colors=harmonics.colors(sh, directions, sh_degree),
+    )
+
+
+def _radii(covariances: NDArray[np.float64], opacities: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Half width and height [px] of the box outside which a splat's alpha is below 1/255, `[N, 2]`."""
+    extent = np.minimum(MAX_EXTENT, np.sqrt(2.0 * np.log(np.maximum(opacities / MIN_ALPHA, 1.0))))
+    return np.ceil(extent[:, None] * np.sqrt(np.stack([covariances[:, 0, 0], covariances[:, 1, 1]], -1)))
+
+
+def composite(
+    projection: Projection,
+    width: int,
+    height: int,
+    *,
+    background: tuple[float, float, float] = (0.0, 0.0, 0.0),
+) -> Image:
+    """Blend projected splats front to back over a background colour.
+
+    Args:
+        projection: Splats in the order to blend.
+        width: Image width [px].
+        height: Image height [px].
+        background: Linear RGB behind everything.
+
+    Returns:
+        The image.
+    """
+    transmittance = np.ones((height, width))
+    done = np.zeros((height, width), bool)
+    rgb = np.zeros((height, width, 3))
+    depth = np.zeros((height, width))
+    conics = np.linalg.inv(projection.covariances_px)
+    radii = _radii(projection.covariances_px, projection.opacities)
+    for i, (u, v) in enumerate(projection.means_px):
+        x0, x1 = (int(np.clip(e, 0, width)) for e in (np.floor(u - radii[i, 0]), np.ceil(u + radii[i, 0])))
+        y0, y1 = (int(np.clip(e, 0, height)) for e in (np.floor(v - radii[i, 1]), np.ceil(v + radii[i, 1])))
+        if x0 >= x1 or y0 >= y1:
+            continue
+        box = np.s_[y0:y1, x0:x1]
+        dx = np.arange(x0, x1) + 0.5 - u
+        dy = (np.arange(y0, y1) + 0.5 - v)[:, None]
+        conic = conics[i]
+        sigma = 0.5 * (conic[0, 0] * dx * dx + conic[1, 1] * dy * dy) + conic[0, 1] * dx * dy
+        alpha = np.minimum(MAX_ALPHA, projection.opacities[i] * np.exp(-sigma))
+        touched = (sigma >= 0) & (alpha >= MIN_ALPHA) & ~done[box]
+        after = transmittance[box] * (1.0 - alpha)
+        stops = touched & (after <= MIN_TRANSMITTANCE)
+        done[box] |= stops
+        touched &= ~stops
+        weight = np.where(touched, transmittance[box] * alpha, 0.0)
+        rgb[box] += weight[..., None] * projection.colors[i]
+        depth[box] += weight * projection.depths_m[i]
+        transmittance[box] = np.where(touched, after, transmittance[box])
+    alpha = 1.0 - transmittance
+    depth = np.divide(depth, alpha, out=np.zeros_like(depth), where=alpha > 0)
+    return Image(rgb + transmittance[..., None] * np.asarray(background), depth, alpha)
+
+
+def render(
+    splats: SplatArrays,
+    c2w: NDArray[np.floating],
+    intrinsics: NDArray[np.floating],
+    width: int,
+    height: int,
+    *,
+    near: float = 0.01,
+    antialiased: bool = True,
+    sh_degree: int | None = None,
+    background: tuple[float, float, float] = (0.0, 0.0, 0.0),
+) -> Image:
+    """Render one camera: `project`, then `composite` (arguments as there)."""
+    projection = project(
+        splats, c2w, intrinsics, width, height, near=near, antialiased=antialiased, sh_degree=sh_degree
+    )
+    return composite(projection, width, height, background=background)
