@@ -63,7 +63,7 @@ class Appearance:
     """What the faces of a procedural mesh look like; known only where we painted the scene ourselves."""
 
     uv: NDArray[np.float32]
-    """Texture coordinates of the three corners of each face, shape `[F, 3, 2]`; (0, 0) is the top-left texel's corner; they repeat."""
+    """Texture coordinates of each face's corners, shape `[F, 3, 2]`; (0, 0) is the top-left texel's corner, they repeat."""
     texture_id: NDArray[np.int32]
     """Which texture each face has, shape `[F]`."""
     textures: list[NDArray[np.uint8]]

@@ -40,7 +40,7 @@ class Splats:
     @property
     def sh_degree(self) -> int:
         """Degree of the spherical harmonics, 0 to 3."""
-        return int(round(self.sh.shape[1] ** 0.5)) - 1
+        return round(self.sh.shape[1] ** 0.5) - 1
 
     @property
     def colors(self) -> NDArray[np.float32]:
@@ -68,7 +68,8 @@ class Splats:
         if self.labels is not None and self.labels.shape != (n,):
             raise InputError(f"{where}: labels has shape {self.labels.shape}, expected ({n},)")
         for name in ("means", "quats_wxyz", "scales", "opacities", "sh"):
-            bad = ~np.isfinite(getattr(self, name)).reshape(n, -1).all(axis=1)
+            values = getattr(self, name)
+            bad = ~np.isfinite(values).all(axis=tuple(range(1, values.ndim)))
             if bad.any():
                 raise InputError(
                     f"{where}: {int(bad.sum())} of {n} splats have a NaN or infinite {name} (first: {int(np.argmax(bad))}); "
