@@ -11,17 +11,12 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Callable, Dict, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Dict, Optional, Protocol, Sequence, Tuple
 
 import numpy as np
 
 if TYPE_CHECKING:
     from .bundle import PolicyBundle
-
-try:  # Python 3.8 has it; the guard keeps the module importable on anything older that a robot may carry
-    from typing import Protocol
-except ImportError:  # pragma: no cover
-    Protocol = object  # type: ignore[assignment,misc]
 
 __all__ = [
     "DAMPING_KD",
