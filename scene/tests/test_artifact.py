@@ -17,6 +17,12 @@ def read(directory, **options):
     return read_artifact(directory, manifest="thing.json", format="thing", **options)
 
 
+def write_half_and_fail(directory):
+    with ArtifactWriter(directory, manifest="thing.json", format="thing", version=1) as writer:
+        (writer.path / "b.txt").write_text("half")
+        raise RuntimeError("boom")
+
+
 def test_round_trip_and_replacement(tmp_path):
     write(tmp_path / "t")
     write(tmp_path / "t", text="second")
@@ -28,12 +34,8 @@ def test_round_trip_and_replacement(tmp_path):
 
 def test_a_failed_writer_leaves_the_finished_one_alone(tmp_path):
     write(tmp_path / "t")
-    with (
-        pytest.raises(RuntimeError, match="boom"),
-        ArtifactWriter(tmp_path / "t", manifest="thing.json", format="thing", version=1) as writer,
-    ):
-        (writer.path / "b.txt").write_text("half")
-        raise RuntimeError("boom")
+    with pytest.raises(RuntimeError, match="boom"):
+        write_half_and_fail(tmp_path / "t")
     assert list(read(tmp_path / "t")["files"]) == ["sub/a.txt"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["t"]
 

@@ -106,7 +106,7 @@ class Splats:
             self.means,
             np.zeros((n, 3)),
             self.sh[:, 0],
-            self.sh[:, 1:].transpose(0, 2, 1).reshape(n, -1),
+            self.sh[:, 1:].transpose(0, 2, 1).reshape(n, 3 * (k - 1)),
         ]
         columns += [np.log(opacity / (1 - opacity))[:, None], np.log(self.scales), self.quats_wxyz]
         names = ["x", "y", "z", "nx", "ny", "nz", "f_dc_0", "f_dc_1", "f_dc_2"]
@@ -153,7 +153,7 @@ class Splats:
 
         n = len(rows)
         rest = columns([f"f_rest_{i}" for i in range(n_rest)]) if n_rest else np.zeros((n, 0), np.float32)
-        sh = np.concatenate([dc(rows)[:, None], rest.reshape(n, 3, -1).transpose(0, 2, 1)], axis=1)
+        sh = np.concatenate([dc(rows)[:, None], rest.reshape(n, 3, n_rest // 3).transpose(0, 2, 1)], axis=1)
         quats = columns([f"rot_{i}" for i in range(4)])
         norm = np.linalg.norm(quats, axis=1, keepdims=True)
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
