@@ -1,0 +1,87 @@
+# Photos or a video in, a policy that sees out. `make help` lists what there is.
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+.SECONDARY:
+MAKEFLAGS += --no-builtin-rules
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3.11
+TORCH  ?= cpu
+DATA   ?= data
+RUNS   ?= runs
+TASK   ?= velocity
+RUN    ?= dev
+SCENES ?= $(notdir $(patsubst %/,%,$(dir $(wildcard $(DATA)/captures/*/capture.json))))
+# Demo: a folder of photos or a video; how high its camera was held [m], where photos hold no GPS.
+CAPTURE ?=
+CAMERA_HEIGHT ?=
+DEMO ?= $(RUNS)/demo
+
+bin := .venv/bin
+export PATH := $(CURDIR)/$(bin):$(PATH)
+# Two torch threads on two cores that MuJoCo and numba use as well are ten times slower than one.
+export OMP_NUM_THREADS ?= 1
+ready := .venv/.ready
+
+scene_manifests := $(SCENES:%=$(DATA)/scenes/%/scene.json)
+checkpoint := $(RUNS)/$(RUN)/checkpoint.json
+policy := $(RUNS)/$(RUN)/policy/policy.json
+
+##@ Start here
+.PHONY: setup demo test help
+setup: $(ready) ## make .venv with the pinned packages (TORCH=cpu|cuda|keep)
+demo: $(ready) ## photos -> policy with a report; CAPTURE=<folder|video> CAMERA_HEIGHT=<m> for your own
+	gaussgym demo --output $(DEMO) $(if $(CAPTURE),--capture $(CAPTURE)) $(if $(CAMERA_HEIGHT),--camera-height $(CAMERA_HEIGHT))
+test: $(ready) ## the fast tests
+	$(bin)/python -m pytest -q -m "not slow and not gpu and not network"
+
+$(ready): requirements/setup.sh $(wildcard requirements/*.txt) $(wildcard */pyproject.toml)
+	PYTHON=$(PYTHON) TORCH=$(TORCH) requirements/setup.sh
+
+##@ Pipeline (each target is the manifest its stage writes last)
+.PHONY: scenes train policy
+scenes: $(scene_manifests) ## data/captures/* -> data/scenes/*  [recon]
+train: $(checkpoint) ## scenes -> runs/$RUN/checkpoint.json  [sim + render + learn]
+policy: $(policy) ## checkpoint -> runs/$RUN/policy/  [learn]
+
+$(DATA)/scenes/%/scene.json: $(DATA)/captures/%/capture.json | $(ready)
+	gaussgym-recon build $(<D) --output $(@D) $(if $(CAMERA_HEIGHT),--camera-height $(CAMERA_HEIGHT))
+
+# Order-only: a touched capture must not restart a day of training by itself.
+$(RUNS)/%/checkpoint.json: | $(ready) $(scene_manifests)
+	gaussgym-learn train $(TASK) $(if $(scene_manifests),--scenes $(dir $(scene_manifests))) --output $(@D)
+
+%/policy/policy.json: %/checkpoint.json
+	gaussgym-learn export $(<D) --output $(@D)
+
+##@ Stages
+.PHONY: recon sim render learn deploy
+recon: scenes ## build the scenes of all captures
+sim: $(ready) ## check and time the physics
+	gaussgym-sim check
+	gaussgym-sim bench
+render: $(ready) ## time the renderer
+	gaussgym-render bench
+learn: policy ## train and export
+deploy: $(policy) ## check the bundle
+	gaussgym-deploy check $(<D)
+
+##@ Chores
+.PHONY: check test-slow bench lock clean-runs
+check: $(ready) ## lint and types
+	ruff check .
+	ruff format --check .
+	pyright
+test-slow: $(ready) ## the slow tests too (real captures where they are present)
+	$(bin)/python -m pytest -q -m "not gpu and not network"
+bench: $(ready) ## physics steps/s and rendered frames/s of this machine
+	gaussgym-sim bench
+	gaussgym-render bench
+lock: ## rewrite the pins from requirements/*.in and the current .venv
+	requirements/lock.sh
+clean-runs: ## remove runs/
+	rm -rf $(RUNS)
+
+help: ## show this list
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
