@@ -1,10 +1,11 @@
-"""A capture whose cameras stand in the metric world frame: what structure from motion hands to splat training."""
+"""A capture whose cameras stand in the metric world frame: what SfM hands to splat training."""
 
 from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass, field
+import zipfile
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,14 +65,14 @@ class Similarity:
 class PosedCapture:
     """Registered images in the metric world: metres, gravity-aligned, +Z up, ground at zero.
 
-    The origin is on the ground below the first registered camera and +X is the heading of the walk. Cameras are
-    OpenCV (+X right, +Y down, +Z forward), the centre of the top-left pixel is (0.5, 0.5).
+    The origin is on the ground below the first registered camera and +X is the heading of the walk. Cameras
+    are OpenCV (+X right, +Y down, +Z forward), the centre of the top-left pixel is (0.5, 0.5).
 
     Attributes:
         capture_dir: Folder of the capture; ``capture_dir / names[i]`` is an image file.
         names: The ``n`` registered images, relative to ``capture_dir``, in capture order.
         unregistered: Images of the capture that have no pose.
-        intrinsics: The one camera, with the distortion that was estimated: pixels of the image files as stored.
+        intrinsics: The one camera, with its estimated distortion, in pixels of the image files as stored.
         c2w: ``[n, 4, 4]`` float64 camera-to-world.
         points: ``[P, 3]`` float64 sparse points [m].
         colors: ``[P, 3]`` uint8 RGB of the points.
@@ -89,8 +90,8 @@ class PosedCapture:
         gps_residual_median_m: Median horizontal distance to the GPS fixes after Sim(3); None without GPS.
         gps_residual_max_m: Largest such distance; None without GPS.
         max_step_m: Longest step between neighbouring registered images [m].
-        gps_xy_m: ``[n, 2]`` GPS fixes (east, north) of the registered images in metres about their mean, NaN where an
-            image has none; None without GPS.
+        gps_xy_m: ``[n, 2]`` GPS fixes (east, north) of the registered images [m], NaN where an image has none;
+            None without GPS.
         quality: Further numbers for the report, JSON values only.
     """
 
@@ -147,7 +148,7 @@ class PosedCapture:
             )
         }
         scalars["version"] = FORMAT_VERSION
-        scalars["intrinsics"] = asdict(self.intrinsics)
+        scalars["intrinsics"] = self.intrinsics.to_dict()
         arrays: dict[str, Any] = {
             key: getattr(self, key) for key in ("c2w", "points", "colors", "errors_px", "track_lengths")
         }
@@ -170,7 +171,7 @@ class PosedCapture:
         Raises:
             InputError: The file is not one of ours, or of an unknown version.
         """
-        from gaussgym_scene.capture import Intrinsics
+        from gaussgym_scene.cameras import Intrinsics
         from gaussgym_scene.errors import InputError
 
         try:
@@ -179,22 +180,19 @@ class PosedCapture:
                 arrays = {key: data[key] for key in data.files if key != "manifest"}
             version = scalars.pop("version")
             if version != FORMAT_VERSION:
-                raise InputError(
-                    f"{path}: poses of version {version}, expected {FORMAT_VERSION}; build again"
-                )
-            intrinsics = scalars.pop("intrinsics")
-            intrinsics["distortion"] = tuple(intrinsics["distortion"])
+                raise ValueError(f"version {version}, expected {FORMAT_VERSION}")
+            intrinsics = Intrinsics.from_dict(scalars.pop("intrinsics"))
             visible = np.split(arrays.pop("visible"), np.cumsum(arrays.pop("visible_counts"))[:-1])
             transform = Similarity(
                 float(arrays.pop("scale")), arrays.pop("rotation"), arrays.pop("translation")
             )
             return PosedCapture(
                 capture_dir=capture_dir,
-                intrinsics=Intrinsics(**intrinsics),
+                intrinsics=intrinsics,
                 visible=list(visible),
                 world_from_capture=transform,
                 **arrays,
                 **scalars,
             )
-        except (KeyError, ValueError, TypeError, EOFError, OSError) as error:
+        except (KeyError, ValueError, TypeError, EOFError, OSError, zipfile.BadZipFile) as error:
             raise InputError(f"{path}: not readable as poses ({error}); delete it and build again") from error
