@@ -1,1 +1,1 @@
-"""Placeholder while the package is being written."""
+"""Vectorized physics of legged robots on scene terrain."""

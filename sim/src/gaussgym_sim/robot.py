@@ -33,6 +33,7 @@ class RobotCfg:
         action_scale: [rad] per unit of action.
         foot_geoms, thigh_geoms, trunk_geoms: contact geoms; trunk geoms end an episode.
         base_height_m: height of the base origin over the ground when walking.
+        trunk_mass_kg, trunk_com_b: nominal mass and centre of mass [m] of the trunk, as in the MJCF.
         camera_pos_b: camera centre in the base frame [m].
         camera_tilt_rad: downward tilt of the optical axis below +x of the base.
     """
@@ -50,6 +51,8 @@ class RobotCfg:
     thigh_geoms: tuple[str, ...]
     trunk_geoms: tuple[str, ...]
     base_height_m: float
+    trunk_mass_kg: float
+    trunk_com_b: tuple[float, float, float]
     camera_pos_b: tuple[float, float, float]
     camera_tilt_rad: float
 
@@ -77,6 +80,8 @@ def _go1() -> RobotCfg:
         thigh_geoms=tuple(f"{leg}_thigh" for leg in _LEGS),
         trunk_geoms=("trunk", "head"),
         base_height_m=0.28,
+        trunk_mass_kg=5.204,
+        trunk_com_b=(0.0223, 0.002, -0.0005),
         camera_pos_b=(0.29, 0.0, 0.03),
         camera_tilt_rad=0.5236,
     )

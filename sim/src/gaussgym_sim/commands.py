@@ -1,0 +1,216 @@
+"""Commands: sampled velocities, or following a scene's path to a goal. Both keep to the scene's paths."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from gaussgym_scene.errors import InputError
+from gaussgym_scene.scene import Scene
+from torch import Tensor
+
+from gaussgym_sim.frames import wrap_angle
+from gaussgym_sim.randomize import Uniform
+
+_WINDOW = torch.arange(-1, 7)
+"""Path points searched for the nearest one each step, relative to the last: 0.25 m behind to 1.5 m ahead."""
+_CLOSED_GAP_M = 0.6
+"""A line whose ends are nearer than this is walked round and round."""
+
+
+@dataclass(frozen=True)
+class CommandCfg:
+    """Ranges [m/s, rad/s, s, m]."""
+
+    lin_vel_x_m_s: tuple[float, float] = (0.2, 1.0)
+    lin_vel_y_m_s: tuple[float, float] = (-0.2, 0.2)
+    ang_vel_rad_s: tuple[float, float] = (-1.0, 1.0)
+    resample_s: float = 8.0
+    standing_fraction: float = 0.06
+    heading_fraction: float = 0.5
+    """Velocity task on flat ground: share of commands that follow the path's heading (the others hold a yaw rate while near the
+    path). On rough ground all commands follow the path."""
+    heading_gain: float = 1.5
+    lookahead_m: float = 0.8
+    goal_distance_m: float = 10.0
+    goal_radius_m: float = 0.5
+    goal_speed_m_s: tuple[float, float] = (0.6, 0.9)
+
+
+class PathNetwork:
+    """The paths of all scenes in flat buffers. Global point index = scene's offset + index into its `Paths`."""
+
+    def __init__(self, scenes: Sequence[Scene], *, device: torch.device) -> None:
+        """Pack the scenes' paths.
+
+        Raises:
+            InputError: a scene without at least one line of two points.
+        """
+        arrays: dict[str, list[np.ndarray]] = {k: [] for k in ("points", "width", "arc", "first", "last", "level")}
+        offsets, offset = [], 0
+        for scene in scenes:
+            paths = scene.paths
+            if len(paths) < 2:
+                raise InputError(f"scene {scene.name!r}: {len(paths)} path points, expected a line of at least 2")
+            starts = np.flatnonzero(np.diff(paths.path_id, prepend=paths.path_id[0] - 1))
+            ends = np.append(starts[1:], len(paths))
+            lengths = ends - starts
+            levels = scene.metadata.get("path_level", {})
+            line_level = [int(levels.get(str(paths.path_id[s]), 0)) for s in starts]
+            arrays["points"].append(paths.points)
+            arrays["width"].append(paths.half_width_m)
+            arrays["arc"].append(paths.arc_length_m())
+            arrays["first"].append(np.repeat(starts, lengths) + offset)
+            arrays["last"].append(np.repeat(ends - 1, lengths) + offset)
+            arrays["level"].append(np.repeat(line_level, lengths))
+            offsets.append(offset)
+            offset += len(paths)
+        joined = {k: np.concatenate(v) for k, v in arrays.items()}
+        self.points = torch.as_tensor(joined["points"], dtype=torch.float32, device=device)
+        """[P, 4] x, y, ground z [m], yaw of travel [rad]."""
+        self.half_width_m = torch.as_tensor(joined["width"], dtype=torch.float32, device=device)
+        self.arc_m = torch.as_tensor(joined["arc"], dtype=torch.float32, device=device)
+        self.first = torch.as_tensor(joined["first"], dtype=torch.long, device=device)
+        self.last = torch.as_tensor(joined["last"], dtype=torch.long, device=device)
+        self.level = torch.as_tensor(joined["level"], dtype=torch.long, device=device)
+        self.offset = torch.tensor([*offsets, offset], device=device)
+        """[scenes + 1] first global point of each scene."""
+        ends_apart = (self.points[self.first, :2] - self.points[self.last, :2]).norm(dim=1)
+        self.closed = (ends_apart < _CLOSED_GAP_M) & (self.last - self.first > 8)
+        self.spacing_m = (self.arc_m[self.last] / (self.last - self.first).clamp(min=1)).clamp(min=0.02)
+        self.num_levels = int(self.level.max()) + 1
+
+    def along(self, index: Tensor, steps: Tensor) -> Tensor:
+        """Point index reached after signed ``steps`` along the own line; open lines clamp at their ends, closed ones go round."""
+        first, last = self.first[index], self.last[index]
+        moved = index + steps
+        wrapped = first + torch.remainder(moved - first, last - first + 1)
+        return torch.where(self.closed[index], wrapped, torch.minimum(torch.maximum(moved, first), last))
+
+    def travel_yaw(self, index: Tensor, direction: Tensor) -> Tensor:
+        """Heading of travel [rad] at points, with direction +1 along the line or -1 against it."""
+        return wrap_angle(self.points[index, 3] + torch.where(direction > 0, 0.0, torch.pi))
+
+    def distance_to_end_m(self, index: Tensor, direction: Tensor) -> Tensor:
+        """Length of the line ahead [m]; infinite on closed lines."""
+        ahead = torch.where(direction > 0, self.arc_m[self.last[index]] - self.arc_m[index], self.arc_m[index])
+        return torch.where(self.closed[index], torch.inf, ahead)
+
+
+class PathFollower:
+    """Where each env is on its line: nearest point, direction, goal."""
+
+    def __init__(self, network: PathNetwork, num_envs: int, device: torch.device) -> None:
+        """All at point 0 until `start`."""
+        self.network = network
+        self.index = torch.zeros(num_envs, dtype=torch.long, device=device)
+        self.direction = torch.ones(num_envs, dtype=torch.long, device=device)
+        self.goal = torch.zeros(num_envs, dtype=torch.long, device=device)
+        self._window = _WINDOW.to(device)
+
+    def start(self, env_ids: Tensor, index: Tensor, direction: Tensor, goal: Tensor) -> None:
+        """Put envs at a point, walking in a direction (+1, -1), to a goal point."""
+        self.index[env_ids], self.direction[env_ids], self.goal[env_ids] = index, direction, goal
+
+    def advance(self, xy_w: Tensor) -> Tensor:
+        """Move each env to the nearest of the next points and return its distance from that point's line, [E] m."""
+        net = self.network
+        candidates = net.along(self.index[:, None].expand(-1, len(self._window)), self.direction[:, None] * self._window)
+        gap = net.points[candidates, :2] - xy_w[:, None]
+        nearest = gap.square().sum(dim=2).argmin(dim=1, keepdim=True)
+        self.index = candidates.gather(1, nearest).squeeze(1)
+        offset = gap.gather(1, nearest[..., None].expand(-1, -1, 2)).squeeze(1)
+        yaw = net.points[self.index, 3]
+        return (offset[:, 1] * torch.cos(yaw) - offset[:, 0] * torch.sin(yaw)).abs()
+
+    def heading_error(self, xy_w: Tensor, yaw: Tensor, lookahead_m: float, *, stop_at_goal: bool) -> Tensor:
+        """Pure pursuit: angle [rad] from the robot's heading to the line point ``lookahead_m`` ahead, [E].
+
+        Beyond an open line's end the line goes on straight; with ``stop_at_goal`` the target never passes the goal.
+        """
+        net = self.network
+        steps = (lookahead_m / net.spacing_m[self.index]).round().clamp(min=1).long()
+        if stop_at_goal:
+            steps = torch.minimum(steps, self._steps_to_goal())
+        ahead = net.along(self.index, self.direction * steps)
+        target = net.points[ahead, :2]
+        if not stop_at_goal:
+            missing = lookahead_m - (net.arc_m[ahead] - net.arc_m[self.index]).abs()
+            missing = torch.where(net.closed[self.index], torch.zeros_like(missing), missing.clamp(min=0.0))
+            travel = net.travel_yaw(ahead, self.direction)
+            target = target + missing[:, None] * torch.stack((torch.cos(travel), torch.sin(travel)), dim=1)
+        to_target = target - xy_w
+        return wrap_angle(torch.atan2(to_target[:, 1], to_target[:, 0]) - yaw)
+
+    def goal_xy(self) -> Tensor:
+        """[E, 2] m."""
+        return self.network.points[self.goal, :2]
+
+    def _steps_to_goal(self) -> Tensor:
+        net = self.network
+        steps = (self.goal - self.index) * self.direction
+        count = net.last[self.index] - net.first[self.index] + 1
+        return torch.where(net.closed[self.index], torch.remainder(steps, count), steps.clamp(min=0))
+
+
+def goal_point(network: PathNetwork, index: Tensor, direction: Tensor, distance_m: float) -> Tensor:
+    """Point at least ``distance_m`` along the line, or the line's end (closed lines: at most half way round)."""
+    steps = torch.ceil(distance_m / network.spacing_m[index] - 1e-4).long()
+    half_round = (network.last[index] - network.first[index] + 1) // 2
+    steps = torch.where(network.closed[index], torch.minimum(steps, half_round), steps)
+    return network.along(index, direction * steps)
+
+
+class VelocityCommands:
+    """Commands (v_x, v_y, yaw rate) of all envs for both tasks, [E, 3]."""
+
+    def __init__(
+        self, cfg: CommandCfg, follower: PathFollower, rough: Tensor, uniform: Uniform, *, task: str
+    ) -> None:
+        """Keep a follower; ``rough`` [E] tells which envs never leave their path."""
+        self.cfg, self._follower, self._rough, self._uniform, self._task = cfg, follower, rough, uniform, task
+        num_envs = len(rough)
+        self.command = torch.zeros(num_envs, 3, device=rough.device)
+        self._sampled = torch.zeros(num_envs, 3, device=rough.device)
+        self._heading = torch.ones(num_envs, dtype=torch.bool, device=rough.device)
+        self._standing = torch.zeros(num_envs, dtype=torch.bool, device=rough.device)
+
+    def resample(self, env_ids: Tensor) -> None:
+        """Draw new commands for envs ``env_ids`` [R]."""
+        count = len(env_ids)
+        if count == 0:
+            return
+        c, u = self.cfg, self._uniform
+        speed = c.lin_vel_x_m_s if self._task == "velocity" else c.goal_speed_m_s
+        ranges = (speed, c.lin_vel_y_m_s, c.ang_vel_rad_s)
+        self._sampled[env_ids] = torch.stack([u(*r, count) for r in ranges], dim=1)
+        self._heading[env_ids] = (u(0.0, 1.0, count) < c.heading_fraction) | self._rough[env_ids]
+        self._standing[env_ids] = u(0.0, 1.0, count) < c.standing_fraction
+
+    def update(self, xy_w: Tensor, yaw: Tensor) -> None:
+        """Follow the paths from the current poses; call once a control step."""
+        follower, c = self._follower, self.cfg
+        off_line = follower.advance(xy_w)
+        if self._task == "goal":
+            self._pursue_goal(xy_w, yaw)
+            return
+        near = off_line < follower.network.half_width_m[follower.index].clamp(min=0.5)
+        self._heading |= ~near
+        error = follower.heading_error(xy_w, yaw, c.lookahead_m, stop_at_goal=False)
+        turn = (c.heading_gain * error).clamp(*c.ang_vel_rad_s)
+        out = self.command
+        # Facing away from the path, walking on would leave it: turn first.
+        forward = torch.cos(error).clamp(min=0.0)
+        out[:, 0] = torch.where(self._heading, self._sampled[:, 0] * forward, self._sampled[:, 0])
+        out[:, 1] = torch.where(self._heading, 0.0, self._sampled[:, 1])
+        out[:, 2] = torch.where(self._heading, turn, self._sampled[:, 2])
+        out[self._standing] = 0.0
+
+    def _pursue_goal(self, xy_w: Tensor, yaw: Tensor) -> None:
+        c = self.cfg
+        error = self._follower.heading_error(xy_w, yaw, c.lookahead_m, stop_at_goal=True)
+        self.command[:, 0] = self._sampled[:, 0] * torch.cos(error).clamp(min=0.0)
+        self.command[:, 1] = 0.0
+        self.command[:, 2] = (c.heading_gain * error).clamp(*c.ang_vel_rad_s)

@@ -1,0 +1,354 @@
+"""The auto-resetting vector environment: two tasks, observation groups, curriculum, fixed starts for evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from gaussgym_scene.errors import InputError
+from gaussgym_scene.scene import Scene
+from torch import Tensor
+
+from gaussgym_sim import rewards, terminations
+from gaussgym_sim.commands import CommandCfg, PathFollower, PathNetwork, VelocityCommands, goal_point
+from gaussgym_sim.frames import gravity_in_base, quat_from_yaw, rotate, rotate_inverse, yaw_of
+from gaussgym_sim.observations import ObservationCfg, Observations
+from gaussgym_sim.randomize import RandomizeCfg, Uniform, draw_kicks, randomize_physics
+from gaussgym_sim.rewards import RewardCfg, RewardInputs
+from gaussgym_sim.terminations import TerminationCfg
+from gaussgym_sim.vecsim import SUBSTEP_S, VecSim
+
+TASKS = ("velocity", "goal")
+_START_CLEARANCE_M = 0.02
+_FOOTPRINT_M = ((0.0, 0.0), (0.2, 0.15), (0.2, -0.15), (-0.2, 0.15), (-0.2, -0.15))
+
+
+@dataclass(frozen=True)
+class EnvCfg:
+    """Everything that defines the learning problem beside robot and scenes."""
+
+    task: str = "velocity"
+    episode_s: float = 20.0
+    substeps: int = 4
+    action_clip: float = 10.0
+    commands: CommandCfg = field(default_factory=CommandCfg)
+    observations: ObservationCfg = field(default_factory=ObservationCfg)
+    rewards: RewardCfg = field(default_factory=RewardCfg)
+    terminations: TerminationCfg = field(default_factory=TerminationCfg)
+    randomize: RandomizeCfg = field(default_factory=RandomizeCfg.light)
+    noisy_observations: bool = True
+    random_initial_age: bool = True
+    curriculum: bool = True
+    """Raise and lower each env's level over the lines of scenes whose metadata has ``path_level``; else any line."""
+    level_up_m: float = 3.0
+    """Distance from the start at which an env has mastered its level."""
+    level_down_fraction: float = 0.4
+    """Share of the commanded distance below which an env falls back a level."""
+
+    @property
+    def control_s(self) -> float:
+        """Time of a control step [s]."""
+        return self.substeps * SUBSTEP_S
+
+    def for_evaluation(self) -> EnvCfg:
+        """The same task without noise, randomization, random ages or curriculum."""
+        from dataclasses import replace
+
+        return replace(
+            self,
+            randomize=RandomizeCfg.none(),
+            noisy_observations=False,
+            random_initial_age=False,
+            curriculum=False,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain nested dict, for logs and checkpoints."""
+        return asdict(self)
+
+
+class Env:
+    """E robots, each learning on the ground of one scene; resets itself.
+
+    Follows the step contract of rsl_rl's VecEnv with plain dicts: `step` returns (observations, reward [E], dones [E], extras),
+    ``extras['time_outs']`` [E] marks episodes cut short rather than failed. Returned tensors are new every step.
+
+    Attributes:
+        num_envs, num_actions, max_episode_length, episode_length_buf, device, cfg: as in VecEnv.
+        level: [E] curriculum level.
+    """
+
+    def __init__(self, sim: VecSim, cfg: EnvCfg | None = None, *, seed: int = 0) -> None:
+        """Reset all envs once.
+
+        Args:
+            sim: made by `make_sim`.
+            cfg: the problem.
+            seed: of all random draws here.
+
+        Raises:
+            InputError: unknown task, or a scene without paths.
+        """
+        self.sim, self.cfg = sim, cfg or EnvCfg()
+        if self.cfg.task not in TASKS:
+            raise InputError(f"unknown task {self.cfg.task!r}; choose one of: {', '.join(TASKS)}")
+        self.num_envs, self.num_actions, self.device = sim.num_envs, sim.robot.num_joints, sim.device
+        self.max_episode_length = round(self.cfg.episode_s / self.cfg.control_s)
+        generator = torch.Generator(device=self.device)
+        generator.manual_seed(seed)
+        self._uniform = Uniform(generator, self.device)
+        self.network = PathNetwork(sim.scenes, device=self.device)
+        self.follower = PathFollower(self.network, self.num_envs, self.device)
+        rough = ~sim.terrain.flat[sim.scene_of_env]
+        self.commands = VelocityCommands(self.cfg.commands, self.follower, rough, self._uniform, task=self.cfg.task)
+        self.observations = Observations(
+            sim.robot, self.cfg.observations, device=self.device, generator=generator
+        )
+        self._weights = rewards.weight_table(self.cfg.rewards, self.cfg.rewards.on_rough_ground(), rough)
+        self._allocate()
+        self._index_starts()
+        everyone = torch.arange(self.num_envs, device=self.device)
+        randomize_physics(sim, everyone, self.cfg.randomize, self._uniform)
+        self._start(everyone)
+        if self.cfg.random_initial_age:
+            self.episode_length_buf[:] = (
+                self._uniform(0.0, 1.0, self.num_envs) * self.max_episode_length
+            ).long()
+        self._refresh()
+        self.commands.update(self.sim.state.root_pos_w[:, :2], self._yaw)
+
+    def _allocate(self) -> None:
+        e, j, device = self.num_envs, self.num_actions, self.device
+        legs = len(self.sim.robot.leg_names)
+
+        def zeros(*shape: int) -> Tensor:
+            return torch.zeros(e, *shape, device=device)
+
+        self.default_joint_pos = torch.tensor(self.sim.robot.default_joint_pos, device=device)
+        self.episode_length_buf = torch.zeros(e, dtype=torch.long, device=device)
+        self.level = torch.zeros(e, dtype=torch.long, device=device)
+        self._action, self._last_action, self._last_joint_vel = zeros(j), zeros(j), zeros(j)
+        self._foot_air_s, self._was_contact = zeros(legs), zeros(legs).bool()
+        self._start_xy, self._commanded_m = zeros(2), zeros()
+        self._reward_sums = torch.zeros(len(rewards.TERMS), e, device=device)
+        self._episode_s = zeros()
+        self._footprint = torch.tensor(_FOOTPRINT_M, device=device)
+        grid = self.observations.grid_b
+        self._under_body = ((grid[:, 0].abs() < 0.26) & (grid[:, 1].abs() < 0.2)).nonzero().squeeze(1)
+
+    def _index_starts(self) -> None:
+        """Group path points by (scene, level) so that starts are drawn with one gather."""
+        net, scenes = self.network, len(self.sim.scenes)
+        self._num_levels = net.num_levels
+        scene_of_point = torch.bucketize(
+            torch.arange(len(net.points), device=self.device), net.offset[1:], right=True
+        )
+        if not self.cfg.curriculum:
+            group = scene_of_point * self._num_levels
+        else:
+            group = scene_of_point * self._num_levels + net.level
+        self._start_points = torch.argsort(group, stable=True)
+        counts = torch.bincount(group, minlength=scenes * self._num_levels)
+        self._group_count, self._group_first = counts, torch.cumsum(counts, 0) - counts
+        # A scene may lack a level: its envs then use the highest level below that it has.
+        table = torch.zeros(scenes, self._num_levels, dtype=torch.long, device=self.device)
+        for scene in range(scenes):
+            have = [lv for lv in range(self._num_levels) if counts[scene * self._num_levels + lv] > 0]
+            for lv in range(self._num_levels):
+                below = [x for x in have if x <= lv] or have[:1]
+                table[scene, lv] = scene * self._num_levels + below[-1]
+        self._group_of = table
+
+    # ------------------------------------------------------------------ step
+
+    def step(self, action: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor, dict[str, Any]]:
+        """Advance one control step.
+
+        Args:
+            action: [E, J]; position targets are default pose + action scale x action.
+
+        Returns:
+            (observation groups, reward [E], dones [E] bool, extras): ``time_outs`` [E] float, ``fell`` and ``success`` [E] bool for
+            the episodes that ended in this step, ``log`` means over the episodes that ended in this step (empty if none).
+        """
+        cfg, sim = self.cfg, self.sim
+        self._last_action, self._last_joint_vel = self._action, sim.state.joint_vel.clone()
+        self._action = action.detach().to(torch.float32).clamp(-cfg.action_clip, cfg.action_clip)
+        if cfg.randomize.kick_interval_s > 0:
+            kicked, delta = draw_kicks(cfg.randomize, self.num_envs, cfg.control_s, self._uniform)
+            if len(kicked):
+                sim.kick(kicked, delta)
+        sim.step(self.default_joint_pos + sim.robot.action_scale * self._action, substeps=cfg.substeps)
+        self._refresh()
+        self._after_physics()
+        reward = self._reward()
+        dones, extras = self._finish()
+        return self.get_observations(), reward, dones, extras
+
+    def _refresh(self) -> None:
+        """Quantities derived from the state, shared by commands, rewards and observations."""
+        s = self.sim.state
+        self._yaw = yaw_of(s.root_quat_wxyz)
+        self._gravity_b = gravity_in_base(s.root_quat_wxyz)
+        self._lin_vel_b = rotate_inverse(s.root_quat_wxyz, s.root_lin_vel_w)
+        self._ground = self.observations.scan_ground(
+            s.root_pos_w, self._yaw, self.sim.terrain, self.sim.scene_of_env
+        )
+        self._height = s.root_pos_w[:, 2] - self._ground[:, self._under_body].mean(dim=1)
+
+    def _after_physics(self) -> None:
+        s, dt = self.sim.state, self.cfg.control_s
+        self.episode_length_buf += 1
+        self._episode_s += dt
+        contact = s.foot_contact | self._was_contact
+        self._touch_down = (self._foot_air_s > 0) & contact
+        self._foot_air_s += dt
+        self._touch_air_s = self._foot_air_s.clone()
+        self._foot_air_s *= ~contact
+        self._was_contact = s.foot_contact.clone()
+        period = max(1, round(self.cfg.commands.resample_s / dt))
+        if self.cfg.task == "velocity":
+            due = (self.episode_length_buf % period == 0).nonzero().squeeze(1)
+            self.commands.resample(due)
+        self._command_before = self.commands.command.clone()
+        self.commands.update(s.root_pos_w[:, :2], self._yaw)
+
+    def _reward(self) -> Tensor:
+        s = self.sim.state
+        command = self._command_before
+        inputs = RewardInputs(
+            command=command, lin_vel_b=self._lin_vel_b, ang_vel_b=s.root_ang_vel_b, gravity_b=self._gravity_b,
+            joint_pos_offset=s.joint_pos - self.default_joint_pos, joint_vel=s.joint_vel,
+            last_joint_vel=self._last_joint_vel, torque=s.joint_torque, action=self._action,
+            last_action=self._last_action, foot_vel_w=s.foot_vel_w, foot_contact=s.foot_contact,
+            touch_down=self._touch_down, foot_air_s=self._touch_air_s, thigh_contact=s.thigh_contact,
+            base_height_error_m=self._height - self.sim.robot.base_height_m,
+            moving=(command.abs().amax(dim=1) > 0.05).float(), control_s=self.cfg.control_s,
+            sigma=self.cfg.rewards.tracking_sigma,
+        )  # fmt: skip
+        self._commanded_m += command[:, :2].norm(dim=1) * self.cfg.control_s
+        reward, terms = rewards.compute(inputs, self._weights)
+        self._reward_sums += terms * self.cfg.control_s
+        return reward
+
+    def _finish(self) -> tuple[Tensor, dict[str, Any]]:
+        """Who ends here, why, and their next start."""
+        s, cfg = self.sim.state, self.cfg
+        fell = terminations.fell(s, self._gravity_b, self._height, cfg.terminations) | s.invalid
+        timed_out = self.episode_length_buf >= self.max_episode_length
+        xy = s.root_pos_w[:, :2]
+        outside = self.sim.terrain.outside(
+            xy, self.sim.scene_of_env, margin_m=cfg.terminations.border_margin_m
+        )
+        success = torch.zeros_like(fell)
+        if cfg.task == "goal":
+            success = ((self.follower.goal_xy() - xy).norm(dim=1) < cfg.commands.goal_radius_m) & ~fell
+        else:
+            at_end = self.network.distance_to_end_m(self.follower.index, self.follower.direction) <= 1e-3
+            outside = outside | (at_end & ~self.sim.terrain.flat[self.sim.scene_of_env])
+        cut = (timed_out | outside | success) & ~fell
+        dones = fell | cut
+        extras: dict[str, Any] = {
+            "time_outs": cut.float(), "fell": fell, "success": success, "log": {},
+        }  # fmt: skip
+        ids = dones.nonzero().squeeze(1)
+        if len(ids):
+            extras["log"] = self._log(ids, fell, success)
+            if cfg.curriculum and self._num_levels > 1:
+                self._change_levels(ids)
+            self._start(ids)
+            self._refresh()
+            self.commands.update(s.root_pos_w[:, :2], self._yaw)
+        return dones, extras
+
+    def _log(self, ids: Tensor, fell: Tensor, success: Tensor) -> dict[str, Tensor]:
+        seconds = self._episode_s[ids].clamp(min=self.cfg.control_s)
+        rates = (self._reward_sums[:, ids] / seconds).mean(dim=1)
+        log = {f"reward/{name}": rate for name, rate in zip(rewards.TERMS, rates, strict=True)}
+        log["episode/fell"] = fell[ids].float().mean()
+        log["episode/seconds"] = self._episode_s[ids].mean()
+        if self.cfg.task == "goal":
+            log["episode/success"] = success[ids].float().mean()
+        if self._num_levels > 1:
+            log["episode/level"] = self.level.float().mean()
+        return log
+
+    def _change_levels(self, ids: Tensor) -> None:
+        walked = (self.sim.state.root_pos_w[ids, :2] - self._start_xy[ids]).norm(dim=1)
+        up = walked > self.cfg.level_up_m
+        down = (walked < self.cfg.level_down_fraction * self._commanded_m[ids]) & ~up
+        level = self.level[ids] + up.long() - down.long()
+        again = (self._uniform(0.0, 1.0, len(ids)) * self._num_levels).long()  # mastered all: any level
+        level = torch.where(level >= self._num_levels, again, level)
+        self.level[ids] = level.clamp(min=0)
+
+    # ------------------------------------------------------------------ starts
+
+    def _start(self, ids: Tensor) -> None:
+        """Draw starts for envs ``ids`` and put the robots there."""
+        count, u, net, cfg = len(ids), self._uniform, self.network, self.cfg.randomize
+        group = self._group_of[self.sim.scene_of_env[ids], self.level[ids]]
+        pick = self._group_first[group] + (u(0.0, 1.0, count) * self._group_count[group]).long()
+        index = self._start_points[pick]
+        direction = torch.where(u(0.0, 1.0, count) < 0.5, 1, -1)
+        # Walk towards the longer side where the line ahead is too short for the task.
+        need = self.cfg.commands.goal_distance_m if self.cfg.task == "goal" else 1.5
+        short = net.distance_to_end_m(index, direction) < need
+        longer = net.distance_to_end_m(index, -direction) > net.distance_to_end_m(index, direction)
+        direction = torch.where(short & longer, -direction, direction)
+        goal = goal_point(net, index, direction, self.cfg.commands.goal_distance_m)
+        self.follower.start(ids, index, direction, goal)
+        yaw = net.travel_yaw(index, direction) + u(-cfg.start_yaw_rad, cfg.start_yaw_rad, count)
+        lateral = u(-cfg.start_lateral, cfg.start_lateral, count) * net.half_width_m[index].clamp(max=0.5)
+        line_yaw = net.points[index, 3]
+        xy = net.points[index, :2] + lateral[:, None] * torch.stack((-torch.sin(line_yaw), torch.cos(line_yaw)), 1)
+        self._place(ids, xy, yaw)
+        self.commands.resample(ids)
+
+    def _place(self, ids: Tensor, xy: Tensor, yaw: Tensor) -> None:
+        """Put robots upright at xy [R, 2] with heading yaw [R], feet just clear of the highest ground below them."""
+        count, cfg, u, robot = len(ids), self.cfg.randomize, self._uniform, self.sim.robot
+        quat = quat_from_yaw(yaw)
+        corners = torch.cat((self._footprint, torch.zeros(len(self._footprint), 1, device=self.device)), 1)
+        below = rotate(quat[:, None].expand(-1, len(corners), -1), corners.expand(count, -1, -1))[..., :2] + xy[:, None]
+        ground = self.sim.terrain.sample(below, self.sim.scene_of_env[ids]).amax(dim=1)
+        joint_noise = u(-cfg.start_joint_rad, cfg.start_joint_rad, count, self.num_actions)
+        lin_vel = u(-cfg.start_lin_vel_m_s, cfg.start_lin_vel_m_s, count, 3)
+        height = robot.base_height_m + _START_CLEARANCE_M
+        self.sim.reset(
+            ids,
+            root_pos_w=torch.cat((xy, (ground + height)[:, None]), dim=1),
+            root_quat_wxyz=quat,
+            root_lin_vel_w=lin_vel,
+            root_ang_vel_b=torch.zeros_like(lin_vel),
+            joint_pos=self.default_joint_pos + joint_noise,
+            joint_vel=torch.zeros_like(joint_noise),
+        )
+        self._start_xy[ids] = xy
+        self.episode_length_buf[ids] = 0
+        self._reward_sums[:, ids] = 0.0
+        for buffer in (self._action, self._foot_air_s, self._commanded_m, self._episode_s):
+            buffer[ids] = 0.0
+        self._was_contact[ids] = False
+
+    # ------------------------------------------------------------------ observations
+
+    def get_observations(self) -> dict[str, Tensor]:
+        """Observation groups of the current state: proprio [E, 45], base_vel [E, 3], scan [E, S]; drawn noise differs per call."""
+        s, noisy, obs = self.sim.state, self.cfg.noisy_observations, self.observations
+        terms = (
+            s.root_ang_vel_b, self._gravity_b, self.commands.command, s.joint_pos - self.default_joint_pos,
+            s.joint_vel, self._action,
+        )  # fmt: skip
+        return {
+            "proprio": obs.proprio(terms, noisy=noisy),
+            "base_vel": obs.base_vel(self._lin_vel_b, noisy=noisy),
+            "scan": obs.scan(s.root_pos_w[:, 2], self._ground, noisy=noisy),
+        }
+
+
+def scene_names(scenes: Sequence[Scene]) -> list[str]:
+    """Names in order."""
+    return [scene.name for scene in scenes]

@@ -1,0 +1,126 @@
+"""Scene ground as physics and as a height lookup: both read the same grid."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import mujoco
+import numpy as np
+import torch
+from gaussgym_scene.errors import InputError
+from gaussgym_scene.heightfield import Heightfield
+from gaussgym_scene.scene import Scene
+from torch import Tensor
+
+MIN_CELL_M = 0.05
+"""Finer grids are resampled to this: contacts per prism, and with them the cost of a step, grow with resolution."""
+FLAT_TOLERANCE_M = 1e-4
+"""A heightfield whose range is below this becomes an infinite plane, twice as fast as a grid."""
+TERRAIN_GEOM = "terrain"
+_BASE_THICKNESS_M = 0.5
+
+
+def physics_heightfield(scene: Scene, *, min_cell_m: float = MIN_CELL_M) -> Heightfield:
+    """The scene's ground at the resolution that physics and scans use.
+
+    Args:
+        scene: any scene with a heightfield.
+        min_cell_m: finest cell to keep [m]; a finer grid is resampled bilinearly to it.
+
+    Raises:
+        InputError: heights that are not finite.
+    """
+    field = scene.heightfield
+    if not np.isfinite(field.height_m).all():
+        bad = int((~np.isfinite(field.height_m)).sum())
+        raise InputError(f"scene {scene.name!r}: {bad} heights are not finite; fill the heightfield first")
+    if field.cell_m >= min_cell_m * (1 - 1e-6):
+        return field
+    nx, ny = (max(2, math.floor(size / min_cell_m + 1e-6) + 1) for size in field.size_m)
+    x = field.origin_xy_m[0] + min_cell_m * np.arange(nx)
+    y = field.origin_xy_m[1] + min_cell_m * np.arange(ny)
+    xy = np.stack(np.meshgrid(x, y), axis=-1)
+    return Heightfield(field.sample(xy), min_cell_m, field.origin_xy_m, field.is_known(xy))
+
+
+def is_flat(field: Heightfield) -> bool:
+    """Whether the ground is a plane z = const to `FLAT_TOLERANCE_M`."""
+    return float(np.ptp(field.height_m)) < FLAT_TOLERANCE_M
+
+
+def add_terrain(spec: mujoco.MjSpec, field: Heightfield) -> None:
+    """Add the ground to a MuJoCo model as geom ``terrain``: a plane where flat, else a heightfield.
+
+    MuJoCo maps the data's minimum to 0 and its maximum to ``size[2]``, so the geom sits at the minimum and ``size[2]`` is the range.
+    Rows of ``userdata`` run along +y, columns along +x, as in `Heightfield`.
+    """
+    body = spec.worldbody
+    z_min = float(field.height_m.min())
+    if is_flat(field):
+        body.add_geom(
+            name=TERRAIN_GEOM, type=mujoco.mjtGeom.mjGEOM_PLANE, size=[0, 0, 1], pos=[0, 0, z_min],
+            contype=0, conaffinity=1, friction=[1, 0.005, 0.0001],
+        )  # fmt: skip
+        return
+    ny, nx = field.height_m.shape
+    size_x, size_y = field.size_m
+    z_range = float(field.height_m.max()) - z_min
+    spec.add_hfield(
+        name=TERRAIN_GEOM, nrow=ny, ncol=nx, size=[size_x / 2, size_y / 2, z_range, _BASE_THICKNESS_M],
+        userdata=((field.height_m - z_min) / z_range).astype(np.float32).ravel(),
+    )  # fmt: skip
+    centre = np.asarray(field.origin_xy_m) + np.array([size_x, size_y]) / 2
+    body.add_geom(
+        name=TERRAIN_GEOM, type=mujoco.mjtGeom.mjGEOM_HFIELD, hfieldname=TERRAIN_GEOM,
+        pos=[float(centre[0]), float(centre[1]), z_min], contype=0, conaffinity=1, friction=[1, 0.005, 0.0001],
+    )  # fmt: skip
+
+
+class TerrainLookup:
+    """Bilinear ground height of many scenes at once, equal to each `Heightfield.sample` to float32."""
+
+    def __init__(self, fields: Sequence[Heightfield], *, device: torch.device) -> None:
+        """Pack the fields' heights into one flat buffer."""
+        flat = np.concatenate([f.height_m.astype(np.float32).ravel() for f in fields])
+        sizes = [f.height_m.size for f in fields]
+        as_float = {"dtype": torch.float32, "device": device}
+        self.heights_m = torch.as_tensor(flat, **as_float)
+        self.offset = torch.as_tensor(np.cumsum([0, *sizes[:-1]]), dtype=torch.long, device=device)
+        self.nx = torch.tensor([f.height_m.shape[1] for f in fields], dtype=torch.long, device=device)
+        self.last_cell = torch.tensor([[f.height_m.shape[1] - 1, f.height_m.shape[0] - 1] for f in fields], **as_float)
+        self.origin_xy_m = torch.tensor(np.stack([f.origin_xy_m for f in fields]), **as_float)
+        self.inv_cell = torch.tensor([1.0 / f.cell_m for f in fields], **as_float)
+        self.max_xy_m = torch.tensor(
+            np.stack([np.asarray(f.origin_xy_m) + np.asarray(f.size_m) for f in fields]), **as_float
+        )
+        self.flat = torch.tensor([is_flat(f) for f in fields], device=device)
+
+    def sample(self, xy_w: Tensor, scene_ids: Tensor) -> Tensor:
+        """Ground height [m].
+
+        Args:
+            xy_w: [E, N, 2] world points [m].
+            scene_ids: [E] the scene of each row.
+
+        Returns:
+            [E, N]; beyond the border the nearest border value.
+        """
+        cell = (xy_w - self.origin_xy_m[scene_ids].unsqueeze(1)) * self.inv_cell[scene_ids].view(-1, 1, 1)
+        last = self.last_cell[scene_ids].unsqueeze(1)
+        cell = torch.minimum(cell.nan_to_num().clamp_(min=0.0), last)
+        low = torch.minimum(cell.floor(), last - 1.0)
+        u, v = (cell - low).unbind(-1)
+        low = low.long()
+        nx = self.nx[scene_ids].unsqueeze(1)
+        index = low[..., 1] * nx + low[..., 0] + self.offset[scene_ids].unsqueeze(1)
+        h00, h01 = self.heights_m[index], self.heights_m[index + 1]
+        h10, h11 = self.heights_m[index + nx], self.heights_m[index + nx + 1]
+        lower, upper = torch.lerp(h00, h01, u), torch.lerp(h10, h11, u)
+        return torch.lerp(lower, upper, v)
+
+    def outside(self, xy_w: Tensor, scene_ids: Tensor, *, margin_m: float) -> Tensor:
+        """Whether points [E, 2] are beyond the ground's border, or within ``margin_m`` of it. Never on a plane, which is infinite."""
+        low = xy_w < self.origin_xy_m[scene_ids] + margin_m
+        high = xy_w > self.max_xy_m[scene_ids] - margin_m
+        return (low | high).any(dim=-1) & ~self.flat[scene_ids]
