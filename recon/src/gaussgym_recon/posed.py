@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
+    from gaussgym_scene.cameras import Intrinsics
     from numpy.typing import NDArray
-
-    from gaussgym_scene.capture import Intrinsics
 
 FORMAT_VERSION = 1
 
