@@ -1,0 +1,491 @@
+"""Paint for procedural scenes: photographs that scikit-image ships, and noise in many octaves.
+
+No painted area repeats itself: a photograph enters as a blend of randomly cut, turned and mirrored pieces, and stones,
+planks, stains and windows are drawn one by one from the seed. Feature matching in structure from motion needs that.
+
+The photographs are scikit-image's `gravel`, `grass`, `coffee`, `chelsea` (CC0), `rocket` and `hubble_deep_field` (public
+domain); its `brick` shows a wall in perspective and is not used. They are read from the installed package, offline.
+"""
+
+import importlib.util
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image
+
+from gaussgym_scene.errors import InputError
+
+Gray = NDArray[np.float32]
+"""Values, shape `[h, w]`."""
+Paint = NDArray[np.float32]
+"""sRGB in 0..1 (not clipped before `finish`), shape `[h, w, 3]`."""
+Rng = np.random.Generator
+
+POSTERS = ("coffee.png", "chelsea.png", "rocket.jpg", "hubble_deep_field.jpg")
+
+
+@cache
+def photo(name: str) -> NDArray[np.float32]:
+    """Read a photograph that scikit-image's wheel holds.
+
+    Args:
+        name: File name in its data folder, such as `gravel.png`.
+
+    Returns:
+        Shape `[h, w, 3]` in 0..1. Shared: do not write into it.
+
+    Raises:
+        InputError: If scikit-image is not installed.
+    """
+    spec = importlib.util.find_spec("skimage")
+    if spec is None or spec.origin is None:
+        raise InputError(
+            "scikit-image is not installed, procedural scenes take their photographs from it; "
+            "pip install 'gaussgym-scene[textures]'"
+        )
+    path = Path(spec.origin).parent / "data" / name
+    if not path.is_file():
+        raise InputError(f"{path}: not found, expected scikit-image to ship it; reinstall scikit-image")
+    image = np.asarray(Image.open(path).convert("RGB"), dtype=np.float32) / 255
+    image.setflags(write=False)
+    return image
+
+
+def noise(shape: tuple[int, int], rng: Rng, *, cell_px: float, octaves: int = 4, gain: float = 0.55) -> Gray:
+    """Smooth random values in several octaves.
+
+    Args:
+        shape: Rows and columns.
+        rng: Where the randomness comes from.
+        cell_px: Wavelength of the coarsest octave [px]; each further octave halves it.
+        octaves: At most this many; those finer than 2 px are left out.
+        gain: Amplitude of each octave over that of the coarser one.
+
+    Returns:
+        Mean about 0, standard deviation about 1, shape `shape`.
+    """
+    h, w = shape
+    total, energy = np.zeros(shape, np.float32), 0.0
+    for octave in range(octaves):
+        cell = cell_px / 2**octave
+        if cell < 2:
+            break
+        knots = rng.standard_normal((int(h / cell) + 4, int(w / cell) + 4)).astype(np.float32)
+        x, y = 1 + rng.random(2)
+        layer = Image.fromarray(knots).resize(
+            (w, h), Image.Resampling.BICUBIC, box=(x, y, x + w / cell, y + h / cell)
+        )
+        total += gain**octave * np.asarray(layer)
+        energy += gain ** (2 * octave)
+    return total / np.float32(0.75 * max(energy, 1e-9) ** 0.5)
+
+
+def grain(name: str, shape: tuple[int, int], rng: Rng, *, zoom: float = 1.0, tile_px: int = 192) -> Gray:
+    """Spread a photograph's brightness over an area without repeating it.
+
+    Random crops overlap by half under cosine windows, divided by the root of the summed squares so that contrast
+    stays the same everywhere (the variance-preserving blend of Heitz & Neyret, 2018).
+
+    Args:
+        name: The photograph, see `photo`.
+        shape: Rows and columns.
+        rng: Where the randomness comes from.
+        zoom: Texels a pixel of the photograph.
+        tile_px: Size of the crops [px].
+
+    Returns:
+        Mean about 0, standard deviation about 1, shape `shape`.
+    """
+    source = _standard_gray(name, zoom)
+    half = max(4, min(tile_px, *source.shape) // 2)
+    size = 2 * half
+    window = np.sin((np.arange(size) + 0.5) * np.pi / size).astype(np.float32) ** 2
+    weight = np.outer(window, window)
+    rows, cols = -(-shape[0] // half) + 1, -(-shape[1] // half) + 1
+    total = np.zeros(((rows + 1) * half, (cols + 1) * half), np.float32)
+    for row in range(rows):
+        for col in range(cols):
+            y, x = rng.integers(0, source.shape[0] - size + 1), rng.integers(0, source.shape[1] - size + 1)
+            crop = source[y : y + size, x : x + size]
+            turn = int(rng.integers(8))
+            crop = np.rot90(crop[:, ::-1] if turn >= 4 else crop, turn % 4)
+            total[row * half : row * half + size, col * half : col * half + size] += weight * crop
+    # Windows are separable and overlap twice along each axis, so the sum of their squares is a product of two profiles.
+    profile = np.sqrt(window[:half] ** 2 + window[half:] ** 2)
+    norm_y, norm_x = (np.tile(profile, n // half + 2)[:n] for n in shape)
+    return total[half : half + shape[0], half : half + shape[1]] / np.outer(norm_y, norm_x)
+
+
+@cache
+def _standard_gray(name: str, zoom: float) -> Gray:
+    gray = photo(name).mean(axis=2)
+    size = (max(16, round(gray.shape[1] * zoom)), max(16, round(gray.shape[0] * zoom)))
+    gray = np.asarray(Image.fromarray(gray).resize(size, Image.Resampling.BICUBIC))
+    return ((gray - gray.mean()) / gray.std()).astype(np.float32)
+
+
+def finish(paint: Paint) -> NDArray[np.uint8]:
+    """Round to 8 bits."""
+    return (np.clip(paint, 0, 1) * np.float32(255) + np.float32(0.5)).astype(np.uint8)
+
+
+def fill(shape: tuple[int, int], color: ArrayLike) -> Paint:
+    """An area of one colour."""
+    return np.broadcast_to(np.asarray(color, np.float32), (*shape, 3)).copy()
+
+
+def shade(paint: Paint, amount: Gray) -> Paint:
+    """Multiply brightness in place by 1 + amount `[h, w]`."""
+    paint *= (1 + amount)[..., None]
+    return paint
+
+
+def blend(paint: Paint, color: ArrayLike, amount: Gray) -> Paint:
+    """Mix a colour `[3]` or a picture `[h, w, 3]` in place, 0..1 of it."""
+    paint += amount[..., None] * (np.asarray(color, np.float32) - paint)
+    return paint
+
+
+def jitter(color: ArrayLike, rng: Rng, amount: float = 0.05) -> NDArray[np.float32]:
+    """A colour near another one: brightness varies by `amount`, hue by an eighth of it."""
+    varied = np.asarray(color) * (1 + amount * rng.standard_normal()) + amount / 8 * rng.standard_normal(3)
+    return np.clip(varied, 0.02, 0.98).astype(np.float32)
+
+
+def blocks(
+    shape: tuple[int, int],
+    rng: Rng,
+    *,
+    palette: Sequence[ArrayLike],
+    block_px: tuple[float, float],
+    joint_px: float,
+    joint_color: ArrayLike,
+    variation: float = 0.12,
+    bond: float = 0.5,
+    wobble_px: float = 0.0,
+    bevel: float = 0.2,
+    mixing: float = 0.35,
+) -> Paint:
+    """Rows of stones, bricks, slabs or planks, each of its own colour.
+
+    Args:
+        shape: Rows and columns.
+        rng: Where the randomness comes from.
+        palette: Colours to draw from; the first are the most frequent.
+        block_px: Height and mean width of a block [px].
+        joint_px: Width of the joints [px].
+        joint_color: Their colour.
+        variation: Standard deviation of the blocks' brightness.
+        bond: Shift of every second row, in widths; shifts vary around it.
+        wobble_px: How far joints stray from straight lines [px].
+        bevel: How much darker a block is at its edge.
+        mixing: Chance of a block to take a palette colour other than the first.
+    """
+    h, w = shape
+    bh, bw = block_px
+    y, x = np.mgrid[:h, :w].astype(np.float32)
+    if wobble_px:
+        y += wobble_px * noise(shape, rng, cell_px=1.3 * bw, octaves=2)
+        x += wobble_px * noise(shape, rng, cell_px=1.3 * bw, octaves=2)
+    count = int(h / bh) + 5
+    row = np.clip((y / bh).astype(np.int32) + 2, 0, count - 1)
+    shift = bond * (np.arange(count) % 2) + 0.15 * rng.standard_normal(count) * (bond > 0) + 4
+    along = x / bw + shift[row].astype(np.float32)
+    cols = int(w / bw) + 12
+    stretch = 0.16 * rng.uniform(-1, 1, (count, cols + 1)).astype(np.float32)  # the joints' own offsets
+    col = np.clip(along.astype(np.int32), 1, cols - 2)
+    inner = along - col
+    right, left = 1 + stretch[row, col + 1], stretch[row, col]
+    col += (inner >= right).astype(np.int32) - (inner < left).astype(np.int32)
+    inner = along - col
+    left, right = stretch[row, col], 1 + stretch[row, np.minimum(col + 1, cols)]
+    fraction = y / bh - np.floor(y / bh)
+    edge = np.minimum(np.minimum(inner - left, right - inner) * bw, np.minimum(fraction, 1 - fraction) * bh)
+    colors = np.asarray(palette, np.float32)
+    pick = np.where(rng.random((count, cols)) < mixing, rng.integers(0, len(colors), (count, cols)), 0)
+    block = colors[pick] * (1 + variation * rng.standard_normal((count, cols, 1)))
+    block += variation / 12 * rng.standard_normal((count, cols, 3))
+    paint = block.astype(np.float32)[row, col]
+    soft = np.clip((edge - joint_px / 2) / max(1.0, joint_px / 2) + 0.5, 0, 1)
+    shade(paint, bevel * (np.clip(edge / (0.3 * bh), 0, 1) - 1) * (soft > 0))
+    return blend(paint, joint_color, 1 - soft)
+
+
+def stains(paint: Paint, rng: Rng, *, number: int, radius_px: tuple[float, float], dark: float = 0.25) -> Paint:
+    """Add irregular spots, darker or lighter, in place: the landmarks of an otherwise even surface."""
+    h, w = paint.shape[:2]
+    for _ in range(number):
+        radius = float(rng.uniform(*radius_px))
+        cy, cx = rng.uniform(0, h), rng.uniform(0, w)
+        reach = int(1.8 * radius) + 2
+        y0, y1 = max(0, int(cy) - reach), min(h, int(cy) + reach)
+        x0, x1 = max(0, int(cx) - reach), min(w, int(cx) + reach)
+        if y1 - y0 < 3 or x1 - x0 < 3:
+            continue
+        yy, xx = np.mgrid[y0:y1, x0:x1].astype(np.float32)
+        lumpy = noise((y1 - y0, x1 - x0), rng, cell_px=max(4.0, radius * 0.8), octaves=3)
+        distance = np.hypot(yy - cy, (xx - cx) * rng.uniform(0.6, 1.6)) / radius + 0.3 * lumpy
+        amount = np.clip((1 - distance) / 0.25, 0, 1) * rng.uniform(0.3, 1)
+        view = paint[y0:y1, x0:x1]
+        if rng.random() < 0.75:
+            shade(view, -dark * amount)
+        else:
+            blend(view, jitter((0.72, 0.70, 0.66), rng, 0.1), 0.6 * amount)
+    return paint
+
+
+def litter(paint: Paint, rng: Rng, *, number: int, size_px: float, palette: Sequence[ArrayLike]) -> Paint:
+    """Scatter small leaves or chips over a surface, in place."""
+    h, w = paint.shape[:2]
+    for _ in range(number):
+        size = size_px * float(rng.uniform(0.6, 1.5))
+        reach = int(size) + 2
+        cy, cx = rng.integers(reach, max(reach + 1, h - reach)), rng.integers(reach, max(reach + 1, w - reach))
+        view = paint[cy - reach : cy + reach + 1, cx - reach : cx + reach + 1]
+        yy, xx = np.mgrid[: view.shape[0], : view.shape[1]].astype(np.float32) - reach
+        turn = rng.uniform(0, np.pi)
+        a, b = np.cos(turn) * xx + np.sin(turn) * yy, np.cos(turn) * yy - np.sin(turn) * xx
+        inside = np.clip(1.5 - 1.5 * np.hypot(a / size, b / (0.45 * size)) ** 2, 0, 1)
+        blend(view, jitter(palette[rng.integers(len(palette))], rng, 0.15), inside)
+    return paint
+
+
+def cracks(paint: Paint, rng: Rng, *, number: int, length_px: float, width_px: float = 1.2) -> Paint:
+    """Draw wandering dark lines, in place."""
+    h, w = paint.shape[:2]
+    for _ in range(number):
+        steps = int(length_px * rng.uniform(0.4, 1.2))
+        heading = rng.uniform(0, 2 * np.pi) + np.cumsum(0.15 * rng.standard_normal(steps))
+        y = np.cumsum(np.sin(heading)) + rng.uniform(0, h)
+        x = np.cumsum(np.cos(heading)) + rng.uniform(0, w)
+        for offset in np.arange(-width_px / 2, width_px / 2 + 0.5, 0.7):
+            j, i = (y + offset).astype(int), (x + offset).astype(int)
+            keep = (j >= 0) & (j < h) & (i >= 0) & (i < w)
+            paint[j[keep], i[keep]] *= 0.55
+    return paint
+
+
+def poster(paint: Paint, rng: Rng, *, box: tuple[int, int, int, int], name: str | None = None) -> Paint:
+    """Paste a framed photograph into rows y0..y1 and columns x0..x1, in place."""
+    y0, x0, y1, x1 = box
+    picture = photo(name or POSTERS[rng.integers(len(POSTERS))])
+    h, w = picture.shape[:2]
+    aspect = (x1 - x0) / max(1, y1 - y0)
+    crop_w, crop_h = (w, min(h, int(w / aspect))) if aspect > w / h else (min(w, int(h * aspect)), h)
+    left, top = rng.integers(0, w - crop_w + 1), rng.integers(0, h - crop_h + 1)
+    crop = picture[top : top + crop_h, left : left + crop_w]
+    image = Image.fromarray(finish(crop)).resize((x1 - x0, y1 - y0), Image.Resampling.BOX)
+    view = paint[y0:y1, x0:x1]
+    view[...] = np.asarray(image, np.float32)[: view.shape[0], : view.shape[1]] / 255 * rng.uniform(0.8, 1.0)
+    edge = max(1, (y1 - y0) // 24)
+    color = jitter((0.85, 0.84, 0.8) if rng.random() < 0.5 else (0.12, 0.11, 0.1), rng)
+    for strip in (view[:edge], view[-edge:], view[:, :edge], view[:, -edge:]):
+        strip[...] = color
+    return paint
+
+
+# -- whole materials -----------------------------------------------------------------------------------------------
+
+
+def cobbles(size_m: tuple[float, float], texel_m: float, rng: Rng) -> Paint:
+    """Setts about 10 × 14 cm with worn tops and sandy joints; rows run along the second axis."""
+    shape = texels(size_m, texel_m)
+    base = jitter(rng.choice([(0.56, 0.54, 0.51), (0.58, 0.53, 0.47), (0.50, 0.51, 0.53)]), rng, 0.04)
+    tints = [base, base * 1.22, base * 0.72, base * (1.08, 0.99, 0.9), base * (0.92, 0.98, 1.04)]
+    paint = blocks(
+        shape,
+        rng,
+        palette=tints,
+        block_px=(0.105 / texel_m, 0.145 / texel_m),
+        joint_px=0.012 / texel_m,
+        joint_color=base * (0.55, 0.52, 0.46),
+        variation=0.13,
+        wobble_px=0.008 / texel_m,
+        bevel=0.3,
+        mixing=0.7,
+    )
+    shade(paint, 0.07 * grain("gravel.png", shape, rng, zoom=0.5) + 0.09 * noise(shape, rng, cell_px=1.6 / texel_m, octaves=5))
+    stains(paint, rng, number=round(0.5 * size_m[0] * size_m[1]), radius_px=(0.06 / texel_m, 0.35 / texel_m))
+    return litter(paint, rng, number=round(2.5 * size_m[0] * size_m[1]), size_px=0.03 / texel_m, palette=LEAVES)
+
+
+def slabs(size_m: tuple[float, float], texel_m: float, rng: Rng, *, slab_m: float = 0.45) -> Paint:
+    """Pavement of concrete slabs with stains and cracks."""
+    shape = texels(size_m, texel_m)
+    base = jitter((0.58, 0.56, 0.53), rng, 0.06)
+    paint = blocks(
+        shape,
+        rng,
+        palette=[base, base * 1.12, base * 0.86, base * (1.06, 0.98, 0.9)],
+        block_px=(slab_m / texel_m, 1.25 * slab_m / texel_m),
+        joint_px=0.012 / texel_m,
+        joint_color=base * 0.45,
+        variation=0.07,
+        bevel=0.08,
+        mixing=0.6,
+    )
+    speckle = 0.05 * grain("gravel.png", shape, rng, zoom=0.35)
+    shade(paint, speckle + 0.06 * noise(shape, rng, cell_px=1.0 / texel_m, octaves=6, gain=0.7))
+    stains(paint, rng, number=round(1.5 * size_m[0] * size_m[1]), radius_px=(0.02 / texel_m, 0.2 / texel_m))
+    cracks(paint, rng, number=round(0.5 * size_m[0] * size_m[1]), length_px=0.6 / texel_m)
+    return litter(paint, rng, number=round(1.5 * size_m[0] * size_m[1]), size_px=0.03 / texel_m, palette=LEAVES)
+
+
+def gravel(size_m: tuple[float, float], texel_m: float, rng: Rng, *, color: ArrayLike = (0.50, 0.46, 0.41)) -> Paint:
+    """Loose stones and dirt."""
+    shape = texels(size_m, texel_m)
+    paint = fill(shape, color)
+    shade(paint, 0.2 * grain("gravel.png", shape, rng, zoom=0.7) + 0.12 * noise(shape, rng, cell_px=1.5 / texel_m, octaves=5))
+    moss = np.clip(0.6 * noise(shape, rng, cell_px=2.5 / texel_m, octaves=4) - 0.5, 0, 0.7)
+    blend(paint, fill(shape, (0.25, 0.33, 0.14)) * (1 + 0.3 * grain("grass.png", shape, rng, zoom=0.7))[..., None], moss)
+    return litter(paint, rng, number=round(3 * size_m[0] * size_m[1]), size_px=0.03 / texel_m, palette=LEAVES)
+
+
+def grass(size_m: tuple[float, float], texel_m: float, rng: Rng) -> Paint:
+    """A lawn, or foliage from nearby."""
+    shape = texels(size_m, texel_m)
+    paint = fill(shape, jitter((0.30, 0.36, 0.17), rng, 0.06))
+    blend(paint, (0.42, 0.43, 0.2), np.clip(0.3 * noise(shape, rng, cell_px=1.2 / texel_m) + 0.2, 0, 0.8))
+    shade(paint, 0.42 * grain("grass.png", shape, rng, zoom=0.8) + 0.12 * noise(shape, rng, cell_px=0.8 / texel_m))
+    flowers = [(0.85, 0.8, 0.75), (0.75, 0.3, 0.3), (0.85, 0.7, 0.2), (0.15, 0.22, 0.07)]
+    return litter(paint, rng, number=round(30 * size_m[0] * size_m[1]), size_px=0.022 / texel_m, palette=flowers)
+
+
+def concrete(size_m: tuple[float, float], texel_m: float, rng: Rng, *, color: ArrayLike = (0.55, 0.54, 0.52)) -> Paint:
+    """Cast concrete or weathered plaster with streaks, patches and cracks."""
+    shape = texels(size_m, texel_m)
+    paint = fill(shape, color)
+    shade(paint, 0.05 * grain("gravel.png", shape, rng, zoom=0.3) + 0.08 * noise(shape, rng, cell_px=0.9 / texel_m, octaves=7, gain=0.72))
+    streaks = noise((max(2, shape[0] // 12), shape[1]), rng, cell_px=0.12 / texel_m, octaves=3)
+    streaks = np.asarray(Image.fromarray(streaks).resize((shape[1], shape[0]), Image.Resampling.BICUBIC))
+    shade(paint, 0.05 * streaks)
+    stains(paint, rng, number=round(1.2 * size_m[0] * size_m[1]), radius_px=(0.02 / texel_m, 0.3 / texel_m))
+    return cracks(paint, rng, number=round(0.4 * size_m[0] * size_m[1]), length_px=0.9 / texel_m)
+
+
+def bricks(size_m: tuple[float, float], texel_m: float, rng: Rng, *, color: ArrayLike | None = None) -> Paint:
+    """A brick wall; rows lie along the second axis."""
+    shape = texels(size_m, texel_m)
+    base = jitter((0.52, 0.29, 0.21) if color is None else color, rng, 0.08)
+    paint = blocks(
+        shape,
+        rng,
+        palette=[base, base * 1.25, base * 0.7, base * (1.1, 1.15, 1.1), base * (0.85, 0.8, 0.9)],
+        block_px=(0.085 / texel_m, 0.25 / texel_m),
+        joint_px=0.014 / texel_m,
+        joint_color=jitter((0.66, 0.62, 0.56), rng, 0.08),
+        variation=0.13,
+        wobble_px=0.003 / texel_m,
+        bevel=0.1,
+        mixing=0.7,
+    )
+    shade(paint, 0.06 * grain("gravel.png", shape, rng, zoom=0.35) + 0.08 * noise(shape, rng, cell_px=1.5 / texel_m, octaves=6))
+    return stains(paint, rng, number=round(0.7 * size_m[0] * size_m[1]), radius_px=(0.04 / texel_m, 0.35 / texel_m))
+
+
+def planks(size_m: tuple[float, float], texel_m: float, rng: Rng, *, color: ArrayLike = (0.45, 0.31, 0.19)) -> Paint:
+    """Wooden boards along the second axis."""
+    shape = texels(size_m, texel_m)
+    base = jitter(color, rng, 0.08)
+    paint = blocks(
+        shape,
+        rng,
+        palette=[base, base * 1.2, base * 0.8],
+        block_px=(0.13 / texel_m, 1.1 / texel_m),
+        joint_px=0.006 / texel_m,
+        joint_color=base * 0.35,
+        variation=0.1,
+        bevel=0.05,
+        mixing=0.6,
+    )
+    fibre = noise((shape[0], max(8, shape[1] // 10)), rng, cell_px=0.05 / texel_m, octaves=4, gain=0.8)
+    fibre = np.asarray(Image.fromarray(fibre).resize((shape[1], shape[0]), Image.Resampling.BICUBIC))
+    shade(paint, 0.12 * fibre + 0.05 * noise(shape, rng, cell_px=0.7 / texel_m, octaves=5))
+    return stains(paint, rng, number=round(2 * size_m[0] * size_m[1]), radius_px=(0.008 / texel_m, 0.05 / texel_m), dark=0.5)
+
+
+def carpet(size_m: tuple[float, float], texel_m: float, rng: Rng) -> Paint:
+    """Office carpet tiles: speckled yarn, tiles of slightly different shade, wear and spots."""
+    shape = texels(size_m, texel_m)
+    base = jitter(rng.choice([(0.30, 0.33, 0.40), (0.42, 0.36, 0.30), (0.28, 0.38, 0.34), (0.44, 0.30, 0.28)]), rng, 0.06)
+    paint = blocks(
+        shape,
+        rng,
+        palette=[base, base * 1.15, base * 0.85, base * (1.1, 1.0, 0.85)],
+        block_px=(0.5 / texel_m, 0.5 / texel_m),
+        joint_px=1.0,
+        joint_color=base * 0.7,
+        variation=0.06,
+        bond=0.0,
+        bevel=0.02,
+        mixing=0.7,
+    )
+    yarn = noise(shape, rng, cell_px=0.05 / texel_m, octaves=4, gain=0.95)
+    shade(paint, 0.16 * yarn + 0.07 * noise(shape, rng, cell_px=1.0 / texel_m, octaves=3))
+    flecks = [base * 1.7, base * 0.45, (0.6, 0.5, 0.3), (0.25, 0.35, 0.55), (0.55, 0.25, 0.2)]
+    litter(paint, rng, number=round(45 * size_m[0] * size_m[1]), size_px=0.018 / texel_m, palette=flecks)
+    return stains(paint, rng, number=round(1.0 * size_m[0] * size_m[1]), radius_px=(0.03 / texel_m, 0.25 / texel_m))
+
+
+def tiles(size_m: tuple[float, float], texel_m: float, rng: Rng, *, tile_m: float = 0.3) -> Paint:
+    """Stone tiles of mixed colours."""
+    shape = texels(size_m, texel_m)
+    base = jitter(rng.choice([(0.62, 0.56, 0.48), (0.50, 0.50, 0.52), (0.60, 0.45, 0.36)]), rng, 0.05)
+    paint = blocks(
+        shape,
+        rng,
+        palette=[base, base * 1.2, base * 0.75, base * (1.1, 1.0, 0.85), base * (0.85, 0.95, 1.1)],
+        block_px=(tile_m / texel_m, tile_m / texel_m),
+        joint_px=0.008 / texel_m,
+        joint_color=base * 0.5,
+        variation=0.1,
+        bond=0.0,
+        bevel=0.03,
+        mixing=0.8,
+    )
+    veins = np.abs(noise(shape, rng, cell_px=0.35 / texel_m, octaves=5))
+    shade(paint, 0.10 * np.exp(-veins * 5) + 0.07 * noise(shape, rng, cell_px=0.5 / texel_m, octaves=6, gain=0.75))
+    return stains(paint, rng, number=round(1.5 * size_m[0] * size_m[1]), radius_px=(0.02 / texel_m, 0.15 / texel_m))
+
+
+def sky(shape: tuple[int, int], rng: Rng, *, horizon: float = 0.8) -> Paint:
+    """Clouds over a far skyline of trees, to be wrapped around a scene.
+
+    Args:
+        shape: Rows and columns; the columns go all around.
+        rng: Where the randomness comes from.
+        horizon: Row of the horizon over the number of rows.
+    """
+    h, w = shape
+    up = np.clip(1 - np.arange(h, dtype=np.float32) / (horizon * h), 0, 1)[:, None] * np.ones((1, w), np.float32)
+    paint = fill(shape, (0.80, 0.83, 0.86))
+    blend(paint, (0.36, 0.55, 0.80), up**0.7)
+    clouds = around(0.8 * noise((h, w + w // 8), rng, cell_px=h / 2.5, octaves=6), w) + 0.15
+    blend(paint, (0.93, 0.93, 0.94), np.clip(clouds, 0, 0.9))
+    shade(paint, -0.2 * np.clip(clouds - 0.9, 0, 1))
+    outline = around(noise((2, w + w // 8), rng, cell_px=w / 14, octaves=7, gain=0.6), w)[0]
+    top = h * (horizon - 0.10 - 0.045 * outline)
+    below = np.clip(np.arange(h, dtype=np.float32)[:, None] - top, 0, 1)
+    leaves = around(noise((h, w + w // 8), rng, cell_px=h / 12, octaves=6, gain=0.75), w)
+    blend(paint, fill(shape, jitter((0.27, 0.35, 0.24), rng, 0.08)) * (1 + 0.3 * leaves)[..., None], below)
+    return paint
+
+
+def around(layer: Gray, width: int) -> Gray:
+    """Make a strip's right end run into its left end by cross-fading what it has beyond `width`."""
+    extra = layer.shape[1] - width
+    fade = np.linspace(0, 1, extra, dtype=np.float32)
+    out = layer[:, :width].copy()
+    out[:, :extra] = fade * out[:, :extra] + (1 - fade) * layer[:, width:]
+    return out
+
+
+LEAVES = [(0.45, 0.30, 0.10), (0.33, 0.22, 0.10), (0.55, 0.42, 0.14), (0.25, 0.30, 0.10), (0.62, 0.58, 0.5)]
+
+
+def texels(size_m: tuple[float, float], texel_m: float) -> tuple[int, int]:
+    """Rows and columns that cover a size (height, width) [m]."""
+    return max(4, round(size_m[0] / texel_m)), max(4, round(size_m[1] / texel_m))
