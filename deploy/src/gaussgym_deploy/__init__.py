@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from .bundle import BundleError, CameraSpec, ObservationTerm, PolicyBundle, Recurrence, write_bundle
 from .robot_io import BenchRobot, JointCommand, LinkError, RobotIO, RobotState
 from .shared_memory import EpisodeResult, ResetRequest, SharedMemoryRobot, SharedMemoryServer
 
 __all__ = [
     "BenchRobot",
+    "BundleError",
+    "CameraSpec",
     "EpisodeResult",
     "JointCommand",
     "LinkError",
+    "ObservationTerm",
+    "PolicyBundle",
+    "Recurrence",
     "ResetRequest",
     "RobotIO",
     "RobotState",
     "SharedMemoryRobot",
     "SharedMemoryServer",
+    "write_bundle",
 ]

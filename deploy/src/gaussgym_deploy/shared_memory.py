@@ -538,9 +538,8 @@ class SharedMemoryRobot:
         """Take states until one is there that knows of request ``number``."""
         box = self._segment.state
         while box.number == 0 or int(box.record["answers"][0]) < number:
-            seen = box.number
             if not _wait(
-                lambda: box.posted() != seen, self._answer_timeout_s, lambda: not self._robot_gone()
+                lambda: box.posted() != box.number, self._answer_timeout_s, lambda: not self._robot_gone()
             ):
                 raise LinkError(self._gone())
             _fetch(box, "state")
