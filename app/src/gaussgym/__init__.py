@@ -1,1 +1,3 @@
-"""Placeholder while the package is being written."""
+"""The face of GaussGym: the demo that chains every stage, its report, the doctor."""
+
+__version__ = "0.1.0"
