@@ -1,1 +1,5 @@
-"""Placeholder while the package is being written."""
+"""Batched multi-scene Gaussian-splat rendering."""
+
+from gaussgym_render.renderer import Frames, SplatRenderer, available_backends, register_backend
+
+__all__ = ["Frames", "SplatRenderer", "available_backends", "register_backend"]

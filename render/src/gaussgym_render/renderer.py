@@ -1,0 +1,364 @@
+"""`SplatRenderer`: camera poses in, images out, for any number of scenes at once."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from typing import Any, Protocol
+
+import numpy as np
+from gaussgym_scene import InputError, Splats
+from numpy.typing import NDArray
+
+from gaussgym_render import oracle
+from gaussgym_render.atlas import build_atlas
+from gaussgym_render.cpu import CpuRasterizer
+
+logger = logging.getLogger(__name__)
+
+ENTRY_POINT_GROUP = "gaussgym_render.backends"
+"""Packages add backends under this entry point group: name = a `BackendFactory`."""
+AUTO_PREFERENCE = ("cuda", "cpu")
+"""What 'auto' takes: the first of these that exists."""
+
+Array = Any
+"""A numpy array or a torch tensor."""
+FrameArrays = tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32]]
+
+
+@dataclass
+class Frames:
+    """Images of C cameras, numpy arrays or torch tensors.
+
+    Attributes:
+        rgb: uint8 `[C, H, W, 3]`.
+        depth: float32 `[C, H, W]`, expected depth along the camera's +Z [m], 0 where nothing was hit.
+        alpha: float32 `[C, H, W]`, opacity in 0..1.
+    """
+
+    rgb: Array
+    depth: Array
+    alpha: Array
+
+
+@dataclass(frozen=True, kw_only=True)
+class RasterizerCfg:
+    """What every backend is built for.
+
+    Attributes:
+        width: Image width [px].
+        height: Image height [px].
+        near: Nearest depth of a splat's mean [m].
+        antialiased: Whether opacity is compensated for the low-pass.
+        sh_degree: Highest SH degree to use, None for all.
+        num_threads: CPU threads, None for all cores.
+    """
+
+    width: int
+    height: int
+    near: float = 0.01
+    antialiased: bool = True
+    sh_degree: int | None = None
+    num_threads: int | None = None
+
+
+class Rasterizer(Protocol):
+    """What a backend gives: it fills the frames of the chosen cameras."""
+
+    def render(
+        self,
+        c2w: NDArray[np.float64],
+        ks: NDArray[np.float64],
+        scene_ids: NDArray[np.int64],
+        cameras: NDArray[np.int64],
+        background: NDArray[np.float32],
+        frames: FrameArrays,
+    ) -> None:
+        """See `gaussgym_render.cpu.CpuRasterizer.render`."""
+        ...
+
+
+BackendFactory = Callable[[Sequence[Splats], RasterizerCfg], Rasterizer]
+_BACKENDS: dict[str, BackendFactory] = {}
+
+
+def register_backend(name: str, factory: BackendFactory) -> None:
+    """Make a backend available to `SplatRenderer(backend=name)`."""
+    _BACKENDS[name] = factory
+
+
+def available_backends() -> list[str]:
+    """Names that `SplatRenderer` accepts here, beside 'auto'."""
+    return sorted(_find_backends())
+
+
+def _find_backends() -> dict[str, Callable[[], BackendFactory]]:
+    """Loaders by name: what was registered, then what installed packages declare."""
+    found: dict[str, Callable[[], BackendFactory]] = {
+        point.name: point.load for point in entry_points(group=ENTRY_POINT_GROUP)
+    }
+    for name, factory in _BACKENDS.items():
+        found[name] = lambda factory=factory: factory
+    return found
+
+
+class ReferenceRasterizer:
+    """The float64 oracle behind the backend interface: exact and slow."""
+
+    def __init__(self, splats: Sequence[Splats], cfg: RasterizerCfg) -> None:
+        self.splats, self.cfg = splats, cfg
+
+    def render(
+        self,
+        c2w: NDArray[np.float64],
+        ks: NDArray[np.float64],
+        scene_ids: NDArray[np.int64],
+        cameras: NDArray[np.int64],
+        background: NDArray[np.float32],
+        frames: FrameArrays,
+    ) -> None:
+        """See `gaussgym_render.cpu.CpuRasterizer.render`."""
+        rgb, depth, alpha = frames
+        cfg = self.cfg
+        for c in cameras:
+            image = oracle.render(
+                self.splats[scene_ids[c]],
+                c2w[c],
+                ks[c],
+                cfg.width,
+                cfg.height,
+                near=cfg.near,
+                antialiased=cfg.antialiased,
+                sh_degree=cfg.sh_degree,
+                background=tuple(background.tolist()),
+            )
+            rgb[c] = np.floor(np.clip(image.rgb, 0.0, 1.0) * 255.0 + 0.5)
+            depth[c], alpha[c] = image.depth_m, image.alpha
+
+
+def _make_cpu(splats: Sequence[Splats], cfg: RasterizerCfg) -> Rasterizer:
+    atlas = build_atlas(splats, sh_degree=cfg.sh_degree)
+    return CpuRasterizer(
+        atlas, cfg.width, cfg.height, near=cfg.near, antialiased=cfg.antialiased, num_threads=cfg.num_threads
+    )
+
+
+register_backend("cpu", _make_cpu)
+register_backend("reference", ReferenceRasterizer)
+
+
+class SplatRenderer:
+    """Renders batches of pinhole cameras in several splat scenes.
+
+    Args:
+        splats: The scenes; a camera names its scene by its place here. Scenes may be empty and of any size.
+        width: Image width [px].
+        height: Image height [px].
+        backend: One of `available_backends()`, or 'auto'.
+        device: Device of returned torch tensors where inputs are numpy and torch is wanted; None: as the input.
+        near: Splats whose mean lies nearer than this along +Z are not drawn [m].
+        antialiased: Compensate opacity for the 0.3 px² low-pass (Mip-Splatting); needed at robot resolutions.
+        sh_degree: Highest SH degree to use; None: all that each scene has.
+        background: Linear RGB in 0..1 behind the splats.
+        num_threads: CPU threads; None: all cores the process may run on.
+
+    Attributes:
+        backend: Name of the backend in use ('auto' resolved).
+
+    Raises:
+        InputError: On no scenes, sizes below 1, a bad setting, or an unknown backend.
+    """
+
+    def __init__(
+        self,
+        splats: Sequence[Splats],
+        width: int,
+        height: int,
+        *,
+        backend: str = "auto",
+        device: Any = None,
+        near: float = 0.01,
+        antialiased: bool = True,
+        sh_degree: int | None = None,
+        background: Sequence[float] = (0.0, 0.0, 0.0),
+        num_threads: int | None = None,
+    ) -> None:
+        if len(splats) == 0:
+            raise InputError("found no scenes, expected at least one set of splats")
+        if width < 1 or height < 1:
+            raise InputError(f"image size {width}x{height} px, expected at least 1x1")
+        if not near > 0:
+            raise InputError(f"near plane at {near} m, expected a positive distance")
+        if sh_degree is not None and not 0 <= sh_degree <= 3:
+            raise InputError(f"SH degree {sh_degree}, expected 0 to 3 or None")
+        if num_threads is not None and num_threads < 1:
+            raise InputError(f"num_threads is {num_threads}, expected at least 1 or None")
+        self.background = np.asarray(background, np.float32)
+        if self.background.shape != (3,) or not np.isfinite(self.background).all():
+            raise InputError(f"background {background!r}, expected three finite numbers (linear RGB in 0..1)")
+        self.width, self.height = int(width), int(height)
+        self.device = device
+        self.num_scenes = len(splats)
+        self.cfg = RasterizerCfg(
+            width=self.width,
+            height=self.height,
+            near=float(near),
+            antialiased=antialiased,
+            sh_degree=sh_degree,
+            num_threads=num_threads,
+        )
+        self.backend, factory = _choose(backend)
+        self.rasterizer = factory(splats, self.cfg)
+
+    def render(
+        self,
+        c2w: Array,
+        K: Array,
+        scene_ids: Array,
+        *,
+        mask: Array | None = None,
+        out: Frames | None = None,
+    ) -> Frames:
+        """Render one image per camera.
+
+        Args:
+            c2w: Camera to world `[C, 4, 4]`, OpenCV axes (+X right, +Y down, +Z forward), rigid.
+            K: Calibration matrices `[C, 3, 3]` [px], pixel centres at +0.5, no skew.
+            scene_ids: Scene of each camera, integers `[C]`.
+            mask: Which cameras to render, bool `[C]`; None: all. The others keep what `out` holds, or are 0.
+            out: Frames to write into, of the kind and device of `c2w`; None: new ones.
+
+        Returns:
+            `out`, or new frames: torch tensors on the device of `c2w` if that is a tensor, else numpy arrays.
+
+        Raises:
+            InputError: On wrong shapes, poses that are not rigid or not finite, or scene ids out of range.
+        """
+        torch_device = _device_of(c2w) if self.device is None else self.device
+        poses = _to_numpy(c2w, np.float64)
+        ks = _to_numpy(K, np.float64)
+        ids = _to_numpy(scene_ids, None)
+        chosen = self._check(poses, ks, ids, mask)
+        ids = ids.astype(np.int64, copy=False)
+        frames = self._frames(len(poses), out)
+        self.rasterizer.render(poses, ks, ids, chosen, self.background, frames)
+        return _deliver(frames, out, torch_device)
+
+    def _check(
+        self, poses: NDArray[np.float64], ks: NDArray[np.float64], ids: NDArray[Any], mask: Array | None
+    ) -> NDArray[np.int64]:
+        """Validate a batch; returns the cameras to render."""
+        c = len(poses) if poses.ndim else 0
+        for name, array, shape in (
+            ("c2w", poses, (c, 4, 4)),
+            ("K", ks, (c, 3, 3)),
+            ("scene_ids", ids, (c,)),
+        ):
+            if array.shape != shape:
+                raise InputError(f"{name} has shape {array.shape}, expected {shape} (C = {c} cameras)")
+        if not np.issubdtype(ids.dtype, np.integer):
+            raise InputError(f"scene_ids are {ids.dtype}, expected integers")
+        chosen = np.arange(c)
+        if mask is not None:
+            flags = _to_numpy(mask, None)
+            if flags.shape != (c,) or flags.dtype != np.bool_:
+                raise InputError(f"mask is {flags.dtype} {flags.shape}, expected bool ({c},)")
+            chosen = np.flatnonzero(flags)
+        _check_values(poses[chosen], ks[chosen], ids[chosen], chosen, self.num_scenes)
+        return chosen
+
+    def _frames(self, c: int, out: Frames | None) -> FrameArrays:
+        """The numpy arrays to render into: views of `out` where it lies in main memory."""
+        shapes = ((c, self.height, self.width, 3), (c, self.height, self.width), (c, self.height, self.width))
+        dtypes = (np.uint8, np.float32, np.float32)
+        if out is None:
+            return tuple(np.zeros(shape, dtype) for shape, dtype in zip(shapes, dtypes))  # type: ignore[return-value]
+        arrays = []
+        for name, shape, dtype in zip(("rgb", "depth", "alpha"), shapes, dtypes):
+            array = _to_numpy(getattr(out, name), None)
+            if array.shape != shape or array.dtype != dtype or not array.flags.c_contiguous:
+                raise InputError(
+                    f"out.{name} is {array.dtype} {array.shape}, expected contiguous {np.dtype(dtype)} {shape}"
+                )
+            arrays.append(array)
+        return tuple(arrays)  # type: ignore[return-value]
+
+
+def _choose(name: str) -> tuple[str, BackendFactory]:
+    """Resolve a backend's name."""
+    found = _find_backends()
+    if name == "auto":
+        name = next(candidate for candidate in AUTO_PREFERENCE if candidate in found)
+        logger.info("splat renderer backend 'auto' took %r (available: %s)", name, ", ".join(sorted(found)))
+    if name not in found:
+        raise InputError(
+            f"renderer backend {name!r} is not available here; available: {', '.join(sorted(found))} (or 'auto')"
+        )
+    return name, found[name]()
+
+
+def _check_values(
+    poses: NDArray[np.float64],
+    ks: NDArray[np.float64],
+    ids: NDArray[Any],
+    cameras: NDArray[np.int64],
+    num_scenes: int,
+) -> None:
+    """Raise an `InputError` that names the first camera that cannot be rendered."""
+    if not len(cameras):
+        return
+    rotation = poses[:, :3, :3]
+    # Tolerates poses that float32 arithmetic has rounded, not ones that carry a scale or a reflection.
+    gram = rotation @ rotation.transpose(0, 2, 1)
+    with np.errstate(invalid="ignore"):
+        rigid = (np.abs(gram - np.eye(3)).max((1, 2)) < 1e-2) & (
+            np.einsum("ci,ci->c", np.cross(rotation[:, 0], rotation[:, 1]), rotation[:, 2]) > 0
+        )
+    focal = np.stack([ks[:, 0, 0], ks[:, 1, 1]], -1)
+    problems = (
+        (~np.isfinite(poses).all((1, 2)), "c2w", "has NaN or infinite entries"),
+        (~rigid, "c2w", "is not a rigid pose (a right-handed rotation and a translation)"),
+        (~np.isfinite(ks).all((1, 2)), "K", "has NaN or infinite entries"),
+        (~(focal > 0).all(1), "K", "needs positive focal lengths [px]"),
+        (ks[:, 0, 1] != 0, "K", "has skew, which is not supported"),
+        ((ids < 0) | (ids >= num_scenes), "scene_ids", f"is out of range, expected 0 to {num_scenes - 1}"),
+    )
+    values = {"c2w": poses, "K": ks, "scene_ids": ids}
+    for bad, name, text in problems:
+        if bad.any():
+            first = int(np.flatnonzero(bad)[0])
+            found = np.array2string(values[name][first], precision=4, separator=", ").replace("\n", "")
+            raise InputError(f"camera {int(cameras[first])}: {name} {text}; found {found}")
+
+
+def _device_of(array: Array) -> Any:
+    """The torch device of a tensor, None of anything else (without importing torch)."""
+    torch = sys.modules.get("torch")
+    return array.device if torch is not None and isinstance(array, torch.Tensor) else None
+
+
+def _to_numpy(array: Array, dtype: Any) -> NDArray[Any]:
+    """A numpy view of an array or CPU tensor where its type allows, a copy otherwise; C-contiguous if converted."""
+    if _device_of(array) is not None:
+        array = array.detach().cpu().numpy()
+    return np.asarray(array) if dtype is None else np.ascontiguousarray(array, dtype)
+
+
+def _deliver(frames: FrameArrays, out: Frames | None, torch_device: Any) -> Frames:
+    """Give the caller frames of the kind it speaks."""
+    if out is not None:
+        for name, array in zip(("rgb", "depth", "alpha"), frames):
+            target = getattr(out, name)
+            if _device_of(target) is not None and _device_of(target).type != "cpu":
+                import torch
+
+                target.copy_(torch.from_numpy(array))
+        return out
+    if torch_device is None:
+        return Frames(*frames)
+    import torch
+
+    return Frames(*(torch.from_numpy(array).to(torch_device) for array in frames))
