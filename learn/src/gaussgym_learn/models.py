@@ -8,6 +8,8 @@ The blind networks are rsl_rl's own `MLPModel`.
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from rsl_rl.models import MLPModel
@@ -15,6 +17,8 @@ from rsl_rl.modules import CNN, RNN, HiddenState
 from rsl_rl.utils import unpad_trajectories
 from tensordict import TensorDict
 from torch import nn
+
+from gaussgym_learn.recipes import NetworkCfg
 
 IMAGE_GROUP = "rgb"
 NEW_FRAME_GROUP = "rgb_new"
@@ -211,6 +215,101 @@ class VisionRNNModel(MLPModel):
 
     def _get_latent_dim(self) -> int:
         return self._rnn_hidden_dim + self.obs_dim
+
+
+class TerrainMLPModel(MLPModel):
+    """rsl_rl's MLP whose height scan passes the normalizer unchanged and starts without weight.
+
+    On flat ground the scan hardly varies: statistics gathered there would blow it up a hundredfold on the first step of a
+    staircase. It is scaled by the environment instead, and with zero weights at first a policy learned on the flat is a
+    good start for the rough.
+
+    Args:
+        *args: see `rsl_rl.models.MLPModel`.
+        raw_groups: observation groups that are treated so.
+        **kwargs: see `rsl_rl.models.MLPModel`.
+    """
+
+    def __init__(self, *args: Any, raw_groups: tuple[str, ...] = ("scan",), **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        obs: TensorDict = kwargs["obs"] if "obs" in kwargs else args[0]
+        widths = [int(obs[g].shape[-1]) for g in self.obs_groups]
+        raw = torch.cat([torch.full((w,), g in raw_groups) for g, w in zip(self.obs_groups, widths, strict=True)])
+        self.register_buffer("raw_inputs", raw)
+        first = next(m for m in self.mlp.modules() if isinstance(m, nn.Linear))
+        with torch.no_grad():
+            first.weight[:, raw] = 0.0
+
+    def update_normalization(self, obs: TensorDict) -> None:
+        """Update the statistics of everything but the raw groups."""
+        super().update_normalization(obs)
+        if self.obs_normalization:
+            n = self.obs_normalizer
+            n._mean[:, self.raw_inputs] = 0.0  # type: ignore[index]
+            n._var[:, self.raw_inputs] = 1.0  # type: ignore[index]
+            n._std[:, self.raw_inputs] = 1.0  # type: ignore[index]
+
+
+def sample_observations(layout: Mapping[str, Sequence[int]], batch: int = 1) -> TensorDict:
+    """Zero observations of a layout (shape per group without the batch axis); images are uint8."""
+    return TensorDict(
+        {
+            name: torch.zeros(batch, *shape, dtype=torch.uint8 if len(shape) == 3 else torch.float32)
+            for name, shape in layout.items()
+        },
+        batch_size=[batch],
+    )
+
+
+def build_actor(network: NetworkCfg, layout: Mapping[str, Sequence[int]], num_actions: int) -> MLPModel:
+    """The actor of a recipe: an MLP, or CNN + GRU if it reads the image.
+
+    Args:
+        network: its settings.
+        layout: shape per observation group, without the batch axis.
+        num_actions: outputs.
+    """
+    common = {
+        "obs": sample_observations(layout),
+        "obs_groups": {"actor": list(network.actor_groups)},
+        "obs_set": "actor",
+        "output_dim": num_actions,
+        "hidden_dims": list(network.actor_hidden),
+        "obs_normalization": True,
+        "distribution_cfg": {"class_name": "GaussianDistribution", "init_std": network.init_std},
+    }
+    if IMAGE_GROUP not in network.actor_groups:
+        return TerrainMLPModel(**common)
+    return VisionRNNModel(
+        **common,
+        feature_dim=network.feature_dim,
+        rnn_hidden_dim=network.rnn_hidden,
+        aux={"group": network.aux_group} if network.aux_group else None,
+    )
+
+
+def build_critic(network: NetworkCfg, layout: Mapping[str, Sequence[int]]) -> MLPModel:
+    """The privileged critic of a recipe."""
+    return TerrainMLPModel(
+        obs=sample_observations(layout),
+        obs_groups={"critic": list(network.critic_groups)},
+        obs_set="critic",
+        output_dim=1,
+        hidden_dims=list(network.critic_hidden),
+        obs_normalization=True,
+    )
+
+
+def load_actor_weights(actor: MLPModel, saved: dict[str, torch.Tensor]) -> None:
+    """Load weights into an actor; an auxiliary head that either side lacks is left out.
+
+    Raises:
+        RuntimeError: other names or shapes.
+    """
+    own = actor.state_dict()
+    kept = {k: v for k, v in saved.items() if not k.startswith("aux_head.") or k in own}
+    kept.update({k: v for k, v in own.items() if k.startswith("aux_head.") and k not in kept})
+    actor.load_state_dict(kept)
 
 
 class PolicyGraph(nn.Module):

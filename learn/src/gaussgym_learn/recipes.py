@@ -6,9 +6,11 @@ are its warm-started continuations.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
+
+from gaussgym_sim.env import EnvCfg
 
 TEACHER_GROUPS = ("proprio", "base_vel", "scan")
 STUDENT_GROUPS = ("proprio", "rgb")
@@ -87,6 +89,7 @@ class DistillCfg:
         huber_delta: of the action loss [action units].
         aux_weight: weight of the scan reconstruction.
         action_noise: standard deviation of the noise on the acting policy's actions [action units].
+        mini_batches: groups of environments an epoch.
         max_grad_norm: gradient clipping.
     """
 
@@ -98,6 +101,7 @@ class DistillCfg:
     huber_delta: float = 1.0
     aux_weight: float = 0.5
     action_noise: float = 0.1
+    mini_batches: int = 2
     max_grad_norm: float = 1.0
 
 
@@ -111,7 +115,8 @@ class Recipe:
         network: see `NetworkCfg`.
         ppo: see `PPOCfg`.
         distill: see `DistillCfg`; only read by distillation.
-        env: overrides of the simulator's environment settings, by field name.
+        env: the simulator's environment settings.
+        clearance: weight [1/s] and target [m] of the penalty on swing feet that move low.
     """
 
     name: str
@@ -119,8 +124,45 @@ class Recipe:
     network: NetworkCfg = field(default_factory=NetworkCfg)
     ppo: PPOCfg = field(default_factory=PPOCfg)
     distill: DistillCfg = field(default_factory=DistillCfg)
-    env: Mapping[str, Any] = field(default_factory=dict)
+    env: EnvCfg = field(default_factory=EnvCfg)
+    clearance: tuple[float, float] = (0.0, 0.08)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dictionary, for the checkpoint's manifest."""
         return asdict(self)
+
+
+def network_from_dict(fields: Mapping[str, Any]) -> NetworkCfg:
+    """The network settings of a checkpoint's manifest (`recipe.network`)."""
+    return NetworkCfg(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+
+
+def teacher_flat() -> Recipe:
+    """A privileged teacher that trots on the flat after one to two minutes on two cores."""
+    return Recipe("teacher_flat", env=EnvCfg(), clearance=(0.5, 0.06))
+
+
+def teacher_rough() -> Recipe:
+    """Continuation of `teacher_flat` on uneven ground: slower learning rate, longer horizon, little exploration."""
+    base = teacher_flat()
+    return replace(
+        base,
+        name="teacher_rough",
+        ppo=replace(base.ppo, gamma=0.985, learning_rate=5e-4),
+        network=replace(base.network, init_std=0.45),
+    )
+
+
+def teacher_stairs() -> Recipe:
+    """The long run: a wider network on courses of stairs, from nothing or from its own flat policy."""
+    base = teacher_rough()
+    return replace(
+        base,
+        name="teacher_stairs",
+        network=replace(base.network, actor_hidden=(256, 128, 128), critic_hidden=(256, 128, 128)),
+        env=replace(base.env, level_up_m=5.0),
+    )
+
+
+RECIPES: dict[str, Callable[[], Recipe]] = {r.__name__: r for r in (teacher_flat, teacher_rough, teacher_stairs)}
+"""Recipes by name; a package adds its own entry."""

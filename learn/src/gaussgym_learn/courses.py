@@ -1,0 +1,108 @@
+"""Training grounds for teachers: many lanes of rising difficulty in one heightfield, without splats.
+
+The simulator's curriculum moves robots between lanes by the level that `metadata["path_level"]` gives each path.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from gaussgym_scene.heightfield import Heightfield
+from gaussgym_scene.paths import Paths
+from gaussgym_scene.scene import Scene
+
+CELL_M = 0.05
+_PATH_STEP_M = 0.25
+_BORDER_M = 1.0
+_ROUGH_CELL_M = 0.2
+
+
+def stairs_course(
+    step_heights_m: tuple[float, ...] = (0.03, 0.06, 0.09, 0.12, 0.15, 0.18),
+    *,
+    lanes: int = 4,
+    length_m: float = 14.0,
+    lane_width_m: float = 2.5,
+    treads_m: tuple[float, float] = (0.26, 0.36),
+    max_rise_m: float = 1.3,
+    rubble: bool = True,
+    seed: int = 0,
+) -> Scene:
+    """Lanes of stairs up and down; every height is one level, and each level has one more lane of random blocks.
+
+    Args:
+        step_heights_m: rise of a step on each level [m].
+        lanes: lanes of stairs a level; treads, platforms and numbers of steps differ.
+        length_m: of a lane [m].
+        lane_width_m: of a lane [m].
+        treads_m: shortest and longest tread [m].
+        max_rise_m: highest platform [m].
+        rubble: add the lane of 20 cm blocks, as high as 0.6 of a step, to each level.
+        seed: of the layout.
+
+    Returns:
+        A scene with a heightfield and paths only; `metadata["path_level"]` gives the level of each path.
+    """
+    rng = np.random.default_rng(seed)
+    per_level = lanes + int(rubble)
+    nx = round(length_m / CELL_M) + 1
+    lane_rows = round(lane_width_m / CELL_M)
+    x = np.arange(nx) * CELL_M
+    rows, points, ids, levels = [], [], [], {}
+    for level, rise in enumerate(step_heights_m):
+        for lane in range(per_level):
+            path = level * per_level + lane
+            profile = np.zeros(nx) if lane >= lanes else _stairs_profile(x, rise, treads_m, max_rise_m, rng)
+            block = np.tile(profile, (lane_rows, 1))
+            if lane >= lanes:
+                block += _blocks(block.shape, 0.6 * rise, rng)
+            rows.append(block)
+            y = (path + 0.5) * lane_width_m
+            along = np.arange(_BORDER_M, length_m - _BORDER_M + 1e-9, _PATH_STEP_M)
+            ground = np.interp(along, x, block[lane_rows // 2])
+            points.append(np.stack([along, np.full_like(along, y), ground, np.zeros_like(along)], axis=1))
+            ids.append(np.full(len(along), path))
+            levels[str(path)] = level
+    height = np.concatenate([np.zeros((20, nx)), *rows, np.zeros((20, nx))])
+    field = Heightfield(
+        height_m=height.astype(np.float32),
+        cell_m=CELL_M,
+        origin_xy_m=np.array([0.0, -20 * CELL_M]),
+        known=np.ones_like(height, dtype=bool),
+    )
+    line_points = np.concatenate(points)
+    paths = Paths(line_points, np.concatenate(ids), np.full(len(line_points), 0.4))
+    metadata = {"kind": "stairs_course", "path_level": levels, "step_heights_m": list(step_heights_m), "seed": seed}
+    return Scene("stairs_course", heightfield=field, paths=paths, metadata=metadata)
+
+
+def _stairs_profile(
+    x: np.ndarray, rise: float, treads: tuple[float, float], max_rise: float, rng: np.random.Generator
+) -> np.ndarray:
+    """Height along a lane: flights up and down between level stretches."""
+    height = np.zeros_like(x)
+    position, z = rng.uniform(1.6, 2.4), 0.0
+    while position < x[-1] - 2.0:
+        tread = rng.uniform(*treads)
+        count = int(rng.integers(2, max(3, int(max_rise / rise)) + 1))
+        count = min(count, max(2, int((x[-1] - position - 2.0) / (2 * tread))))
+        up = z == 0.0
+        for _ in range(count if up else round(z / rise)):
+            z += rise if up else -rise
+            height[x >= position - 1e-9] = z
+            position += tread
+        z = 0.0 if abs(z) < 1e-6 else z
+        position += rng.uniform(0.5, 1.6)
+    if z > 0.0:  # the lane ends on a platform: fine, the border behind it is never reached
+        height[x >= position] = z
+    return height
+
+
+def _blocks(shape: tuple[int, int], height: float, rng: np.random.Generator) -> np.ndarray:
+    """Random blocks of 20 cm, level at both ends of the lane."""
+    cells = round(_ROUGH_CELL_M / CELL_M)
+    coarse = rng.uniform(0.0, height, (shape[0] // cells + 1, shape[1] // cells + 1))
+    out = np.kron(coarse, np.ones((cells, cells)))[: shape[0], : shape[1]]
+    ends = round(1.5 / CELL_M)
+    out[:, :ends] = 0.0
+    out[:, -ends:] = 0.0
+    return out

@@ -1,0 +1,205 @@
+"""The simulator's environment as rsl_rl wants it, with a splat camera where the policy sees."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from gaussgym_scene.scene import Scene
+from gaussgym_sim.env import Env, EnvCfg
+from gaussgym_sim.vecsim import VecSim, make_sim
+from rsl_rl.env import VecEnv
+from tensordict import TensorDict
+
+FOOT_RADIUS_M = 0.023
+
+
+class LearnEnv(VecEnv):
+    """What training, evaluation and export need of an environment beyond rsl_rl's `VecEnv`.
+
+    Attributes:
+        robot: registry name.
+        layout: shape per observation group, without the batch axis.
+        scene_hashes: name → hash of the scenes it runs on.
+        control_dt_s: control period [s].
+    """
+
+    robot: str
+    layout: dict[str, list[int]]
+    scene_hashes: dict[str, str]
+    control_dt_s: float
+
+    @abstractmethod
+    def reset(self, *, seed: int) -> TensorDict:
+        """Start all episodes anew; everything random from here on follows from the seed alone."""
+
+    def curriculum_state(self) -> dict[str, torch.Tensor]:
+        """What a checkpoint keeps of the environment."""
+        return {}
+
+    def load_curriculum_state(self, state: dict[str, torch.Tensor]) -> None:
+        """Restore `curriculum_state`."""
+
+
+
+
+@dataclass
+class CameraSetup:
+    """Everything rendered images depend on; None in `make_env` means a blind environment."""
+
+    rig: Any
+    renderer: Any
+
+
+class GaussgymVecEnv(LearnEnv):
+    """`gaussgym_sim.Env` behind rsl_rl's interface.
+
+    Args:
+        sim: physics, kept over resets.
+        cfg: the learning problem.
+        scene_hashes: see `LearnEnv`.
+        seed: of the first reset.
+        clearance: `(weight [1/s], target [m])` of the penalty on low swing feet, weight 0 for none.
+    """
+
+    def __init__(
+        self,
+        sim: VecSim,
+        cfg: EnvCfg,
+        *,
+        scene_hashes: dict[str, str],
+        seed: int = 0,
+        clearance: tuple[float, float] = (0.0, 0.08),
+    ) -> None:
+        self.sim, self.cfg, self.scene_hashes, self.robot = sim, cfg, scene_hashes, sim.robot.name
+        self.num_envs, self.num_actions, self.device = sim.num_envs, sim.robot.num_joints, "cpu"
+        self.control_dt_s = cfg.control_s
+        self.clearance = clearance
+        self._level: torch.Tensor | None = None
+        self.reset(seed=seed)
+
+    def reset(self, *, seed: int) -> TensorDict:
+        """See `LearnEnv.reset`; curriculum levels are kept."""
+        level = self.env.level if hasattr(self, "env") else None
+        self.env = Env(self.sim, self.cfg, seed=seed)
+        self.max_episode_length = self.env.max_episode_length
+        if level is not None:
+            self._place_on_levels(level)
+        self._obs = self._pack(self.env.get_observations())
+        self.layout = {k: list(v.shape[1:]) for k, v in self._obs.items()}
+        return self._obs
+
+    @property
+    def episode_length_buf(self) -> torch.Tensor:
+        """Steps since each environment's episode began, `[E]`."""
+        return self.env.episode_length_buf
+
+    @episode_length_buf.setter
+    def episode_length_buf(self, value: torch.Tensor) -> None:
+        self.env.episode_length_buf[:] = value
+
+    def get_observations(self) -> TensorDict:
+        """The observations of the last step."""
+        return self._obs
+
+    def step(self, actions: torch.Tensor) -> tuple[TensorDict, torch.Tensor, torch.Tensor, dict]:
+        """See `rsl_rl.env.VecEnv.step`."""
+        obs, rewards, dones, extras = self.env.step(actions)
+        if self.clearance[0] > 0.0:
+            rewards = (rewards - self._clearance_penalty()).clamp_min(0.0)
+        self._obs = self._pack(obs)
+        return self._obs, rewards, dones.long(), extras
+
+    def _clearance_penalty(self) -> torch.Tensor:
+        """Penalty of swing feet that move fast but low: weight x sum over feet of shortfall x speed, `[E]`."""
+        weight, target = self.clearance
+        state = self.sim.state
+        xy = state.foot_pos_w[..., :2]
+        ground = self.sim.terrain.sample(xy, self.sim.scene_of_env)
+        shortfall = (target - (state.foot_pos_w[..., 2] - FOOT_RADIUS_M - ground)).clamp(0.0, target) / target
+        speed = state.foot_vel_w[..., :2].norm(dim=-1).clamp(max=2.0)
+        return weight * self.control_dt_s * (shortfall * speed * ~state.foot_contact).sum(dim=1)
+
+    def _pack(self, obs: dict[str, torch.Tensor]) -> TensorDict:
+        return TensorDict(obs, batch_size=[self.num_envs])  # type: ignore[arg-type]
+
+    def _place_on_levels(self, level: torch.Tensor) -> None:
+        env = self.env
+        age = env.episode_length_buf.clone()
+        env.level[:] = level
+        env._start(torch.arange(self.num_envs))
+        env.episode_length_buf[:] = age
+        env._refresh()
+        env.commands.update(self.sim.state.root_pos_w[:, :2], env._yaw)
+
+    def curriculum_state(self) -> dict[str, torch.Tensor]:
+        """Level of each environment."""
+        return {"level": self.env.level.clone()}
+
+    def load_curriculum_state(self, state: dict[str, torch.Tensor]) -> None:
+        """Put all environments on their levels (takes effect on starts from the next reset on)."""
+        level = state.get("level")
+        if level is not None and len(level) == self.num_envs:
+            self.env.level[:] = level.clamp(max=self.env.network.num_levels - 1)
+
+
+def open_scenes(scenes: Sequence[Scene | Path | str] | Scene | Path | str) -> list[Scene]:
+    """Scenes from scenes or folders, one or many."""
+    if isinstance(scenes, Scene | Path | str):
+        scenes = [scenes]
+    return [s if isinstance(s, Scene) else Scene.load(s) for s in scenes]
+
+
+def scene_hash(scene: Scene) -> str:
+    """A hash of the ground and the paths that physics uses, 16 hex digits; the same for a saved and a loaded scene."""
+    field, paths = scene.heightfield, scene.paths
+    digest = hashlib.sha256()
+    for array in (field.height_m, field.origin_xy_m, paths.points, paths.path_id):
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def make_env(
+    task: str,
+    scenes: Sequence[Scene | Path | str] | Scene | Path | str,
+    num_envs: int,
+    *,
+    robot: str = "go1",
+    sim: str = "mujoco",
+    renderer: str | None = "auto",
+    device: str = "cpu",
+    seed: int = 0,
+    cfg: EnvCfg | None = None,
+    clearance: tuple[float, float] = (0.0, 0.08),
+    num_threads: int | None = None,
+) -> GaussgymVecEnv:
+    """An environment that rsl_rl can train in.
+
+    Args:
+        task: `velocity` or `goal`.
+        scenes: `Scene`s or scene folders; environments are split over them evenly.
+        num_envs: environments.
+        robot: registry name.
+        sim: physics backend.
+        renderer: backend of the splat renderer for the robot's camera; None for a blind environment.
+        device: of all tensors.
+        seed: of everything random.
+        cfg: the learning problem; `task` replaces its task.
+        clearance: see `GaussgymVecEnv`.
+        num_threads: of the physics.
+
+    Returns:
+        A VecEnv whose observations are a TensorDict of the groups proprio, base_vel, scan, and with a renderer rgb.
+    """
+    opened = open_scenes(scenes)
+    physics = make_sim(sim, robot, opened, num_envs, device=device, seed=seed, num_threads=num_threads)
+    cfg = dataclasses.replace(cfg or EnvCfg(), task=task)
+    hashes = {scene.name: scene_hash(scene) for scene in opened}
+    return GaussgymVecEnv(physics, cfg, scene_hashes=hashes, seed=seed, clearance=clearance)
