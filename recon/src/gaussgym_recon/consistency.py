@@ -1,0 +1,250 @@
+"""Is a registered model one consistent piece? Registered is not right: halves glued wrongly reproject just as well.
+
+Structure from motion of a forward-walking street readily returns all images registered, with a small reprojection
+error, in which two good halves are joined at a wrong scale or offset. What tells them apart is agreement with GPS
+or, without it, how steady steps and scale are along the sequence.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from gaussgym_recon.georegister import umeyama
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConsistencyCfg:
+    """Gates of :func:`check_consistency`."""
+
+    min_registered_fraction: float = 0.8
+    """Smallest fraction of the capture's images with a pose."""
+    max_reprojection_error_px: float = 1.5
+    """Largest mean reprojection error [px]."""
+    max_gps_median_m: float = 5.0
+    """Largest median horizontal residual after Sim(3) to GPS [m]."""
+    max_gps_residual_m: float = 15.0
+    """Largest single horizontal residual after Sim(3) to GPS [m]."""
+    max_step_excess_m: float = 15.0
+    """How much longer than the GPS step a step between neighbouring images may be [m]."""
+    max_half_scale_change: float = 0.10
+    """Largest relative change of scale between the two halves, each aligned to GPS alone."""
+    gps_noise_m: float = 3.0
+    """GPS noise that is expected of a phone [m]; widens the scale gate on walks too short to measure scale."""
+    max_step_ratio: float = 8.0
+    """Without GPS: longest step over the median step."""
+    max_half_step_ratio: float = 2.5
+    """Without GPS: median step of one half over that of the other."""
+    min_link_points: int = 12
+    """Fewest points that images before and after any place in the sequence must share."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Consistency:
+    """What :func:`check_consistency` found; lengths are in metres with GPS, else in units of the model."""
+
+    registered_fraction: float
+    reprojection_error_px: float
+    gps_residual_median_m: float | None
+    gps_residual_max_m: float | None
+    max_step: float
+    step_ratio: float
+    half_scale_ratio: float | None
+    """Scale of the first half over that of the second; None where it cannot be measured."""
+    weakest_link_points: int
+    reasons: tuple[str, ...]
+    """Why the model is refused; empty when it passes."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether every gate was passed."""
+        return not self.reasons
+
+    def badness(self) -> tuple[float, ...]:
+        """Sort key: the smallest is the model to keep."""
+        spread = abs(np.log(self.half_scale_ratio)) if self.half_scale_ratio else 0.0
+        residual = self.gps_residual_median_m or 0.0
+        return (len(self.reasons), -round(self.registered_fraction, 2), residual + 20.0 * spread)
+
+
+def check_consistency(
+    indices: NDArray[np.int64],
+    centers: NDArray[np.float64],
+    *,
+    num_images: int,
+    reprojection_error_px: float,
+    link_points: NDArray[np.int64],
+    gps_enu_m: NDArray[np.float64] | None = None,
+    ordered: bool = True,
+    cfg: ConsistencyCfg | None = None,
+) -> Consistency:
+    """Measure a model against the gates.
+
+    Args:
+        indices: Place in the capture of each registered image, ascending, shape `[n]`.
+        centers: Camera centres in any frame, shape `[n, 3]`.
+        num_images: Images in the capture.
+        reprojection_error_px: Mean over all points [px].
+        link_points: For each gap between neighbouring registered images, how many points are seen from both
+            sides of it, shape `[n - 1]`.
+        gps_enu_m: East, north, up of each registered image [m], shape `[n, 3]`, NaN where unknown.
+        ordered: Whether neighbours in the capture were neighbours in time; without it steps say nothing.
+        cfg: The gates.
+
+    Returns:
+        Numbers and the reasons for a refusal.
+    """
+    cfg = cfg or ConsistencyCfg()
+    fraction = len(indices) / num_images
+    reasons = []
+    if fraction < cfg.min_registered_fraction:
+        reasons.append(
+            f"{len(indices)} of {num_images} images registered, expected {cfg.min_registered_fraction:.0%}"
+        )
+    if not reprojection_error_px <= cfg.max_reprojection_error_px:
+        reasons.append(
+            f"reprojection error {reprojection_error_px:.2f} px, expected ≤ {cfg.max_reprojection_error_px}"
+        )
+    weakest = int(link_points.min()) if ordered and len(link_points) else 0
+    if ordered and weakest < cfg.min_link_points:
+        at = int(indices[int(np.argmin(link_points))]) + 1
+        reasons.append(
+            f"images up to {at} and after share {weakest} points, expected ≥ {cfg.min_link_points}"
+        )
+    fixed = np.isfinite(gps_enu_m).all(axis=1) if gps_enu_m is not None else np.zeros(len(indices), bool)
+    has_gps = gps_enu_m is not None and fixed.sum() >= max(4, 0.5 * len(indices))
+    if has_gps:
+        numbers, found = _against_gps(indices, centers, gps_enu_m, fixed, ordered, cfg)
+    else:
+        numbers, found = _along_sequence(indices, centers, ordered, cfg)
+    return Consistency(
+        registered_fraction=fraction,
+        reprojection_error_px=reprojection_error_px,
+        weakest_link_points=weakest,
+        reasons=tuple(reasons + found),
+        **numbers,
+    )
+
+
+def _against_gps(
+    indices: NDArray[np.int64],
+    centers: NDArray[np.float64],
+    gps: NDArray[np.float64],
+    fixed: NDArray[np.bool_],
+    ordered: bool,
+    cfg: ConsistencyCfg,
+) -> tuple[dict, list[str]]:
+    aligned = umeyama(centers[fixed], gps[fixed]).apply(centers)
+    residuals = np.linalg.norm((aligned - gps)[fixed, :2], axis=1)
+    median, worst = float(np.median(residuals)), float(residuals.max())
+    reasons = []
+    if median > cfg.max_gps_median_m:
+        reasons.append(f"median distance to GPS {median:.1f} m, expected ≤ {cfg.max_gps_median_m:g} m")
+    if worst > cfg.max_gps_residual_m:
+        reasons.append(f"largest distance to GPS {worst:.1f} m, expected ≤ {cfg.max_gps_residual_m:g} m")
+    steps = np.linalg.norm(np.diff(aligned, axis=0), axis=1)
+    if ordered:
+        both = fixed[1:] & fixed[:-1]
+        gps_steps = np.linalg.norm(np.diff(gps[:, :2], axis=0), axis=1)
+        excess = np.where(both, steps - gps_steps, 0.0)
+        worst_step = int(np.argmax(excess))
+        if excess[worst_step] > cfg.max_step_excess_m:
+            reasons.append(
+                f"step of {steps[worst_step]:.1f} m after image {indices[worst_step] + 1} "
+                f"where GPS says {gps_steps[worst_step]:.1f} m"
+            )
+    ratio = _half_scale_ratio(indices, centers, gps, fixed)
+    if ratio is not None:
+        half_length = 0.5 * float(np.linalg.norm(np.ptp(gps[fixed, :2], axis=0)))
+        allowed = max(cfg.max_half_scale_change, 2.0 * cfg.gps_noise_m / max(half_length, 1e-9))
+        if abs(np.log(ratio)) > np.log1p(allowed):
+            reasons.append(
+                f"scale to GPS of the first half is {ratio:.2f} times that of the second, "
+                f"expected within {allowed:.0%}"
+            )
+    numbers = {
+        "gps_residual_median_m": median,
+        "gps_residual_max_m": worst,
+        "max_step": float(steps.max()),
+        "step_ratio": _step_ratio(indices, centers),
+        "half_scale_ratio": ratio,
+    }
+    return numbers, reasons
+
+
+def _along_sequence(
+    indices: NDArray[np.int64], centers: NDArray[np.float64], ordered: bool, cfg: ConsistencyCfg
+) -> tuple[dict, list[str]]:
+    steps = np.linalg.norm(np.diff(centers, axis=0), axis=1)
+    per_image = steps / np.diff(indices)
+    step_ratio, reasons, half_ratio = _step_ratio(indices, centers), [], None
+    if ordered and len(steps) >= 4:
+        middle = len(steps) // 2
+        halves = np.median(per_image[:middle]), np.median(per_image[middle:])
+        half_ratio = float(halves[1] / max(halves[0], 1e-12))
+        if step_ratio > cfg.max_step_ratio:
+            at = int(indices[int(np.argmax(per_image))]) + 1
+            reasons.append(
+                f"step after image {at} is {step_ratio:.1f} times the median step, "
+                f"expected ≤ {cfg.max_step_ratio:g}"
+            )
+        if abs(np.log(max(half_ratio, 1e-12))) > np.log(cfg.max_half_step_ratio):
+            reasons.append(
+                f"steps of the second half are {half_ratio:.2f} times those of the first, "
+                f"expected within a factor {cfg.max_half_step_ratio:g}"
+            )
+    numbers = {
+        "gps_residual_median_m": None,
+        "gps_residual_max_m": None,
+        "max_step": float(steps.max(initial=0.0)),
+        "step_ratio": step_ratio,
+        "half_scale_ratio": half_ratio,
+    }
+    return numbers, reasons
+
+
+def _step_ratio(indices: NDArray[np.int64], centers: NDArray[np.float64]) -> float:
+    per_image = np.linalg.norm(np.diff(centers, axis=0), axis=1) / np.diff(indices)
+    return float(per_image.max() / max(np.median(per_image), 1e-12)) if len(per_image) else 1.0
+
+
+def _half_scale_ratio(
+    indices: NDArray[np.int64],
+    centers: NDArray[np.float64],
+    gps: NDArray[np.float64],
+    fixed: NDArray[np.bool_],
+) -> float | None:
+    middle = (indices[0] + indices[-1]) / 2
+    scales = []
+    for half in (fixed & (indices < middle), fixed & (indices > middle)):
+        if half.sum() < 4 or np.linalg.norm(np.ptp(gps[half, :2], axis=0)) < 1e-6:
+            return None
+        scales.append(umeyama(centers[half], gps[half]).scale)
+    return float(scales[0] / scales[1]) if min(scales) > 0 else None
+
+
+def link_points(visible: list[NDArray[np.int32]], num_points: int) -> NDArray[np.int64]:
+    """Count, for each gap between neighbouring images, the points seen from both sides of it.
+
+    Args:
+        visible: Indices of the points that each image sees, images in order.
+        num_points: Number of points.
+
+    Returns:
+        Counts `[n - 1]`; where two halves are joined wrongly, few points hold them together.
+    """
+    first = np.full(num_points, len(visible), np.int64)
+    last = np.full(num_points, -1, np.int64)
+    for image, points in enumerate(visible):
+        first[points] = np.minimum(first[points], image)
+        last[points] = np.maximum(last[points], image)
+    seen = last > first
+    change = np.zeros(len(visible) + 1, np.int64)
+    np.add.at(change, first[seen], 1)
+    np.add.at(change, last[seen], -1)
+    return np.cumsum(change)[: len(visible) - 1]
