@@ -11,6 +11,7 @@ KINDS = {
     "flat": "FlatCfg",
     "slope": "SlopeCfg",
     "stairs": "StairsCfg",
+    "street": "StreetCfg",
 }
 """Each kind lives in the module of its name, which holds this cfg dataclass and `make(cfg, seed) -> Scene`."""
 

@@ -160,6 +160,76 @@ class SceneBuilder:
         corners = np.concatenate([base, np.full((4, 1), z + height)], axis=1)
         self.quad(corners, texture if top is None else top, ground=ground, coarseness=coarseness)
 
+    def relief(
+        self,
+        start_xy: ArrayLike,
+        end_xy: ArrayLike,
+        z0: float,
+        breaks: tuple[ArrayLike, ArrayLike],
+        depth: NDArray[np.float64],
+        texture: int,
+        *,
+        coarseness: ArrayLike = 2.0,
+    ) -> None:
+        """Add an upright wall whose fields stand out or lie back, joined by reveals.
+
+        Args:
+            start_xy: Left end seen from the front [m].
+            end_xy: Right end [m].
+            z0: Height of its lower edge [m].
+            breaks: Where fields begin and end from the left, `[nx + 1]`, and from below, `[ny + 1]` [m]; both from 0.
+            depth: How far each field stands out towards the front [m], shape `[ny, nx]`.
+            texture: Covers the whole wall once.
+            coarseness: Splat spacing over the scene's, one value for each row of fields or for all.
+        """
+        x, y = (np.asarray(values, dtype=np.float64) for values in breaks)
+        start = np.asarray(start_xy, float)
+        along = np.asarray(end_xy, float) - start
+        along /= np.linalg.norm(along)
+        front = np.array([along[1], -along[0]])
+        coarse = np.broadcast_to(coarseness, len(y) - 1)
+
+        def point(px: float, py: float, d: float) -> NDArray[np.float64]:
+            return np.array([*(start + along * px + front * d), z0 + py])
+
+        def uv(x0: float, y0: float, x1: float, y1: float) -> tuple[float, float, float, float]:
+            return x0 / x[-1], 1 - y1 / y[-1], x1 / x[-1], 1 - y0 / y[-1]
+
+        for j in range(len(y) - 1):
+            for i in range(len(x) - 1):
+                d, rect = depth[j, i], (x[i], y[j], x[i + 1], y[j + 1])
+                corners = [point(rect[a], rect[b], d) for a, b in ((0, 1), (2, 1), (2, 3), (0, 3))]
+                self.quad(corners, texture, uv=uv(*rect), coarseness=coarse[j])
+                if i + 1 < len(x) - 1 and (step := depth[j, i + 1] - d):
+                    # The reveal at the right edge shows the paint of the field that stands out, beside the edge.
+                    wide = np.sign(step) * min(abs(step), 0.3)
+                    ends = [(x[i + 1], y[j], d), (x[i + 1], y[j], d + step), (x[i + 1], y[j + 1], d + step), (x[i + 1], y[j + 1], d)]
+                    rect = (min(x[i + 1], x[i + 1] + wide), y[j], max(x[i + 1], x[i + 1] + wide), y[j + 1])
+                    self.quad([point(*end) for end in ends], texture, uv=uv(*rect), coarseness=coarse[j])
+                if j + 1 < len(y) - 1 and (step := depth[j + 1, i] - d):
+                    wide = np.sign(step) * min(abs(step), 0.3)
+                    ends = [(x[i], y[j + 1], d), (x[i + 1], y[j + 1], d), (x[i + 1], y[j + 1], d + step), (x[i], y[j + 1], d + step)]
+                    rect = (x[i], min(y[j + 1], y[j + 1] + wide), x[i + 1], max(y[j + 1], y[j + 1] + wide))
+                    self.quad([point(*end) for end in ends], texture, uv=uv(*rect), coarseness=coarse[j])
+
+    def blob(
+        self, center: ArrayLike, radii: ArrayLike, texture: int, rng: textures.Rng, *, lumps: float = 0.15, coarseness: float = 1.5
+    ) -> None:
+        """Add the upper part of a lumpy ellipsoid: a bush, a boulder; `radii` along X, Y, Z [m]."""
+        rows, cols = 9, 18
+        azimuth = np.linspace(0, 2 * np.pi, cols + 1)[None]
+        elevation = np.linspace(-0.6, 1.45, rows)[:, None]
+        radius = 1 + lumps * np.clip(rng.standard_normal((rows, cols)), -1.5, 1.5)
+        radius = np.concatenate([radius, radius[:, :1]], axis=1)
+        unit = np.stack(
+            [np.cos(elevation) * np.cos(azimuth), np.cos(elevation) * np.sin(azimuth), np.sin(elevation) * np.ones_like(azimuth)],
+            axis=-1,
+        )
+        points = np.asarray(center, float) + unit * radius[..., None] * np.asarray(radii, float)
+        u = np.linspace(0, 1, cols + 1)[None] * np.ones((rows, 1))
+        v = np.linspace(1, 0, rows)[:, None] * np.ones((1, cols + 1))
+        self.grid(points, np.stack([u, v], axis=-1), texture, ground=True, coarseness=coarseness)
+
     def backdrop(self, center_xy: ArrayLike, rng: textures.Rng) -> None:
         """Close the scene by a far dome with clouds and trees, so that every camera ray meets a surface."""
         texture = self.paint(textures.sky((384, 1536), rng))
