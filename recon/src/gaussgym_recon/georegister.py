@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from gaussgym_scene.errors import InputError, StageError
+from scipy.spatial import cKDTree
 
 from gaussgym_recon.posed import Similarity
 
@@ -163,7 +164,11 @@ class GravityCfg:
     threshold_of_height: float = 0.04
     """Distance of an inlier to the plane over the camera height."""
     reach_of_height: float = 6.0
-    """Points farther than this from the cameras that see them, over the camera height, say little of the ground."""
+    """Points farther than this from every camera, over the camera height, say little of the ground."""
+    prior_std_rad: float = np.radians(8.0)
+    """How far the cameras' mean up direction is expected to be off."""
+    prior_weight: float = 10.0
+    """Inliers that outweigh one standard deviation of the prior."""
     iterations: int = 4000
     """RANSAC draws."""
     seed: int = 0
@@ -216,7 +221,6 @@ def camera_up_prior(c2w: NDArray[np.float64], orientations: list[int] | None = N
 def ground_plane(
     c2w: NDArray[np.float64],
     points: NDArray[np.float64],
-    visible: list[NDArray[np.int32]],
     *,
     orientations: list[int] | None = None,
     cfg: GravityCfg | None = None,
@@ -231,7 +235,6 @@ def ground_plane(
     Args:
         c2w: Camera-to-world `[n, 4, 4]`, OpenCV, any similarity frame.
         points: Sparse points `[P, 3]`, the reliable ones.
-        visible: Indices into `points` that each camera sees.
         orientations: EXIF orientation of each image.
         cfg: Bounds and thresholds.
 
@@ -243,9 +246,9 @@ def ground_plane(
     """
     cfg = cfg or GravityCfg()
     centers, axes = c2w[:, :3, 3], c2w[:, :3, 2]
-    nearest = np.full(len(points), np.inf)
-    for center, seen in zip(centers, visible):
-        nearest[seen] = np.minimum(nearest[seen], np.linalg.norm(points[seen] - center, axis=1))
+    # The nearest camera of all, not of those that see the point: who walks forward sees the ground long before
+    # passing over it.
+    nearest = cKDTree(centers).query(points)[0]
     prior = camera_up_prior(c2w, orientations)
     found = _search_plane(points, nearest, centers, prior, cfg.max_prior_angle_rad, cfg)
     free = _search_plane(points, nearest, centers, -axes.mean(axis=0), cfg.nadir_angle_rad, cfg)
@@ -290,13 +293,14 @@ def _search_plane(
     normals *= np.sign(normals @ prior_up)[:, None]
     usable = normals @ prior_up > np.cos(max_angle_rad)
     normals, offsets = normals[usable], np.einsum("ij,ij->i", normals[usable], a[usable])
-    best, best_score = None, 0.0
+    best, best_score = None, -np.inf
     for up, offset in zip(normals, offsets):
         heights = centers @ up - offset
         height = float(np.median(heights))
         if height <= 0 or np.quantile(heights, 0.1) < 0.3 * height:
             continue
         score = _plane_score(points[below] @ up - offset, nearest[below], height, cfg)
+        score -= cfg.prior_weight * (np.arccos(min(1.0, up @ prior_up)) / cfg.prior_std_rad) ** 2
         if score > best_score:
             best, best_score = (up, float(offset)), score
     if best is None:

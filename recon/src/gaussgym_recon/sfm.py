@@ -220,12 +220,7 @@ def _register(
     indices = _indices(capture, model)
     stored = capture.metadata.get("exif_orientation") or [1] * len(capture.images)
     reliable = np.flatnonzero((model.errors_px < 1.5) & (model.track_lengths >= 3))
-    renumber = np.full(len(model.points), -1, np.int32)
-    renumber[reliable] = np.arange(len(reliable))
-    seen = [renumber[v][renumber[v] >= 0] for v in model.visible]
-    plane = ground_plane(
-        model.c2w, model.points[reliable], seen, orientations=[stored[int(i)] for i in indices]
-    )
+    plane = ground_plane(model.c2w, model.points[reliable], orientations=[stored[int(i)] for i in indices])
     centers = model.c2w[:, :3, 3]
     gps_scale: MetricScale | None = None
     if gps is not None and np.isfinite(gps[indices, 0]).sum() >= 4:
