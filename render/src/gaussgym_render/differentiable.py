@@ -13,6 +13,9 @@ and splat is stored. Each (tile, splat) pair owns a slot for its partial gradien
 order: gradients are bit-identical from run to run, whatever the number of threads.
 """
 
+# Kernels take plain arrays whose dtypes numba infers, and LLVM code generators take its untyped objects.
+# ruff: noqa: ANN001, ANN202, ANN205, RUF046, SIM110
+
 from __future__ import annotations
 
 import math
@@ -21,12 +24,11 @@ from dataclasses import dataclass
 import numba
 import numpy as np
 import torch
+from gaussgym_scene.errors import InputError
 from llvmlite import ir
 from numba import njit, prange, types
 from numba.core import cgutils
 from numba.extending import intrinsic
-
-from gaussgym_scene.errors import InputError
 
 TILE = 16
 EPS2D_PX2 = 0.3
@@ -44,7 +46,7 @@ PARTIAL = 10  # floats a (tile, splat) pair holds for the backward pass: S0 Sx S
 
 
 @njit(cache=True)
-def _mul(a, b):  # noqa: ANN001, ANN202
+def _mul(a, b):
     return (
         a[0] * b[0] + a[1] * b[3] + a[2] * b[6],
         a[0] * b[1] + a[1] * b[4] + a[2] * b[7],
@@ -59,12 +61,12 @@ def _mul(a, b):  # noqa: ANN001, ANN202
 
 
 @njit(cache=True)
-def _transpose(a):  # noqa: ANN001, ANN202
+def _transpose(a):
     return (a[0], a[3], a[6], a[1], a[4], a[7], a[2], a[5], a[8])
 
 
 @njit(cache=True)
-def _rotation(w, x, y, z):  # noqa: ANN001, ANN202
+def _rotation(w, x, y, z):
     return (
         1.0 - 2.0 * (y * y + z * z),
         2.0 * (x * y - w * z),
@@ -79,7 +81,7 @@ def _rotation(w, x, y, z):  # noqa: ANN001, ANN202
 
 
 @njit(cache=True)
-def _rotation_backward(w, x, y, z, v):  # noqa: ANN001, ANN202
+def _rotation_backward(w, x, y, z, v):
     vw = 2.0 * (-z * v[1] + y * v[2] + z * v[3] - x * v[5] - y * v[6] + x * v[7])
     vx = 2.0 * (y * v[1] + z * v[2] + y * v[3] - 2 * x * v[4] - w * v[5] + z * v[6] + w * v[7] - 2 * x * v[8])
     vy = 2.0 * (
@@ -95,7 +97,7 @@ def _rotation_backward(w, x, y, z, v):  # noqa: ANN001, ANN202
 
 
 @njit(cache=True)
-def _camera_point(view, m0, m1, m2):  # noqa: ANN001, ANN202
+def _camera_point(view, m0, m1, m2):
     x = view[0, 0] * m0 + view[0, 1] * m1 + view[0, 2] * m2 + view[0, 3]
     y = view[1, 0] * m0 + view[1, 1] * m1 + view[1, 2] * m2 + view[1, 3]
     z = view[2, 0] * m0 + view[2, 1] * m1 + view[2, 2] * m2 + view[2, 3]
@@ -103,7 +105,7 @@ def _camera_point(view, m0, m1, m2):  # noqa: ANN001, ANN202
 
 
 @njit(cache=True)
-def _tangent_limits(K, width, height):  # noqa: ANN001, ANN202, N803
+def _tangent_limits(K, width, height):
     """Limits of x/z and y/z within which the local affine approximation is evaluated (image + 30 % of its tangent)."""
     fx, fy, cx, cy = K[0, 0], K[1, 1], K[0, 2], K[1, 2]
     mx = 0.3 * 0.5 * width / fx
@@ -130,7 +132,7 @@ def _project(
     depth,
     half,
     rect,
-):  # noqa: ANN001, ANN202, N803, E501
+):
     """Project splats; ``rect`` is (x0, x1, y0, y1) in pixels, half open, empty (x0 = x1 = 0) where invisible."""
     n = means.shape[0]
     fx, fy, cx, cy = K[0, 0], K[1, 1], K[0, 2], K[1, 2]
@@ -227,10 +229,10 @@ def _project_backward(
     v_scales,
     v_opac,
     v_view_chunks,
-):  # noqa: ANN001, ANN202, N803, E501
+):
     """Chain gradients of the image quantities of visible splats ``ids`` to the parameters (added to ``v_*``).
 
-    ``v2d [V,7]``: mean2d x, y, conic A, B, C, compensated opacity, depth.
+    ``v2d [V,8]``: mean2d x, y, conic A, B, C, compensated opacity, depth; the last column is not read.
     """
     fx, fy = K[0, 0], K[1, 1]
     lx0, lx1, ly0, ly1 = _tangent_limits(K, width, height)
@@ -383,7 +385,7 @@ def _project_backward(
 
 
 @njit(cache=True)
-def _sh_basis(degree, x, y, z, basis):  # noqa: ANN001, ANN202
+def _sh_basis(degree, x, y, z, basis):
     """Real spherical harmonics to degree 3 with the signs of the 3DGS PLY (Kerbl et al. 2023)."""
     basis[0] = 0.28209479177387814
     if degree >= 1:
@@ -407,7 +409,7 @@ def _sh_basis(degree, x, y, z, basis):  # noqa: ANN001, ANN202
 
 
 @njit(cache=True)
-def _sh_gradient(degree, x, y, z, w):  # noqa: ANN001, ANN202
+def _sh_gradient(degree, x, y, z, w):
     """Gradient of ``sum_k w[k] basis_k`` with respect to (x, y, z) taken as free variables."""
     gx, gy, gz = 0.0, 0.0, 0.0
     if degree >= 1:
@@ -443,7 +445,7 @@ def _sh_gradient(degree, x, y, z, w):  # noqa: ANN001, ANN202
 
 
 @njit(parallel=True, cache=True)
-def _colors_from_sh(means, sh, degree, position, ids, rgb):  # noqa: ANN001, ANN202
+def _colors_from_sh(means, sh, degree, position, ids, rgb):
     bases = (degree + 1) * (degree + 1)
     count = ids.shape[0]
     for chunk in prange((count + CHUNK - 1) // CHUNK):
@@ -461,7 +463,7 @@ def _colors_from_sh(means, sh, degree, position, ids, rgb):  # noqa: ANN001, ANN
 
 
 @njit(parallel=True, cache=True)
-def _colors_from_sh_backward(means, sh, degree, position, ids, rgb, v_rgb, v_means, v_sh, v_position_chunks):  # noqa: ANN001, ANN202, E501
+def _colors_from_sh_backward(means, sh, degree, position, ids, rgb, v_rgb, v_means, v_sh, v_position_chunks):
     bases = (degree + 1) * (degree + 1)
     count = ids.shape[0]
     for chunk in prange((count + CHUNK - 1) // CHUNK):
@@ -497,7 +499,7 @@ def _colors_from_sh_backward(means, sh, degree, position, ids, rgb, v_rgb, v_mea
 
 
 @njit(cache=True)
-def _depth_order(depth, rect):  # noqa: ANN001, ANN202
+def _depth_order(depth, rect):
     """Indices of visible splats, front to back, ties by index: a radix sort on the bits of the positive depth."""
     n = depth.shape[0]
     count = 0
@@ -534,7 +536,7 @@ def _depth_order(depth, rect):  # noqa: ANN001, ANN202
 
 
 @njit(cache=True)
-def _row_span(mx, my, A, B, C, limit, hx, d0, d1):  # noqa: ANN001, ANN202
+def _row_span(mx, my, A, B, C, limit, hx, d0, d1):
     """Left and right end of the ellipse sigma <= limit for offsets dy in [d0, d1]; (1, -1) where it is empty."""
     det = A * C - B * B
     dy_right = -B * hx / C  # dy at the right-most point of the ellipse; the left-most lies opposite
@@ -550,7 +552,7 @@ def _row_span(mx, my, A, B, C, limit, hx, d0, d1):  # noqa: ANN001, ANN202
 
 
 @njit(parallel=True, cache=True, error_model="numpy")
-def _spans(ids, mean2d, conic, opac, half, rect, row_offset, span):  # noqa: ANN001, ANN202
+def _spans(ids, mean2d, conic, opac, half, rect, row_offset, span):
     """Tile columns [span0, span1) that each splat touches in each tile row of its rectangle."""
     for k in prange(ids.shape[0]):
         i = ids[k]
@@ -575,7 +577,7 @@ def _spans(ids, mean2d, conic, opac, half, rect, row_offset, span):  # noqa: ANN
 
 
 @njit(cache=True)
-def _row_offsets(ids, rect):  # noqa: ANN001, ANN202
+def _row_offsets(ids, rect):
     offset = np.empty(ids.shape[0] + 1, np.int64)
     offset[0] = 0
     for k in range(ids.shape[0]):
@@ -585,7 +587,7 @@ def _row_offsets(ids, rect):  # noqa: ANN001, ANN202
 
 
 @njit(cache=True)
-def _slots_and_counts(ids, rect, row_offset, span, tiles_x, tiles_y):  # noqa: ANN001, ANN202
+def _slots_and_counts(ids, rect, row_offset, span, tiles_x, tiles_y):
     slot = np.empty(span.shape[0] + 1, np.int64)
     slot[0] = 0
     tile_start = np.zeros(tiles_x * tiles_y + 1, np.int64)
@@ -602,7 +604,7 @@ def _slots_and_counts(ids, rect, row_offset, span, tiles_x, tiles_y):  # noqa: A
 
 
 @njit(parallel=True, cache=True)
-def _fill_tiles(ids, rect, row_offset, span, slot, tile_start, tiles_x, tiles_y, list_rank, list_slot):  # noqa: ANN001, ANN202
+def _fill_tiles(ids, rect, row_offset, span, slot, tile_start, tiles_x, tiles_y, list_rank, list_slot):
     for t in prange(tiles_y):
         cursor = tile_start[t * tiles_x : (t + 1) * tiles_x].copy()
         for k in range(ids.shape[0]):
@@ -617,7 +619,7 @@ def _fill_tiles(ids, rect, row_offset, span, slot, tile_start, tiles_x, tiles_y,
 
 
 @njit(parallel=True, cache=True)
-def _pack(ids, mean2d, conic, opac, depth, rect, rgb, record):  # noqa: ANN001, ANN202
+def _pack(ids, mean2d, conic, opac, depth, rect, rgb, record):
     for k in prange(ids.shape[0]):
         i = ids[k]
         record[k, 0] = mean2d[i, 0]
@@ -691,7 +693,7 @@ class _Lanes:
 class _Rows:
     """Reads and writes rows of 16 floats of the tile buffer inside an intrinsic."""
 
-    def __init__(self, context, builder, array_type, array, base) -> None:  # noqa: ANN001
+    def __init__(self, context, builder, array_type, array, base) -> None:
         self.builder = builder
         self.data = context.make_array(array_type)(context, builder, array).data
         self.base = base
@@ -747,10 +749,10 @@ _F32 = types.float32
 
 
 @intrinsic
-def _blend_row(typingctx, buf, base, mx, half_a, b_dy, c_dy2, op, r, g, b, z):  # noqa: ANN001, ANN202
+def _blend_row(typingctx, buf, base, mx, half_a, b_dy, c_dy2, op, r, g, b, z):
     """Blend one splat over the row of the tile buffer at ``base``."""
 
-    def codegen(context, builder, signature, args):  # noqa: ANN001, ANN202
+    def codegen(context, builder, signature, args):
         rows = _Rows(context, builder, signature.args[0], args[0], args[1])
         mx, half_a, b_dy, c_dy2, op, r, g, b, z = (rows.splat(a) for a in args[2:])
         alpha = _gaussian(rows.columns() - mx, half_a, b_dy, c_dy2, op).minimum(ALPHA_MAX)
@@ -769,10 +771,10 @@ def _blend_row(typingctx, buf, base, mx, half_a, b_dy, c_dy2, op, r, g, b, z):  
 
 
 @intrinsic
-def _blend_row_backward(typingctx, buf, base, mx, half_a, b_dy, c_dy2, dy, op, r, g, b, z):  # noqa: ANN001, ANN202
+def _blend_row_backward(typingctx, buf, base, mx, half_a, b_dy, c_dy2, dy, op, r, g, b, z):
     """Replay one splat over a row and add what it contributes to the lane sums."""
 
-    def codegen(context, builder, signature, args):  # noqa: ANN001, ANN202
+    def codegen(context, builder, signature, args):
         rows = _Rows(context, builder, signature.args[0], args[0], args[1])
         mx, half_a, b_dy, c_dy2, dy, op, r, g, b, z = (rows.splat(a) for a in args[2:])
         raw = _gaussian(rows.columns() - mx, half_a, b_dy, c_dy2, op)
@@ -808,10 +810,10 @@ def _blend_row_backward(typingctx, buf, base, mx, half_a, b_dy, c_dy2, dy, op, r
 
 
 @intrinsic
-def _reduce_lanes(typingctx, buf, mx, out, start):  # noqa: ANN001, ANN202
+def _reduce_lanes(typingctx, buf, mx, out, start):
     """Sum the lanes into ``out[start : start + 10]``: S0, Sx, Sy, Sxx, Sxy, Syy, r, g, b, z."""
 
-    def codegen(context, builder, signature, args):  # noqa: ANN001, ANN202
+    def codegen(context, builder, signature, args):
         rows = _Rows(context, builder, signature.args[0], args[0], None)
         target = context.make_array(signature.args[2])(context, builder, args[2]).data
         s0, sy, syy, r, g, b, z = (rows.load(_SUMS + i * TILE, relative=False) for i in range(7))
@@ -825,7 +827,7 @@ def _reduce_lanes(typingctx, buf, mx, out, start):  # noqa: ANN001, ANN202
 
 
 @njit(cache=True)
-def _all_done(buf):  # noqa: ANN001, ANN202
+def _all_done(buf):
     for p in range(_PLANE):
         if buf[p] > 0.0:
             return False
@@ -833,7 +835,7 @@ def _all_done(buf):  # noqa: ANN001, ANN202
 
 
 @njit(parallel=True, cache=True, boundscheck=False)
-def _blend(tile_start, list_rank, record, tiles_x, tiles_y, width, height, rgb, depth, trans):  # noqa: ANN001, ANN202
+def _blend(tile_start, list_rank, record, tiles_x, tiles_y, width, height, rgb, depth, trans):
     """Composite front to back; ``depth`` accumulates weight x z, ``trans`` is what remains of the background."""
     half = np.float32(0.5)
     for tile in prange(tiles_x * tiles_y):
@@ -868,7 +870,7 @@ def _blend(tile_start, list_rank, record, tiles_x, tiles_y, width, height, rgb, 
 @njit(parallel=True, cache=True, boundscheck=False)
 def _blend_backward(
     tile_start, list_rank, list_slot, record, tiles_x, tiles_y, width, height, v_rgb, v_depth, behind, partial
-):  # noqa: ANN001, ANN202, E501
+):
     """Partial gradients of every (tile, splat) pair.
 
     ``behind [H,W]`` is the final value of the pixel dotted with its gradient; what a splat adds is taken off it, so that
@@ -909,10 +911,15 @@ def _blend_backward(
 
 
 @njit(parallel=True, cache=True)
-def _gather(row_offset, slot, partial, record, v2d, v_rgb):  # noqa: ANN001, ANN202
-    """Sum the partial gradients of each visible splat in slot order."""
+def _gather(row_offset, slot, partial, record, v2d, v_rgb):
+    """Sum the partial gradients of each visible splat in slot order.
+
+    Column 7 is the sum over tiles of the length of the image-plane gradient: tiles that pull in different directions do
+    not cancel, so that it finds splats too large for what they cover (the idea of AbsGS, Ye et al. 2024, by tile).
+    """
     for k in prange(v2d.shape[0]):
         s0, sx, sy, sxx, sxy, syy, c0, c1, c2, c3 = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
+        pull = 0.0
         for j in range(slot[row_offset[k]], slot[row_offset[k + 1]]):
             s0 += partial[j * PARTIAL + 0]
             sx += partial[j * PARTIAL + 1]
@@ -924,6 +931,9 @@ def _gather(row_offset, slot, partial, record, v2d, v_rgb):  # noqa: ANN001, ANN
             c1 += partial[j * PARTIAL + 7]
             c2 += partial[j * PARTIAL + 8]
             c3 += partial[j * PARTIAL + 9]
+            px = record[k, 2] * partial[j * PARTIAL + 1] + record[k, 3] * partial[j * PARTIAL + 2]
+            py = record[k, 3] * partial[j * PARTIAL + 1] + record[k, 4] * partial[j * PARTIAL + 2]
+            pull += math.sqrt(px * px + py * py)
         v2d[k, 0] = -(record[k, 2] * sx + record[k, 3] * sy)
         v2d[k, 1] = -(record[k, 3] * sx + record[k, 4] * sy)
         v2d[k, 2] = 0.5 * sxx
@@ -931,6 +941,7 @@ def _gather(row_offset, slot, partial, record, v2d, v_rgb):  # noqa: ANN001, ANN
         v2d[k, 4] = 0.5 * syy
         v2d[k, 5] = -s0 / record[k, 5]
         v2d[k, 6] = c3
+        v2d[k, 7] = pull
         v_rgb[k, 0] = c0
         v_rgb[k, 1] = c1
         v_rgb[k, 2] = c2
@@ -964,7 +975,10 @@ class RasterState:
 
 @dataclass
 class RasterGradients:
-    """Gradients of one camera: parameters in full length, image-plane means of the visible splats only."""
+    """Gradients of one camera: parameters in full length, image-plane means of the visible splats only.
+
+    ``pull_visible [V]`` is the tile-wise length of the image-plane gradient (see ``_gather``).
+    """
 
     means: np.ndarray
     quats: np.ndarray
@@ -973,6 +987,7 @@ class RasterGradients:
     colors: np.ndarray
     view: np.ndarray | None
     means2d_visible: np.ndarray
+    pull_visible: np.ndarray
 
 
 def raster_forward(
@@ -982,7 +997,7 @@ def raster_forward(
     opacities: np.ndarray,
     colors: np.ndarray,
     view: np.ndarray,
-    K: np.ndarray,  # noqa: N803
+    K: np.ndarray,
     width: int,
     height: int,
     *,
@@ -1013,7 +1028,7 @@ def raster_forward(
     """
     n = means.shape[0]
     view = np.ascontiguousarray(view, np.float64)
-    K = np.ascontiguousarray(K, np.float64)  # noqa: N806
+    K = np.ascontiguousarray(K, np.float64)
     mean2d = np.empty((n, 2), np.float32)
     conic = np.empty((n, 3), np.float32)
     opac = np.empty(n, np.float32)
@@ -1109,7 +1124,7 @@ def raster_backward(
         state.tile_start, state.list_rank, state.list_slot, state.record, tiles_x, tiles_y, state.width, state.height,
         np.ascontiguousarray(v_rgb, np.float32), np.ascontiguousarray(v_depth_sum, np.float32), behind, partial,
     )  # fmt: skip
-    v2d = np.empty((count, 7), np.float32)
+    v2d = np.empty((count, 8), np.float32)
     v_rgb_visible = np.empty((count, 3), np.float32)
     _gather(state.row_offset, state.slot, partial, state.record, v2d, v_rgb_visible)
     v_means, v_quats, v_scales = np.zeros_like(means), np.zeros_like(quats), np.zeros_like(scales)
@@ -1145,7 +1160,7 @@ def raster_backward(
         g = v_position.sum(0)
         v_view[:3, 3] -= state.view[:3, :3] @ g
         v_view[:3, :3] -= np.outer(state.view[:3, 3], g)
-    return RasterGradients(v_means, v_quats, v_scales, v_opac, v_colors, v_view, v2d[:, :2])
+    return RasterGradients(v_means, v_quats, v_scales, v_opac, v_colors, v_view, v2d[:, :2], v2d[:, 7])
 
 
 # ---------------------------------------------------------------------------------------------------------- torch
@@ -1153,7 +1168,7 @@ def raster_backward(
 
 class _Rasterize(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, means, quats, scales, opacities, colors, viewmats, Ks, settings, info):  # noqa: ANN001, ANN205, N803
+    def forward(ctx, means, quats, scales, opacities, colors, viewmats, Ks, settings, info):
         arrays = [
             np.ascontiguousarray(t.detach().numpy(), np.float32)
             for t in (means, quats, scales, opacities, colors)
@@ -1176,11 +1191,12 @@ class _Rasterize(torch.autograd.Function):
         return tuple(torch.from_numpy(np.stack([f[i] for f in frames])) for i in range(3))
 
     @staticmethod
-    def backward(ctx, v_rgb, v_depth, v_trans):  # noqa: ANN001, ANN205
+    def backward(ctx, v_rgb, v_depth, v_trans):
         total: list[np.ndarray] = [np.zeros_like(a) for a in ctx.arrays]
         want_camera = ctx.needs_input_grad[5]
         v_views = np.zeros((len(ctx.frames), 4, 4))
         v_means2d = np.zeros((len(ctx.frames), len(ctx.arrays[0]), 2), np.float32)
+        pull = np.zeros((len(ctx.frames), len(ctx.arrays[0])), np.float32)
         for c, (rgb, depth_sum, trans, state) in enumerate(ctx.frames):
             g = raster_backward(
                 *ctx.arrays, state, rgb, depth_sum, trans, v_rgb[c].numpy(), v_depth[c].numpy(), v_trans[c].numpy(),
@@ -1191,7 +1207,9 @@ class _Rasterize(torch.autograd.Function):
             if want_camera:
                 v_views[c] = g.view
             v_means2d[c, state.ids] = g.means2d_visible
+            pull[c, state.ids] = g.pull_visible
         ctx.info["means2d_grad"] = torch.from_numpy(v_means2d)
+        ctx.info["means2d_pull"] = torch.from_numpy(pull)
         out = [torch.from_numpy(t).to(d) for t, d in zip(total, ctx.dtypes)]
         return (*out, torch.from_numpy(v_views).to(ctx.dtypes[5]) if want_camera else None, None, None, None)
 
@@ -1203,7 +1221,7 @@ def rasterize(
     opacities: torch.Tensor,
     colors: torch.Tensor,
     viewmats: torch.Tensor,
-    Ks: torch.Tensor,  # noqa: N803
+    Ks: torch.Tensor,
     width: int,
     height: int,
     *,
@@ -1234,7 +1252,7 @@ def rasterize(
     Returns:
         ``rgb [C,H,W,3]``, ``alpha [C,H,W]``, ``depth [C,H,W]`` expected depth along +Z [m] (0 where nothing was hit),
         and ``info``: ``visible [C,N]``, ``radii [C,N,2]`` [px], ``means2d [C,N,2]`` [px] and, after ``backward()``,
-        ``means2d_grad [C,N,2]``, from which densification reads.
+        ``means2d_grad [C,N,2]`` and ``means2d_pull [C,N]`` (summed lengths by tile), from which densification reads.
 
     Raises:
         InputError: if shapes do not fit together or a tensor is not on the CPU.
@@ -1262,7 +1280,7 @@ def rasterize(
     return rgb, alpha, depth, info
 
 
-def _check(means, quats, scales, opacities, colors, viewmats, Ks, sh_degree) -> None:  # noqa: ANN001, N803
+def _check(means, quats, scales, opacities, colors, viewmats, Ks, sh_degree) -> None:
     n, c = len(means), len(viewmats)
     wanted = {
         "means": (means, (n, 3)),
