@@ -10,14 +10,17 @@ from gaussgym_scene.heightfield import Heightfield
 from gaussgym_scene.paths import Paths
 from gaussgym_scene.scene import Scene
 
+STAIRS_LEVELS_M = (0.0, 0.03, 0.06, 0.09, 0.12, 0.15, 0.18)
+"""Step heights of the levels of the stairs teacher's course [m]."""
 CELL_M = 0.05
 _PATH_STEP_M = 0.25
 _BORDER_M = 1.0
 _ROUGH_CELL_M = 0.2
+_MAX_STEPS = 10
 
 
 def stairs_course(
-    step_heights_m: tuple[float, ...] = (0.03, 0.06, 0.09, 0.12, 0.15, 0.18),
+    step_heights_m: tuple[float, ...] = STAIRS_LEVELS_M,
     *,
     lanes: int = 4,
     length_m: float = 14.0,
@@ -30,7 +33,7 @@ def stairs_course(
     """Lanes of stairs up and down; every height is one level, and each level has one more lane of random blocks.
 
     Args:
-        step_heights_m: rise of a step on each level [m].
+        step_heights_m: rise of a step on each level [m]; 0 is flat.
         lanes: lanes of stairs a level; treads, platforms and numbers of steps differ.
         length_m: of a lane [m].
         lane_width_m: of a lane [m].
@@ -51,7 +54,7 @@ def stairs_course(
     for level, rise in enumerate(step_heights_m):
         for lane in range(per_level):
             path = level * per_level + lane
-            profile = np.zeros(nx) if lane >= lanes else _stairs_profile(x, rise, treads_m, max_rise_m, rng)
+            profile = np.zeros(nx) if lane >= lanes or rise == 0.0 else _stairs_profile(x, rise, treads_m, max_rise_m, rng)
             block = np.tile(profile, (lane_rows, 1))
             if lane >= lanes:
                 block += _blocks(block.shape, 0.6 * rise, rng)
@@ -83,7 +86,7 @@ def _stairs_profile(
     position, z = rng.uniform(1.6, 2.4), 0.0
     while position < x[-1] - 2.0:
         tread = rng.uniform(*treads)
-        count = int(rng.integers(2, max(3, int(max_rise / rise)) + 1))
+        count = int(rng.integers(2, min(max(3, int(max_rise / rise)), _MAX_STEPS) + 1))
         count = min(count, max(2, int((x[-1] - position - 2.0) / (2 * tread))))
         up = z == 0.0
         for _ in range(count if up else round(z / rise)):
@@ -106,3 +109,9 @@ def _blocks(shape: tuple[int, int], height: float, rng: np.random.Generator) -> 
     out[:, :ends] = 0.0
     out[:, -ends:] = 0.0
     return out
+
+
+def default_course(recipe: str, *, seed: int = 0) -> list[Scene]:
+    """The ground a recipe is trained on when no scene is given."""
+    heights = (0.0,) if "flat" in recipe else STAIRS_LEVELS_M
+    return [stairs_course(heights, rubble="flat" not in recipe, seed=seed)]

@@ -111,11 +111,24 @@ class GaussgymVecEnv(LearnEnv):
 
     def step(self, actions: torch.Tensor) -> tuple[TensorDict, torch.Tensor, torch.Tensor, dict]:
         """See `rsl_rl.env.VecEnv.step`."""
+        facing = self._facing_path()
         obs, rewards, dones, extras = self.env.step(actions)
         if self.clearance[0] > 0.0:
             rewards = (rewards - self._clearance_penalty()).clamp_min(0.0)
+        rewards = rewards * facing
         self._obs = self._pack(obs)
         return self._obs, rewards, dones.long(), extras
+
+    def _facing_path(self) -> torch.Tensor:
+        """Factor `[E]` on the reward, 1 on course down to 1/4 facing away from the path.
+
+        Robots that follow a path are commanded to turn first when they face away from it, with little or no forward speed. That
+        makes turning away from a hard step and standing there a comfortable optimum; this takes its reward.
+        """
+        commands = self.env.commands
+        follows = commands._heading & ~commands._standing
+        on_course = commands.command[:, 0] / commands._sampled[:, 0].clamp_min(0.05)
+        return torch.where(follows, 0.25 + 0.75 * on_course.clamp(0.0, 1.0), torch.ones(self.num_envs))
 
     def _clearance_penalty(self) -> torch.Tensor:
         """Penalty of swing feet that move fast but low: weight x sum over feet of shortfall x speed, `[E]`."""

@@ -10,7 +10,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from gaussgym_scene.errors import InputError
 from gaussgym_sim.env import EnvCfg
+from gaussgym_sim.rewards import RewardCfg
 
 TEACHER_GROUPS = ("proprio", "base_vel", "scan")
 STUDENT_GROUPS = ("proprio", "rgb")
@@ -139,7 +141,7 @@ def network_from_dict(fields: Mapping[str, Any]) -> NetworkCfg:
 
 def teacher_flat() -> Recipe:
     """A privileged teacher that trots on the flat after one to two minutes on two cores."""
-    return Recipe("teacher_flat", env=EnvCfg(), clearance=(0.5, 0.06))
+    return Recipe("teacher_flat", env=EnvCfg(rewards=RewardCfg(tracking_sigma=0.25)), clearance=(0.3, 0.06))
 
 
 def teacher_rough() -> Recipe:
@@ -150,19 +152,39 @@ def teacher_rough() -> Recipe:
         name="teacher_rough",
         ppo=replace(base.ppo, gamma=0.985, learning_rate=5e-4),
         network=replace(base.network, init_std=0.45),
+        clearance=(0.3, 0.08),
     )
 
 
 def teacher_stairs() -> Recipe:
-    """The long run: a wider network on courses of stairs, from nothing or from its own flat policy."""
+    """The long run: a wider network on `courses.stairs_course`, from nothing, level by level up to 18 cm steps."""
     base = teacher_rough()
+    wide = (256, 128, 128)
     return replace(
         base,
         name="teacher_stairs",
-        network=replace(base.network, actor_hidden=(256, 128, 128), critic_hidden=(256, 128, 128)),
-        env=replace(base.env, level_up_m=5.0),
+        network=replace(base.network, actor_hidden=wide, critic_hidden=wide, init_std=0.8),
+        ppo=replace(base.ppo, steps=24, learning_rate=1e-3),
+        env=replace(
+            base.env,
+            level_up_m=4.0,
+            commands=replace(base.env.commands, lin_vel_x_m_s=(0.3, 0.9), ang_vel_rad_s=(-0.8, 0.8)),
+            randomize=replace(base.env.randomize, friction=(0.7, 1.2)),
+        ),
     )
 
 
 RECIPES: dict[str, Callable[[], Recipe]] = {r.__name__: r for r in (teacher_flat, teacher_rough, teacher_stairs)}
 """Recipes by name; a package adds its own entry."""
+
+
+
+def get_recipe(name: str) -> Recipe:
+    """A recipe by name.
+
+    Raises:
+        InputError: no such recipe; the message lists those that exist.
+    """
+    if name not in RECIPES:
+        raise InputError(f"unknown recipe {name!r}; choose one of: {', '.join(sorted(RECIPES))}")
+    return RECIPES[name]()

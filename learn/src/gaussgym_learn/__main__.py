@@ -1,0 +1,130 @@
+"""Command `gaussgym-learn`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from gaussgym_scene import command
+from gaussgym_scene.errors import InputError
+
+
+@dataclass
+class Train:
+    """Train a recipe with PPO (its networks see the terrain, or with `pixels` the camera)."""
+
+    recipe: tyro.conf.Positional[str]
+    """teacher_flat, teacher_rough, teacher_stairs or pixels."""
+    scenes: list[Path] = field(default_factory=list)
+    """Scene folders; without any, the recipe's own course."""
+    output: Path = Path("runs/train")
+    """Run folder."""
+    minutes: float | None = None
+    """Training time [min], of all resumed parts together."""
+    iterations: int | None = None
+    """Updates, instead of or beside minutes."""
+    init_from: Path | None = None
+    """Run folder whose networks to start from."""
+    resume: bool = False
+    """Go on from the checkpoint in the run folder if there is one."""
+    seed: int = 0
+    """Of everything random."""
+    num_envs: int | None = None
+    """Environments; default: the recipe's."""
+    save_minutes: float = 2.0
+    """Time between checkpoints [min]."""
+    renderer: str = "auto"
+    """Backend of the camera, for recipes that see."""
+    wandb: bool = False
+    """Also log to Weights & Biases (offline unless WANDB_MODE says otherwise)."""
+
+    def run(self) -> Path:
+        """Train and return the checkpoint's path."""
+        from dataclasses import replace
+
+        from gaussgym_learn.courses import default_course
+        from gaussgym_learn.recipes import get_recipe
+        from gaussgym_learn.train import train
+
+        recipe = get_recipe(self.recipe)
+        if self.num_envs is not None:
+            recipe = replace(recipe, ppo=replace(recipe.ppo, num_envs=self.num_envs))
+        return train(
+            recipe,
+            self.scenes or default_course(self.recipe, seed=self.seed),
+            self.output,
+            minutes=self.minutes,
+            iterations=self.iterations,
+            init_from=self.init_from,
+            resume=self.resume,
+            seed=self.seed,
+            save_minutes=self.save_minutes,
+            renderer=self.renderer,
+            wandb=self.wandb,
+            progress=True,
+        )
+
+
+@dataclass
+class Evaluate:
+    """Run one episode from each of a fixed set of starts and report success, falls and errors as JSON."""
+
+    policy: tyro.conf.Positional[Path]
+    """Run folder or policy bundle."""
+    scenes: list[Path] = field(default_factory=list)
+    """Scene folders."""
+    task: Literal["goal", "velocity"] = "goal"
+    """Reach a goal 10 m along the path, or follow velocity commands."""
+    episodes: int = 256
+    """Number of starts."""
+    ablate: Literal["none", "blank", "shuffled"] = "none"
+    """What to do to the camera images."""
+    seed: int = 1234
+    """Of the starts."""
+    renderer: str = "auto"
+    """Backend of the camera."""
+    json: Path | None = None
+    """Write the result here; without it, on stdout."""
+
+    def run(self) -> Path | None:
+        """Evaluate and write the JSON."""
+        from gaussgym_learn.evaluate import evaluate
+        from gaussgym_learn.train import torch_threads
+
+        if not self.scenes:
+            raise InputError("no scene given; add --scenes DIR [DIR ...]")
+        with torch_threads(1):
+            result = evaluate(
+                self.policy,
+                self.scenes,
+                task=self.task,
+                episodes=self.episodes,
+                ablate=self.ablate,
+                seed=self.seed,
+                renderer=self.renderer,
+                progress=True,
+            )
+        text = json.dumps(result, indent=1)
+        if self.json is None:
+            print(text)
+            return None
+        self.json.parent.mkdir(parents=True, exist_ok=True)
+        self.json.write_text(text + "\n", encoding="utf-8")
+        return self.json
+
+
+Command = Annotated[Train, tyro.conf.subcommand("train")] | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
+
+
+def main() -> None:
+    """Entry point."""
+    chosen = tyro.cli(Command, prog="gaussgym-learn", description=__doc__)  # type: ignore[arg-type]
+    sys.exit(command.run(chosen.run))
+
+
+if __name__ == "__main__":
+    main()
