@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gaussgym_render import harmonics, lanes, oracle
-from gaussgym_render.atlas import CHUNK, Atlas
+from gaussgym_render.atlas import CHUNK, NUM_PLANES, Atlas
 
 MAX_TILE_PIXELS = 26000
 """Above this many pixels an image is cut into tiles, so that a tile's buffers (20 B a pixel) stay in the L2 cache."""
@@ -39,8 +39,9 @@ _MIN_COMPENSATION_SQ = _F(oracle.MIN_COMPENSATION**2)
 _MIN_T = _F(oracle.MIN_TRANSMITTANCE)
 # A pixel's alpha is decided by comparing it with 1/255; boxes and rows only have to contain every pixel that passes.
 _SLACK_PX = _F(2e-3)
-_NUM_PROJECTED = 8  # u, v, z, slope, falloff, row falloff, log2 of the opacity, spare
-_NUM_BOX = 5  # x0, x1, y0, y1, slot
+_NUM_PROJECTED = 7  # u, v, z, slope, falloff, row falloff, log2 of the opacity
+_NUM_BOX = 5  # x0, x1, y0, y1, whether visible
+_RECORD = 16  # the seven above, x0 | x1 << 16, y0 | y1 << 16, slot, three of base colour, spare: a cache line
 _RADIX_BITS = 11
 _FLAGS = {
     "contract",
@@ -60,7 +61,7 @@ _LOG2_POLY = (
 )
 
 
-@numba.njit(inline="always", fastmath=_FLAGS)
+@numba.njit(inline="always", fastmath=_FLAGS, error_model="numpy")
 def _log2(x):
     """log2 of a positive normal float32, absolute error about 1e-7 (minimax on the mantissa in [√½, √2))."""
     bits = lanes.float_bits(x)
@@ -78,7 +79,7 @@ def _log2(x):
     return _F(exponent) + poly * m
 
 
-@numba.njit(cache=True, nogil=True)
+@numba.njit(cache=True, nogil=True, error_model="numpy")
 def _view(c2w, w2c):
     """Write the rows of the world-to-camera rotation (inverse of the upper 3x3) and the camera centre into `w2c [12]`."""
     a, b, c = c2w[0, 0], c2w[0, 1], c2w[0, 2]
@@ -91,7 +92,7 @@ def _view(c2w, w2c):
     w2c[9], w2c[10], w2c[11] = c2w[0, 3], c2w[1, 3], c2w[2, 3]
 
 
-@numba.njit(cache=True, nogil=True)
+@numba.njit(cache=True, nogil=True, error_model="numpy")
 def _chunk_visible(bounds, view, k, near, tan_limit, tile):
     """Whether a splat of a chunk can touch the tile: its box of means against the frustum, widened by the splats' extent.
 
@@ -127,21 +128,22 @@ def _chunk_visible(bounds, view, k, near, tan_limit, tile):
     return True
 
 
-@numba.njit(cache=True, nogil=True, fastmath=_FLAGS)
+@numba.njit(cache=True, nogil=True, fastmath=_FLAGS, error_model="numpy")
 def _camera_points(planes, view, xyz):
     """Means of a chunk in the camera frame, rounded from float64: their depth order is the oracle's, bit by bit."""
     for i in range(CHUNK):
-        dx = np.float64(planes[0, i]) - view[9]
-        dy = np.float64(planes[1, i]) - view[10]
-        dz = np.float64(planes[2, i]) - view[11]
-        xyz[0, i] = _F(view[0] * dx + view[1] * dy + view[2] * dz)
-        xyz[1, i] = _F(view[3] * dx + view[4] * dy + view[5] * dz)
-        xyz[2, i] = _F(view[6] * dx + view[7] * dy + view[8] * dz)
+        dx = np.float64(planes[i]) - view[9]
+        dy = np.float64(planes[1 * CHUNK + i]) - view[10]
+        dz = np.float64(planes[2 * CHUNK + i]) - view[11]
+        xyz[i] = _F(view[0] * dx + view[1] * dy + view[2] * dz)
+        xyz[1 * CHUNK + i] = _F(view[3] * dx + view[4] * dy + view[5] * dz)
+        xyz[2 * CHUNK + i] = _F(view[6] * dx + view[7] * dy + view[8] * dz)
 
 
-@numba.njit(cache=True, nogil=True, fastmath=_FLAGS)
+@numba.njit(cache=True, nogil=True, fastmath=_FLAGS, error_model="numpy")
 def _project_chunk(planes, xyz, view, k, near, tan_limit, tile, antialiased, out, box):
-    """EWA projection of a chunk, branch-free so that LLVM vectorizes it.
+    """EWA projection of a chunk, branch-free so that LLVM vectorizes it (and with flat arrays: rows of a matrix would have to be
+    checked against each other for overlap, which it gives up).
 
     The covariance is kept as a factor, `Σ = (R S)(R S)ᵀ`: with `A = J W R S` (2x3) the determinant of `A Aᵀ` is a sum of squares
     (Lagrange's identity), exact for needles and discs, where `ac - b²` of float32 entries is noise.
@@ -155,61 +157,64 @@ def _project_chunk(planes, xyz, view, k, near, tan_limit, tile, antialiased, out
     tile_x, tile_y, last_x, last_y = _F(tile[0]), _F(tile[1]), _F(tile[2] - 1), _F(tile[3] - 1)
     floor_ratio = _MIN_COMPENSATION_SQ if antialiased else _F(1.0)
     for i in range(CHUNK):
-        z = max(xyz[2, i], z_near)
+        z = max(xyz[2 * CHUNK + i], z_near)
         rz = _F(1.0) / z
-        tx, ty = xyz[0, i] * rz, xyz[1, i] * rz
+        tx, ty = xyz[i] * rz, xyz[1 * CHUNK + i] * rz
         u, v = fx * tx + cx - tile_x, fy * ty + cy - tile_y
         tx, ty = min(max(tx, lo_x), hi_x), min(max(ty, lo_y), hi_y)
         sx, sy = fx * rz, fy * rz
         m0, m1, m2 = sx * (r0 - tx * r6), sx * (r1 - tx * r7), sx * (r2 - tx * r8)
         n0, n1, n2 = sy * (r3 - ty * r6), sy * (r4 - ty * r7), sy * (r5 - ty * r8)
-        a0 = m0 * planes[3, i] + m1 * planes[6, i] + m2 * planes[9, i]
-        a1 = m0 * planes[4, i] + m1 * planes[7, i] + m2 * planes[10, i]
-        a2 = m0 * planes[5, i] + m1 * planes[8, i] + m2 * planes[11, i]
-        b0 = n0 * planes[3, i] + n1 * planes[6, i] + n2 * planes[9, i]
-        b1 = n0 * planes[4, i] + n1 * planes[7, i] + n2 * planes[10, i]
-        b2 = n0 * planes[5, i] + n1 * planes[8, i] + n2 * planes[11, i]
+        a0 = m0 * planes[3 * CHUNK + i] + m1 * planes[6 * CHUNK + i] + m2 * planes[9 * CHUNK + i]
+        a1 = m0 * planes[4 * CHUNK + i] + m1 * planes[7 * CHUNK + i] + m2 * planes[10 * CHUNK + i]
+        a2 = m0 * planes[5 * CHUNK + i] + m1 * planes[8 * CHUNK + i] + m2 * planes[11 * CHUNK + i]
+        b0 = n0 * planes[3 * CHUNK + i] + n1 * planes[6 * CHUNK + i] + n2 * planes[9 * CHUNK + i]
+        b1 = n0 * planes[4 * CHUNK + i] + n1 * planes[7 * CHUNK + i] + n2 * planes[10 * CHUNK + i]
+        b2 = n0 * planes[5 * CHUNK + i] + n1 * planes[8 * CHUNK + i] + n2 * planes[11 * CHUNK + i]
         cxx, cxy, cyy = a0 * a0 + a1 * a1 + a2 * a2, a0 * b0 + a1 * b1 + a2 * b2, b0 * b0 + b1 * b1 + b2 * b2
         e0, e1, e2 = a1 * b2 - a2 * b1, a2 * b0 - a0 * b2, a0 * b1 - a1 * b0
         det = e0 * e0 + e1 * e1 + e2 * e2
         det_blur = det + _EPS_2D * (cxx + cyy) + _EPS_2D * _EPS_2D
         cxx, cyy = cxx + _EPS_2D, cyy + _EPS_2D
-        opacity = planes[12, i] * np.sqrt(max(det / det_blur, floor_ratio))
+        opacity = planes[12 * CHUNK + i] * lanes.sqrt(max(det / det_blur, floor_ratio))
         log2_opacity = _log2(max(opacity, _F(1e-20)))
         extent_sq = _F(2.0) * _LN2 * max(log2_opacity - _LOG2_MIN_ALPHA, _F(0.0))
-        hx, hy = np.sqrt(extent_sq * cxx) + _SLACK_PX, np.sqrt(extent_sq * cyy) + _SLACK_PX
-        keep = (opacity >= _MIN_ALPHA) & (xyz[2, i] >= z_near)
+        hx, hy = lanes.sqrt(extent_sq * cxx) + _SLACK_PX, lanes.sqrt(extent_sq * cyy) + _SLACK_PX
+        keep = (opacity >= _MIN_ALPHA) & (xyz[2 * CHUNK + i] >= z_near)
         x0, x1 = np.ceil(u - hx - _F(0.5)), np.floor(u + hx - _F(0.5))
         y0, y1 = np.ceil(v - hy - _F(0.5)), np.floor(v + hy - _F(0.5))
         x0, x1 = min(max(x0, _F(0.0)), last_x + _F(1.0)), max(min(x1, last_x), _F(-1.0))
         y0, y1 = min(max(y0, _F(0.0)), last_y + _F(1.0)), max(min(y1, last_y), _F(-1.0))
         keep &= (x0 <= x1) & (y0 <= y1)
-        out[0, i], out[1, i], out[2, i] = u, v, xyz[2, i]
-        out[3, i] = cxy / cyy
-        out[4, i] = _F(0.5) * _LOG2E * cyy / det_blur
-        out[5, i] = _F(0.5) * _LOG2E / cyy
-        out[6, i] = log2_opacity
-        box[0, i], box[1, i] = np.int32(x0), np.int32(x1)
-        box[2, i], box[3, i] = np.int32(y0), np.int32(y1)
-        box[4, i] = np.int32(keep)
+        out[i], out[1 * CHUNK + i], out[2 * CHUNK + i] = u, v, xyz[2 * CHUNK + i]
+        out[3 * CHUNK + i] = cxy / cyy
+        out[4 * CHUNK + i] = _F(0.5) * _LOG2E * cyy / det_blur
+        out[5 * CHUNK + i] = _F(0.5) * _LOG2E / cyy
+        out[6 * CHUNK + i] = log2_opacity
+        box[i], box[1 * CHUNK + i] = np.int32(x0), np.int32(x1)
+        box[2 * CHUNK + i], box[3 * CHUNK + i] = np.int32(y0), np.int32(y1)
+        box[4 * CHUNK + i] = np.int32(keep)
 
 
-@numba.njit(cache=True, nogil=True)
-def _collect(out, box, first_slot, count, records, boxes, keys):
-    """Append a chunk's visible splats to the camera's list; returns the new length."""
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _collect(out, box, base_colors, first_slot, count, records, keys):
+    """Append a chunk's visible splats to the camera's list, one cache line each; returns the new length."""
     for i in range(CHUNK):
-        if box[4, i] != 0:
+        if box[4 * CHUNK + i] != 0:
+            at = count * _RECORD
             for j in range(7):
-                records[count, j] = out[j, i]
-            for j in range(4):
-                boxes[count, j] = box[j, i]
-            boxes[count, 4] = first_slot + i
-            keys[count] = np.uint32(lanes.float_bits(out[2, i]))
+                records[at + j] = out[j * CHUNK + i]
+            records[at + 7] = lanes.bits_float(box[i] | (box[CHUNK + i] << np.int32(16)))
+            records[at + 8] = lanes.bits_float(box[2 * CHUNK + i] | (box[3 * CHUNK + i] << np.int32(16)))
+            records[at + 9] = lanes.bits_float(np.int32(first_slot + i))
+            for c in range(3):
+                records[at + 10 + c] = base_colors[4 * (first_slot + i) + c]
+            keys[count] = np.uint32(lanes.float_bits(out[2 * CHUNK + i]))
             count += 1
     return count
 
 
-@numba.njit(cache=True, nogil=True)
+@numba.njit(cache=True, nogil=True, error_model="numpy")
 def _sort(keys, count, order, keys_b, order_b, histogram):
     """Stable radix sort of positive float32 bits; fills `order[:count]`, and leaves the keys sorted in `keys`."""
     low, high = np.uint32(0xFFFFFFFF), np.uint32(0)
@@ -246,8 +251,8 @@ def _sort(keys, count, order, keys_b, order_b, histogram):
             keys[i], order[i] = keys_b[i], order_b[i]
 
 
-@numba.njit(cache=True, nogil=True)
-def _break_ties(keys, count, order, boxes, source):
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _break_ties(keys, count, order, records, source):
     """Put splats of equal depth into the order of the input (they come in the atlas's)."""
     start = 0
     for i in range(1, count + 1):
@@ -257,15 +262,14 @@ def _break_ties(keys, count, order, boxes, source):
             run = order[start:i]
             slots = np.empty(len(run), np.int32)
             for j in range(len(run)):
-                slots[j] = source[boxes[run[j], 4]]
+                slots[j] = source[lanes.float_bits(records[run[j] * _RECORD + 9])]
             run[:] = run[np.argsort(slots)]
         start = i
 
 
-@numba.njit(cache=True, nogil=True)
-def _clear(height, width, stride, image, open_bits):
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _clear(height, width, stride, words, image, open_bits):
     """Reset the buffers to an empty image with every pixel open."""
-    words = open_bits.shape[1]
     for y in range(height):
         row = y * lanes.CHANNELS * stride
         for x in range(stride):
@@ -274,30 +278,28 @@ def _clear(height, width, stride, image, open_bits):
             image[row + x] = _F(0.0)
         for w in range(words):
             rest = width - 64 * w
+            bits = np.uint64(0)
             if rest >= 64:
-                open_bits[y, w] = np.uint64(0xFFFFFFFFFFFFFFFF)
+                bits = np.uint64(0xFFFFFFFFFFFFFFFF)
             elif rest > 0:
-                open_bits[y, w] = (np.uint64(1) << np.uint64(rest)) - np.uint64(1)
-            else:
-                open_bits[y, w] = np.uint64(0)
+                bits = (np.uint64(1) << np.uint64(rest)) - np.uint64(1)
+            open_bits[y * words + w] = bits
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
-def _open_lanes(open_bits, y, x):
-    """Which of the eight pixels from x on are open; the row has a spare word at its end."""
-    word, shift = x >> 6, np.uint64(x & 63)
-    low = open_bits[y, word] >> shift
-    high = (open_bits[y, word + 1] << np.uint64(1)) << (np.uint64(63) - shift)
+@numba.njit(nogil=True, error_model="numpy", inline="always")
+def _open_lanes(open_bits, word, shift):
+    """Which of eight neighbouring pixels are open, from bit `shift` of a word on; rows have a spare word at their end."""
+    low = open_bits[np.uintp(word)] >> shift
+    high = (open_bits[np.uintp(word + 1)] << np.uint64(1)) << (np.uint64(63) - shift)
     return (low | high) & np.uint64(0xFF)
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
-def _close(open_bits, y, x, finished):
+@numba.njit(nogil=True, error_model="numpy", inline="always")
+def _close(open_bits, word, shift, finished):
     """Mark lanes as finished; returns how many of them were open."""
-    newly = finished & _open_lanes(open_bits, y, x)
-    word, shift = x >> 6, np.uint64(x & 63)
-    open_bits[y, word] &= ~(newly << shift)
-    open_bits[y, word + 1] &= ~((newly >> np.uint64(1)) >> (np.uint64(63) - shift))
+    newly = finished & _open_lanes(open_bits, word, shift)
+    open_bits[np.uintp(word)] &= ~(newly << shift)
+    open_bits[np.uintp(word + 1)] &= ~((newly >> np.uint64(1)) >> (np.uint64(63) - shift))
     count = 0
     while newly != 0:
         newly &= newly - np.uint64(1)
@@ -305,83 +307,90 @@ def _close(open_bits, y, x, finished):
     return count
 
 
-@numba.njit(cache=True, nogil=True)
-def _any_open(open_bits, x0, x1, y0, y1):
+@numba.njit(nogil=True, error_model="numpy", inline="always")
+def _any_open(open_bits, words, x0, x1, y0, y1):
     """Whether a box holds an open pixel."""
     first, last = x0 >> 6, x1 >> 6
     left = np.uint64(0xFFFFFFFFFFFFFFFF) << np.uint64(x0 & 63)
     right = np.uint64(0xFFFFFFFFFFFFFFFF) >> np.uint64(63 - (x1 & 63))
+    found = np.uint64(0)
     if first == last:
-        found = np.uint64(0)
         for y in range(y0, y1 + 1):
-            found |= open_bits[y, first]
-        return (found & left & right) != 0
-    for y in range(y0, y1 + 1):
-        found = (open_bits[y, first] & left) | (open_bits[y, last] & right)
-        for w in range(first + 1, last):
-            found |= open_bits[y, w]
-        if found != 0:
-            return True
-    return False
+            found |= open_bits[np.uintp(y * words + first)]
+        found &= left & right
+    else:
+        for y in range(y0, y1 + 1):
+            row = y * words
+            found |= (open_bits[np.uintp(row + first)] & left) | (open_bits[np.uintp(row + last)] & right)
+            for w in range(first + 1, last):
+                found |= open_bits[np.uintp(row + w)]
+    return found != 0
 
 
-@numba.njit(cache=True, nogil=True)
-def _splat_color(slot, slot_in_scene, base_colors, rest, rest_offset, num_rest, planes, view, rgb):
-    """Colour of a splat seen from the camera centre, into `rgb [3]`."""
-    for c in range(3):
-        rgb[c] = base_colors[slot, c]
-    if num_rest > 0:
-        i, chunk = slot % CHUNK, slot // CHUNK
-        dx, dy, dz = (
-            np.float64(planes[chunk, 0, i]) - view[9],
-            np.float64(planes[chunk, 1, i]) - view[10],
-            np.float64(planes[chunk, 2, i]) - view[11],
-        )
-        scale = 1.0 / np.sqrt(dx * dx + dy * dy + dz * dz)
-        start = rest_offset + slot_in_scene * 3 * num_rest
-        coefficients = rest[start : start + 3 * num_rest]
-        harmonics.add_bands(_F(dx * scale), _F(dy * scale), _F(dz * scale), coefficients, num_rest, rgb)
-    for c in range(3):
-        rgb[c] = max(rgb[c], _F(0.0))
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _view_dependent(slot, first_slot, planes, view, rest, rest_offset, num_rest, r, g, b):
+    """Add the higher SH bands of a splat, seen from the camera centre, to its base colour."""
+    at = (slot // CHUNK) * NUM_PLANES * CHUNK + slot % CHUNK
+    dx = np.float64(planes[at]) - view[9]
+    dy = np.float64(planes[at + CHUNK]) - view[10]
+    dz = np.float64(planes[at + 2 * CHUNK]) - view[11]
+    scale = 1.0 / np.sqrt(dx * dx + dy * dy + dz * dz)
+    start = rest_offset + (slot - first_slot) * 3 * num_rest
+    return harmonics.add_bands(_F(dx * scale), _F(dy * scale), _F(dz * scale), rest, start, num_rest, r, g, b)
 
 
-@numba.njit(cache=True, nogil=True, fastmath=_FLAGS)
-def _blend_splat(record, box, rgb, image, stride, open_bits):
-    """Blend one splat over the rows of its ellipse; returns how many pixels it finished.
+@numba.njit(cache=True, nogil=True, fastmath={"contract", "nsz"}, error_model="numpy")
+def _blend(
+    count, order, records, first_slot, planes, view, rest, rest_offset, num_rest, image, open_bits, size
+):
+    """Blend splats in the given order, each over the rows of its ellipse, until no pixel is open.
 
     Per row the exponent is written as `log2_peak - falloff·(x - centre)²`, a square completed in x: sums of squares do not
-    cancel, however elongated the splat.
+    cancel, however elongated the splat. Only flat arrays and scalars here: views would count references.
     """
-    u, v, z, slope, falloff, row_falloff, log2_opacity = (
-        record[0], record[1], record[2], record[3], record[4], record[5], record[6],
-    )  # fmt: skip
-    x0, x1 = np.int64(box[0]), np.int64(box[1])
-    closed = 0
-    for y in range(np.int64(box[2]), np.int64(box[3]) + 1):
-        dy = _F(y) + _F(0.5) - v
-        log2_peak = log2_opacity - row_falloff * dy * dy
-        above = log2_peak - _LOG2_MIN_ALPHA
-        if above < _F(-1e-4):
+    width, height, stride, words = size
+    pixels_open = width * height
+    for i in range(count):
+        at = np.int64(order[i]) * _RECORD
+        xs, ys = lanes.float_bits(records[np.uintp(at + 7)]), lanes.float_bits(records[np.uintp(at + 8)])
+        x0, x1, y0, y1 = np.int64(xs & 0xFFFF), np.int64(xs >> 16), np.int64(ys & 0xFFFF), np.int64(ys >> 16)
+        if not _any_open(open_bits, words, x0, x1, y0, y1):
             continue
-        centre = u + slope * dy
-        first, last = x0, x1
-        if x1 - x0 >= lanes.LANES:
-            half = np.sqrt(max(above, _F(0.0)) / falloff) + _SLACK_PX
-            first = max(x0, np.int64(np.ceil(max(centre - half - _F(0.5), _F(-1.0)))))
-            last = min(x1, np.int64(np.floor(min(centre + half - _F(0.5), _F(x1)))))
-        base = y * lanes.CHANNELS * stride
-        for x in range(first, last + 1, lanes.LANES):
-            if _open_lanes(open_bits, y, x) != 0:
-                finished = lanes.blend(
-                    image, base + x, stride, _F(x) + _F(0.5) - centre, falloff, log2_peak,
-                    rgb[0], rgb[1], rgb[2], z, _MAX_ALPHA, _MIN_ALPHA, _MIN_T,
-                )  # fmt: skip
-                if finished != 0:
-                    closed += _close(open_bits, y, x, finished)
-    return closed
+        u, v, z = records[np.uintp(at)], records[np.uintp(at + 1)], records[np.uintp(at + 2)]
+        slope, falloff = records[np.uintp(at + 3)], records[np.uintp(at + 4)]
+        row_falloff, log2_opacity = records[np.uintp(at + 5)], records[np.uintp(at + 6)]
+        r, g, b = records[np.uintp(at + 10)], records[np.uintp(at + 11)], records[np.uintp(at + 12)]
+        if num_rest > 0:
+            slot = np.int64(lanes.float_bits(records[np.uintp(at + 9)]))
+            r, g, b = _view_dependent(slot, first_slot, planes, view, rest, rest_offset, num_rest, r, g, b)
+        r, g, b = max(r, _F(0.0)), max(g, _F(0.0)), max(b, _F(0.0))
+        for y in range(y0, y1 + 1):
+            dy = _F(y) + _F(0.5) - v
+            log2_peak = log2_opacity - row_falloff * dy * dy
+            above = log2_peak - _LOG2_MIN_ALPHA
+            if above < _F(-1e-4):
+                continue
+            centre = u + slope * dy
+            first, last = x0, x1
+            if x1 - x0 >= lanes.LANES:
+                half = lanes.sqrt(max(above, _F(0.0)) / falloff) + _SLACK_PX
+                first = max(x0, np.int64(np.ceil(max(centre - half - _F(0.5), _F(-1.0)))))
+                last = min(x1, np.int64(np.floor(min(centre + half - _F(0.5), _F(x1)))))
+            base = y * lanes.CHANNELS * stride
+            for x in range(first, last + 1, lanes.LANES):
+                word, shift = y * words + (x >> 6), np.uint64(x & 63)
+                if _open_lanes(open_bits, word, shift) != 0:
+                    finished = lanes.blend(
+                        image, base + x, stride, _F(x) + _F(0.5) - centre, falloff, log2_peak,
+                        r, g, b, z, _MAX_ALPHA, _MIN_ALPHA, _MIN_T,
+                    )  # fmt: skip
+                    if finished != 0:
+                        pixels_open -= _close(open_bits, word, shift, finished)
+        if pixels_open == 0:
+            break
 
 
-@numba.njit(cache=True, nogil=True)
+@numba.njit(cache=True, nogil=True, error_model="numpy")
 def _write(tile, stride, image, background, rgb, depth, alpha):
     """Turn the buffers of a tile into output pixels."""
     for y in range(tile[3]):
@@ -398,74 +407,63 @@ def _write(tile, stride, image, background, rgb, depth, alpha):
             depth[tile[1] + y, tile[0] + x] = image[row + 4 * stride + x] / a if a > _F(0.0) else _F(0.0)
 
 
-@numba.njit(cache=True, nogil=True)
-def _project_scene(
-    chunk_first, chunk_last, bounds, planes, view, k, near, tan_limit, tile, antialiased, scratch
-):
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _tan_limits(k, size, tan_limit):
+    """The Jacobian's clamp `[6]`: lowest, highest x/z, `sqrt(1 + largest²)`, and the same of y/z."""
+    for axis in range(2):
+        focal, centre, extent = k[axis, axis], k[axis, 2], size[axis]
+        margin = oracle.TAN_MARGIN * 0.5 * extent / focal
+        low, high = -(centre / focal + margin), (extent - centre) / focal + margin
+        steepest = max(abs(low), abs(high))
+        tan_limit[3 * axis], tan_limit[3 * axis + 1] = low, high
+        tan_limit[3 * axis + 2] = np.sqrt(1.0 + steepest * steepest)
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _project_scene(chunks, bounds, planes, base_colors, view, k, near, tan_limit, tile, antialiased, scratch):
     """Cull, project and collect one camera's splats; returns how many."""
-    xyz, out, box, records, boxes, keys = scratch
+    xyz, out, box, records, keys = scratch
     count = 0
-    for chunk in range(chunk_first, chunk_last):
+    for chunk in range(chunks[0], chunks[1]):
         if _chunk_visible(bounds[chunk], view, k, near, tan_limit, tile):
-            _camera_points(planes[chunk], view, xyz)
-            _project_chunk(planes[chunk], xyz, view, k, near, tan_limit, tile, antialiased, out, box)
-            count = _collect(out, box, chunk * CHUNK, count, records, boxes, keys)
+            geometry = planes[chunk * NUM_PLANES * CHUNK : (chunk + 1) * NUM_PLANES * CHUNK]
+            _camera_points(geometry, view, xyz)
+            _project_chunk(geometry, xyz, view, k, near, tan_limit, tile, antialiased, out, box)
+            count = _collect(out, box, base_colors, chunk * CHUNK, count, records, keys)
     return count
 
 
-@numba.njit(cache=True, nogil=True)
+@numba.njit(cache=True, nogil=True, error_model="numpy")
 def _render_jobs(
-    counter, jobs, c2w, ks, scene_ids, atlas, size, near, antialiased, background, frames, scratch, visible
+    counter, jobs, cameras, atlas, size, near, antialiased, background, frames, scratch, visible
 ):
     """Take jobs (camera, tile) from the queue until it is empty."""
+    c2w, ks, scene_ids = cameras
     chunk_offsets, bounds, planes, source, base_colors, rest, rest_offsets, num_rest = atlas
-    rgb_out, depth_out, alpha_out = frames
-    projection, (order, keys_b, order_b, histogram), (image, open_bits, view, tan_limit, rgb) = scratch
-    records, boxes, keys = projection[3], projection[4], projection[5]
-    stride = size[2]
+    projection, (order, keys_b, order_b, histogram), (image, open_bits, view, tan_limit) = scratch
+    records, keys = projection[3], projection[4]
     while True:
         job = lanes.next_job(counter)
         if job >= len(jobs):
             break
         camera, tile = jobs[job, 0], jobs[job, 1:]
         scene, k = scene_ids[camera], ks[camera]
+        chunks = (chunk_offsets[scene], chunk_offsets[scene + 1])
         _view(c2w[camera], view)
-        for axis in range(2):
-            focal, centre, extent = k[axis, axis], k[axis, 2], size[axis]
-            margin = oracle.TAN_MARGIN * 0.5 * extent / focal
-            low, high = -(centre / focal + margin), (extent - centre) / focal + margin
-            steepest = max(abs(low), abs(high))
-            tan_limit[3 * axis], tan_limit[3 * axis + 1] = low, high
-            tan_limit[3 * axis + 2] = np.sqrt(1.0 + steepest * steepest)
-        first, last = chunk_offsets[scene], chunk_offsets[scene + 1]
+        _tan_limits(k, size, tan_limit)
         count = _project_scene(
-            first, last, bounds, planes, view, k, near, tan_limit, tile, antialiased, projection
+            chunks, bounds, planes, base_colors, view, k, near, tan_limit, tile, antialiased, projection
         )
         visible[job] = count
         _sort(keys, count, order, keys_b, order_b, histogram)
-        _break_ties(keys, count, order, boxes, source)
-        _clear(tile[3], tile[2], stride, image, open_bits)
-        pixels_open = tile[2] * tile[3]
-        for i in range(count):
-            box = boxes[order[i]]
-            if not _any_open(open_bits, box[0], box[1], box[2], box[3]):
-                continue
-            slot = np.int64(box[4])
-            _splat_color(
-                slot,
-                slot - first * CHUNK,
-                base_colors,
-                rest,
-                rest_offsets[scene],
-                num_rest[scene],
-                planes,
-                view,
-                rgb,
-            )
-            pixels_open -= _blend_splat(records[order[i]], box, rgb, image, stride, open_bits)
-            if pixels_open == 0:
-                break
-        _write(tile, stride, image, background, rgb_out[camera], depth_out[camera], alpha_out[camera])
+        _break_ties(keys, count, order, records, source)
+        picture = (tile[2], tile[3], size[2], tile[2] // 64 + 2)
+        _clear(picture[1], picture[0], picture[2], picture[3], image, open_bits)
+        _blend(
+            count, order, records, chunks[0] * CHUNK, planes, view, rest, rest_offsets[scene], num_rest[scene],
+            image, open_bits, picture,
+        )  # fmt: skip
+        _write(tile, size[2], image, background, frames[0][camera], frames[1][camera], frames[2][camera])
 
 
 def tile_grid(width: int, height: int) -> NDArray[np.int64]:
@@ -513,8 +511,8 @@ class CpuRasterizer:
         self.num_visible = np.zeros(0, np.int64)
         self._stride = int(self.tiles[:, 2].max()) + lanes.LANES
         self._atlas_arrays = (
-            atlas.chunk_offsets, atlas.bounds_w, atlas.planes, atlas.source, atlas.base_colors, atlas.rest,
-            atlas.rest_offsets, atlas.num_rest,
+            atlas.chunk_offsets, atlas.bounds_w, atlas.planes.reshape(-1), atlas.source, atlas.base_colors.reshape(-1),
+            atlas.rest, atlas.rest_offsets, atlas.num_rest,
         )  # fmt: skip
         self._scratch = [self._make_scratch() for _ in range(self.num_threads)]
         self._counter = np.zeros(1, np.int64)
@@ -527,11 +525,10 @@ class CpuRasterizer:
         tile_height = int(self.tiles[:, 3].max())
         words = int(self.tiles[:, 2].max()) // 64 + 2
         projection = (
-            np.empty((3, CHUNK), np.float32),
-            np.empty((_NUM_PROJECTED, CHUNK), np.float32),
-            np.empty((_NUM_BOX, CHUNK), np.int32),
-            np.empty((most, _NUM_PROJECTED), np.float32),
-            np.empty((most, 8), np.int32),
+            np.empty(3 * CHUNK, np.float32),
+            np.empty(_NUM_PROJECTED * CHUNK, np.float32),
+            np.empty(_NUM_BOX * CHUNK, np.int32),
+            np.empty(most * _RECORD, np.float32),
             np.empty(most, np.uint32),
         )
         sort = (
@@ -542,10 +539,9 @@ class CpuRasterizer:
         )
         picture = (
             np.empty(tile_height * lanes.CHANNELS * self._stride, np.float32),
-            np.empty((tile_height, words), np.uint64),
+            np.empty(tile_height * words, np.uint64),
             np.empty(12, np.float64),
             np.empty(6, np.float64),
-            np.empty(3, np.float32),
         )
         return projection, sort, picture
 
@@ -579,7 +575,7 @@ class CpuRasterizer:
 
         def work(thread: int) -> None:
             _render_jobs(
-                self._counter, jobs, c2w, ks, scene_ids, self._atlas_arrays, size, self.near, self.antialiased,
+                self._counter, jobs, (c2w, ks, scene_ids), self._atlas_arrays, size, self.near, self.antialiased,
                 background, frames, self._scratch[thread], self.num_visible,
             )  # fmt: skip
 

@@ -101,33 +101,56 @@ def colors(sh: NDArray[Any], directions: NDArray[Any], degree: int | None = None
     return np.maximum(0.5 + np.einsum("nk,nkc->nc", weights, sh[:, : weights.shape[-1]]), 0.0)
 
 
-@numba.njit(cache=True, inline="always")
+@numba.njit(cache=True, nogil=True, error_model="numpy")
 def add_bands(
-    x: float, y: float, z: float, rest: NDArray[np.float32], num_rest: int, rgb: NDArray[np.float32]
-) -> None:
-    """Add bands 1 and up of one splat to `rgb` (compiled; for the CPU rasterizer's inner loop).
+    x: float,
+    y: float,
+    z: float,
+    rest: NDArray[np.float32],
+    start: int,
+    num_rest: int,
+    r: float,
+    g: float,
+    b: float,
+) -> tuple[float, float, float]:
+    """Add bands 1 and up of one splat to its base colour (compiled; for the CPU rasterizer's inner loop).
 
     Args:
-        x: Component of the unit direction from the camera to the splat, world frame.
+        x: Component of the unit direction from the camera to the splat, world frame, float32.
         y: As `x`.
         z: As `x`.
-        rest: Coefficients `[num_rest · 3]` without band 0, channel innermost.
-        num_rest: 0, 3, 8 or 15.
-        rgb: `[3]`, changed in place.
+        rest: Coefficients without band 0 of many splats, flat, channel innermost.
+        start: Where this splat's begin.
+        num_rest: 3, 8 or 15.
+        r: Red, 0.5 + band 0.
+        g: Green.
+        b: Blue.
+
+    Returns:
+        The colour, not clamped.
     """
+    f = np.float32
     xx, yy, zz = x * x, y * y, z * z
-    for c in range(3):
-        s = np.float32(0.0)
-        if num_rest >= 3:
-            s += np.float32(C1) * (z * rest[3 + c] - y * rest[c] - x * rest[6 + c])
-        if num_rest >= 8:
-            s += np.float32(C2[0]) * (x * y * rest[9 + c] - y * z * rest[12 + c] - x * z * rest[18 + c])
-            s += np.float32(C2[2]) * (2 * zz - xx - yy) * rest[15 + c]
-            s += np.float32(C2[4]) * (xx - yy) * rest[21 + c]
-        if num_rest >= 15:
-            s += np.float32(C3[0]) * (y * (3 * xx - yy) * rest[24 + c] + x * (xx - 3 * yy) * rest[42 + c])
-            s += np.float32(C3[1]) * x * y * z * rest[27 + c]
-            s += np.float32(C3[2]) * (4 * zz - xx - yy) * (y * rest[30 + c] + x * rest[36 + c])
-            s += np.float32(C3[3]) * z * (2 * zz - 3 * xx - 3 * yy) * rest[33 + c]
-            s += np.float32(C3[5]) * z * (xx - yy) * rest[39 + c]
-        rgb[c] += s
+    weights = (
+        -f(C1) * y,
+        f(C1) * z,
+        -f(C1) * x,
+        f(C2[0]) * x * y,
+        f(C2[1]) * y * z,
+        f(C2[2]) * (zz + zz - xx - yy),
+        f(C2[3]) * x * z,
+        f(C2[4]) * (xx - yy),
+        f(C3[0]) * y * (f(3) * xx - yy),
+        f(C3[1]) * x * y * z,
+        f(C3[2]) * y * (f(4) * zz - xx - yy),
+        f(C3[3]) * z * (zz + zz - f(3) * (xx + yy)),
+        f(C3[4]) * x * (f(4) * zz - xx - yy),
+        f(C3[5]) * z * (xx - yy),
+        f(C3[6]) * x * (xx - f(3) * yy),
+    )
+    for k in range(num_rest):
+        at = np.uintp(start + 3 * k)
+        r += weights[k] * rest[at]
+        g += weights[k] * rest[at + np.uintp(1)]
+        b += weights[k] * rest[at + np.uintp(2)]
+    return r, g, b

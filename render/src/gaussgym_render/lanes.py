@@ -191,3 +191,13 @@ def bits_float(typing_context: Any, value: Any) -> Any:
         return builder.bitcast(arguments[0], _F32)
 
     return types.float32(types.int32), codegen
+
+
+@intrinsic
+def sqrt(typing_context: Any, value: Any) -> Any:
+    """Square root of a float32 ≥ 0, as an instruction (numpy's sets errno, which keeps loops scalar)."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> ir.Value:
+        return builder.call(builder.module.declare_intrinsic("llvm.sqrt", [_F32]), arguments)
+
+    return types.float32(types.float32), codegen

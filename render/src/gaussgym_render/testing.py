@@ -1,0 +1,94 @@
+"""Splat scenes and cameras for tests and benchmarks; made, not loaded."""
+
+from __future__ import annotations
+
+import numpy as np
+from gaussgym_scene import Splats
+from gaussgym_scene.frames import look_at, quat_wxyz_from_matrix
+from numpy.typing import NDArray
+
+from gaussgym_render import harmonics
+
+
+def random_splats(
+    n: int,
+    rng: np.random.Generator,
+    *,
+    sh_degree: int = 3,
+    size_m: tuple[float, float, float] = (4.0, 4.0, 1.5),
+    log_scale_mean: float = -2.5,
+    log_scale_std: float = 1.0,
+) -> Splats:
+    """Unstructured splats: any rotation, aspect ratios up to some hundreds, all opacities, strong view dependence.
+
+    Args:
+        n: Number of splats.
+        rng: Source of randomness.
+        sh_degree: 0 to 3.
+        size_m: Standard deviation of the means [m].
+        log_scale_mean: Mean of the natural logarithm of the scales [ln m].
+        log_scale_std: Its standard deviation, independent for the three axes.
+    """
+    quats = rng.normal(size=(n, 4)) + 1e-9
+    return Splats(
+        rng.normal(size=(n, 3)) * size_m,
+        quats / np.linalg.norm(quats, axis=1, keepdims=True),
+        np.exp(rng.normal(size=(n, 3)) * log_scale_std + log_scale_mean),
+        rng.uniform(0.005, 1.0, n),
+        rng.normal(size=(n, harmonics.num_coefficients(sh_degree), 3)) * 0.4,
+    )
+
+
+def street_splats(n: int, rng: np.random.Generator, *, length_m: float = 40.0) -> Splats:
+    """About n flat splats on a road, two pavements and two facades, as surfaces of a real scene have them."""
+    half, wall = 4.0, 6.0
+    area = length_m * (2 * half + 2 * wall)
+    spacing = np.sqrt(area / n)
+    x = np.arange(0.5 * spacing, length_m, spacing)
+    parts = []
+    for direction, origin, extent in (
+        ((0.0, 1.0, 0.0), (0.0, -half, 0.0), 2 * half),
+        ((0.0, 0.0, 1.0), (0.0, -half, 0.0), wall),
+        ((0.0, 0.0, 1.0), (0.0, half, 0.0), wall),
+    ):
+        t = np.arange(0.5 * spacing, extent, spacing)
+        grid = np.stack(np.meshgrid(x, t, indexing="ij"), -1).reshape(-1, 2)
+        points = np.asarray(origin) + grid[:, :1] * [1.0, 0.0, 0.0] + grid[:, 1:] * np.asarray(direction)
+        axes = np.stack([[1.0, 0.0, 0.0], direction, np.cross([1.0, 0.0, 0.0], direction)], -1)
+        parts.append((points + rng.normal(size=points.shape) * 0.02 * spacing, axes))
+    means = np.concatenate([points for points, _ in parts])
+    quats = np.concatenate([np.tile(quat_wxyz_from_matrix(axes), (len(points), 1)) for points, axes in parts])
+    scales = np.tile([0.7 * spacing, 0.7 * spacing, 0.003], (len(means), 1))
+    colors = np.clip(
+        0.5 + 0.3 * np.sin(means @ rng.normal(size=(3, 3)) * 3.0) + rng.normal(size=(len(means), 3)) * 0.05,
+        0,
+        1,
+    )
+    return Splats(means, quats, scales, np.full(len(means), 0.97), ((colors - 0.5) / harmonics.C0)[:, None])
+
+
+def street_cameras(c: int, rng: np.random.Generator, *, length_m: float = 40.0) -> NDArray[np.float64]:
+    """Poses `[C, 4, 4]` of a quadruped's camera on that street: 0.35 m above the road, looking ahead and down."""
+    poses = []
+    for _ in range(c):
+        eye = np.array([rng.uniform(1.0, length_m - 1.0), rng.uniform(-2.5, 2.5), rng.uniform(0.3, 0.4)])
+        yaw = rng.choice([0.0, np.pi]) + rng.normal() * 0.4
+        down = np.tan(np.radians(rng.uniform(5.0, 30.0)))
+        poses.append(look_at(eye, eye + [np.cos(yaw), np.sin(yaw), -down]))
+    return np.stack(poses)
+
+
+def random_cameras(c: int, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Poses `[C, 4, 4]` inside `random_splats`, rolled at random: no rotation is symmetric."""
+    poses = []
+    for _ in range(c):
+        up = rng.normal(size=3)
+        eye = rng.normal(size=3) * [3.0, 3.0, 1.0]
+        poses.append(look_at(eye, eye + rng.normal(size=3), up))
+    return np.stack(poses)
+
+
+def pinhole(width: int, height: int, horizontal_fov_rad: float = np.pi / 2) -> NDArray[np.float64]:
+    """Calibration matrix `[3, 3]` [px] with square pixels and the principal point in the middle."""
+    focal = 0.5 * width / np.tan(0.5 * horizontal_fov_rad)
+    return np.array([[focal, 0.0, 0.5 * width], [0.0, focal, 0.5 * height], [0.0, 0.0, 1.0]])
