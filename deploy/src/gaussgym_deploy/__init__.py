@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .bundle import BundleError, CameraSpec, ObservationTerm, PolicyBundle, Recurrence, write_bundle
 from .robot_io import BenchRobot, JointCommand, LinkError, RobotIO, RobotState
+from .runtime import RunReport, Runtime
 from .shared_memory import EpisodeResult, ResetRequest, SharedMemoryRobot, SharedMemoryServer
 
 __all__ = [
@@ -19,6 +20,8 @@ __all__ = [
     "ResetRequest",
     "RobotIO",
     "RobotState",
+    "RunReport",
+    "Runtime",
     "SharedMemoryRobot",
     "SharedMemoryServer",
     "write_bundle",

@@ -113,6 +113,26 @@ class ReplayReport:
     max_abs_observation_error: Optional[float]
     inference_s: np.ndarray
 
+    def require_match(self, bundle: PolicyBundle) -> None:
+        """Refuse a bundle that this machine would not run as it was trained.
+
+        Args:
+            bundle: Named in the error.
+
+        Raises:
+            BundleError: When actions or observations are further from the recorded ones than rounding explains.
+        """
+        off = self.max_abs_observation_error
+        for what, error, tolerance in (
+            ("actions", self.max_abs_error, GOLDEN_TOLERANCE),
+            ("observations", 0.0 if off is None else off, OBSERVATION_TOLERANCE),
+        ):
+            if not error <= tolerance:  # NaN is a mismatch too
+                raise BundleError(
+                    f"{bundle.path}: {what} differ from the golden trace by {error:.3g}, at most {tolerance:g} allowed;"
+                    " this runtime would not do what was trained: export the policy again"
+                )
+
 
 def replay_golden(bundle: PolicyBundle, policy: Policy) -> ReplayReport:
     """Feed the recorded observations to the networks, and the recorded readings to the observation builder.
