@@ -161,9 +161,7 @@ class Pipeline:
         self._keys[stage.name] = key
         for path in stage.outputs:
             path.parent.mkdir(parents=True, exist_ok=True)
-        self._running.append(
-            StageProcess(stage, self.run_dir, threads=stage.threads or self._cores_of(stage))
-        )
+        self._running.append(StageProcess(stage, self.run_dir, cores=self._cores_of(stage)))
         self.progress.say(f"{self._position(stage)} {stage.title} (about {clock(self._estimate_s(stage))})")
 
     def _watch(self) -> None:

@@ -25,7 +25,6 @@ THREAD_VARIABLES = (
     "MKL_NUM_THREADS",
     "NUMEXPR_NUM_THREADS",
     "VECLIB_MAXIMUM_THREADS",
-    "NUMBA_NUM_THREADS",
 )
 
 
@@ -44,7 +43,7 @@ class StageProcess:
         doing: The words before that bar.
     """
 
-    def __init__(self, stage: Stage, run_dir: Path, *, threads: int) -> None:
+    def __init__(self, stage: Stage, run_dir: Path, *, cores: int) -> None:
         self.stage = stage
         self.started_s = time.time()
         self.ended_s = 0.0
@@ -58,7 +57,8 @@ class StageProcess:
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
         self._log = self.log_path.open("wb", buffering=0)
         environment = {**os.environ, MARK: str(run_dir), "PYTHONUNBUFFERED": "1"}
-        environment.update({name: str(threads) for name in THREAD_VARIABLES})
+        environment.update({name: str(stage.threads) for name in THREAD_VARIABLES})
+        environment["NUMBA_NUM_THREADS"] = str(cores)
         self._process = subprocess.Popen(
             [sys.executable, "-m", *stage.command],
             stdin=subprocess.DEVNULL,

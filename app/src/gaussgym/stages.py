@@ -40,8 +40,8 @@ class Stage:
     """Packages whose source decides about the result."""
     cores: int = 0
     """Cores to reserve; 0 means all, so that nothing runs beside it."""
-    threads: int = 0
-    """Threads of numerical libraries; 0 means one for each reserved core."""
+    threads: int = 1
+    """Threads of torch and BLAS; more than one fights with the threads of the physics and the renderer."""
     memory_mb: float = 500.0
     """Expected peak memory [MB], for the check before the start."""
     disk_mb: float = 10.0
