@@ -263,6 +263,10 @@ class SharedMemoryServer:
         num_starts: Number of starts that a reset can name.
         info: Anything else worth logging; plain JSON, about 3 kB at most.
 
+    Attributes:
+        description: What the runtime is told.
+        start_index: Of the last reset taken; -1 before the first.
+
     Raises:
         LinkError: When a living process serves under this name already (a dead one's leftover is replaced).
     """
@@ -294,7 +298,7 @@ class SharedMemoryServer:
         self._request = JointCommand(q=record["q"][0], kp=record["kp"][0], kd=record["kd"][0])
         self._fields = _state_fields(self._segment.state.record)
         self._image_t_s = -np.inf
-        self._start_index = -1
+        self.start_index = -1
 
     def wait_for_runtime(self, timeout_s: float = 60.0) -> None:
         """Wait until a runtime has attached, then remove the segment's name (nobody else can attach, nothing can leak).
@@ -332,7 +336,7 @@ class SharedMemoryServer:
         fields.ang_vel_b[:] = state.ang_vel_b
         fields.command[:] = state.command
         record["image_number"] = segment.image.number if state.rgb is not None else 0
-        record["start_index"] = self._start_index
+        record["start_index"] = self.start_index
         record["result"] = int(result)
         segment.state.post()
 
@@ -399,8 +403,8 @@ class SharedMemoryServer:
         box = self._segment.command
         _fetch(box, "command")
         if int(box.record["kind"][0]) == _KIND_RESET:
-            self._start_index = int(box.record["start_index"][0])
-            return ResetRequest(self._start_index)
+            self.start_index = int(box.record["start_index"][0])
+            return ResetRequest(self.start_index)
         return self._request
 
     def _post_image(self, rgb: np.ndarray, rgb_t_s: float) -> None:

@@ -1,18 +1,24 @@
-"""Small real bundles for tests: a random recurrent policy (with or without eyes) built with onnx, and its golden trace.
+"""What tests of the runtime need: small real bundles, a clock that obeys, a robot that can be broken, a toy robot process.
 
-Needs the ``onnx`` package, which the runtime does not.
+Bundles are built with the ``onnx`` package, which the runtime does not need: a random recurrent policy, with or without
+eyes, and its golden trace from an independent numpy implementation.
 """
 
 from __future__ import annotations
 
+import os
+import signal
+import time
 from pathlib import Path
-from typing import Any, Dict, Optional, Tuple
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
 import numpy as np
 
 from .bundle import CameraSpec, ObservationTerm, Recurrence, write_bundle
+from .robot_io import BenchRobot, JointCommand, RobotState
+from .shared_memory import EpisodeResult, ResetRequest, SharedMemoryServer
 
-__all__ = ["JOINT_NAMES", "OBSERVATION", "make_bundle"]
+__all__ = ["JOINT_NAMES", "OBSERVATION", "FakeClock", "FaultyRobot", "make_bundle", "serve_toy_robot"]
 
 JOINT_NAMES = tuple(
     f"{leg}_{part}_joint" for leg in ("FR", "FL", "RR", "RL") for part in ("hip", "thigh", "calf")
@@ -28,6 +34,134 @@ OBSERVATION = (
 DEFAULT_POSE = np.tile([0.1, 0.8, -1.5], 4)
 POSITION_LIMIT = np.tile([[-0.86, 0.86], [-0.69, 4.5], [-2.82, -0.89]], (4, 1))
 HIDDEN, FEATURE, WIDTH, HEIGHT = 16, 8, 12, 8
+
+
+class FakeClock:
+    """Seconds that pass only when somebody sleeps.
+
+    Attributes:
+        now_s: The time [s].
+        oversleep_s: Every sleep takes this much longer [s].
+    """
+
+    def __init__(self) -> None:
+        self.now_s = 100.0
+        self.oversleep_s = 0.0
+
+    def __call__(self) -> float:
+        """The time."""
+        return self.now_s
+
+    def sleep(self, seconds: float) -> None:
+        """Let time pass."""
+        self.now_s += seconds + self.oversleep_s
+
+
+class FaultyRobot:
+    """A bench robot on a fake clock that records what it is sent, and breaks on demand.
+
+    Attributes:
+        commands: Copies of all commands: time [s], q, kp, kd.
+        spoil: Called with every state before it is handed out; change it to break something. Raise to break the link.
+        closed: Whether the link was closed.
+    """
+
+    def __init__(self, clock: FakeClock, *, vision: bool = True) -> None:
+        self.commands: List[Tuple[float, np.ndarray, np.ndarray, np.ndarray]] = []
+        self.spoil: Callable[[RobotState], None] = lambda state: None
+        self.closed = False
+        self._clock = clock
+        self._bench = BenchRobot(
+            start_joint_pos=DEFAULT_POSE + 0.1,
+            camera_size_wh=(WIDTH, HEIGHT) if vision else None,
+            clock=clock,
+        )
+
+    def read(self) -> RobotState:
+        """A private copy of the bench robot's state, spoiled."""
+        state = self._bench.read()
+        copy = RobotState(
+            state.t_s,
+            state.joint_pos.copy(),
+            state.joint_vel.copy(),
+            state.quat_wxyz.copy(),
+            state.ang_vel_b.copy(),
+            state.command.copy(),
+            None if state.rgb is None else state.rgb.copy(),
+            state.rgb_t_s,
+        )
+        self.spoil(copy)
+        return copy
+
+    def write(self, command: JointCommand) -> None:
+        """Record and pass on."""
+        self.commands.append((self._clock(), command.q.copy(), command.kp.copy(), command.kd.copy()))
+        self._bench.write(command)
+
+    def close(self) -> None:
+        """Remember it."""
+        self.closed = True
+
+
+def serve_toy_robot(
+    name: str,
+    *,
+    lockstep: bool = True,
+    episode_steps: int = 20,
+    num_starts: int = 0,
+    die_at_step: int = -1,
+    **description: Any,
+) -> None:
+    """A robot process: the bench robot behind shared memory, until the runtime closes the link.
+
+    Episode ``i`` succeeds, falls or times out in turn (``i % 3``), after ``episode_steps`` commands.
+
+    Args:
+        name: Name of the shared memory.
+        lockstep: Whether it waits for commands.
+        episode_steps: Commands per episode.
+        num_starts: What it says of its starts.
+        die_at_step: It kills itself with SIGKILL at this command of the first episode; -1: never.
+        description: More arguments of :class:`SharedMemoryServer`.
+    """
+    clock = FakeClock()
+    outcomes = (EpisodeResult.SUCCESS, EpisodeResult.FELL, EpisodeResult.TIMEOUT)
+    about: Dict[str, Any] = {
+        "robot": "bench",
+        "joint_names": JOINT_NAMES,
+        "camera_size_wh": (WIDTH, HEIGHT),
+        **description,
+    }
+    with SharedMemoryServer(name, lockstep=lockstep, num_starts=num_starts, **about) as server:
+        server.wait_for_runtime(timeout_s=20.0)
+        robot, step, t_s, started_s = BenchRobot(clock=clock), 0, 0.0, 0.0
+        while True:
+            request = server.wait_request(timeout_s=20.0) if lockstep else server.latest_request()
+            if request is None and (lockstep or server.runtime_gone):
+                return
+            if isinstance(request, ResetRequest):
+                robot = BenchRobot(
+                    start_joint_pos=DEFAULT_POSE, camera_size_wh=about["camera_size_wh"], clock=clock
+                )
+                step, started_s = 0, t_s
+            elif request is not None:
+                step += 1
+                robot.write(request)
+            if step == die_at_step:
+                os.kill(os.getpid(), signal.SIGKILL)
+            if not lockstep:
+                time.sleep(0.02)
+            clock.sleep(0.02)
+            state = robot.read()
+            t_s = started_s + state.t_s  # grows over resets
+            shown = RobotState(
+                t_s, state.joint_pos, state.joint_vel, state.quat_wxyz, state.ang_vel_b, state.command,
+                state.rgb, started_s + state.rgb_t_s,
+            )  # fmt: skip
+            start_index = max(server.start_index, 0)
+            server.publish(
+                shown, result=outcomes[start_index % 3] if step >= episode_steps else EpisodeResult.RUNNING
+            )
 
 
 def make_bundle(
