@@ -10,6 +10,7 @@ import argparse
 import json
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -37,7 +38,9 @@ class PPOWholeUpdateKL(PPO):
         def measure_then_normalize(obs):
             with torch.no_grad():
                 self.actor(obs, stochastic_output=True)
-                self.kl = self.actor.get_kl_divergence(old, self.actor.output_distribution_params).mean().item()
+                self.kl = (
+                    self.actor.get_kl_divergence(old, self.actor.output_distribution_params).mean().item()
+                )
             normalize(obs)
 
         self.actor.update_normalization = measure_then_normalize
@@ -67,8 +70,12 @@ def to_td(obs, n):
 @torch.no_grad()
 def evaluate(actor, sim, env_cfg, seconds=20.0):
     commands = replace(
-        env_cfg.commands, lin_vel_x_m_s=(0.5, 1.0), lin_vel_y_m_s=(0.0, 0.0), standing_fraction=0.0,
-        heading_fraction=1.0, resample_s=1e6,
+        env_cfg.commands,
+        lin_vel_x_m_s=(0.5, 1.0),
+        lin_vel_y_m_s=(0.0, 0.0),
+        standing_fraction=0.0,
+        heading_fraction=1.0,
+        resample_s=1e6,
     )
     cfg = replace(env_cfg.for_evaluation(), commands=commands, episode_s=1e6)
     env = Env(sim, cfg, seed=1)
@@ -90,7 +97,12 @@ def main():
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--envs", type=int, default=256)
     parser.add_argument("--evaluate-every", type=float, default=0.26, help="million steps")
-    parser.add_argument("--clock", choices=("wall", "cpu2"), default="wall", help="cpu2: CPU seconds / 2, for a loaded machine")
+    parser.add_argument(
+        "--clock",
+        choices=("wall", "cpu2"),
+        default="wall",
+        help="cpu2: CPU seconds / 2, for a loaded machine",
+    )
     parser.add_argument("--json")
     parser.add_argument("--save")
     args = parser.parse_args()
@@ -107,8 +119,16 @@ def main():
     actor = MLPModel(obs, groups, "actor", 12, **shared, distribution_cfg=noise)
     critic = MLPModel(obs, groups, "critic", 1, **shared)
     ppo = PPOWholeUpdateKL(
-        actor, critic, RolloutStorage("rl", n, horizon, obs, [12]), num_learning_epochs=3, num_mini_batches=4, gamma=0.98,
-        lam=0.95, learning_rate=1e-3, entropy_coef=0.005, schedule="fixed",
+        actor,
+        critic,
+        RolloutStorage("rl", n, horizon, obs, [12]),
+        num_learning_epochs=3,
+        num_mini_batches=4,
+        gamma=0.98,
+        lam=0.95,
+        learning_rate=1e-3,
+        entropy_coef=0.005,
+        schedule="fixed",
     )
     clock = time.perf_counter if args.clock == "wall" else (lambda: time.process_time() / 2)
     spent = steps = since = 0.0
@@ -130,13 +150,21 @@ def main():
             since = 0.0
             error, fell = evaluate(actor, eval_sim, env_cfg)
             log = {k: round(float(v), 3) for k, v in extras["log"].items()}
-            row = dict(minutes=spent / 60, m_steps=steps, error=error, fell=fell, lr=ppo.learning_rate, kl=ppo.kl,
-                       std=actor.output_std.mean().item(), reward=reward.mean().item())
+            row = dict(
+                minutes=spent / 60,
+                m_steps=steps,
+                error=error,
+                fell=fell,
+                lr=ppo.learning_rate,
+                kl=ppo.kl,
+                std=actor.output_std.mean().item(),
+                reward=reward.mean().item(),
+            )
             rows.append(row)
             print({k: round(v, 4) for k, v in row.items()}, flush=True)
             print("   ", log, flush=True)
             if args.json:
-                json.dump(rows, open(args.json, "w"), indent=1)
+                Path(args.json).write_text(json.dumps(rows, indent=1))
     if args.save:
         torch.save(ppo.save(), args.save)
 

@@ -48,12 +48,16 @@ class PathNetwork:
         Raises:
             InputError: a scene without at least one line of two points.
         """
-        arrays: dict[str, list[np.ndarray]] = {k: [] for k in ("points", "width", "arc", "first", "last", "level")}
+        arrays: dict[str, list[np.ndarray]] = {
+            k: [] for k in ("points", "width", "arc", "first", "last", "level")
+        }
         offsets, offset = [], 0
         for scene in scenes:
             paths = scene.paths
             if len(paths) < 2:
-                raise InputError(f"scene {scene.name!r}: {len(paths)} path points, expected a line of at least 2")
+                raise InputError(
+                    f"scene {scene.name!r}: {len(paths)} path points, expected a line of at least 2"
+                )
             starts = np.flatnonzero(np.diff(paths.path_id, prepend=paths.path_id[0] - 1))
             ends = np.append(starts[1:], len(paths))
             lengths = ends - starts
@@ -95,7 +99,9 @@ class PathNetwork:
 
     def distance_to_end_m(self, index: Tensor, direction: Tensor) -> Tensor:
         """Length of the line ahead [m]; infinite on closed lines."""
-        ahead = torch.where(direction > 0, self.arc_m[self.last[index]] - self.arc_m[index], self.arc_m[index])
+        ahead = torch.where(
+            direction > 0, self.arc_m[self.last[index]] - self.arc_m[index], self.arc_m[index]
+        )
         return torch.where(self.closed[index], torch.inf, ahead)
 
 
@@ -117,7 +123,9 @@ class PathFollower:
     def advance(self, xy_w: Tensor) -> Tensor:
         """Move each env to the nearest of the next points and return its distance from that point's line, [E] m."""
         net = self.network
-        candidates = net.along(self.index[:, None].expand(-1, len(self._window)), self.direction[:, None] * self._window)
+        candidates = net.along(
+            self.index[:, None].expand(-1, len(self._window)), self.direction[:, None] * self._window
+        )
         gap = net.points[candidates, :2] - xy_w[:, None]
         nearest = gap.square().sum(dim=2).argmin(dim=1, keepdim=True)
         self.index = candidates.gather(1, nearest).squeeze(1)
@@ -177,15 +185,17 @@ class VelocityCommands:
         self._heading = torch.ones(num_envs, dtype=torch.bool, device=rough.device)
         self._standing = torch.zeros(num_envs, dtype=torch.bool, device=rough.device)
 
-    def resample(self, env_ids: Tensor) -> None:
-        """Draw new commands for envs ``env_ids`` [R]."""
+    def resample(self, env_ids: Tensor, *, speed: Tensor | None = None) -> None:
+        """Draw new commands for envs ``env_ids`` [R]; a given ``speed`` [R] m/s replaces the drawn forward speed."""
         count = len(env_ids)
         if count == 0:
             return
         c, u = self.cfg, self._uniform
-        speed = c.lin_vel_x_m_s if self._task == "velocity" else c.goal_speed_m_s
-        ranges = (speed, c.lin_vel_y_m_s, c.ang_vel_rad_s)
+        forward = c.lin_vel_x_m_s if self._task == "velocity" else c.goal_speed_m_s
+        ranges = (forward, c.lin_vel_y_m_s, c.ang_vel_rad_s)
         self._sampled[env_ids] = torch.stack([u(*r, count) for r in ranges], dim=1)
+        if speed is not None:
+            self._sampled[env_ids, 0] = speed
         self._heading[env_ids] = (u(0.0, 1.0, count) < c.heading_fraction) | self._rough[env_ids]
         self._standing[env_ids] = u(0.0, 1.0, count) < c.standing_fraction
 

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
 from gaussgym_scene.errors import InputError
-from gaussgym_scene.scene import Scene
 from torch import Tensor
 
 from gaussgym_sim import rewards, terminations
-from gaussgym_sim.commands import CommandCfg, PathFollower, PathNetwork, VelocityCommands, goal_point
+from gaussgym_sim.camera import CameraCfg, CameraRenderer, CameraRig
+from gaussgym_sim.commands import CommandCfg, PathFollower, PathNetwork, VelocityCommands
 from gaussgym_sim.frames import gravity_in_base, quat_from_yaw, rotate, rotate_inverse, yaw_of
 from gaussgym_sim.observations import ObservationCfg, Observations
 from gaussgym_sim.randomize import RandomizeCfg, Uniform, draw_kicks, randomize_physics
 from gaussgym_sim.rewards import RewardCfg, RewardInputs
+from gaussgym_sim.starts import FixedStarts, Starts, StartSampler
 from gaussgym_sim.terminations import TerminationCfg
 from gaussgym_sim.vecsim import SUBSTEP_S, VecSim
 
@@ -38,6 +38,7 @@ class EnvCfg:
     rewards: RewardCfg = field(default_factory=RewardCfg)
     terminations: TerminationCfg = field(default_factory=TerminationCfg)
     randomize: RandomizeCfg = field(default_factory=RandomizeCfg.light)
+    camera: CameraCfg = field(default_factory=CameraCfg)
     noisy_observations: bool = True
     random_initial_age: bool = True
     curriculum: bool = True
@@ -54,8 +55,6 @@ class EnvCfg:
 
     def for_evaluation(self) -> EnvCfg:
         """The same task without noise, randomization, random ages or curriculum."""
-        from dataclasses import replace
-
         return replace(
             self,
             randomize=RandomizeCfg.none(),
@@ -78,18 +77,30 @@ class Env:
     Attributes:
         num_envs, num_actions, max_episode_length, episode_length_buf, device, cfg: as in VecEnv.
         level: [E] curriculum level.
+        start_id: [E] number of the running episode in the given starts, -1 without.
+        camera: the cameras, or None.
     """
 
-    def __init__(self, sim: VecSim, cfg: EnvCfg | None = None, *, seed: int = 0) -> None:
+    def __init__(
+        self,
+        sim: VecSim,
+        cfg: EnvCfg | None = None,
+        *,
+        seed: int = 0,
+        renderer: CameraRenderer | None = None,
+        starts: Starts | None = None,
+    ) -> None:
         """Reset all envs once.
 
         Args:
             sim: made by `make_sim`.
             cfg: the problem.
             seed: of all random draws here.
+            renderer: of the sim's scenes, in their order, at the size of ``cfg.camera``; None = no ``rgb`` observation.
+            starts: episodes to run instead of drawn ones (see `sample_starts`).
 
         Raises:
-            InputError: unknown task, or a scene without paths.
+            InputError: unknown task, a scene without paths, or starts that do not fit the scenes.
         """
         self.sim, self.cfg = sim, cfg or EnvCfg()
         if self.cfg.task not in TASKS:
@@ -102,13 +113,23 @@ class Env:
         self.network = PathNetwork(sim.scenes, device=self.device)
         self.follower = PathFollower(self.network, self.num_envs, self.device)
         rough = ~sim.terrain.flat[sim.scene_of_env]
-        self.commands = VelocityCommands(self.cfg.commands, self.follower, rough, self._uniform, task=self.cfg.task)
+        self.commands = VelocityCommands(
+            self.cfg.commands, self.follower, rough, self._uniform, task=self.cfg.task
+        )
         self.observations = Observations(
             sim.robot, self.cfg.observations, device=self.device, generator=generator
         )
         self._weights = rewards.weight_table(self.cfg.rewards, self.cfg.rewards.on_rough_ground(), rough)
         self._allocate()
-        self._index_starts()
+        self._sampler = StartSampler(self.network, use_levels=self.cfg.curriculum)
+        self._fixed_starts = (
+            FixedStarts(starts, self.network, sim.scene_of_env) if starts is not None else None
+        )
+        self.camera = (
+            CameraRig(sim.robot, self.cfg.camera, renderer, sim.scene_of_env, control_s=self.cfg.control_s)
+            if renderer is not None
+            else None
+        )
         everyone = torch.arange(self.num_envs, device=self.device)
         randomize_physics(sim, everyone, self.cfg.randomize, self._uniform)
         self._start(everyone)
@@ -116,8 +137,11 @@ class Env:
             self.episode_length_buf[:] = (
                 self._uniform(0.0, 1.0, self.num_envs) * self.max_episode_length
             ).long()
+            if self.camera is not None:
+                self.camera.stagger(self._uniform)
         self._refresh()
         self.commands.update(self.sim.state.root_pos_w[:, :2], self._yaw)
+        self._capture()
 
     def _allocate(self) -> None:
         e, j, device = self.num_envs, self.num_actions, self.device
@@ -129,6 +153,7 @@ class Env:
         self.default_joint_pos = torch.tensor(self.sim.robot.default_joint_pos, device=device)
         self.episode_length_buf = torch.zeros(e, dtype=torch.long, device=device)
         self.level = torch.zeros(e, dtype=torch.long, device=device)
+        self.start_id = torch.full((e,), -1, dtype=torch.long, device=device)
         self._action, self._last_action, self._last_joint_vel = zeros(j), zeros(j), zeros(j)
         self._foot_air_s, self._was_contact = zeros(legs), zeros(legs).bool()
         self._start_xy, self._commanded_m = zeros(2), zeros()
@@ -137,29 +162,6 @@ class Env:
         self._footprint = torch.tensor(_FOOTPRINT_M, device=device)
         grid = self.observations.grid_b
         self._under_body = ((grid[:, 0].abs() < 0.26) & (grid[:, 1].abs() < 0.2)).nonzero().squeeze(1)
-
-    def _index_starts(self) -> None:
-        """Group path points by (scene, level) so that starts are drawn with one gather."""
-        net, scenes = self.network, len(self.sim.scenes)
-        self._num_levels = net.num_levels
-        scene_of_point = torch.bucketize(
-            torch.arange(len(net.points), device=self.device), net.offset[1:], right=True
-        )
-        if not self.cfg.curriculum:
-            group = scene_of_point * self._num_levels
-        else:
-            group = scene_of_point * self._num_levels + net.level
-        self._start_points = torch.argsort(group, stable=True)
-        counts = torch.bincount(group, minlength=scenes * self._num_levels)
-        self._group_count, self._group_first = counts, torch.cumsum(counts, 0) - counts
-        # A scene may lack a level: its envs then use the highest level below that it has.
-        table = torch.zeros(scenes, self._num_levels, dtype=torch.long, device=self.device)
-        for scene in range(scenes):
-            have = [lv for lv in range(self._num_levels) if counts[scene * self._num_levels + lv] > 0]
-            for lv in range(self._num_levels):
-                below = [x for x in have if x <= lv] or have[:1]
-                table[scene, lv] = scene * self._num_levels + below[-1]
-        self._group_of = table
 
     # ------------------------------------------------------------------ step
 
@@ -170,8 +172,9 @@ class Env:
             action: [E, J]; position targets are default pose + action scale x action.
 
         Returns:
-            (observation groups, reward [E], dones [E] bool, extras): ``time_outs`` [E] float, ``fell`` and ``success`` [E] bool for
-            the episodes that ended in this step, ``log`` means over the episodes that ended in this step (empty if none).
+            (observation groups, reward [E], dones [E] bool, extras): ``time_outs`` [E] float, ``fell`` and ``success``
+            [E] bool and ``start_id`` [E] of the episodes that this step belongs to, ``log`` means over the episodes that
+            ended in this step (empty if none).
         """
         cfg, sim = self.cfg, self.sim
         self._last_action, self._last_joint_vel = self._action, sim.state.joint_vel.clone()
@@ -185,6 +188,7 @@ class Env:
         self._after_physics()
         reward = self._reward()
         dones, extras = self._finish()
+        self._capture()
         return self.get_observations(), reward, dones, extras
 
     def _refresh(self) -> None:
@@ -251,12 +255,12 @@ class Env:
         cut = (timed_out | outside | success) & ~fell
         dones = fell | cut
         extras: dict[str, Any] = {
-            "time_outs": cut.float(), "fell": fell, "success": success, "log": {},
+            "time_outs": cut.float(), "fell": fell, "success": success, "start_id": self.start_id.clone(), "log": {},
         }  # fmt: skip
         ids = dones.nonzero().squeeze(1)
         if len(ids):
             extras["log"] = self._log(ids, fell, success)
-            if cfg.curriculum and self._num_levels > 1:
+            if cfg.curriculum and self.network.num_levels > 1:
                 self._change_levels(ids)
             self._start(ids)
             self._refresh()
@@ -271,7 +275,7 @@ class Env:
         log["episode/seconds"] = self._episode_s[ids].mean()
         if self.cfg.task == "goal":
             log["episode/success"] = success[ids].float().mean()
-        if self._num_levels > 1:
+        if self.network.num_levels > 1:
             log["episode/level"] = self.level.float().mean()
         return log
 
@@ -280,39 +284,38 @@ class Env:
         up = walked > self.cfg.level_up_m
         down = (walked < self.cfg.level_down_fraction * self._commanded_m[ids]) & ~up
         level = self.level[ids] + up.long() - down.long()
-        again = (self._uniform(0.0, 1.0, len(ids)) * self._num_levels).long()  # mastered all: any level
-        level = torch.where(level >= self._num_levels, again, level)
+        again = (
+            self._uniform(0.0, 1.0, len(ids)) * self.network.num_levels
+        ).long()  # mastered all: any level
+        level = torch.where(level >= self.network.num_levels, again, level)
         self.level[ids] = level.clamp(min=0)
 
     # ------------------------------------------------------------------ starts
 
     def _start(self, ids: Tensor) -> None:
-        """Draw starts for envs ``ids`` and put the robots there."""
-        count, u, net, cfg = len(ids), self._uniform, self.network, self.cfg.randomize
-        group = self._group_of[self.sim.scene_of_env[ids], self.level[ids]]
-        pick = self._group_first[group] + (u(0.0, 1.0, count) * self._group_count[group]).long()
-        index = self._start_points[pick]
-        direction = torch.where(u(0.0, 1.0, count) < 0.5, 1, -1)
-        # Walk towards the longer side where the line ahead is too short for the task.
-        need = self.cfg.commands.goal_distance_m if self.cfg.task == "goal" else 1.5
-        short = net.distance_to_end_m(index, direction) < need
-        longer = net.distance_to_end_m(index, -direction) > net.distance_to_end_m(index, direction)
-        direction = torch.where(short & longer, -direction, direction)
-        goal = goal_point(net, index, direction, self.cfg.commands.goal_distance_m)
-        self.follower.start(ids, index, direction, goal)
-        yaw = net.travel_yaw(index, direction) + u(-cfg.start_yaw_rad, cfg.start_yaw_rad, count)
-        lateral = u(-cfg.start_lateral, cfg.start_lateral, count) * net.half_width_m[index].clamp(max=0.5)
-        line_yaw = net.points[index, 3]
-        xy = net.points[index, :2] + lateral[:, None] * torch.stack((-torch.sin(line_yaw), torch.cos(line_yaw)), 1)
-        self._place(ids, xy, yaw)
-        self.commands.resample(ids)
+        """Begin new episodes in envs ``ids``."""
+        if self._fixed_starts is not None:
+            self.start_id[ids], start = self._fixed_starts.next(ids)
+        else:
+            start = self._sampler.draw(
+                self.sim.scene_of_env[ids], self.level[ids], task=self.cfg.task, commands=self.cfg.commands,
+                randomize=self.cfg.randomize, uniform=self._uniform,
+            )  # fmt: skip
+        self.follower.start(ids, start.index, start.direction, start.goal)
+        self._place(ids, start.xy, start.yaw)
+        self.commands.resample(ids, speed=start.speed if self.cfg.task == "goal" else None)
+        if self.camera is not None:
+            self.camera.restart(ids, self.cfg.randomize, self._uniform)
 
     def _place(self, ids: Tensor, xy: Tensor, yaw: Tensor) -> None:
         """Put robots upright at xy [R, 2] with heading yaw [R], feet just clear of the highest ground below them."""
         count, cfg, u, robot = len(ids), self.cfg.randomize, self._uniform, self.sim.robot
         quat = quat_from_yaw(yaw)
         corners = torch.cat((self._footprint, torch.zeros(len(self._footprint), 1, device=self.device)), 1)
-        below = rotate(quat[:, None].expand(-1, len(corners), -1), corners.expand(count, -1, -1))[..., :2] + xy[:, None]
+        below = (
+            rotate(quat[:, None].expand(-1, len(corners), -1), corners.expand(count, -1, -1))[..., :2]
+            + xy[:, None]
+        )
         ground = self.sim.terrain.sample(below, self.sim.scene_of_env[ids]).amax(dim=1)
         joint_noise = u(-cfg.start_joint_rad, cfg.start_joint_rad, count, self.num_actions)
         lin_vel = u(-cfg.start_lin_vel_m_s, cfg.start_lin_vel_m_s, count, 3)
@@ -333,22 +336,47 @@ class Env:
             buffer[ids] = 0.0
         self._was_contact[ids] = False
 
+    def set_levels(self, level: Tensor) -> None:
+        """Put all envs on curriculum levels [E] and begin new episodes there; ages are kept."""
+        age = self.episode_length_buf.clone()
+        self.level[:] = level.clamp(0, self.network.num_levels - 1)
+        self._start(torch.arange(self.num_envs, device=self.device))
+        self.episode_length_buf[:] = age
+        self._refresh()
+        self.commands.update(self.sim.state.root_pos_w[:, :2], self._yaw)
+        self._capture()
+
     # ------------------------------------------------------------------ observations
 
+    @property
+    def lin_vel_b(self) -> Tensor:
+        """[E, 3] base velocity in the base frame [m/s], without noise."""
+        return self._lin_vel_b
+
+    @property
+    def height_m(self) -> Tensor:
+        """[E] base height over the mean ground below the body [m]."""
+        return self._height
+
     def get_observations(self) -> dict[str, Tensor]:
-        """Observation groups of the current state: proprio [E, 45], base_vel [E, 3], scan [E, S]; drawn noise differs per call."""
+        """Observation groups of the current state: proprio [E, 45], base_vel [E, 3], scan [E, S]; with a renderer
+        also rgb uint8 [E, 3, H, W] and rgb_new uint8 [E, 1] (1 where the image is a new frame). Noise is drawn at every call.
+        """
         s, noisy, obs = self.sim.state, self.cfg.noisy_observations, self.observations
         terms = (
             s.root_ang_vel_b, self._gravity_b, self.commands.command, s.joint_pos - self.default_joint_pos,
             s.joint_vel, self._action,
         )  # fmt: skip
-        return {
+        groups = {
             "proprio": obs.proprio(terms, noisy=noisy),
             "base_vel": obs.base_vel(self._lin_vel_b, noisy=noisy),
             "scan": obs.scan(s.root_pos_w[:, 2], self._ground, noisy=noisy),
         }
+        if self.camera is not None:
+            groups["rgb"], groups["rgb_new"] = self.camera.rgb.clone(), self.camera.new.clone()
+        return groups
 
-
-def scene_names(scenes: Sequence[Scene]) -> list[str]:
-    """Names in order."""
-    return [scene.name for scene in scenes]
+    def _capture(self) -> None:
+        if self.camera is not None:
+            state = self.sim.state
+            self.camera.capture(state.root_pos_w, state.root_quat_wxyz)

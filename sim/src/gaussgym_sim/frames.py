@@ -49,3 +49,22 @@ def quat_from_yaw(yaw: Tensor) -> Tensor:
 def wrap_angle(angle: Tensor) -> Tensor:
     """Wrap to [-pi, pi)."""
     return torch.remainder(angle + torch.pi, 2 * torch.pi) - torch.pi
+
+
+def matrix_from_quat(quat_wxyz: Tensor) -> Tensor:
+    """Rotation matrices [..., 3, 3] of unit quaternions [..., 4]."""
+    w, x, y, z = quat_wxyz.unbind(-1)
+    rows = (
+        (1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)),
+        (2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)),
+        (2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)),
+    )
+    return torch.stack([torch.stack(row, dim=-1) for row in rows], dim=-2)
+
+
+def matrix_from_rotation_vector(rotation: Tensor) -> Tensor:
+    """Rotation matrices [..., 3, 3] of rotation vectors [..., 3] [rad] (axis times angle)."""
+    angle = rotation.norm(dim=-1, keepdim=True)
+    axis = rotation / angle.clamp(min=1e-12)
+    quat = torch.cat((torch.cos(angle / 2), axis * torch.sin(angle / 2)), dim=-1)
+    return matrix_from_quat(quat)

@@ -14,6 +14,7 @@ from mujoco import batch
 from torch import Tensor
 
 from gaussgym_sim.robot import RobotCfg
+from gaussgym_sim.starts import scene_of_env
 from gaussgym_sim.terrain import TerrainLookup, add_terrain, physics_heightfield
 from gaussgym_sim.vecsim import SUBSTEP_S, SimState
 
@@ -86,14 +87,15 @@ class MujocoSim:
         self.invalid_count = 0
         fields = [physics_heightfield(scene) for scene in self.scenes]
         self.terrain = TerrainLookup(fields, device=self.device)
-        bounds = np.linspace(0, num_envs, len(self.scenes) + 1).astype(int)
-        scene_of_env = np.repeat(np.arange(len(self.scenes)), np.diff(bounds))
-        self.scene_of_env = torch.from_numpy(scene_of_env)
+        owner = scene_of_env(len(self.scenes), num_envs)
+        bounds = np.searchsorted(owner, np.arange(len(self.scenes) + 1))
+        self.scene_of_env = torch.from_numpy(owner)
         self._batches = [
             _SceneBatch(_compile(robot, field), slice(int(a), int(b)), self.num_threads)
             for field, a, b in zip(fields, bounds[:-1], bounds[1:], strict=True)
         ]
         self._index_model(self._batches[0].model)
+        self.total_mass_kg = float(self._batches[0].model.body_mass.sum())
         self._allocate()
 
     def _index_model(self, model: mujoco.MjModel) -> None:
@@ -146,7 +148,7 @@ class MujocoSim:
         self._find_invalid()
 
     def _apply_torque(self, part: _SceneBatch) -> None:
-        """tau = clip(strength (kp (target - q) - kd qd), limit), in place."""
+        """Tau = clip(strength (kp (target - q) - kd qd), limit), in place."""
         envs, torque = part.envs, self._torque[part.envs]
         np.subtract(self._target[envs], part.qpos[:, self._q], out=torque)
         torque *= self._kp[envs]
@@ -163,7 +165,7 @@ class MujocoSim:
             invalid[part.envs] = ~finite | warned | self._bad[part.envs]
         if invalid.any():
             self.invalid_count += int(invalid.sum())
-            for name, array in self._out.items():
+            for array in self._out.values():
                 if array.dtype == np.float32:
                     np.nan_to_num(array, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
             self._out["root_quat_wxyz"][invalid] = (1.0, 0.0, 0.0, 0.0)
@@ -188,7 +190,14 @@ class MujocoSim:
             out["thigh_contact"][rows] = sensors[:, self._thigh] > 0
             out["trunk_contact"][rows] = (sensors[:, self._trunk] > 0).any(axis=1)
         else:
-            for name in ("joint_torque", "foot_force_w", "foot_contact", "thigh_contact", "trunk_contact", "invalid"):
+            for name in (
+                "joint_torque",
+                "foot_force_w",
+                "foot_contact",
+                "thigh_contact",
+                "trunk_contact",
+                "invalid",
+            ):
                 out[name][rows] = 0
 
     def reset(

@@ -87,13 +87,15 @@ class Observations:
         return self._noisy(lin_vel_b * c.base_vel_scale, c.base_vel_noise if noisy else None)
 
     def scan(self, base_z_m: Tensor, ground_m: Tensor, *, noisy: bool) -> Tensor:
-        """Scan observation [E, S]: 4 x clip(base height - nominal height - ground, +-0.5 m); 0 on flat ground in nominal stance."""
+        """Scan observation [E, S]: 4 x clip(base height - nominal - ground, +-0.5 m); 0 standing on flat ground."""
         c = self.cfg
         relative = base_z_m.unsqueeze(1) - self._base_height_m - ground_m
         scaled = relative.clamp_(-c.scan_clip_m, c.scan_clip_m).mul_(c.scan_scale)
         return self._noisy(scaled, c.scan_noise if noisy and c.scan_noise > 0 else None)
 
-    def scan_ground(self, root_pos_w: Tensor, yaw: Tensor, terrain: TerrainLookup, scene_ids: Tensor) -> Tensor:
+    def scan_ground(
+        self, root_pos_w: Tensor, yaw: Tensor, terrain: TerrainLookup, scene_ids: Tensor
+    ) -> Tensor:
         """Ground height [m] under the scan grid, turned by yaw and moved to the base, [E, S]."""
         cos, sin = torch.cos(yaw).unsqueeze(1), torch.sin(yaw).unsqueeze(1)
         gx, gy = self.grid_b[:, 0], self.grid_b[:, 1]

@@ -29,6 +29,12 @@ class RandomizeCfg:
     start_yaw_rad: float = 0.4
     start_lateral: float = 0.5
     """Half range of the start's offset across the path, as a fraction of its half width (at most 0.5 m)."""
+    camera_pos_m: float = 0.02
+    """Half range of the camera's error of position along each of its axes [m]."""
+    camera_rot_rad: float = 0.03
+    """Half range of the camera's error of rotation about each of its axes [rad]."""
+    camera_focal: float = 0.02
+    """Half range of the camera's relative error of focal length."""
 
     @classmethod
     def none(cls) -> RandomizeCfg:
@@ -36,7 +42,8 @@ class RandomizeCfg:
         return cls(
             friction=(1.0, 1.0), trunk_mass_factor=(1.0, 1.0), trunk_com_m=0.0, gain_factor=(1.0, 1.0),
             strength_factor=(1.0, 1.0), kick_m_s=0.0, kick_interval_s=0.0, start_joint_rad=0.0,
-            start_lin_vel_m_s=0.0, start_yaw_rad=0.0, start_lateral=0.0,
+            start_lin_vel_m_s=0.0, start_yaw_rad=0.0, start_lateral=0.0, camera_pos_m=0.0, camera_rot_rad=0.0,
+            camera_focal=0.0,
         )  # fmt: skip
 
     @classmethod
@@ -61,13 +68,15 @@ class Uniform:
 
 
 def randomize_physics(sim: VecSim, env_ids: Tensor, cfg: RandomizeCfg, uniform: Uniform) -> None:
-    """Draw friction, payload, gains and motor strength of envs ``env_ids`` [R]; degenerate ranges leave nominal values untouched."""
+    """Draw friction, payload, gains and strength of envs ``env_ids`` [R]; a range of one nominal value changes nothing."""
     count, joints, robot = len(env_ids), sim.robot.num_joints, sim.robot
     if cfg.friction != (1.0, 1.0):
         sim.set_friction(env_ids, uniform(*cfg.friction, count))
     if cfg.trunk_mass_factor != (1.0, 1.0) or cfg.trunk_com_m > 0:
         mass = uniform(*cfg.trunk_mass_factor, count) * robot.trunk_mass_kg
-        com = torch.tensor(robot.trunk_com_b, device=sim.device) + uniform(-cfg.trunk_com_m, cfg.trunk_com_m, count, 3)
+        com = torch.tensor(robot.trunk_com_b, device=sim.device) + uniform(
+            -cfg.trunk_com_m, cfg.trunk_com_m, count, 3
+        )
         sim.set_payload(env_ids, trunk_mass_kg=mass, trunk_com_b=com)
     if cfg.gain_factor != (1.0, 1.0) or cfg.strength_factor != (1.0, 1.0):
         sim.set_actuators(

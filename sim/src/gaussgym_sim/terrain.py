@@ -52,8 +52,8 @@ def is_flat(field: Heightfield) -> bool:
 def add_terrain(spec: mujoco.MjSpec, field: Heightfield) -> None:
     """Add the ground to a MuJoCo model as geom ``terrain``: a plane where flat, else a heightfield.
 
-    MuJoCo maps the data's minimum to 0 and its maximum to ``size[2]``, so the geom sits at the minimum and ``size[2]`` is the range.
-    Rows of ``userdata`` run along +y, columns along +x, as in `Heightfield`.
+    MuJoCo maps the data's minimum to 0 and its maximum to ``size[2]``, so the geom sits at the minimum and ``size[2]`` is
+    the range. Rows of ``userdata`` run along +y, columns along +x, as in `Heightfield`.
     """
     body = spec.worldbody
     z_min = float(field.height_m.min())
@@ -88,7 +88,9 @@ class TerrainLookup:
         self.heights_m = torch.as_tensor(flat, **as_float)
         self.offset = torch.as_tensor(np.cumsum([0, *sizes[:-1]]), dtype=torch.long, device=device)
         self.nx = torch.tensor([f.height_m.shape[1] for f in fields], dtype=torch.long, device=device)
-        self.last_cell = torch.tensor([[f.height_m.shape[1] - 1, f.height_m.shape[0] - 1] for f in fields], **as_float)
+        self.last_cell = torch.tensor(
+            [[f.height_m.shape[1] - 1, f.height_m.shape[0] - 1] for f in fields], **as_float
+        )
         self.origin_xy_m = torch.tensor(np.stack([f.origin_xy_m for f in fields]), **as_float)
         self.inv_cell = torch.tensor([1.0 / f.cell_m for f in fields], **as_float)
         self.max_xy_m = torch.tensor(
@@ -120,7 +122,7 @@ class TerrainLookup:
         return torch.lerp(lower, upper, v)
 
     def outside(self, xy_w: Tensor, scene_ids: Tensor, *, margin_m: float) -> Tensor:
-        """Whether points [E, 2] are beyond the ground's border, or within ``margin_m`` of it. Never on a plane, which is infinite."""
+        """Whether points [E, 2] are nearer than ``margin_m`` to the ground's border or beyond; a plane has no border."""
         low = xy_w < self.origin_xy_m[scene_ids] + margin_m
         high = xy_w > self.max_xy_m[scene_ids] - margin_m
         return (low | high).any(dim=-1) & ~self.flat[scene_ids]

@@ -22,8 +22,8 @@ SUBSTEP_S = 0.005
 class SimState:
     """State of E robots after the last `VecSim.step` or `VecSim.reset`, float32 views that the next call overwrites.
 
-    Positions, velocities and orientation of root and joints are current; feet and contacts are those that the last substep started
-    from (one substep, 5 ms, old), as physics engines compute them on the way.
+    Positions, velocities and orientation of root and joints are current; feet and contacts are those that the last substep
+    started from (one substep, 5 ms, old), as physics engines compute them on the way.
 
     Attributes:
         root_pos_w: [E, 3] base origin [m] in the frame of the env's scene.
@@ -58,8 +58,8 @@ class SimState:
 class VecSim(Protocol):
     """E independent copies of one robot, each on the ground of one scene.
 
-    Contract: tensors live on ``device``; ``state`` is updated in place; results depend on the inputs alone, never on the number of
-    threads; an env's trajectory does not depend on the other envs; nothing here draws random numbers.
+    Contract: tensors live on ``device``; ``state`` is updated in place; results depend on the inputs alone, never on the
+    number of threads; an env's trajectory does not depend on the other envs; nothing here draws random numbers.
     """
 
     robot: RobotCfg
@@ -137,7 +137,9 @@ def make_sim(
     if not scenes:
         raise InputError("no scene given; physics needs at least one scene with a heightfield")
     if num_envs < len(scenes):
-        raise InputError(f"{num_envs} environments for {len(scenes)} scenes; give at least one environment a scene")
+        raise InputError(
+            f"{num_envs} environments for {len(scenes)} scenes; give at least one environment a scene"
+        )
     if torch.device(device).type != "cpu":
         raise InputError(f"physics backend 'mujoco' runs on the CPU, not on {device!r}; use device='cpu'")
     from gaussgym_sim.mujoco_sim import MujocoSim
