@@ -1,0 +1,167 @@
+"""Command `gaussgym-render`: images of a scene, and how fast they come."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import tyro
+from gaussgym_scene import InputError, Scene, Splats, command, synthesize
+from gaussgym_scene.artifact import replace_directory
+from PIL import Image
+from tqdm import tqdm
+
+from gaussgym_render import bench
+from gaussgym_render.renderer import Frames, SplatRenderer
+from gaussgym_render.viewpoints import Viewpoints, load_viewpoints, path_viewpoints, scene_viewpoints
+
+CAMERAS_FILE = "cameras.json"
+MAX_DEPTH_MM = 65535
+
+
+@dataclass(kw_only=True)
+class Images:
+    """Render a scene's images into a folder: NAME.png for each camera, and cameras.json with the cameras used."""
+
+    scene: tyro.conf.Positional[Path]
+    """Scene folder, or a 3DGS PLY (then give --cameras)."""
+    output: Path
+    """Folder to write; replaced if it exists."""
+    cameras: Path | None = None
+    """Camera file, JSON: {"format": "gaussgym-cameras", "version": 1, "width_px": 640, "height_px": 480, "cameras": [{"name":
+    "a", "c2w": 4x4 camera to world in OpenCV axes [m], "K": 3x3 [px]}, ...]}; the cameras.json that this command writes is one.
+    Default: the photographs' cameras where the scene records them, else one every metre along its paths."""
+    backend: str = "auto"
+    """'cpu', 'reference' (float64, slow), any that an installed package adds, or 'auto'."""
+    width: int | None = None
+    """Image width [px]; default: the cameras'. The height follows."""
+    every: int = 1
+    """Render each n-th camera only."""
+    depth: bool = False
+    """Also write NAME.depth.png: expected depth along the viewing axis, uint16 [mm], 0 = nothing hit."""
+    near: float = 0.01
+    """Splats nearer than this are not drawn [m]."""
+    background: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    """Colour behind the splats, red green blue in 0..1."""
+
+    def run(self) -> Path:
+        """Render; returns the folder."""
+        splats, cameras = self._load()
+        renderer = SplatRenderer(
+            [splats],
+            cameras.width,
+            cameras.height,
+            backend=self.backend,
+            near=self.near,
+            background=self.background,
+        )
+        partial = self.output.with_name(self.output.name + ".partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        batch = int(np.clip(2_000_000 // (cameras.width * cameras.height), 1, 64))
+        with tqdm(total=len(cameras), unit="image", desc=f"render ({renderer.backend})") as bar:
+            for start in range(0, len(cameras), batch):
+                part = slice(start, start + batch)
+                ids = np.zeros(len(cameras.c2w[part]), np.int64)
+                frames = renderer.render(cameras.c2w[part], cameras.K[part], ids)
+                _write_images(partial, cameras.names[part], frames, depth=self.depth)
+                bar.update(len(ids))
+        (partial / CAMERAS_FILE).write_text(json.dumps(cameras.to_json(), indent=1) + "\n")
+        replace_directory(partial, self.output)
+        return self.output
+
+    def _load(self) -> tuple[Splats, Viewpoints]:
+        """The scene's splats and the cameras asked for."""
+        if self.every < 1 or (self.width is not None and self.width < 1):
+            raise InputError(f"--every {self.every} and --width {self.width}: expected at least 1")
+        cameras = load_viewpoints(self.cameras) if self.cameras else None
+        if self.scene.suffix == ".ply":
+            splats = Splats.load_ply(self.scene)
+            if cameras is None:
+                raise InputError(f"{self.scene}: a PLY brings no cameras; give --cameras FILE")
+        else:
+            scene = Scene.load(self.scene)
+            splats, cameras = scene.splats, cameras or scene_viewpoints(scene)
+        if self.every > 1:
+            cameras = Viewpoints(
+                cameras.names[:: self.every],
+                cameras.c2w[:: self.every],
+                cameras.K[:: self.every],
+                cameras.width,
+                cameras.height,
+            )
+        if self.width is not None:
+            cameras = cameras.resized(self.width, max(1, round(cameras.height * self.width / cameras.width)))
+        return splats, cameras
+
+
+def _write_images(folder: Path, names: list[str], frames: Frames, *, depth: bool) -> None:
+    for i, name in enumerate(names):
+        Image.fromarray(frames.rgb[i]).save(folder / f"{name}.png", compress_level=1)
+        if depth:
+            millimetres = np.clip(np.rint(frames.depth[i] * 1000.0), 0, MAX_DEPTH_MM).astype(np.uint16)
+            Image.fromarray(millimetres).save(folder / f"{name}.depth.png", compress_level=1)
+
+
+@dataclass(kw_only=True)
+class Bench:
+    """Time rendering of one scene at several image sizes; prints a table."""
+
+    scene: tyro.conf.Positional[Path | None] = None
+    """Scene folder; default: the procedural street, seed 0."""
+    json: Path | None = None
+    """Also write the numbers into this file."""
+    backend: str = "auto"
+    """Renderer backend."""
+    threads: int | None = None
+    """CPU threads; default: all cores."""
+    seconds: float = 3.0
+    """Time to spend per image size [s]."""
+
+    def run(self) -> Path | None:
+        """Time and report; returns the file written, if any."""
+        if not self.seconds > 0:
+            raise InputError(f"--seconds {self.seconds}: expected a positive time")
+        scene = synthesize("street", 0) if self.scene is None else Scene.load(self.scene)
+        backend = SplatRenderer([scene.splats], 8, 8, backend=self.backend, num_threads=self.threads).backend
+        timings = bench.time_sizes(
+            scene, path_viewpoints(scene), backend=backend, threads=self.threads, seconds=self.seconds
+        )
+        result = bench.report(scene, timings, backend=backend, threads=self.threads)
+        _print_table(result)
+        if self.json is None:
+            return None
+        partial = self.json.with_name(self.json.name + ".partial")
+        partial.write_text(json.dumps(result, indent=1) + "\n")
+        partial.replace(self.json)
+        return self.json
+
+
+def _print_table(result: dict) -> None:
+    machine = result["machine"]
+    print(
+        f"{result['scene']}: {result['splats']} splats of SH degree {result['sh_degree']}, backend {result['backend']}"
+    )
+    print(f"{result['threads']} threads on {machine['processor']} ({machine['cores']} cores)")
+    print("size [px]    frames/s (min to max of repeats)    frames per CPU second    visible splats")
+    for t in result["timings"]:
+        spread = f"{t['frames_per_s']:.0f} ({t['frames_per_s_min']:.0f} to {t['frames_per_s_max']:.0f})"
+        visible = "" if t["visible_splats_mean"] is None else f"{t['visible_splats_mean']:.0f}"
+        print(f"{t['width_px']}x{t['height_px']:<8} {spread:<35} {t['frames_per_cpu_s']:<24.0f} {visible}")
+
+
+Command = Annotated[Images, tyro.conf.subcommand("images")] | Annotated[Bench, tyro.conf.subcommand("bench")]
+
+
+def main() -> int:
+    """Run the command line."""
+    return command.run(lambda: tyro.cli(Command, prog="gaussgym-render", description=__doc__).run())  # type: ignore[arg-type]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
