@@ -4,13 +4,11 @@ import dataclasses
 import json
 
 import numpy as np
-import onnx
 import pytest
 from gaussgym_deploy.bundle import BundleError, PolicyBundle, Recurrence, _sha256_of
 from gaussgym_deploy.policy import Policy, replay_golden
 from gaussgym_deploy.runtime import Runtime
 from gaussgym_deploy.testing import FakeClock, FaultyRobot, make_bundle
-from onnx import numpy_helper
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +36,9 @@ def test_replay_of_220_recurrent_steps_matches_an_independent_implementation(dir
 
 @pytest.mark.parametrize(("name", "tensor"), [("policy.onnx", "r_gates"), ("encoder.onnx", "w_image")])
 def test_one_changed_weight_is_noticed(tmp_path, name, tensor):
+    import onnx
+    from onnx import numpy_helper
+
     directory = make_bundle(tmp_path / "policy", steps=40)
     model = onnx.load(directory / name)
     weights = next(entry for entry in model.graph.initializer if entry.name == tensor)

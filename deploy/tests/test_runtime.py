@@ -406,7 +406,7 @@ def test_many_missed_deadlines_in_a_row_are_a_fault(bundle, robot, clock):
 
     robot.spoil = slow
     report = start(bundle, robot, clock).run(3.0)
-    assert report.fault.startswith("deadline") or report.fault.startswith("state_age")
+    assert report.fault.startswith("deadline")
     assert report.deadline_misses >= 10
 
 

@@ -229,7 +229,7 @@ def test_an_attached_process_that_exits_does_not_remove_the_segment(name):
 @pytest.mark.skipif(not SHM.is_dir(), reason="needs /dev/shm")
 def test_a_server_killed_before_anybody_came_leaves_no_segment(name):
     process = toy(name)
-    wait_for(lambda: (SHM / name).exists())
+    wait_for(lambda: serves(name))
     process.kill()
     process.communicate()
     wait_for(lambda: not (SHM / name).exists())
@@ -238,7 +238,7 @@ def test_a_server_killed_before_anybody_came_leaves_no_segment(name):
 @pytest.mark.skipif(not SHM.is_dir(), reason="needs /dev/shm")
 def test_the_leftover_of_a_dead_server_is_replaced(name):
     process = toy(name)
-    wait_for(lambda: (SHM / name).exists())
+    wait_for(lambda: serves(name))
     process.kill()
     content = (SHM / name).read_bytes()
     process.communicate()
@@ -281,9 +281,9 @@ def test_another_version_is_refused(name):
 
 
 def test_a_silent_robot_is_an_error_after_the_timeout(name):
-    with make_server(name), SharedMemoryRobot(name, answer_timeout_s=0.2) as robot:
-        with pytest.raises(LinkError, match=r"did not answer for 0\.2 s"):
-            robot.reset(0)
+    silent = pytest.raises(LinkError, match=r"did not answer for 0\.2 s")
+    with make_server(name), SharedMemoryRobot(name, answer_timeout_s=0.2) as robot, silent:
+        robot.reset(0)
 
 
 def test_a_message_caught_in_the_middle_of_a_write_is_taken_again(name):
@@ -295,6 +295,10 @@ def test_a_message_caught_in_the_middle_of_a_write_is_taken_again(name):
         assert not robot._segment.state.fetch()
         box._shared[:] = good
         assert robot._segment.state.fetch()
+
+
+def serves(name):
+    return (SHM / name).exists() and (SHM / name).read_bytes()[:8] == b"GGROBOT1"
 
 
 def wait_for(condition, timeout_s=10.0):

@@ -644,6 +644,9 @@ def _buffer(memory: shared_memory.SharedMemory) -> memoryview:
 
 def _create(name: str, size: int) -> shared_memory.SharedMemory:
     """Create the segment, replacing the leftover of a dead server."""
+    if os.name == "posix":
+        # Started only by the first registration, the tracker would leave some milliseconds in which a kill leaks the name.
+        resource_tracker.ensure_running()
     try:
         return shared_memory.SharedMemory(name=name, create=True, size=size)
     except FileExistsError:
