@@ -60,7 +60,7 @@ def add_terrain(spec: mujoco.MjSpec, field: Heightfield) -> None:
     if is_flat(field):
         body.add_geom(
             name=TERRAIN_GEOM, type=mujoco.mjtGeom.mjGEOM_PLANE, size=[0, 0, 1], pos=[0, 0, z_min],
-            contype=0, conaffinity=1, friction=[1, 0.005, 0.0001],
+            contype=0, conaffinity=1, priority=0, friction=[1, 0.005, 0.0001],
         )  # fmt: skip
         return
     ny, nx = field.height_m.shape
@@ -73,7 +73,7 @@ def add_terrain(spec: mujoco.MjSpec, field: Heightfield) -> None:
     centre = np.asarray(field.origin_xy_m) + np.array([size_x, size_y]) / 2
     body.add_geom(
         name=TERRAIN_GEOM, type=mujoco.mjtGeom.mjGEOM_HFIELD, hfieldname=TERRAIN_GEOM,
-        pos=[float(centre[0]), float(centre[1]), z_min], contype=0, conaffinity=1, friction=[1, 0.005, 0.0001],
+        pos=[float(centre[0]), float(centre[1]), z_min], contype=0, conaffinity=1, priority=0, friction=[1, 0.005, 0.0001],
     )  # fmt: skip
 
 
