@@ -115,7 +115,7 @@ def test_records_time_and_memory(tmp_path):
 def test_covered_time_counts_overlaps_once():
     def record(begin, end):
         return StageRecord(
-            key="", code="", outputs={}, seconds=0, cpu_seconds=0, peak_rss_mb=0, started_s=begin, ended_s=end
+            title="", key="", code="", outputs={}, seconds=0, cpu_seconds=0, peak_rss_mb=0, started_s=begin, ended_s=end
         )
 
     assert covered_s([record(10, 20), record(15, 30), record(40, 41), record(16, 17)]) == 21.0

@@ -68,7 +68,12 @@ def find_manifest(folder: Path) -> Path | None:
 
 @cache
 def of_code(packages: tuple[str, ...]) -> str:
-    """Hash the source files of packages and of what they import, with the versions of the tools below them."""
+    """Hash source files, with the versions of the tools below them.
+
+    Args:
+        packages: Packages of the workspace, which stand for their files and those of the packages that they import, and
+            single modules such as `gaussgym.walking`.
+    """
     wanted: set[str] = set()
     pending = list(packages)
     while pending:
@@ -82,6 +87,8 @@ def of_code(packages: tuple[str, ...]) -> str:
 
 def _of_sources(package: str) -> list[tuple[str, str]]:
     spec = importlib.util.find_spec(package)
+    if spec is not None and spec.origin and not spec.submodule_search_locations:
+        return [(package, sha256_of(Path(spec.origin)))]
     folders: Iterable[str] = (spec.submodule_search_locations or ()) if spec else ()
     return [
         (path.relative_to(folder).as_posix(), sha256_of(path))

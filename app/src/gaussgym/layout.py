@@ -51,8 +51,18 @@ class Layout:
         return self.root / "training" / "pixels"
 
     @property
-    def student(self) -> Path:
+    def snapshots(self) -> Path:
+        """The teacher's networks while it learned to walk."""
+        return self.root / "training" / "snapshots"
+
+    @property
+    def tuned(self) -> Path:
         """The shipped student after fine-tuning in the built scene."""
+        return self.root / "training" / "tuned"
+
+    @property
+    def student(self) -> Path:
+        """The student that is delivered: the tuned one, unless it does worse than the shipped one."""
         return self.root / "training" / "student"
 
     @property

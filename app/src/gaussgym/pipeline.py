@@ -79,6 +79,8 @@ class Pipeline:
         begin_s = time.time()
         self.run_dir.mkdir(parents=True, exist_ok=True)
         self.state = RunState.load(self.run_dir)
+        names = {stage.name for stage in self.stages}
+        self.state.stages = {name: record for name, record in self.state.stages.items() if name in names}
         self._take_over()
         outcome = Outcome()
         try:
@@ -191,6 +193,7 @@ class Pipeline:
                 f"stage '{stage.name}' ended well but {broken} is missing or not whole; log: {process.log_path}"
             )
         self.state.stages[stage.name] = StageRecord(
+            title=stage.title,
             key=self._keys[stage.name],
             code=fingerprints.of_code(stage.code),
             outputs={name: str(value) for name, value in outputs.items()},

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 
 from gaussgym.layout import Layout
 from gaussgym.progress import clock
-from gaussgym.stages import RunState, Stage
+from gaussgym.stages import RunState
 from gaussgym.summary import goals, read_result, readable, wilson_interval
 
 MIME = {".jpg": "image/jpeg", ".png": "image/png"}
@@ -44,16 +43,13 @@ EVALUATIONS = (
 )
 
 
-def write_report(
-    layout: Layout, summary: dict[str, Any], stages: Sequence[Stage], *, synthetic: bool
-) -> Path:
+def write_report(layout: Layout, summary: dict[str, Any], state: RunState) -> Path:
     """Render the page from what lies in the run folder.
 
     Args:
         layout: The run folder, with its films, figures and results.
         summary: The numbers of `summary.json`.
-        stages: The pipeline, for titles and order.
-        synthetic: Whether the place is the embedded one, whose true shape is known.
+        state: What ran, when and how long.
 
     Returns:
         The path of `report.html`.
@@ -62,20 +58,18 @@ def write_report(
 
     source = files("gaussgym").joinpath("templates/report.html.j2").read_text(encoding="utf-8")
     template = Environment(autoescape=True, undefined=StrictUndefined).from_string(source)
-    text = template.render(**context(layout, summary, stages, synthetic=synthetic))
+    text = template.render(**context(layout, summary, state))
     partial = layout.report.with_name(layout.report.name + ".partial")
     partial.write_text(text, encoding="utf-8")
     partial.replace(layout.report)
     return layout.report
 
 
-def context(
-    layout: Layout, summary: dict[str, Any], stages: Sequence[Stage], *, synthetic: bool
-) -> dict[str, Any]:
+def context(layout: Layout, summary: dict[str, Any], state: RunState) -> dict[str, Any]:
     """Everything that the template shows."""
     drawn = read_result(layout.figures / "figures.json")
+    synthetic = summary.get("height_rmse_m") is not None
     verdicts = [goal.verdict(summary) for goal in goals(synthetic=synthetic)]
-    state = RunState.load(layout.root)
     name = drawn.get("place", "place")
     return {
         "title": "A synthetic street, from photos to a policy"
@@ -96,7 +90,7 @@ def context(
         "met": [words for kind, words in verdicts if kind == "met"],
         "unmeasured": [words for kind, words in verdicts if kind == "unmeasured"],
         "time_text": time_text(summary),
-        "stages": timeline(state, stages),
+        "stages": timeline(state),
         "footer": f"Made by gaussgym from {summary['images_total']} images.",
     }
 
@@ -263,13 +257,9 @@ def time_text(summary: dict[str, Any]) -> str:
     return f"{clock(total)} in all, {summary['peak_rss_mb'] / 1000:.1f} GB of memory at most.{beside}"
 
 
-def timeline(state: RunState, stages: Sequence[Stage]) -> list[dict[str, Any]]:
+def timeline(state: RunState) -> list[dict[str, Any]]:
     """One bar a stage. Times between runs, when nothing ran, are left out."""
-    titles = {stage.name: stage.title for stage in stages}
-    records = sorted(
-        ((name, record) for name, record in state.stages.items() if name in titles),
-        key=lambda item: item[1].started_s,
-    )
+    records = sorted(state.stages.items(), key=lambda item: item[1].started_s)
     begins: dict[str, float] = {}
     shown_s = reached_s = 0.0
     for name, record in records:
@@ -280,7 +270,7 @@ def timeline(state: RunState, stages: Sequence[Stage]) -> list[dict[str, Any]]:
     return [
         {
             "name": name,
-            "title": titles[name],
+            "title": record.title,
             "left": 100 * begins[name] / max(shown_s, 1e-9),
             "width": 100 * record.seconds / max(shown_s, 1e-9),
             "wall": clock(record.seconds),

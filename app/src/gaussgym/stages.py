@@ -58,6 +58,8 @@ class Stage:
 class StageRecord:
     """What a finished stage left behind."""
 
+    title: str
+    """What it did, in words."""
     key: str
     """Hash of command and inputs."""
     code: str

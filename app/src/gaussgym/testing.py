@@ -76,6 +76,7 @@ def write_tiny_run(root: Path, *, frames: int = 10) -> Layout:
     for index, name in enumerate(("capture", "build", "teacher", "film")):
         begin = 1000.0 + 60 * index
         state.stages[name] = StageRecord(
+            title=f"stage {name}",
             key="",
             code="",
             outputs={},
@@ -104,17 +105,15 @@ TINY_WALK = [
 ]
 TINY_SCENE = {
     "scale_source": "gps",
-    "quality": {
-        "images_registered": 60,
-        "images_total": 60,
-        "seeds_tried": 1,
-        "psnr_db_heldout": 26.4,
-        "psnr_db_mean_image": 14.1,
-        "psnr_width_px": 640,
-        "gps_residual_median_m": 1.9,
-        "gps_residual_max_m": 4.2,
-        "max_step_m": 0.4,
-    },
+    "images_registered": 60,
+    "images_total": 60,
+    "seeds_tried": 1,
+    "psnr_db_heldout": 26.4,
+    "psnr_db_mean_image": 14.1,
+    "psnr_width_px": 640,
+    "gps_residual_median_m": 1.9,
+    "gps_residual_max_m": 4.2,
+    "max_step_m": 0.4,
 }
 
 
