@@ -117,7 +117,9 @@ class Evaluate:
         return self.json
 
 
-Command = Annotated[Train, tyro.conf.subcommand("train")] | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
+Command = (
+    Annotated[Train, tyro.conf.subcommand("train")] | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
+)
 
 
 def main() -> None:

@@ -92,7 +92,9 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
         raise InputError(f"{directory / MANIFEST}: lacks {', '.join(missing)}; train it again")
     model = directory / str(fields["model"])
     if model.name not in fields["files"]:
-        raise InputError(f"{directory / MANIFEST}: names {model.name} but does not list its hash; train it again")
+        raise InputError(
+            f"{directory / MANIFEST}: names {model.name} but does not list its hash; train it again"
+        )
     try:
         state = torch.load(model, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError) as error:
@@ -150,6 +152,20 @@ def load_or_explain(checkpoint: Checkpoint, load: Callable[[], Any]) -> None:
             f"{checkpoint.directory}: networks do not fit the recipe ({reason}); "
             f"it was trained with {checkpoint.fields['recipe'].get('name')!r}"
         ) from None
+
+
+def copy_checkpoint(source: Path | str, target: Path | str) -> Path:
+    """Copy a run's newest checkpoint (manifest, model, curve) to another run folder; returns the new manifest's path."""
+    source, target = Path(source), Path(target)
+    fields = read_artifact(source, manifest=MANIFEST, format=FORMAT, versions=(VERSION,))
+    target.mkdir(parents=True, exist_ok=True)
+    for name in fields["files"]:
+        write_bytes(target / name, (source / name).read_bytes())
+    if (source / "curve.jsonl").is_file():
+        write_bytes(target / "curve.jsonl", (source / "curve.jsonl").read_bytes())
+    write_json(target / MANIFEST, fields)
+    _remove_old_models(target, keep=target / str(fields["model"]))
+    return target / MANIFEST
 
 
 def write_bytes(path: Path, data: bytes) -> None:

@@ -54,7 +54,11 @@ def stairs_course(
     for level, rise in enumerate(step_heights_m):
         for lane in range(per_level):
             path = level * per_level + lane
-            profile = np.zeros(nx) if lane >= lanes or rise == 0.0 else _stairs_profile(x, rise, treads_m, max_rise_m, rng)
+            profile = (
+                np.zeros(nx)
+                if lane >= lanes or rise == 0.0
+                else _stairs_profile(x, rise, treads_m, max_rise_m, rng)
+            )
             block = np.tile(profile, (lane_rows, 1))
             if lane >= lanes:
                 block += _blocks(block.shape, 0.6 * rise, rng)
@@ -74,7 +78,12 @@ def stairs_course(
     )
     line_points = np.concatenate(points)
     paths = Paths(line_points, np.concatenate(ids), np.full(len(line_points), 0.4))
-    metadata = {"kind": "stairs_course", "path_level": levels, "step_heights_m": list(step_heights_m), "seed": seed}
+    metadata = {
+        "kind": "stairs_course",
+        "path_level": levels,
+        "step_heights_m": list(step_heights_m),
+        "seed": seed,
+    }
     return Scene("stairs_course", heightfield=field, paths=paths, metadata=metadata)
 
 

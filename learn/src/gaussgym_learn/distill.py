@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch import nn
 from gaussgym_learn.checkpoint import (
     Checkpoint,
     check_compatible,
+    copy_checkpoint,
     has_checkpoint,
     load_checkpoint,
     load_or_explain,
@@ -23,8 +25,14 @@ from gaussgym_learn.checkpoint import (
 )
 from gaussgym_learn.env import LearnEnv
 from gaussgym_learn.metrics import EpisodeStatistics
-from gaussgym_learn.models import IMAGE_GROUP, NEW_FRAME_GROUP, VisionRNNModel, build_actor, load_actor_weights
-from gaussgym_learn.recipes import Recipe, network_from_dict
+from gaussgym_learn.models import (
+    IMAGE_GROUP,
+    NEW_FRAME_GROUP,
+    VisionRNNModel,
+    build_actor,
+    load_actor_weights,
+)
+from gaussgym_learn.recipes import Recipe
 
 
 def teacher_share(progress: float, beta_fraction: float) -> float:
@@ -125,7 +133,9 @@ class DistillTrainer:
         self.recipe, self.env, self.teacher, self.seed = recipe, env, teacher, seed
         student = build_actor(recipe.network, env.layout, env.num_actions)
         if not isinstance(student, VisionRNNModel):
-            raise InputError(f"recipe {recipe.name!r}: its actor does not read {IMAGE_GROUP!r}, nothing to distill to")
+            raise InputError(
+                f"recipe {recipe.name!r}: its actor does not read {IMAGE_GROUP!r}, nothing to distill to"
+            )
         self.student = student
         self.optimizer = torch.optim.Adam(student.parameters(), lr=recipe.distill.learning_rate)
         self.iteration = 0
@@ -153,7 +163,9 @@ class DistillTrainer:
             hidden = torch.zeros(student.rnn.rnn.num_layers, env.num_envs, student.rnn.rnn.hidden_size)
         hidden = hidden.clone()  # type: ignore[union-attr]
         teacher_acts = (torch.rand(env.num_envs) < beta)[:, None]
-        rows: dict[str, list[torch.Tensor]] = {k: [] for k in ("proprio", "index", "teacher", "aux", "starts")}
+        rows: dict[str, list[torch.Tensor]] = {
+            k: [] for k in ("proprio", "index", "teacher", "aux", "starts")
+        }
         frames: list[torch.Tensor] = []
         current, count = torch.zeros(env.num_envs, dtype=torch.long), 0
         for t in range(cfg.steps):
@@ -282,3 +294,177 @@ class DistillTrainer:
         """Take the student's weights from another run."""
         state = checkpoint.state["actor_state_dict"]
         load_or_explain(checkpoint, lambda: load_actor_weights(self.student, state))
+
+
+def distill(
+    teacher: Path | str,
+    scenes: Any,
+    out: Path | str,
+    *,
+    recipe: Recipe | None = None,
+    minutes: float | None = None,
+    iterations: int | None = None,
+    init_from: Path | str | None = None,
+    resume: bool = False,
+    seed: int = 0,
+    robot: str = "go1",
+    sim: str = "mujoco",
+    renderer: str = "auto",
+    save_minutes: float = 2.0,
+    save_iterations: int | None = None,
+    wandb: bool = False,
+    progress: bool = False,
+    on_iteration: Callable[[Any, dict[str, float]], None] | None = None,
+    make: Callable[[], LearnEnv] | None = None,
+) -> Path:
+    """Distill a teacher into a student that sees.
+
+    Args:
+        teacher: run folder of the privileged teacher.
+        scenes: `Scene`s or folders; environments are split over them evenly.
+        out: run folder.
+        recipe: default `recipes.distill`.
+        minutes: see `gaussgym_learn.train.train`.
+        iterations: see there.
+        init_from: run folder of a student to start from; the teacher then never acts (no beta schedule).
+        resume: see there.
+        seed: see there.
+        robot: see there.
+        sim: see there.
+        renderer: backend of the camera.
+        save_minutes: see there.
+        save_iterations: see there.
+        wandb: see there.
+        progress: see there.
+        on_iteration: see there.
+        make: makes the environment instead of `make_env`.
+
+    Returns:
+        The path of `checkpoint.json`.
+
+    Raises:
+        InputError: nothing to bound the run, or a teacher or student that does not fit.
+    """
+    from gaussgym_learn.env import make_env
+    from gaussgym_learn.policies import CheckpointPolicy
+    from gaussgym_learn.recipes import get_recipe
+    from gaussgym_learn.train import Budget, clear_run, run_fields, run_training, torch_threads
+
+    if minutes is None and iterations is None:
+        raise InputError("distillation is unbounded: give minutes or iterations")
+    out, recipe = Path(out), recipe or get_recipe("distill")
+    if init_from is not None:
+        recipe = replace(recipe, distill=replace(recipe.distill, beta_fraction=0.0))
+    acting = CheckpointPolicy(load_checkpoint(teacher))
+    previous = load_checkpoint(out) if resume and has_checkpoint(out) else None
+    initial = load_checkpoint(init_from) if init_from is not None and previous is None else None
+    with torch_threads(1):
+        if make is not None:
+            env = make()
+        else:
+            env = make_env(
+                recipe.task,
+                scenes,
+                recipe.distill.num_envs,
+                robot=robot,
+                sim=sim,
+                renderer=renderer,
+                seed=seed,
+                cfg=recipe.env,
+            )
+        acting.check(env)
+        trainer = DistillTrainer(recipe, env, acting.model, seed=seed)
+        for checkpoint, action in ((initial, trainer.warm_start), (previous, trainer.restore)):
+            if checkpoint is not None:
+                groups = recipe.network.actor_groups
+                check_compatible(checkpoint, robot=env.robot, layout=env.layout, groups=groups)
+                action(checkpoint)
+        if previous is None:
+            clear_run(out)
+        fields = run_fields(recipe, env, seed=seed, init_from=initial)
+        fields["teacher"] = {
+            "name": acting.checkpoint.directory.name,
+            "model_sha256": acting.checkpoint.fields["files"][acting.checkpoint.fields["model"]]["sha256"],
+        }
+        if previous is not None:
+            fields["initialized_from"] = previous.fields.get("initialized_from")
+        elapsed = float(previous.fields.get("train_seconds", 0.0)) if previous else 0.0
+        budget = Budget(minutes, iterations, save_minutes, save_iterations, elapsed)
+        return run_training(
+            trainer, out, fields, budget, wandb=wandb, progress=progress, on_iteration=on_iteration
+        )
+
+
+def finetune(
+    student: Path | str,
+    teacher: Path | str,
+    scene: Any,
+    out: Path | str,
+    *,
+    training_scenes: Sequence[Any] = (),
+    recipe: Recipe | None = None,
+    minutes: float,
+    episodes: int = 64,
+    resume: bool = False,
+    seed: int = 0,
+    renderer: str = "auto",
+    progress: bool = False,
+) -> dict[str, Any]:
+    """Adapt a student to a new scene, and keep it only if it then does better there.
+
+    The new scene is mixed with the scenes of the student's training, so that it forgets nothing; student before and after are
+    evaluated from the same starts in the new scene, and the better one ends up in `out`.
+
+    Args:
+        student: run folder of the student.
+        teacher: run folder of the teacher.
+        scene: the new scene.
+        out: run folder of the result.
+        training_scenes: scenes of the student's training.
+        recipe: default `recipes.distill`.
+        minutes: of distillation [min].
+        episodes: of each evaluation.
+        resume: go on from an interrupted fine-tuning.
+        seed: of training.
+        renderer: backend of the camera.
+        progress: show bars on stderr.
+
+    Returns:
+        `{"success_before", "success_trained", "success_after", "kept", "before", "trained"}`; `kept` is `student` or `finetuned`,
+        `success_after` that of what was kept. Also written to `<out>/finetune.json`.
+    """
+    from gaussgym_scene.artifact import write_json
+
+    from gaussgym_learn.evaluate import evaluate
+
+    out = Path(out)
+    options: dict[str, Any] = {"episodes": episodes, "renderer": renderer, "progress": progress}
+    before = evaluate(student, scene, **options)
+    trained_dir = out.with_name(out.name + "_trained")
+    # The new scene counts as much as all the old ones together: the environments are split evenly over this list.
+    scenes = [scene] * max(1, len(training_scenes)) + list(training_scenes)
+    distill(
+        teacher,
+        scenes,
+        trained_dir,
+        recipe=recipe,
+        minutes=minutes,
+        init_from=student,
+        resume=resume,
+        seed=seed,
+        renderer=renderer,
+        progress=progress,
+    )
+    trained = evaluate(trained_dir, scene, **options)
+    kept = "finetuned" if trained["success"] > before["success"] else "student"
+    copy_checkpoint(trained_dir if kept == "finetuned" else Path(student), out)
+    result = {
+        "success_before": before["success"],
+        "success_trained": trained["success"],
+        "success_after": max(before["success"], trained["success"]),
+        "kept": kept,
+        "before": before,
+        "trained": trained,
+    }
+    write_json(out / "finetune.json", result)
+    return result

@@ -6,19 +6,21 @@ import dataclasses
 import hashlib
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from gaussgym_scene.scene import Scene
+from gaussgym_sim.camera import CameraRenderer, RenderedFrames
 from gaussgym_sim.env import Env, EnvCfg
+from gaussgym_sim.starts import Starts
 from gaussgym_sim.vecsim import VecSim, make_sim
 from rsl_rl.env import VecEnv
 from tensordict import TensorDict
 
 FOOT_RADIUS_M = 0.023
+"""Of the Go1's ball feet; their sites are at the centre [m]."""
 
 
 class LearnEnv(VecEnv):
@@ -48,16 +50,6 @@ class LearnEnv(VecEnv):
         """Restore `curriculum_state`."""
 
 
-
-
-@dataclass
-class CameraSetup:
-    """Everything rendered images depend on; None in `make_env` means a blind environment."""
-
-    rig: Any
-    renderer: Any
-
-
 class GaussgymVecEnv(LearnEnv):
     """`gaussgym_sim.Env` behind rsl_rl's interface.
 
@@ -67,6 +59,8 @@ class GaussgymVecEnv(LearnEnv):
         scene_hashes: see `LearnEnv`.
         seed: of the first reset.
         clearance: `(weight [1/s], target [m])` of the penalty on low swing feet, weight 0 for none.
+        renderer: of the sim's scenes, for the robot's camera; None for none.
+        starts: episodes to run instead of drawn ones.
     """
 
     def __init__(
@@ -77,21 +71,22 @@ class GaussgymVecEnv(LearnEnv):
         scene_hashes: dict[str, str],
         seed: int = 0,
         clearance: tuple[float, float] = (0.0, 0.08),
+        renderer: CameraRenderer | None = None,
+        starts: Starts | None = None,
     ) -> None:
         self.sim, self.cfg, self.scene_hashes, self.robot = sim, cfg, scene_hashes, sim.robot.name
         self.num_envs, self.num_actions, self.device = sim.num_envs, sim.robot.num_joints, "cpu"
         self.control_dt_s = cfg.control_s
-        self.clearance = clearance
-        self._level: torch.Tensor | None = None
+        self.clearance, self.starts, self._renderer = clearance, starts, renderer
         self.reset(seed=seed)
 
     def reset(self, *, seed: int) -> TensorDict:
         """See `LearnEnv.reset`; curriculum levels are kept."""
         level = self.env.level if hasattr(self, "env") else None
-        self.env = Env(self.sim, self.cfg, seed=seed)
+        self.env = Env(self.sim, self.cfg, seed=seed, renderer=self._renderer, starts=self.starts)
         self.max_episode_length = self.env.max_episode_length
-        if level is not None:
-            self._place_on_levels(level)
+        if level is not None and bool((level > 0).any()):
+            self.env.set_levels(level)
         self._obs = self._pack(self.env.get_observations())
         self.layout = {k: list(v.shape[1:]) for k, v in self._obs.items()}
         return self._obs
@@ -143,14 +138,10 @@ class GaussgymVecEnv(LearnEnv):
     def _pack(self, obs: dict[str, torch.Tensor]) -> TensorDict:
         return TensorDict(obs, batch_size=[self.num_envs])  # type: ignore[arg-type]
 
-    def _place_on_levels(self, level: torch.Tensor) -> None:
-        env = self.env
-        age = env.episode_length_buf.clone()
-        env.level[:] = level
-        env._start(torch.arange(self.num_envs))
-        env.episode_length_buf[:] = age
-        env._refresh()
-        env.commands.update(self.sim.state.root_pos_w[:, :2], env._yaw)
+    @property
+    def camera_hz(self) -> float:
+        """Camera frames a second."""
+        return 1.0 / (self.cfg.camera.period_steps(self.cfg.control_s) * self.cfg.control_s)
 
     def curriculum_state(self) -> dict[str, torch.Tensor]:
         """Level of each environment."""
@@ -167,7 +158,11 @@ def open_scenes(scenes: Sequence[Scene | Path | str] | Scene | Path | str) -> li
     """Scenes from scenes or folders, one or many."""
     if isinstance(scenes, Scene | Path | str):
         scenes = [scenes]
-    return [s if isinstance(s, Scene) else Scene.load(s) for s in scenes]
+    loaded: dict[Path, Scene] = {}  # a folder that is named twice is read once
+    for item in scenes:
+        if not isinstance(item, Scene):
+            loaded.setdefault(Path(item), Scene.load(item))
+    return [s if isinstance(s, Scene) else loaded[Path(s)] for s in scenes]
 
 
 def scene_hash(scene: Scene) -> str:
@@ -192,6 +187,7 @@ def make_env(
     cfg: EnvCfg | None = None,
     clearance: tuple[float, float] = (0.0, 0.08),
     num_threads: int | None = None,
+    starts: Starts | None = None,
 ) -> GaussgymVecEnv:
     """An environment that rsl_rl can train in.
 
@@ -206,7 +202,8 @@ def make_env(
         seed: of everything random.
         cfg: the learning problem; `task` replaces its task.
         clearance: see `GaussgymVecEnv`.
-        num_threads: of the physics.
+        num_threads: of physics and rendering.
+        starts: fixed episodes to run instead of drawn ones.
 
     Returns:
         A VecEnv whose observations are a TensorDict of the groups proprio, base_vel, scan, and with a renderer rgb.
@@ -214,5 +211,47 @@ def make_env(
     opened = open_scenes(scenes)
     physics = make_sim(sim, robot, opened, num_envs, device=device, seed=seed, num_threads=num_threads)
     cfg = dataclasses.replace(cfg or EnvCfg(), task=task)
-    hashes = {scene.name: scene_hash(scene) for scene in opened}
-    return GaussgymVecEnv(physics, cfg, scene_hashes=hashes, seed=seed, clearance=clearance)
+    return GaussgymVecEnv(
+        physics,
+        cfg,
+        scene_hashes={scene.name: scene_hash(scene) for scene in opened},
+        seed=seed,
+        clearance=clearance,
+        renderer=make_camera_renderer(opened, cfg, renderer, num_threads) if renderer is not None else None,
+        starts=starts,
+    )
+
+
+def make_camera_renderer(
+    scenes: Sequence[Scene], cfg: EnvCfg, backend: str, num_threads: int | None = None
+) -> CameraRenderer:
+    """The splat renderer of the robot's camera. A scene that is given several times is kept once.
+
+    Args:
+        scenes: in the simulator's order.
+        cfg: gives the image size.
+        backend: see `gaussgym_render.SplatRenderer`.
+        num_threads: of the renderer.
+    """
+    from gaussgym_render import SplatRenderer
+
+    distinct: list[Scene] = []
+    place = []
+    for scene in scenes:
+        known = next((i for i, other in enumerate(distinct) if other is scene), None)
+        place.append(len(distinct) if known is None else known)
+        if known is None:
+            distinct.append(scene)
+    size = (cfg.camera.width, cfg.camera.height)
+    renderer = SplatRenderer([s.splats for s in distinct], *size, backend=backend, num_threads=num_threads)
+    return renderer if len(distinct) == len(scenes) else _SharedScenes(renderer, torch.tensor(place))  # type: ignore[return-value]
+
+
+class _SharedScenes:
+    """A renderer whose scene ids are looked up in a table first."""
+
+    def __init__(self, renderer: CameraRenderer, place: torch.Tensor) -> None:
+        self._renderer, self._place = renderer, place
+
+    def render(self, c2w: Any, K: Any, scene_ids: Any, *, mask: Any | None = None) -> RenderedFrames:
+        return self._renderer.render(c2w, K, self._place[scene_ids], mask=mask)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,9 +14,11 @@ import torch
 from gaussgym_scene.errors import InputError
 from gaussgym_scene.scene import Scene
 from gaussgym_sim.env import EnvCfg
+from gaussgym_sim.starts import Starts, sample_starts
 from tensordict import TensorDict
 from tqdm import tqdm
 
+from gaussgym_learn.checkpoint import write_bytes
 from gaussgym_learn.env import GaussgymVecEnv, make_env, open_scenes
 from gaussgym_learn.models import IMAGE_GROUP, NEW_FRAME_GROUP
 from gaussgym_learn.policies import ActingPolicy, load_policy
@@ -55,7 +58,7 @@ def ablate_images(obs: TensorDict, ablate: str, rng: torch.Generator) -> TensorD
         ablate: `none`; `blank`: uniform grey; `shuffled`: every camera frame is that of a random other environment.
         rng: draws the permutation.
     """
-    if ablate == "none" or IMAGE_GROUP not in obs.keys():
+    if ablate == "none" or obs.get(IMAGE_GROUP, None) is None:
         return obs
     rgb = obs[IMAGE_GROUP]
     if ablate == "blank":
@@ -72,34 +75,48 @@ def ablate_images(obs: TensorDict, ablate: str, rng: torch.Generator) -> TensorD
 
 
 class _Tally:
-    """Sums over the first episode of each environment."""
+    """Sums over episodes, one row each; an environment works on one row at a time."""
 
-    def __init__(self, env: GaussgymVecEnv) -> None:
-        count = env.num_envs
+    def __init__(self, env: GaussgymVecEnv, episodes: int) -> None:
         self.env = env
-        self.running = torch.ones(count, dtype=torch.bool)
-        self.success, self.fell = (torch.zeros(count, dtype=torch.bool) for _ in range(2))
-        self.seconds, self.error, self.yaw_error, self.work_j, self.path_m = (torch.zeros(count) for _ in range(5))
+        self.done, self.success, self.fell = (torch.zeros(episodes, dtype=torch.bool) for _ in range(3))
+        self.seconds, self.error, self.yaw_error, self.work_j, self.path_m = (
+            torch.zeros(episodes) for _ in range(5)
+        )
+        self.scene = torch.zeros(episodes, dtype=torch.long)
         self._last_xy = env.sim.state.root_pos_w[:, :2].clone()
 
-    def add(self, command: torch.Tensor, dones: torch.Tensor, extras: dict[str, Any]) -> None:
-        """Account for one control step; quantities of a step that ended an episode count for neither."""
+    def add(
+        self, command: torch.Tensor, row: torch.Tensor, dones: torch.Tensor, extras: dict[str, Any]
+    ) -> None:
+        """Account for one control step.
+
+        Args:
+            command: `[E, 3]` in force during the step.
+            row: `[E]` episode of each environment during the step.
+            dones: `[E]`.
+            extras: of the step. The motion in a step that ends an episode is not counted: its state is already the next start's.
+        """
         env, dt = self.env, self.env.control_dt_s
-        state, alive = env.sim.state, self.running & (dones == 0)
-        velocity_b = env.env._lin_vel_b
-        error = (velocity_b[:, :2] - command[:, :2]).norm(dim=1)
+        state, ended = env.sim.state, dones != 0
+        counts = ~self.done[row]
+        moving = counts & ~ended
+        rows = row[moving]
+        error = (env.env.lin_vel_b[:, :2] - command[:, :2]).norm(dim=1)
+        yaw_error = (state.root_ang_vel_b[:, 2] - command[:, 2]).abs()
         power = (state.joint_torque * state.joint_vel).abs().sum(dim=1)
         moved = (state.root_pos_w[:, :2] - self._last_xy).norm(dim=1)
-        self.seconds += dt * alive
-        self.error += dt * error * alive
-        self.yaw_error += dt * (state.root_ang_vel_b[:, 2] - command[:, 2]).abs() * alive
-        self.work_j += dt * power * alive
-        self.path_m += moved * alive
         self._last_xy.copy_(state.root_pos_w[:, :2])
-        ended = self.running & (dones != 0)
-        self.success |= ended & extras["success"]
-        self.fell |= ended & extras["fell"]
-        self.running &= ~ended
+        self.seconds[rows] += dt
+        self.error[rows] += dt * error[moving]
+        self.yaw_error[rows] += dt * yaw_error[moving]
+        self.work_j[rows] += dt * power[moving]
+        self.path_m[rows] += moved[moving]
+        over = counts & ended
+        self.scene[row[over]] = env.sim.scene_of_env[over]
+        self.success[row[over]] = extras["success"][over]
+        self.fell[row[over]] = extras["fell"][over]
+        self.done[row[over]] = True
 
 
 def evaluate(
@@ -116,6 +133,8 @@ def evaluate(
     max_parallel: int = 256,
     progress: bool = False,
     cfg: EnvCfg | None = None,
+    starts: Starts | None = None,
+    record: Path | str | None = None,
 ) -> dict[str, Any]:
     """Run one episode from each fixed start and summarize.
 
@@ -131,6 +150,8 @@ def evaluate(
         renderer: backend of the camera.
         max_parallel: environments at once.
         progress: show a bar on stderr.
+        starts: goal episodes to run instead of `fixed_starts(scenes, episodes, seed)`.
+        record: write one episode (the first that succeeds, else the first) to this npz; see `EpisodeRecorder`.
         cfg: the learning problem, for other commands or observations than the default; evaluated without noise,
             randomization or curriculum.
 
@@ -151,32 +172,41 @@ def evaluate(
         raise InputError(f"{acting.name}: does not see, so there is no image to ablate; use ablate 'none'")
     cfg = evaluation_cfg(task, cfg)
     start = time.perf_counter()
-    rounds = _rounds(episodes, max(max_parallel, len(opened)))
-    results: list[dict[str, np.ndarray]] = []
+    num_envs = min(max(episodes, len(opened)), max(max_parallel, len(opened)))
+    if task == "goal":
+        starts = starts or fixed_starts(opened, episodes, seed=seed)
+    elif num_envs < episodes:
+        raise InputError(f"{episodes} episodes of the velocity task run at once; give at most {max_parallel}")
+    env = make_env(
+        task,
+        opened,
+        num_envs,
+        robot=robot,
+        sim=sim,
+        renderer=renderer if acting.sees else None,
+        seed=seed,
+        cfg=cfg,
+        starts=starts,
+    )
     bar = tqdm(total=episodes, desc=f"evaluate {ablate}", unit="episode", disable=not progress)
-    for number, count in enumerate(rounds):
-        env = make_env(
-            task,
-            opened,
-            max(count, len(opened)),
-            robot=robot,
-            sim=sim,
-            renderer=renderer if acting.sees else None,
-            seed=seed + number,
-            cfg=cfg,
-        )
-        results.append(run_episodes(acting, env, ablate=ablate, seed=seed + number, bar=bar))
+    recorder = EpisodeRecorder(env) if record is not None else None
+    table = run_episodes(acting, env, episodes=episodes, ablate=ablate, seed=seed, bar=bar, recorder=recorder)
     bar.close()
-    table = {key: np.concatenate([r[key] for r in results])[:episodes] for key in results[0]}
-    summary = summarize(table, [scene.name for scene in opened])
+    if recorder is not None:
+        recorder.save(Path(record), table)  # type: ignore[arg-type]
     return {
         "policy": acting.name,
         "task": task,
         "ablate": ablate,
         "seed": seed,
-        **summary,
+        **summarize(table, [scene.name for scene in opened]),
         "wall_seconds": round(time.perf_counter() - start, 1),
     }
+
+
+def fixed_starts(scenes: Sequence[Scene], episodes: int, *, seed: int = 1234) -> Starts:
+    """The goal episodes of an evaluation: the same for every policy, and for sim2sim through `Starts.to_dict`."""
+    return sample_starts(scenes, episodes, seed=seed)
 
 
 def evaluation_cfg(task: str, cfg: EnvCfg | None = None) -> EnvCfg:
@@ -189,51 +219,58 @@ def run_episodes(
     policy: ActingPolicy,
     env: GaussgymVecEnv,
     *,
+    episodes: int,
     ablate: str = "none",
     seed: int = 0,
     bar: tqdm | None = None,
+    recorder: EpisodeRecorder | None = None,
 ) -> dict[str, np.ndarray]:
-    """The first episode of each environment, `[E]` arrays by quantity.
+    """Run every start once (the environment's `starts`, else the first episode of each environment).
 
     Args:
         policy: acts, deterministically.
         env: freshly reset.
+        episodes: number of starts, or of environments.
         ablate: see `ablate_images`.
         seed: of the ablation.
         bar: advanced as episodes end.
+        recorder: sees every step.
+
+    Returns:
+        `[N]` arrays by quantity, in the order of the starts.
     """
     policy.check(env)
     policy.reset()
     rng = torch.Generator().manual_seed(seed)
-    tally, obs = _Tally(env), env.get_observations()
+    tally, obs = _Tally(env, episodes), env.get_observations()
     shown = ablate_images(obs, ablate, rng)
-    for _ in range(int(env.max_episode_length) + 1):
-        command = env.env.commands.command.clone()
+    longest = int(env.max_episode_length) * (1 + episodes // env.num_envs) + 1
+    own_row = torch.arange(env.num_envs).clamp_max(episodes - 1)
+    for _ in range(longest):
+        command, row = env.env.commands.command.clone(), env.env.start_id.clone()
+        row = torch.where(row >= 0, row, own_row)
+        if recorder is not None:
+            recorder.add(obs, row, tally.done)
         obs, _, dones, extras = env.step(policy.act(shown))
         policy.reset(dones)
-        before = int(tally.running.sum())
-        tally.add(command, dones, extras)
+        before = int(tally.done.sum())
+        tally.add(command, row, dones, extras)
         if bar is not None:
-            bar.update(before - int(tally.running.sum()))
-        if not bool(tally.running.any()):
+            bar.update(int(tally.done.sum()) - before)
+        if bool(tally.done.all()):
             break
-        if ablate != "shuffled" or bool(obs[NEW_FRAME_GROUP].any()):
-            shown = ablate_images(obs, ablate, rng)
-        else:  # between camera frames the shuffled images are held as the true ones are
-            held = shown[IMAGE_GROUP]
-            shown = obs.clone(recurse=False)
-            shown[IMAGE_GROUP] = held
+        shown = _held_ablation(obs, shown, ablate, rng)
     seconds = tally.seconds.clamp_min(env.control_dt_s)
-    mass_kg = float(env.sim.robot.trunk_mass_kg) if not hasattr(env.sim, "total_mass_kg") else env.sim.total_mass_kg
+    weight = env.sim.total_mass_kg * _GRAVITY  # type: ignore[attr-defined]
     return {
         "success": tally.success.numpy().astype(float),
         "fell": tally.fell.numpy().astype(float),
         "seconds": seconds.numpy(),
         "velocity_error_m_s": (tally.error / seconds).numpy(),
         "yaw_rate_error_rad_s": (tally.yaw_error / seconds).numpy(),
-        "cost_of_transport": (tally.work_j / (mass_kg * _GRAVITY * tally.path_m.clamp_min(0.1))).numpy(),
+        "cost_of_transport": (tally.work_j / (weight * tally.path_m.clamp_min(0.1))).numpy(),
         "path_m": tally.path_m.numpy(),
-        "scene": env.sim.scene_of_env.numpy().copy(),
+        "scene": tally.scene.numpy(),
     }
 
 
@@ -262,6 +299,73 @@ def summarize(table: dict[str, np.ndarray], scene_names: Sequence[str]) -> dict[
     return out
 
 
-def _rounds(episodes: int, parallel: int) -> list[int]:
-    full, rest = divmod(episodes, parallel)
-    return [parallel] * full + ([rest] if rest else [])
+def _held_ablation(obs: TensorDict, shown: TensorDict, ablate: str, rng: torch.Generator) -> TensorDict:
+    """Ablated images change with the camera's frames only, as the true ones do."""
+    if ablate != "shuffled" or bool(obs[NEW_FRAME_GROUP].any()):
+        return ablate_images(obs, ablate, rng)
+    out = obs.clone(recurse=False)
+    out[IMAGE_GROUP] = shown[IMAGE_GROUP]
+    return out
+
+
+class EpisodeRecorder:
+    """Keeps the trajectories of a few environments, for videos.
+
+    Args:
+        env: to watch.
+        watched: how many environments.
+    """
+
+    def __init__(self, env: GaussgymVecEnv, watched: int = 4) -> None:
+        self.env, self.watched = env, min(watched, env.num_envs)
+        self._rows: dict[int, list[tuple[np.ndarray, ...]]] = {}
+        self._frames: dict[int, list[np.ndarray]] = {}
+        self._scene: dict[int, int] = {}
+
+    def add(self, obs: TensorDict, row: torch.Tensor, done: torch.Tensor) -> None:
+        """Keep the state before a step.
+
+        Args:
+            obs: observations.
+            row: `[E]` episode of each environment.
+            done: `[N]` episodes that are over.
+        """
+        state = self.env.sim.state
+        has_image = obs.get(IMAGE_GROUP, None) is not None
+        for e in range(self.watched):
+            episode = int(row[e])
+            if bool(done[episode]):
+                continue
+            values = (state.root_pos_w, state.root_quat_wxyz, state.joint_pos, self.env.env.commands.command)
+            rows = self._rows.setdefault(episode, [])
+            self._scene[episode] = int(self.env.sim.scene_of_env[e])
+            if has_image and (not rows or bool(obs[NEW_FRAME_GROUP][e, 0])):
+                self._frames.setdefault(episode, []).append(
+                    obs[IMAGE_GROUP][e].permute(1, 2, 0).numpy().copy()
+                )
+            frame = np.array(len(self._frames.get(episode, ())) - 1)
+            rows.append((*(v[e].numpy().copy() for v in values), frame))
+
+    def save(self, path: Path, table: dict[str, np.ndarray]) -> None:
+        """Write one episode as npz: `root_pos_w [T,3]`, `root_quat_wxyz [T,4]`, `joint_pos [T,J]`, `command [T,3]`, `rgb [K,H,W,3]`
+        uint8 and `frame [T]` (which of them is in view, -1 without a camera), `control_dt_s`, `scene` (index), `success`.
+        """
+        if not self._rows:
+            return
+        episode = next((e for e in sorted(self._rows) if table["success"][e] > 0), min(self._rows))
+        columns = [np.stack(c) for c in zip(*self._rows[episode], strict=True)]
+        names = ("root_pos_w", "root_quat_wxyz", "joint_pos", "command", "frame")
+        arrays: dict[str, np.ndarray] = dict(zip(names, columns, strict=True))
+        if episode in self._frames:
+            arrays["rgb"] = np.stack(self._frames[episode])
+        buffer = io.BytesIO()
+        np.savez_compressed(
+            buffer,
+            **arrays,  # type: ignore[arg-type]
+            control_dt_s=np.array(self.env.control_dt_s),
+            scene=np.array(self._scene[episode]),
+            episode=np.array(episode),
+            success=np.array(bool(table["success"][episode])),
+        )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(path, buffer.getvalue())

@@ -25,7 +25,9 @@ class MetricWriter:
         config: shown in wandb.
     """
 
-    def __init__(self, run_dir: Path, *, wandb: bool = False, name: str = "", config: dict | None = None) -> None:
+    def __init__(
+        self, run_dir: Path, *, wandb: bool = False, name: str = "", config: dict | None = None
+    ) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         run_dir.mkdir(parents=True, exist_ok=True)

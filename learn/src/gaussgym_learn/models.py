@@ -24,7 +24,12 @@ IMAGE_GROUP = "rgb"
 NEW_FRAME_GROUP = "rgb_new"
 """Optional group `[E, 1]`: non-zero where this step's image differs from the step before (a new camera frame)."""
 
-CNN_CFG = {"output_channels": [16, 32, 32], "kernel_size": [8, 4, 3], "stride": [4, 2, 1], "activation": "elu"}
+CNN_CFG = {
+    "output_channels": [16, 32, 32],
+    "kernel_size": [8, 4, 3],
+    "stride": [4, 2, 1],
+    "activation": "elu",
+}
 
 
 class ImageEncoder(nn.Module):
@@ -234,7 +239,9 @@ class TerrainMLPModel(MLPModel):
         super().__init__(*args, **kwargs)
         obs: TensorDict = kwargs["obs"] if "obs" in kwargs else args[0]
         widths = [int(obs[g].shape[-1]) for g in self.obs_groups]
-        raw = torch.cat([torch.full((w,), g in raw_groups) for g, w in zip(self.obs_groups, widths, strict=True)])
+        raw = torch.cat(
+            [torch.full((w,), g in raw_groups) for g, w in zip(self.obs_groups, widths, strict=True)]
+        )
         self.register_buffer("raw_inputs", raw)
         first = next(m for m in self.mlp.modules() if isinstance(m, nn.Linear))
         with torch.no_grad():
@@ -324,7 +331,9 @@ class PolicyGraph(nn.Module):
         self.rnn = copy.deepcopy(model.rnn.rnn)
         self.mlp = copy.deepcopy(model.mlp)
         self.head = (
-            model.distribution.as_deterministic_output_module() if model.distribution is not None else nn.Identity()
+            model.distribution.as_deterministic_output_module()
+            if model.distribution is not None
+            else nn.Identity()
         )
         self.sizes = (model.obs_dim, model.encoder.feature_dim, self.rnn.num_layers, self.rnn.hidden_size)
 
@@ -353,7 +362,9 @@ class BlindGraph(nn.Module):
         self.normalizer = copy.deepcopy(model.obs_normalizer)
         self.mlp = copy.deepcopy(model.mlp)
         self.head = (
-            model.distribution.as_deterministic_output_module() if model.distribution is not None else nn.Identity()
+            model.distribution.as_deterministic_output_module()
+            if model.distribution is not None
+            else nn.Identity()
         )
         self.obs_dim = model.obs_dim
 

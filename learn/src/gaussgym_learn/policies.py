@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from gaussgym_deploy.bundle import BundleError, PolicyBundle
 from gaussgym_deploy.policy import Policy
@@ -81,6 +82,7 @@ class BundlePolicy:
         self.sees = bundle.camera is not None
         self.name = bundle.path.name
         self._policies: list[Policy] = []
+        self._fresh = np.ones(0, dtype=bool)
 
     def check(self, env: LearnEnv) -> None:
         """See `ActingPolicy.check`."""
@@ -93,19 +95,22 @@ class BundlePolicy:
         if bundle.camera is not None:
             size = [3, bundle.camera.height, bundle.camera.width]
             if env.layout.get(IMAGE_GROUP) != size:
-                raise InputError(f"{where}: image {size}, this environment gives {env.layout.get(IMAGE_GROUP)}")
+                raise InputError(
+                    f"{where}: image {size}, this environment gives {env.layout.get(IMAGE_GROUP)}"
+                )
         self._policies = [Policy(bundle) for _ in range(env.num_envs)]
+        self._fresh = np.ones(env.num_envs, dtype=bool)  # no image seen since the reset
 
     def act(self, obs: TensorDict) -> torch.Tensor:
         """See `ActingPolicy.act`."""
         proprio = obs["proprio"].numpy()
         rgb = obs[IMAGE_GROUP].numpy() if self.sees else None
-        new = obs[NEW_FRAME_GROUP][:, 0].numpy() if self.sees and NEW_FRAME_GROUP in obs.keys() else None
+        new = obs[NEW_FRAME_GROUP][:, 0].numpy() != 0 if self.sees else self._fresh
         actions = torch.empty(len(proprio), len(self.bundle.joint_names))
         for i, policy in enumerate(self._policies):
-            if rgb is not None and (new is None or new[i]):
-                policy.see(rgb[i].transpose(1, 2, 0))
-            actions[i] = torch.from_numpy(policy.act(proprio[i : i + 1])[0].copy())
+            frame = None if rgb is None or not (new[i] or self._fresh[i]) else rgb[i]
+            actions[i] = torch.from_numpy(policy.act(proprio[i : i + 1], frame))
+        self._fresh[:] = False
         return actions
 
     def reset(self, dones: torch.Tensor | None = None) -> None:
@@ -113,6 +118,7 @@ class BundlePolicy:
         for i, policy in enumerate(self._policies):
             if dones is None or bool(dones[i]):
                 policy.reset()
+                self._fresh[i] = True
 
 
 def load_actor(checkpoint: Checkpoint) -> MLPModel:

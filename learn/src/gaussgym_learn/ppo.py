@@ -100,9 +100,14 @@ class AdaptivePPO(PPO):
         total, count = 0.0, 0
         for batch in self.batches(1, 1):
             self.actor(
-                batch.observations, masks=batch.masks, hidden_state=batch.hidden_states[0], stochastic_output=True
+                batch.observations,
+                masks=batch.masks,
+                hidden_state=batch.hidden_states[0],
+                stochastic_output=True,
             )
-            kl = self.actor.get_kl_divergence(batch.old_distribution_params, self.actor.output_distribution_params)  # type: ignore[arg-type]
+            kl = self.actor.get_kl_divergence(
+                batch.old_distribution_params, self.actor.output_distribution_params
+            )  # type: ignore[arg-type]
             total, count = total + float(kl.sum()), count + kl.numel()
         return total / max(count, 1)
 
@@ -117,7 +122,8 @@ class AdaptivePPO(PPO):
 
     def update_aux(self) -> float:
         """The auxiliary phase; returns the mean loss."""
-        assert self.aux_optimizer is not None and self.aux_cfg is not None
+        assert self.aux_optimizer is not None
+        assert self.aux_cfg is not None
         total, count = 0.0, 0
         for batch in self.batches(self.num_mini_batches, self.aux_cfg.get("epochs", 1)):
             loss = self.aux_loss(batch)

@@ -174,9 +174,28 @@ def teacher_stairs() -> Recipe:
     )
 
 
-RECIPES: dict[str, Callable[[], Recipe]] = {r.__name__: r for r in (teacher_flat, teacher_rough, teacher_stairs)}
-"""Recipes by name; a package adds its own entry."""
+def distill() -> Recipe:
+    """The student: CNN + GRU on proprioception and pixels, taught by a teacher that walks to goals along the paths."""
+    base = teacher_stairs()
+    network = NetworkCfg(
+        actor_groups=STUDENT_GROUPS, actor_hidden=(256, 128), init_std=0.1, rnn_hidden=192, aux_group="scan"
+    )
+    commands = replace(base.env.commands, lin_vel_x_m_s=(0.4, 0.9), standing_fraction=0.03)
+    return Recipe("distill", network=network, env=replace(base.env, commands=commands))
 
+
+def pixels() -> Recipe:
+    """PPO straight from pixels: the student's network, a privileged critic, auxiliary reconstruction of the scan."""
+    base = teacher_rough()
+    network = NetworkCfg(actor_groups=STUDENT_GROUPS, actor_hidden=(128,), init_std=0.6, aux_group="scan")
+    ppo = replace(base.ppo, num_envs=64, steps=25, epochs=3, mini_batches=2, learning_rate=5e-4)
+    return replace(base, name="pixels", network=network, ppo=ppo)
+
+
+RECIPES: dict[str, Callable[[], Recipe]] = {
+    r.__name__: r for r in (teacher_flat, teacher_rough, teacher_stairs, distill, pixels)
+}
+"""Recipes by name; a package adds its own entry."""
 
 
 def get_recipe(name: str) -> Recipe:

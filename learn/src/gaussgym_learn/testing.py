@@ -35,7 +35,9 @@ class ToyEnv(LearnEnv):
         num_actions: action dimensions.
     """
 
-    def __init__(self, num_envs: int = 16, *, seed: int = 0, robot: str = "toy", num_actions: int = 12) -> None:
+    def __init__(
+        self, num_envs: int = 16, *, seed: int = 0, robot: str = "toy", num_actions: int = 12
+    ) -> None:
         self.num_envs, self.num_actions, self.robot = num_envs, num_actions, robot
         self.max_episode_length = 20
         self.device = "cpu"

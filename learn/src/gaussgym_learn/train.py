@@ -93,8 +93,11 @@ class PPOTrainer:
         self.obs = self._restart()
 
     def _restart(self) -> Any:
-        self.alg.actor.reset()
-        self.alg.critic.reset()
+        for model in (self.alg.actor, self.alg.critic):
+            # Zeros, not None: the rollout storage keeps its last content where a model has no state to give.
+            rnn = model.rnn.rnn if model.is_recurrent else None  # type: ignore[union-attr]
+            zeros = None if rnn is None else torch.zeros(rnn.num_layers, self.env.num_envs, rnn.hidden_size)
+            model.reset(hidden_state=zeros)
         self.stats.restart()
         return self.env.reset(seed=self.seed * 1_000_003 + self.iteration).select(*self.groups)
 
@@ -114,10 +117,17 @@ class PPOTrainer:
                 self.stats.add(rewards, dones, extras.get("log"))
             self.alg.compute_returns(self.obs)
         collected = time.perf_counter()
-        losses = self.alg.update()
+        try:
+            losses = self.alg.update()
+        except RuntimeError as error:
+            if "normal expects" not in str(error):
+                raise
+            losses = {"std": math.nan}  # torch refuses to sample from a network that holds NaN
         learned = time.perf_counter()
         if not all(math.isfinite(v) for v in losses.values()):
-            raise StageError(f"training diverged at update {self.iteration}: {losses}; resume with another seed")
+            raise StageError(
+                f"training diverged at update {self.iteration}: {losses}; resume with another seed"
+            )
         self.iteration += 1
         self.steps += self.recipe.ppo.steps * self.env.num_envs
         return {
@@ -231,15 +241,15 @@ def train(
                 )
                 action(checkpoint)
         if previous is None:
-            _clear_run(out)
+            clear_run(out)
         fields = run_fields(recipe, env, seed=seed, init_from=initial)
         fields["initialized_from"] = (previous or Checkpoint(out, fields, {})).fields.get("initialized_from")
         elapsed = float(previous.fields.get("train_seconds", 0.0)) if previous else 0.0
-        return _run(
+        return run_training(
             trainer,
             out,
             fields,
-            _Budget(minutes, iterations, save_minutes, save_iterations, elapsed),
+            Budget(minutes, iterations, save_minutes, save_iterations, elapsed),
             wandb=wandb,
             progress=progress,
             on_iteration=on_iteration,
@@ -247,7 +257,9 @@ def train(
 
 
 @dataclasses.dataclass(frozen=True)
-class _Budget:
+class Budget:
+    """When a run ends and how often it saves; see `train`."""
+
     minutes: float | None
     iterations: int | None
     save_minutes: float
@@ -264,11 +276,11 @@ class _Budget:
         return min(max(parts), 1.0)
 
 
-def _run(
+def run_training(
     trainer: Any,
     out: Path,
     fields: dict[str, Any],
-    budget: _Budget,
+    budget: Budget,
     *,
     wandb: bool,
     progress: bool,
@@ -302,7 +314,9 @@ def _run(
                 last_save_s, last_save_iteration = watch.seconds, trainer.iteration
             bar.n = round(100 * budget.fraction(watch.seconds, trainer.iteration))
             reward = scalars.get("Train/mean_reward", math.nan)
-            bar.set_postfix_str(f"{scalars['Perf/total_fps']:,.0f} steps/s, reward {reward:.2f}", refresh=True)
+            bar.set_postfix_str(
+                f"{scalars['Perf/total_fps']:,.0f} steps/s, reward {reward:.2f}", refresh=True
+            )
         return save()
     except KeyboardInterrupt:
         save()
@@ -331,7 +345,7 @@ def run_fields(
     }
 
 
-def _clear_run(out: Path) -> None:
+def clear_run(out: Path) -> None:
     """Remove the files of an earlier run of this name, never anything else."""
     for pattern in ("model_*.pt", "checkpoint.json", "curve.jsonl", "events.out.tfevents.*", "*.tmp"):
         for path in out.glob(pattern):
@@ -342,9 +356,7 @@ def _shapes(state: dict[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
     return {k: tuple(v.shape) for k, v in state.items()}
 
 
-def _make_env(
-    recipe: Recipe, scenes: Any, robot: str, sim: str, renderer: str | None, seed: int
-) -> LearnEnv:
+def _make_env(recipe: Recipe, scenes: Any, robot: str, sim: str, renderer: str | None, seed: int) -> LearnEnv:
     from gaussgym_learn.env import make_env
 
     sees = "rgb" in recipe.network.actor_groups

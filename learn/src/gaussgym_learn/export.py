@@ -1,0 +1,241 @@
+"""Checkpoint → policy bundle: two ONNX graphs, a manifest, and a golden trace recorded in the environment."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import mujoco
+import numpy as np
+import torch
+from gaussgym_deploy.bundle import BundleError, ObservationTerm, Recurrence, write_bundle
+from gaussgym_scene.errors import InputError, StageError
+from gaussgym_scene.frames import quat_wxyz_from_matrix
+from gaussgym_scene.scene import Scene
+from gaussgym_sim.camera import CameraCfg, intrinsics, mount_pose
+from gaussgym_sim.observations import ObservationCfg, proprio_terms
+from gaussgym_sim.robot import RobotCfg, get_robot
+from torch import nn
+
+from gaussgym_learn.checkpoint import load_checkpoint
+from gaussgym_learn.env import GaussgymVecEnv, make_env
+from gaussgym_learn.evaluate import evaluation_cfg
+from gaussgym_learn.models import IMAGE_GROUP, NEW_FRAME_GROUP, BlindGraph, VisionRNNModel
+from gaussgym_learn.policies import CheckpointPolicy
+
+OPSET = 18
+JOINT_VEL_LIMIT_RAD_S = 30.0
+"""Speed at which a Go1 joint's torque is gone (datasheet order of magnitude); a guard, not a control limit."""
+
+
+def onnx_bytes(
+    graph: nn.Module, inputs: tuple[torch.Tensor, ...], names: tuple[Sequence[str], Sequence[str]]
+) -> bytes:
+    """A module as one self-contained ONNX file.
+
+    Args:
+        graph: in evaluation mode.
+        inputs: example inputs; batch and all sizes are fixed to theirs.
+        names: of the inputs and of the outputs.
+    """
+    buffer = io.BytesIO()
+    with _quiet():
+        program = torch.onnx.export(
+            graph.eval(),
+            inputs,
+            input_names=list(names[0]),
+            output_names=list(names[1]),
+            opset_version=OPSET,
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
+        program.save(buffer, external_data=False)  # type: ignore[union-attr]
+    return buffer.getvalue()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter prints progress and warns about torchvision, which is not needed."""
+    level = logging.getLogger("torch.onnx").level
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.getLogger("torch.onnx").setLevel(level)
+
+
+def policy_graphs(model: nn.Module) -> tuple[bytes, bytes | None, Recurrence | None, int]:
+    """ONNX files of an actor.
+
+    Returns:
+        (policy.onnx, encoder.onnx or None, size of the memory or None, length of the feature).
+    """
+    if not isinstance(model, VisionRNNModel):
+        graph = BlindGraph(model)  # type: ignore[arg-type]
+        return (
+            onnx_bytes(graph, graph.get_dummy_inputs(), (graph.input_names, graph.output_names)),
+            None,
+            None,
+            0,
+        )
+    graph = model.as_onnx()
+    policy = onnx_bytes(graph, graph.get_dummy_inputs(), (graph.input_names, graph.output_names))  # type: ignore[operator,arg-type]
+    image = torch.zeros(1, *model.encoder.shape, dtype=torch.uint8)
+    encoder = onnx_bytes(model.encoder_graph(), (image,), (("rgb",), ("feature",)))
+    rnn = model.rnn.rnn
+    return policy, encoder, Recurrence(rnn.num_layers, rnn.hidden_size), model.encoder.feature_dim
+
+
+def record_golden(
+    policy: CheckpointPolicy, env: GaussgymVecEnv, *, steps: int = 250
+) -> dict[str, np.ndarray]:
+    """What the torch policy saw and did over consecutive control steps of one environment.
+
+    Args:
+        policy: acts.
+        env: one environment, noise-free, freshly reset.
+        steps: control steps.
+
+    Returns:
+        The arrays of `golden.npz` (`gaussgym_deploy.bundle`).
+    """
+    policy.check(env)
+    policy.reset()
+    rows: dict[str, list[np.ndarray]] = {}
+    frames: list[np.ndarray] = []
+    obs, reset = env.get_observations(), True
+    for _ in range(steps):
+        state = env.sim.state
+        actions = policy.act(obs)
+        if policy.sees and (reset or not frames or bool(obs[NEW_FRAME_GROUP][0, 0])):
+            frames.append(obs[IMAGE_GROUP][0].numpy().copy())
+        values = {
+            "proprio": obs["proprio"][0],
+            "actions": actions[0],
+            "raw_joint_pos": state.joint_pos[0],
+            "raw_joint_vel": state.joint_vel[0],
+            "raw_quat_wxyz": state.root_quat_wxyz[0],
+            "raw_ang_vel_b": state.root_ang_vel_b[0],
+            "raw_command": env.env.commands.command[0],
+        }
+        for key, value in values.items():
+            rows.setdefault(key, []).append(value.numpy().astype(np.float32).copy())
+        rows.setdefault("reset", []).append(np.array(reset))
+        if policy.sees:
+            rows.setdefault("frame", []).append(np.array(len(frames) - 1))
+        obs, _, dones, _ = env.step(actions)
+        policy.reset(dones)
+        reset = bool(dones[0])
+    out = {key: np.stack(values) for key, values in rows.items()}
+    if policy.sees:
+        out["rgb"] = np.stack(frames)
+    return out
+
+
+def joint_limits(robot: RobotCfg) -> np.ndarray:
+    """Lower and upper joint angles of the robot's MJCF `[J, 2]` [rad], in the order of its actions."""
+    model = mujoco.MjModel.from_xml_path(str(robot.mjcf))
+    return np.array([model.joint(name).range for name in robot.joint_names])
+
+
+def camera_spec(robot: RobotCfg, camera: CameraCfg) -> CameraSpec:
+    """Size, intrinsics and mount of a robot's camera, as the bundle states them."""
+    k, mount = intrinsics(camera).tolist(), mount_pose(robot).double().numpy()
+    return CameraSpec(
+        width=camera.width,
+        height=camera.height,
+        fx=k[0][0],
+        fy=k[1][1],
+        cx=k[0][2],
+        cy=k[1][2],
+        position_b_m=tuple(mount[:3, 3].tolist()),  # type: ignore[arg-type]
+        quat_b_c_wxyz=tuple(quat_wxyz_from_matrix(mount[:3, :3]).tolist()),  # type: ignore[arg-type]
+    )
+
+
+def export_policy(
+    checkpoint: Path | str,
+    output: Path | str,
+    scene: Scene | Path | str,
+    *,
+    renderer: str = "auto",
+    steps: int = 250,
+    seed: int = 0,
+) -> Path:
+    """Export a checkpoint's policy.
+
+    Args:
+        checkpoint: run folder.
+        output: bundle folder; replaced as a whole.
+        scene: where the golden trace is recorded.
+        renderer: backend of the camera.
+        steps: length of the golden trace [control steps].
+        seed: of the trace's start.
+
+    Returns:
+        The path of `policy.json`.
+
+    Raises:
+        InputError: a policy that reads what a robot does not have (a teacher).
+        StageError: the exported networks differ from torch's.
+    """
+    loaded = load_checkpoint(checkpoint)
+    policy = CheckpointPolicy(loaded)
+    privileged = [g for g in policy.network.actor_groups if g not in ("proprio", IMAGE_GROUP)]
+    if privileged:
+        raise InputError(
+            f"{loaded.directory}: reads {', '.join(privileged)}, which no robot measures; distill it to a student first"
+        )
+    robot = get_robot(loaded.robot)
+    cfg = evaluation_cfg("goal")
+    env = make_env(
+        "goal", scene, 1, robot=robot.name, renderer=renderer if policy.sees else None, seed=seed, cfg=cfg
+    )
+    golden = record_golden(policy, env, steps=steps)
+    policy_onnx, encoder_onnx, recurrent, feature_size = policy_graphs(policy.model)
+    fields = loaded.fields
+    training: dict[str, Any] = {
+        "recipe": fields["recipe"]["name"],
+        "iteration": fields["iteration"],
+        "control_steps": fields.get("steps"),
+        "train_seconds": fields.get("train_seconds"),
+        "scenes": fields["scenes"],
+        "model_sha256": fields["files"][fields["model"]]["sha256"],
+        "tools": fields["provenance"]["tools"],
+    }
+    try:
+        return write_bundle(
+            output,
+            robot=robot.name,
+            joint_names=robot.joint_names,
+            observation=[
+                ObservationTerm(t.name, t.size, t.scale) for t in proprio_terms(robot, ObservationCfg())
+            ],
+            default_joint_pos=robot.default_joint_pos,
+            kp=robot.kp,
+            kd=robot.kd,
+            action_scale=robot.action_scale,
+            torque_limit=robot.torque_limit_nm,
+            joint_pos_limit=joint_limits(robot),
+            joint_vel_limit=JOINT_VEL_LIMIT_RAD_S,
+            policy_onnx=policy_onnx,
+            encoder_onnx=encoder_onnx,
+            golden=golden,
+            camera=camera_spec(robot, cfg.camera) if policy.sees else None,
+            feature_size=feature_size,
+            recurrent=recurrent,
+            action_clip=cfg.action_clip,
+            control_hz=1.0 / cfg.control_s,
+            camera_hz=env.camera_hz if policy.sees else 10.0,
+            training=training,
+        )
+    except BundleError as error:
+        raise StageError(str(error)) from None
