@@ -165,57 +165,112 @@ class GravityCfg:
     """Distance of an inlier to the plane over the camera height."""
     reach_of_height: float = 6.0
     """Points farther than this from every camera, over the camera height, say little of the ground."""
-    prior_std_rad: float = np.radians(8.0)
-    """How far the cameras' mean up direction is expected to be off."""
+    roll_std_rad: float = np.radians(2.5)
+    """How level people hold a camera."""
+    pitch_std_rad: float = np.radians(8.0)
+    """How steadily they look up or down."""
+    elevation_std_rad: float = np.radians(10.0)
+    """How far from the horizon they look on the whole."""
+    slope_std_rad: float = np.radians(2.0)
+    """Slope of the ground of places that are not known to be level."""
+    level_within_rad: float = np.radians(5.0)
+    """A floor is taken to be level when it lies within this angle of the cameras' up direction."""
     prior_weight: float = 10.0
     """Inliers that outweigh one standard deviation of the prior."""
-    iterations: int = 4000
+    iterations: int = 2000
     """RANSAC draws."""
+    scored_points: int = 3000
+    """Points that a draw is scored on, at most."""
     seed: int = 0
     """Of the draws."""
 
 
 @dataclass(frozen=True)
 class GroundPlane:
-    """The ground in the frame of structure from motion: `up · x = offset`, and where it came from."""
+    """The ground in the frame of structure from motion: the plane `normal · x = offset`, and gravity."""
 
-    up: NDArray[np.float64]
+    normal: NDArray[np.float64]
+    """Unit, towards the cameras."""
     offset: float
+    up: NDArray[np.float64]
+    """Against gravity; differs from the normal where the ground slopes."""
     camera_height: float
     """Median height of the cameras above the ground, units of the model."""
     inliers: int
     source: str
     prior_angle_rad: float
-    """Angle between the plane's normal and the cameras' mean up direction."""
+    """Angle between the plane's normal and the up direction that the cameras alone give."""
+    slope_rad: float
+    """Angle between the plane's normal and `up`."""
 
 
 DOWN_IN_STORED_IMAGE = {1: (0, 1, 0), 3: (0, -1, 0), 6: (1, 0, 0), 8: (-1, 0, 0)}
 """Which axis of the stored pixels points down when the EXIF orientation is applied, in the camera frame."""
 
 
-def camera_up_prior(c2w: NDArray[np.float64], orientations: list[int] | None = None) -> NDArray[np.float64]:
-    """Mean up direction of cameras that are held upright, in the frame of `c2w`.
+def camera_up_prior(
+    c2w: NDArray[np.float64],
+    orientations: list[int] | None = None,
+    *,
+    plane_up: NDArray[np.float64] | None = None,
+    cfg: GravityCfg | None = None,
+) -> tuple[NDArray[np.float64], float]:
+    """Up direction from how people hold cameras: level, and looking down by much the same angle all along.
 
-    The mean of the image-up axes is taken first. Where headings differ enough, the direction most nearly
-    perpendicular to all horizontal image axes replaces it: it does not care how far the cameras look down.
+    Weighted least squares over two tilt angles and one common elevation of the view axes. Image-right axes are
+    horizontal up to `cfg.roll_std_rad`; view axes have the common elevation up to `cfg.pitch_std_rad`. A walk that
+    looks one way only leaves the tilt along the walk to the expectation that the common elevation is near zero;
+    walks that turn measure it. The normal of the ground may be added as one more measurement with the standard
+    deviation of the slope of places, `cfg.slope_std_rad`.
 
     Args:
         c2w: Camera-to-world `[n, 4, 4]`, OpenCV, of the stored pixels.
         orientations: EXIF orientation of each image, default 1.
+        plane_up: Unit normal of the ground.
+        cfg: Standard deviations.
 
     Returns:
-        Unit vector `[3]`.
+        Unit vector `[3]` and its expected error [rad].
     """
+    cfg = cfg or GravityCfg()
     down_c = np.array([DOWN_IN_STORED_IMAGE.get(o, (0, 1, 0)) for o in orientations or [1] * len(c2w)], float)
+    forward = c2w[:, :3, 2]
     down = np.einsum("nij,nj->ni", c2w[:, :3, :3], down_c)
-    mean_up = -down.mean(axis=0)
-    mean_up /= np.linalg.norm(mean_up)
-    right = np.cross(down, c2w[:, :3, 2])
-    values, vectors = np.linalg.eigh(right.T @ right / len(right))
-    level_up = vectors[:, 0] * np.sign(vectors[:, 0] @ mean_up)
-    # A quarter of the horizontal axes' spread off the main heading is what turning round a corner gives.
-    turned_enough = values[1] > 0.1 and values[0] < 0.25 * values[1]
-    return level_up if turned_enough and level_up @ mean_up > np.cos(np.radians(25.0)) else mean_up
+    right = np.cross(down, forward)
+    up = -down.mean(axis=0)
+    up /= np.linalg.norm(up)
+    mean_up = up
+    count = len(c2w)
+    covariance = np.eye(3)
+    for _ in range(10):
+        tilt = level_rotation(up)[:2]
+        rows, values, weights = [], [], []
+        rolls = right @ up
+        # Hands shake from image to image, but habits stay: one independent image in four.
+        sure = 0.25 / (cfg.roll_std_rad**2 * (1 + (rolls / (3 * cfg.roll_std_rad)) ** 2))
+        rows.append(np.c_[right @ tilt.T, np.zeros(count)])
+        values.append(-rolls)
+        weights.append(sure)
+        rows.append(np.c_[forward @ tilt.T, -np.ones(count)])
+        values.append(-(forward @ up))
+        weights.append(np.full(count, 0.25 / cfg.pitch_std_rad**2))
+        rows.append(np.array([[0.0, 0.0, 1.0]]))
+        values.append(np.zeros(1))
+        weights.append(np.full(1, 1.0 / cfg.elevation_std_rad**2))
+        if plane_up is not None:
+            rows.append(np.c_[np.eye(2), np.zeros(2)])
+            values.append(tilt @ plane_up)
+            weights.append(np.full(2, 1.0 / cfg.slope_std_rad**2))
+        design, wanted, weight = np.concatenate(rows), np.concatenate(values), np.concatenate(weights)
+        covariance = np.linalg.inv((design * weight[:, None]).T @ design)
+        step = covariance @ ((design * weight[:, None]).T @ wanted)
+        up = up + step[:2] @ tilt
+        up /= np.linalg.norm(up)
+        if np.linalg.norm(step[:2]) < 1e-9:
+            break
+    if up @ mean_up < np.cos(cfg.max_prior_angle_rad):
+        return mean_up, cfg.elevation_std_rad
+    return up, float(np.sqrt(np.trace(covariance[:2, :2])))
 
 
 def ground_plane(
@@ -223,6 +278,7 @@ def ground_plane(
     points: NDArray[np.float64],
     *,
     orientations: list[int] | None = None,
+    level: bool = False,
     cfg: GravityCfg | None = None,
 ) -> GroundPlane:
     """Find the ground below the cameras and with it gravity.
@@ -230,12 +286,14 @@ def ground_plane(
     A plane by RANSAC among the points near the cameras, its normal within `cfg.max_prior_angle_rad` of the
     cameras' mean up direction and below every camera, with a threshold relative to the camera height: without
     these bounds far points and walls win. Flights that look down are recognized by their view axes, and there
-    the prior is not used.
+    the prior is not used. Streets slope, floors do not: gravity is the plane's normal where `level` says so, else
+    the weighted mean of the normal and what the cameras say, :func:`camera_up_prior`.
 
     Args:
         c2w: Camera-to-world `[n, 4, 4]`, OpenCV, any similarity frame.
         points: Sparse points `[P, 3]`, the reliable ones.
         orientations: EXIF orientation of each image.
+        level: Whether the place is known to have a level floor.
         cfg: Bounds and thresholds.
 
     Returns:
@@ -249,9 +307,9 @@ def ground_plane(
     # The nearest camera of all, not of those that see the point: who walks forward sees the ground long before
     # passing over it.
     nearest = cKDTree(centers).query(points)[0]
-    prior = camera_up_prior(c2w, orientations)
-    found = _search_plane(points, nearest, centers, prior, cfg.max_prior_angle_rad, cfg)
-    free = _search_plane(points, nearest, centers, -axes.mean(axis=0), cfg.nadir_angle_rad, cfg)
+    prior, prior_std = camera_up_prior(c2w, orientations, cfg=cfg)
+    found = _search_plane(points, nearest, centers, prior, cfg.max_prior_angle_rad, prior_std, cfg)
+    free = _search_plane(points, nearest, centers, -axes.mean(axis=0), cfg.nadir_angle_rad, np.inf, cfg)
     source = "plane+camera_down"
     if free is not None:
         looking_down = np.median(np.arccos(np.clip(-axes @ free[0], -1, 1))) < cfg.nadir_angle_rad
@@ -262,10 +320,20 @@ def ground_plane(
             f"no ground plane within {np.degrees(cfg.max_prior_angle_rad):.0f} degrees of the cameras' up direction "
             f"among {len(points)} points; expected photographs that show the ground, held upright"
         )
-    up, offset, inliers = found
-    height = float(np.median(centers @ up - offset))
-    angle = float(np.arccos(np.clip(up @ prior, -1, 1)))
-    return GroundPlane(up, offset, height, inliers, source, angle)
+    normal, offset, inliers = found
+    up, angle = normal, float(np.arccos(np.clip(normal @ prior, -1, 1)))
+    if source == "plane+camera_down" and not (level and angle < cfg.level_within_rad):
+        up, _ = camera_up_prior(c2w, orientations, plane_up=normal, cfg=cfg)
+    return GroundPlane(
+        normal=normal,
+        offset=offset,
+        up=up,
+        camera_height=float(np.median(centers @ normal - offset)),
+        inliers=inliers,
+        source="plane" if source == "plane+camera_down" and up is normal else source,
+        prior_angle_rad=angle,
+        slope_rad=float(np.arccos(np.clip(normal @ up, -1, 1))),
+    )
 
 
 def _search_plane(
@@ -274,6 +342,7 @@ def _search_plane(
     centers: NDArray[np.float64],
     prior_up: NDArray[np.float64],
     max_angle_rad: float,
+    prior_std_rad: float,
     cfg: GravityCfg,
 ) -> tuple[NDArray[np.float64], float, int] | None:
     """RANSAC over triples of near points, the score counting inliers within reach of the cameras."""
@@ -285,6 +354,8 @@ def _search_plane(
     chance = 1.0 / np.maximum(nearest[below], np.quantile(nearest[below], 0.05)) ** 2
     rng = np.random.default_rng(cfg.seed)
     triples = rng.choice(below, size=(cfg.iterations, 3), p=chance / chance.sum())
+    scored = below if len(below) <= cfg.scored_points else rng.choice(below, cfg.scored_points, replace=False)
+    kept_fraction = len(scored) / len(below)
     a, b, c = points[triples[:, 0]], points[triples[:, 1]], points[triples[:, 2]]
     normals = np.cross(b - a, c - a)
     lengths = np.linalg.norm(normals, axis=1)
@@ -294,13 +365,14 @@ def _search_plane(
     usable = normals @ prior_up > np.cos(max_angle_rad)
     normals, offsets = normals[usable], np.einsum("ij,ij->i", normals[usable], a[usable])
     best, best_score = None, -np.inf
+    expected_rad = np.hypot(prior_std_rad, cfg.slope_std_rad)
     for up, offset in zip(normals, offsets):
         heights = centers @ up - offset
         height = float(np.median(heights))
         if height <= 0 or np.quantile(heights, 0.1) < 0.3 * height:
             continue
-        score = _plane_score(points[below] @ up - offset, nearest[below], height, cfg)
-        score -= cfg.prior_weight * (np.arccos(min(1.0, up @ prior_up)) / cfg.prior_std_rad) ** 2
+        score = _plane_score(points[scored] @ up - offset, nearest[scored], height, cfg) / kept_fraction
+        score -= cfg.prior_weight * (np.arccos(min(1.0, up @ prior_up)) / expected_rad) ** 2
         if score > best_score:
             best, best_score = (up, float(offset)), score
     if best is None:
@@ -434,5 +506,5 @@ def world_frame(centers: NDArray[np.float64], plane: GroundPlane, scale: float) 
     main = main * np.sign(along[int(np.argmax(np.abs(along)))] or 1.0)
     turn = np.array([[main[0], main[1], 0.0], [-main[1], main[0], 0.0], [0.0, 0.0, 1.0]])
     rotation = turn @ level
-    foot = centers[0] - plane.up * (centers[0] @ plane.up - plane.offset)
+    foot = centers[0] - plane.up * (centers[0] @ plane.normal - plane.offset) / (plane.normal @ plane.up)
     return Similarity(scale, rotation, -scale * rotation @ foot)

@@ -247,6 +247,7 @@ def _register(
         "half_scale_ratio": found.half_scale_ratio,
         "ground_plane_inliers": plane.inliers,
         "gravity_prior_angle_deg": float(np.degrees(plane.prior_angle_rad)),
+        "ground_slope_deg": float(np.degrees(plane.slope_rad)),
         "path_length_m": float(steps.sum()),
     }
     if gps_scale is not None:

@@ -59,6 +59,8 @@ class SynthesizeCfg:
     """Mean angle by which the phone looks down [rad]."""
     roll_std_rad: float = np.radians(1.5)
     """Of how level the phone is held [rad]."""
+    end_margin_m: float = 1.5
+    """How far before the ends of the path the walker turns [m]."""
     turn_images: int = 12
     """How many of the images are taken while turning round at the far end."""
     supersample: int = 2
@@ -211,12 +213,14 @@ def walk(scene: Scene, cfg: SynthesizeCfg, rng: np.random.Generator) -> NDArray[
     """
     line, half_width = _longest_path(scene)
     arc = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(line, axis=0), axis=1))])
-    if arc[-1] < 2.0:
+    margin = min(cfg.end_margin_m, 0.1 * float(arc[-1]))
+    start, end = margin, float(arc[-1]) - margin
+    if end - start < 1.5:
         raise InputError(f"scene {scene.name}: longest path is {arc[-1]:.1f} m, expected 2 m or more")
     there = (cfg.images - cfg.turn_images + 1) // 2
     back = cfg.images - cfg.turn_images - there
-    end = np.full(cfg.turn_images, arc[-1])
-    s = np.concatenate([np.linspace(0, arc[-1], there), end, np.linspace(arc[-1], 0, back)])
+    turn = np.full(cfg.turn_images, end)
+    s = np.concatenate([np.linspace(start, end, there), turn, np.linspace(end, start, back)])
     s = np.clip(s + rng.normal(0, 0.04, cfg.images), 0, arc[-1])
     xy = np.stack([np.interp(s, arc, line[:, axis]) for axis in range(2)], axis=1)
     tangent = np.stack([np.interp(s, arc, np.gradient(line[:, axis], arc)) for axis in range(2)], axis=1)
