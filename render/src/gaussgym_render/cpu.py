@@ -43,6 +43,7 @@ _NUM_PROJECTED = 7  # u, v, z, slope, falloff, row falloff, log2 of the opacity
 _NUM_BOX = 5  # x0, x1, y0, y1, whether visible
 _RECORD = 16  # the seven above, x0 | x1 << 16, y0 | y1 << 16, slot, three of base colour, spare: a cache line
 _RADIX_BITS = 11
+_AHEAD = 8  # splats between asking for a record and using it
 _FLAGS = {
     "contract",
     "nsz",
@@ -198,19 +199,23 @@ def _project_chunk(planes, xyz, view, k, near, tan_limit, tile, antialiased, out
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def _collect(out, box, base_colors, first_slot, count, records, keys):
-    """Append a chunk's visible splats to the camera's list, one cache line each; returns the new length."""
+    """Append a chunk's visible splats to the camera's list, one cache line each; returns the new length.
+
+    Every splat is written and the length advanced by 0 or 1: which are visible is unpredictable, a branch costs more.
+    """
     for i in range(CHUNK):
-        if box[4 * CHUNK + i] != 0:
-            at = count * _RECORD
-            for j in range(7):
-                records[at + j] = out[j * CHUNK + i]
-            records[at + 7] = lanes.bits_float(box[i] | (box[CHUNK + i] << np.int32(16)))
-            records[at + 8] = lanes.bits_float(box[2 * CHUNK + i] | (box[3 * CHUNK + i] << np.int32(16)))
-            records[at + 9] = lanes.bits_float(np.int32(first_slot + i))
-            for c in range(3):
-                records[at + 10 + c] = base_colors[4 * (first_slot + i) + c]
-            keys[count] = np.uint32(lanes.float_bits(out[2 * CHUNK + i]))
-            count += 1
+        at = count * _RECORD
+        for j in range(7):
+            records[np.uintp(at + j)] = out[j * CHUNK + i]
+        records[np.uintp(at + 7)] = lanes.bits_float(box[i] | (box[CHUNK + i] << np.int32(16)))
+        records[np.uintp(at + 8)] = lanes.bits_float(
+            box[2 * CHUNK + i] | (box[3 * CHUNK + i] << np.int32(16))
+        )
+        records[np.uintp(at + 9)] = lanes.bits_float(np.int32(first_slot + i))
+        for c in range(3):
+            records[np.uintp(at + 10 + c)] = base_colors[np.uintp(4 * (first_slot + i) + c)]
+        keys[np.uintp(count)] = np.uint32(lanes.float_bits(out[2 * CHUNK + i]))
+        count += np.int64(box[4 * CHUNK + i])
     return count
 
 
@@ -269,15 +274,15 @@ def _break_ties(keys, count, order, records, source):
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def _clear(height, width, stride, words, image, open_bits):
-    """Reset the buffers to an empty image with every pixel open."""
-    for y in range(height):
+    """Reset the buffers to an empty image with every pixel open, and a row below it that is blended into but never read."""
+    for y in range(height + 1):
         row = y * lanes.CHANNELS * stride
         for x in range(stride):
             image[row + x] = _F(1.0)
         for x in range(stride, lanes.CHANNELS * stride):
             image[row + x] = _F(0.0)
         for w in range(words):
-            rest = width - 64 * w
+            rest = width - 64 * w if y < height else 0
             bits = np.uint64(0)
             if rest >= 64:
                 bits = np.uint64(0xFFFFFFFFFFFFFFFF)
@@ -351,6 +356,8 @@ def _blend(
     width, height, stride, words = size
     pixels_open = width * height
     for i in range(count):
+        # Records lie in the order of the atlas, all over the L2 cache.
+        lanes.prefetch(records, np.int64(order[min(i + _AHEAD, count - 1)]) * _RECORD)
         at = np.int64(order[i]) * _RECORD
         xs, ys = lanes.float_bits(records[np.uintp(at + 7)]), lanes.float_bits(records[np.uintp(at + 8)])
         x0, x1, y0, y1 = np.int64(xs & 0xFFFF), np.int64(xs >> 16), np.int64(ys & 0xFFFF), np.int64(ys >> 16)
@@ -364,6 +371,19 @@ def _blend(
             slot = np.int64(lanes.float_bits(records[np.uintp(at + 9)]))
             r, g, b = _view_dependent(slot, first_slot, planes, view, rest, rest_offset, num_rest, r, g, b)
         r, g, b = max(r, _F(0.0)), max(g, _F(0.0)), max(b, _F(0.0))
+        if x1 - x0 < lanes.HALF:
+            for y in range(y0, y1 + 1, 2):
+                finished = lanes.blend_pair(
+                    image, y * lanes.CHANNELS * stride + x0, stride, _F(x0) + _F(0.5) - u, _F(y) + _F(0.5) - v,
+                    slope, falloff, row_falloff, log2_opacity, r, g, b, z, _MAX_ALPHA, _MIN_ALPHA, _MIN_T,
+                )  # fmt: skip
+                if finished != 0:
+                    word, shift = y * words + (x0 >> 6), np.uint64(x0 & 63)
+                    pixels_open -= _close(open_bits, word, shift, finished & np.uint64(0xF))
+                    pixels_open -= _close(open_bits, word + words, shift, finished >> np.uint64(4))
+            if pixels_open == 0:
+                break
+            continue
         for y in range(y0, y1 + 1):
             dy = _F(y) + _F(0.5) - v
             log2_peak = log2_opacity - row_falloff * dy * dy
@@ -521,7 +541,7 @@ class CpuRasterizer:
 
     def _make_scratch(self) -> tuple[Any, ...]:
         """Buffers of one thread, sized for the largest scene."""
-        most = max(self.atlas.max_chunks, 1) * CHUNK
+        most = max(self.atlas.max_chunks, 1) * CHUNK + 1  # one more: `_collect` writes ahead
         tile_height = int(self.tiles[:, 3].max())
         words = int(self.tiles[:, 2].max()) // 64 + 2
         projection = (
@@ -538,8 +558,8 @@ class CpuRasterizer:
             np.empty(1 << _RADIX_BITS, np.int64),
         )
         picture = (
-            np.empty(tile_height * lanes.CHANNELS * self._stride, np.float32),
-            np.empty(tile_height * words, np.uint64),
+            np.empty((tile_height + 1) * lanes.CHANNELS * self._stride, np.float32),
+            np.empty((tile_height + 1) * words, np.uint64),
             np.empty(12, np.float64),
             np.empty(6, np.float64),
         )

@@ -16,6 +16,8 @@ from numba.extending import intrinsic
 
 LANES = 8
 """Pixels of a row that `blend` treats at once."""
+HALF = LANES // 2
+"""Pixels of each of two rows that `blend_pair` treats at once."""
 CHANNELS = 5
 """Floats a pixel carries while blending: transmittance, red, green, blue, depth."""
 
@@ -23,6 +25,7 @@ _F32 = ir.FloatType()
 _I32 = ir.IntType(32)
 _VF = ir.VectorType(_F32, LANES)
 _VI = ir.VectorType(_I32, LANES)
+_VH = ir.VectorType(_F32, HALF)
 _ROUND_TO_INT = 12582912.0  # 1.5 · 2^23: adding it leaves the nearest integer in the low mantissa bits
 _EXP2 = (  # minimax fit of 2^f on [-0.5, 0.5], relative error 8e-8
     1.0000000710297001,
@@ -114,33 +117,127 @@ def blend(
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> ir.Value:
         data = cgutils.create_struct_proxy(signature.args[0])(context, builder, arguments[0]).data
-        return _blend_ir(builder, data, arguments[1], arguments[2], arguments[3:])
+        vector = _Vector(builder)
+        offset, falloff, log2_peak = map(vector.splat, arguments[3:6])
+        t = vector.add(offset, ir.Constant(_VF, [float(i) for i in range(LANES)]))
+        power = vector.sub(log2_peak, vector.mul(vector.mul(t, t), falloff))
+        return _composite(vector, power, _Pixels(builder, data, arguments[1], arguments[2]), arguments[6:])
 
     return signature, codegen
 
 
-def _blend_ir(
-    builder: ir.IRBuilder, data: ir.Value, base: ir.Value, stride: ir.Value, scalars: list[ir.Value]
-) -> ir.Value:
-    vector = _Vector(builder)
-    offset, falloff, log2_peak, red, green, blue, depth, max_alpha, min_alpha, min_t = map(
-        vector.splat, scalars
-    )
+@intrinsic
+def blend_pair(
+    typing_context: Any,
+    image: Any,
+    base: Any,
+    stride: Any,
+    offset_x: Any,
+    offset_y: Any,
+    slope: Any,
+    falloff: Any,
+    row_falloff: Any,
+    log2_opacity: Any,
+    red: Any,
+    green: Any,
+    blue: Any,
+    depth: Any,
+    max_alpha: Any,
+    min_alpha: Any,
+    min_transmittance: Any,
+) -> Any:
+    """Blend one splat into four neighbouring pixels of two rows; as `blend`, for splats up to four pixels wide.
 
-    def load(index: ir.Value) -> tuple[ir.Value, ir.Value]:
-        pointer = builder.bitcast(builder.gep(data, [index]), _VF.as_pointer())
-        return pointer, builder.load(pointer, align=4)
+    Args:
+        typing_context: Numba's.
+        image: As in `blend`; the lower row begins `CHANNELS·stride` behind the upper one.
+        base: As in `blend`, of the upper row.
+        stride: As in `blend`.
+        offset_x: First pixel's centre minus the splat's centre [px].
+        offset_y: Upper row's centre minus the splat's centre [px].
+        slope: By how much the centre line moves along x per row.
+        falloff: As in `blend`.
+        row_falloff: The same down the rows [1/px²].
+        log2_opacity: log2 of the splat's peak alpha.
+        red: Colour.
+        green: Colour.
+        blue: Colour.
+        depth: Depth along +Z [m].
+        max_alpha: As in `blend`.
+        min_alpha: As in `blend`.
+        min_transmittance: As in `blend`.
 
-    lane = ir.Constant(_VF, [float(i) for i in range(LANES)])
-    t = vector.add(offset, lane)
-    power = vector.sub(log2_peak, vector.mul(vector.mul(t, t), falloff))
-    floor = vector.constant(-30.0)
+    Returns:
+        uint64, bits 0 to 3 the upper row's lanes that finished now, 4 to 7 the lower row's.
+    """
+    signature = types.uint64(image, types.int64, types.int64, *(types.float32,) * 13)
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> ir.Value:
+        data = cgutils.create_struct_proxy(signature.args[0])(context, builder, arguments[0]).data
+        vector = _Vector(builder)
+        base, stride = arguments[1:3]
+        offset_x, offset_y, slope, falloff, row_falloff, log2_opacity = map(vector.splat, arguments[3:9])
+        down = vector.add(offset_y, ir.Constant(_VF, [float(i // HALF) for i in range(LANES)]))
+        across = vector.add(offset_x, ir.Constant(_VF, [float(i % HALF) for i in range(LANES)]))
+        t = vector.sub(across, vector.mul(slope, down))
+        power = vector.sub(log2_opacity, vector.mul(vector.mul(down, down), row_falloff))
+        power = vector.sub(power, vector.mul(vector.mul(t, t), falloff))
+        lower = builder.mul(stride, ir.Constant(ir.IntType(64), CHANNELS))
+        pixels = _Pixels(builder, data, base, stride, lower)
+        return _composite(vector, power, pixels, arguments[9:])
+
+    return signature, codegen
+
+
+class _Pixels:
+    """Where the channels of eight pixels lie: one run of eight, or with `lower` two runs of four."""
+
+    def __init__(
+        self,
+        builder: ir.IRBuilder,
+        data: ir.Value,
+        base: ir.Value,
+        stride: ir.Value,
+        lower: ir.Value | None = None,
+    ) -> None:
+        self.builder, self.data, self.lower = builder, data, lower
+        self.index = [base]
+        for _ in range(CHANNELS - 1):
+            self.index.append(builder.add(self.index[-1], stride))
+
+    def _pointer(self, index: ir.Value, kind: ir.VectorType) -> ir.Value:
+        return self.builder.bitcast(self.builder.gep(self.data, [index]), kind.as_pointer())
+
+    def load(self, channel: int) -> ir.Value:
+        index = self.index[channel]
+        if self.lower is None:
+            return self.builder.load(self._pointer(index, _VF), align=4)
+        halves = [
+            self.builder.load(self._pointer(at, _VH), align=4)
+            for at in (index, self.builder.add(index, self.lower))
+        ]
+        return self.builder.shuffle_vector(*halves, ir.Constant(_VI, list(range(LANES))))
+
+    def store(self, channel: int, value: ir.Value) -> None:
+        index = self.index[channel]
+        if self.lower is None:
+            self.builder.store(value, self._pointer(index, _VF), align=4)
+            return
+        for first, at in ((0, index), (HALF, self.builder.add(index, self.lower))):
+            lanes = ir.Constant(ir.VectorType(_I32, HALF), list(range(first, first + HALF)))
+            half = self.builder.shuffle_vector(value, value, lanes)
+            self.builder.store(half, self._pointer(at, _VH), align=4)
+
+
+def _composite(vector: _Vector, power: ir.Value, pixels: _Pixels, scalars: list[ir.Value]) -> ir.Value:
+    """Blend eight alphas `2^power` over eight pixels; returns the mask of those that finished."""
+    builder = vector.builder
+    *color, max_alpha, min_alpha, min_t = map(vector.splat, scalars)
+    zero, floor = vector.constant(0.0), vector.constant(-30.0)
     power = builder.select(builder.fcmp_ordered(">", power, floor), power, floor)
     alpha = vector.exp2(power)
     alpha = builder.select(builder.fcmp_ordered("<", alpha, max_alpha), alpha, max_alpha)
-
-    t_pointer, before = load(base)
-    zero = vector.constant(0.0)
+    before = pixels.load(0)
     touched = builder.and_(
         builder.fcmp_ordered(">=", alpha, min_alpha), builder.fcmp_ordered(">", before, zero)
     )
@@ -150,15 +247,10 @@ def _blend_ir(
     blends = builder.and_(touched, builder.not_(finishes))
     weight = builder.select(blends, weight, zero)
     negated = builder.fsub(zero, before)
-    stored = builder.select(finishes, negated, builder.select(blends, after, before))
-    builder.store(stored, t_pointer, align=4)
-    index = base
-    for value in (red, green, blue, depth):
-        index = builder.add(index, stride)
-        pointer, old = load(index)
-        builder.store(vector.add(old, vector.mul(weight, value)), pointer, align=4)
-    bits = builder.bitcast(finishes, ir.IntType(LANES))
-    return builder.zext(bits, ir.IntType(64))
+    pixels.store(0, builder.select(finishes, negated, builder.select(blends, after, before)))
+    for channel, value in enumerate(color, start=1):
+        pixels.store(channel, vector.add(pixels.load(channel), vector.mul(weight, value)))
+    return builder.zext(builder.bitcast(finishes, ir.IntType(LANES)), ir.IntType(64))
 
 
 @intrinsic
@@ -201,3 +293,19 @@ def sqrt(typing_context: Any, value: Any) -> Any:
         return builder.call(builder.module.declare_intrinsic("llvm.sqrt", [_F32]), arguments)
 
     return types.float32(types.float32), codegen
+
+
+@intrinsic
+def prefetch(typing_context: Any, array: Any, index: Any) -> Any:
+    """Ask for the cache line of `array[index]` (flat array, int64 index)."""
+    signature = types.void(array, types.int64)
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> ir.Value:
+        data = cgutils.create_struct_proxy(signature.args[0])(context, builder, arguments[0]).data
+        pointer = builder.bitcast(builder.gep(data, [arguments[1]]), ir.IntType(8).as_pointer())
+        kind = ir.FunctionType(ir.VoidType(), [pointer.type, _I32, _I32, _I32])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        builder.call(function, [pointer, ir.Constant(_I32, 0), ir.Constant(_I32, 3), ir.Constant(_I32, 1)])
+        return context.get_dummy_value()
+
+    return signature, codegen
