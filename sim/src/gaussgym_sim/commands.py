@@ -83,6 +83,7 @@ class PathNetwork:
         """[scenes + 1] first global point of each scene."""
         ends_apart = (self.points[self.first, :2] - self.points[self.last, :2]).norm(dim=1)
         self.closed = (ends_apart < _CLOSED_GAP_M) & (self.last - self.first > 8)
+        self._any_closed = bool(self.closed.any())
         self.spacing_m = (self.arc_m[self.last] / (self.last - self.first).clamp(min=1)).clamp(min=0.02)
         self.num_levels = int(self.level.max()) + 1
 
@@ -90,6 +91,8 @@ class PathNetwork:
         """Point index reached after signed ``steps`` along the own line; open lines clamp at their ends, closed ones go round."""
         first, last = self.first[index], self.last[index]
         moved = index + steps
+        if not self._any_closed:
+            return torch.minimum(torch.maximum(moved, first), last)
         wrapped = first + torch.remainder(moved - first, last - first + 1)
         return torch.where(self.closed[index], wrapped, torch.minimum(torch.maximum(moved, first), last))
 

@@ -75,6 +75,7 @@ class Observations:
         y = torch.linspace(*cfg.scan_y_m, device=device)
         self.grid_b = torch.stack(torch.meshgrid(x, y, indexing="ij"), dim=-1).reshape(-1, 2)
         """[S, 2] scan points in the base's yaw frame [m], x major."""
+        self._grid_columns = self.grid_b.T.contiguous()
         self._base_height_m = robot.base_height_m
 
     def proprio(self, terms: tuple[Tensor, ...], *, noisy: bool) -> Tensor:
@@ -97,10 +98,7 @@ class Observations:
         self, root_pos_w: Tensor, yaw: Tensor, terrain: TerrainLookup, scene_ids: Tensor
     ) -> Tensor:
         """Ground height [m] under the scan grid, turned by yaw and moved to the base, [E, S]."""
-        cos, sin = torch.cos(yaw).unsqueeze(1), torch.sin(yaw).unsqueeze(1)
-        gx, gy = self.grid_b[:, 0], self.grid_b[:, 1]
-        xy = torch.stack((cos * gx - sin * gy, sin * gx + cos * gy), dim=-1) + root_pos_w[:, None, :2]
-        return terrain.sample(xy, scene_ids)
+        return terrain.sample_grid(root_pos_w[:, :2], yaw, self._grid_columns, scene_ids)
 
     def _noisy(self, value: Tensor, amplitude: Tensor | float | None) -> Tensor:
         if amplitude is None:

@@ -11,6 +11,7 @@ import torch
 from gaussgym_scene.errors import InputError
 from gaussgym_scene.heightfield import Heightfield
 from gaussgym_scene.scene import Scene
+from numpy.typing import NDArray
 from torch import Tensor
 
 MIN_CELL_M = 0.05
@@ -78,51 +79,88 @@ def add_terrain(spec: mujoco.MjSpec, field: Heightfield) -> None:
 
 
 class TerrainLookup:
-    """Bilinear ground height of many scenes at once, equal to each `Heightfield.sample` to float32."""
+    """Bilinear ground height of many scenes at once, equal to each `Heightfield.sample` to float32.
+
+    Each cell keeps the four coefficients of z = a + b u + c v + d u v, so that a look-up is one gather.
+    """
 
     def __init__(self, fields: Sequence[Heightfield], *, device: torch.device) -> None:
-        """Pack the fields' heights into one flat buffer."""
-        flat = np.concatenate([f.height_m.astype(np.float32).ravel() for f in fields])
-        sizes = [f.height_m.size for f in fields]
+        """Pack the fields' cells into one flat table."""
+        cells = [_bilinear_coefficients(f.height_m) for f in fields]
+        sizes = [len(c) for c in cells]
         as_float = {"dtype": torch.float32, "device": device}
-        self.heights_m = torch.as_tensor(flat, **as_float)
-        self.offset = torch.as_tensor(np.cumsum([0, *sizes[:-1]]), dtype=torch.long, device=device)
-        self.nx = torch.tensor([f.height_m.shape[1] for f in fields], dtype=torch.long, device=device)
-        self.last_cell = torch.tensor(
-            [[f.height_m.shape[1] - 1, f.height_m.shape[0] - 1] for f in fields], **as_float
-        )
+        self._coefficients = torch.as_tensor(np.concatenate(cells), **as_float)
+        self._offset = torch.as_tensor(np.cumsum([0, *sizes[:-1]]), dtype=torch.int32, device=device)
+        shape = np.array([f.height_m.shape[::-1] for f in fields])  # nx, ny
+        self._cells_x = torch.as_tensor(shape[:, 0] - 1, dtype=torch.int32, device=device)
+        self._last = torch.as_tensor(shape - 1, **as_float)
+        self._last_cell = torch.as_tensor(shape - 2, dtype=torch.int32, device=device)
+        self._inv_cell = torch.tensor([1.0 / f.cell_m for f in fields], **as_float)
         self.origin_xy_m = torch.tensor(np.stack([f.origin_xy_m for f in fields]), **as_float)
-        self.inv_cell = torch.tensor([1.0 / f.cell_m for f in fields], **as_float)
         self.max_xy_m = torch.tensor(
             np.stack([np.asarray(f.origin_xy_m) + np.asarray(f.size_m) for f in fields]), **as_float
         )
         self.flat = torch.tensor([is_flat(f) for f in fields], device=device)
+        """[scenes] bool, whether each ground is a plane."""
 
     def sample(self, xy_w: Tensor, scene_ids: Tensor) -> Tensor:
         """Ground height [m].
 
         Args:
-            xy_w: [E, N, 2] world points [m].
+            xy_w: [E, N, 2] world points [m], finite.
             scene_ids: [E] the scene of each row.
 
         Returns:
             [E, N]; beyond the border the nearest border value.
         """
-        cell = (xy_w - self.origin_xy_m[scene_ids].unsqueeze(1)) * self.inv_cell[scene_ids].view(-1, 1, 1)
-        last = self.last_cell[scene_ids].unsqueeze(1)
-        cell = torch.minimum(cell.nan_to_num().clamp_(min=0.0), last)
-        low = torch.minimum(cell.floor(), last - 1.0)
-        u, v = (cell - low).unbind(-1)
-        low = low.long()
-        nx = self.nx[scene_ids].unsqueeze(1)
-        index = low[..., 1] * nx + low[..., 0] + self.offset[scene_ids].unsqueeze(1)
-        h00, h01 = self.heights_m[index], self.heights_m[index + 1]
-        h10, h11 = self.heights_m[index + nx], self.heights_m[index + nx + 1]
-        lower, upper = torch.lerp(h00, h01, u), torch.lerp(h10, h11, u)
-        return torch.lerp(lower, upper, v)
+        inv = self._inv_cell[scene_ids, None, None]
+        cell = (xy_w - self.origin_xy_m[scene_ids, None]).mul_(inv)
+        return self._at(cell[..., 0], cell[..., 1], scene_ids)
+
+    def sample_grid(self, xy_w: Tensor, yaw: Tensor, grid: Tensor, scene_ids: Tensor) -> Tensor:
+        """Ground height [m] under a grid turned by yaw and moved to each robot.
+
+        Args:
+            xy_w: [E, 2] robots [m], finite.
+            yaw: [E] [rad].
+            grid: [2, S] points in each robot's yaw frame [m].
+            scene_ids: [E].
+
+        Returns:
+            [E, S].
+        """
+        inv = self._inv_cell[scene_ids]
+        cos, sin = torch.cos(yaw) * inv, torch.sin(yaw) * inv
+        start = (xy_w - self.origin_xy_m[scene_ids]) * inv[:, None]
+        # [E, 3] @ [3, S], an axis each: rotation, scale and shift in one product.
+        ones = torch.cat((grid, torch.ones_like(grid[:1])))
+        x = torch.stack((cos, -sin, start[:, 0]), dim=1) @ ones
+        y = torch.stack((sin, cos, start[:, 1]), dim=1) @ ones
+        return self._at(x, y, scene_ids)
+
+    def _at(self, x: Tensor, y: Tensor, scene_ids: Tensor) -> Tensor:
+        """Height at grid coordinates x, y [E, N] in cells."""
+        last, last_cell = self._last[scene_ids], self._last_cell[scene_ids]
+        x = torch.minimum(x.clamp(min=0.0), last[:, :1])
+        y = torch.minimum(y.clamp(min=0.0), last[:, 1:])
+        i = torch.minimum(x.int(), last_cell[:, :1])
+        j = torch.minimum(y.int(), last_cell[:, 1:])
+        u, v = x - i, y - j
+        index = (j * self._cells_x[scene_ids, None]).add_(i).add_(self._offset[scene_ids, None])
+        a, b, c, d = self._coefficients.index_select(0, index.reshape(-1)).view(*index.shape, 4).unbind(-1)
+        return torch.addcmul(torch.addcmul(a, b, u), torch.addcmul(c, d, u), v)
 
     def outside(self, xy_w: Tensor, scene_ids: Tensor, *, margin_m: float) -> Tensor:
         """Whether points [E, 2] are nearer than ``margin_m`` to the ground's border or beyond; a plane has no border."""
         low = xy_w < self.origin_xy_m[scene_ids] + margin_m
         high = xy_w > self.max_xy_m[scene_ids] - margin_m
         return (low | high).any(dim=-1) & ~self.flat[scene_ids]
+
+
+def _bilinear_coefficients(height_m: NDArray[np.float32]) -> NDArray[np.float32]:
+    """[(ny - 1) (nx - 1), 4] coefficients a, b, c, d of each cell, row by row."""
+    h = height_m.astype(np.float64)
+    a, b = h[:-1, :-1], h[:-1, 1:] - h[:-1, :-1]
+    c = h[1:, :-1] - a
+    d = h[1:, 1:] - h[1:, :-1] - b
+    return np.stack((a, b, c, d), axis=-1).reshape(-1, 4).astype(np.float32)
