@@ -1,6 +1,7 @@
 """Textured surfaces: the one description from which a procedural scene's triangles, ground and splats are made."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -14,14 +15,13 @@ from gaussgym_scene.splats import Splats
 SH_C0 = 0.28209479177387814
 """Constant spherical-harmonics basis function: colour = 0.5 + SH_C0 · sh."""
 
-OVERLAP = 0.7
+OVERLAP = 0.65
 """Standard deviation of a splat over the spacing of its neighbours.
 
-A square lattice of discs with this overlap and `OPACITY` lets at most 2 % of the background through between four
-centres: alpha there is 1 − Π(1 − 0.97·exp(−d²/2σ²)) over the 4 nearest at 0.71 and the 8 next at 1.58 spacings.
+A square lattice of discs with this overlap and `OPACITY` lets 4 % of the background through at most, between four
+centres: Π(1 − 0.98·exp(−d²/2σ²)) over the 4 nearest at 0.71 spacings and the 8 next at 1.58.
 """
-
-OPACITY = 0.97
+OPACITY = 0.98
 THICKNESS_M = 0.003
 """Standard deviation of a splat across its surface [m]."""
 
@@ -44,6 +44,50 @@ class Patch:
     """Whether the heightfield stands on it."""
     coarseness: float = 1.0
     """Splat spacing here over the scene's splat spacing; `inf` gives no splats."""
+
+    @cached_property
+    def arc_lengths(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Mean distance from the first column to each column, and from the first row to each row [m]."""
+        along_row = np.sqrt((np.diff(self.points, axis=1) ** 2).sum(axis=2)).mean(axis=0)
+        along_col = np.sqrt((np.diff(self.points, axis=0) ** 2).sum(axis=2)).mean(axis=1)
+        return np.concatenate([[0], np.cumsum(along_row)]), np.concatenate([[0], np.cumsum(along_col)])
+
+    def lattice_size(self, spacing: float) -> tuple[int, int]:
+        """Number of splats along a column and along a row for a scene's splat spacing [m]."""
+        row, col = self.arc_lengths
+        step = spacing * self.coarseness
+        return max(1, round(col[-1] / step)), max(1, round(row[-1] / step))
+
+
+class AveragedTextures:
+    """Textures averaged over boxes of texels, each made once."""
+
+    def __init__(self, textures: list[NDArray[np.uint8]]) -> None:
+        self.textures = textures
+        self._reduced: dict[tuple[int, int, int], NDArray[np.float32]] = {}
+
+    def colors(self, index: int, uv: NDArray[np.float64], texels: tuple[float, float]) -> NDArray[np.float64]:
+        """Mean colours 0..1 `[N, 3]` of one texture around `uv` `[N, 2]`, over boxes of about (width, height) texels."""
+        h, w = self.textures[index].shape[:2]
+        # Powers of √2 are near enough to the box asked for, and few.
+        box = tuple(
+            min(round(2 ** (round(2 * np.log2(max(1.0, n))) / 2)), size) for n, size in zip(texels, (w, h))
+        )
+        reduced = self._reduced.get((index, *box))
+        if reduced is None:
+            image = self.textures[index]
+            reduced = np.asarray(Image.fromarray(image).reduce(box)) if box != (1, 1) else image
+            self._reduced[(index, *box)] = reduced
+        rh, rw = reduced.shape[:2]
+        uv = np.where((uv < 0) | (uv > 1), uv - np.floor(uv), uv)
+        x = np.clip(uv[:, 0] * w / box[0] - 0.5, 0, rw - 1)
+        y = np.clip(uv[:, 1] * h / box[1] - 0.5, 0, rh - 1)
+        i, j = x.astype(np.int64), y.astype(np.int64)
+        i1, j1 = np.minimum(i + 1, rw - 1), np.minimum(j + 1, rh - 1)
+        fx, fy = (x - i)[:, None], (y - j)[:, None]
+        near = reduced[j, i] * (1 - fx) + reduced[j, i1] * fx
+        far = reduced[j1, i] * (1 - fx) + reduced[j1, i1] * fx
+        return (near * (1 - fy) + far * fy) / 255.0
 
 
 def triangles_of(patches: list[Patch]) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.float64]]:
@@ -82,7 +126,8 @@ def mesh_of(patches: list[Patch], textures: list[NDArray[np.uint8]]) -> tuple[Me
     texture_id = np.concatenate(
         [np.full(2 * (p.points.shape[0] - 1) * (p.points.shape[1] - 1), p.texture, np.int32) for p in patches]
     )
-    colors = [_texture_colors(textures[p.texture], p.uv.reshape(-1, 2), (16, 16)) for p in patches]
+    averaged = AveragedTextures(textures)
+    colors = [averaged.colors(p.texture, p.uv.reshape(-1, 2), (16, 16)) for p in patches]
     mesh = Mesh(
         vertices.astype(np.float32),
         faces.astype(np.int32),
@@ -124,9 +169,10 @@ def splats_of(
             "one for each surface"
         )
     spacing = splat_spacing_m
-    while (count := sum(_lattice_size(p, spacing)[0] * _lattice_size(p, spacing)[1] for p in shown)) > max_splats:
+    while (count := sum(rows * cols for rows, cols in (p.lattice_size(spacing) for p in shown))) > max_splats:
         spacing *= max(1.005, 0.999 * (count / max_splats) ** 0.5)
-    parts = [_patch_splats(patch, textures[patch.texture], spacing, thickness_m) for patch in shown]
+    averaged = AveragedTextures(textures)
+    parts = [_patch_splats(patch, averaged, spacing, thickness_m) for patch in shown]
     means, rotations, scales, colors = (np.concatenate(list(column)) for column in zip(*parts))
     splats = Splats(
         means.astype(np.float32),
@@ -182,20 +228,6 @@ def _cross2(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float6
     return a[..., 0] * b[..., 1] - a[..., 1] * b[..., 0]
 
 
-def _arc_lengths(patch: Patch) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean distance from the first column and row to each column and row [m]."""
-    along_row = np.linalg.norm(np.diff(patch.points, axis=1), axis=2).mean(axis=0)
-    along_col = np.linalg.norm(np.diff(patch.points, axis=0), axis=2).mean(axis=1)
-    return np.concatenate([[0], np.cumsum(along_row)]), np.concatenate([[0], np.cumsum(along_col)])
-
-
-def _lattice_size(patch: Patch, spacing: float) -> tuple[int, int]:
-    """Number of splats along a column and along a row."""
-    row, col = _arc_lengths(patch)
-    step = spacing * patch.coarseness
-    return max(1, round(col[-1] / step)), max(1, round(row[-1] / step))
-
-
 def _lattice(lengths: NDArray[np.float64], count: int) -> tuple[NDArray, NDArray, NDArray]:
     """Cell, position within the cell 0..1, and step in cells, of `count` points evenly along a side."""
     index = np.arange(len(lengths), dtype=np.float64)
@@ -207,11 +239,11 @@ def _lattice(lengths: NDArray[np.float64], count: int) -> tuple[NDArray, NDArray
 
 
 def _patch_splats(
-    patch: Patch, texture: NDArray[np.uint8], spacing: float, thickness_m: float
+    patch: Patch, averaged: AveragedTextures, spacing: float, thickness_m: float
 ) -> tuple[NDArray, NDArray, NDArray, NDArray]:
     """Means, rotations, scales and colours of one patch's splats."""
-    rows, cols = _lattice_size(patch, spacing)
-    row_lengths, col_lengths = _arc_lengths(patch)
+    rows, cols = patch.lattice_size(spacing)
+    row_lengths, col_lengths = patch.arc_lengths
     c, fc, dc = (np.tile(values, rows) for values in _lattice(row_lengths, cols))
     r, fr, dr = (np.repeat(values, cols) for values in _lattice(col_lengths, rows))
     corners = np.concatenate([patch.points, patch.uv], axis=2)
@@ -228,25 +260,8 @@ def _patch_splats(
     rotations = np.stack([x, np.cross(z, x), z], axis=2)
     scales = np.stack([OVERLAP * length_u * dc, OVERLAP * area / length_u * dr], axis=1)
     scales = np.concatenate([scales, np.full((len(scales), 1), thickness_m)], axis=1)
-    h, w = texture.shape[:2]
+    h, w = averaged.textures[patch.texture].shape[:2]
     footprint = np.abs(du[:, 3:] * dc[:, None]) + np.abs(dv[:, 3:] * dr[:, None])
     texels = np.median(footprint, axis=0) * (w, h)
-    colors = _texture_colors(texture, at[:, 3:], (max(1, round(texels[0])), max(1, round(texels[1]))))
+    colors = averaged.colors(patch.texture, at[:, 3:], (texels[0], texels[1]))
     return at[:, :3], rotations, scales, colors
-
-
-def _texture_colors(texture: NDArray[np.uint8], uv: NDArray[np.float64], box: tuple[int, int]) -> NDArray[np.float64]:
-    """Mean colours 0..1 of a texture around `uv` `[N, 2]`, over boxes of (width, height) texels."""
-    h, w = texture.shape[:2]
-    box = (min(box[0], w), min(box[1], h))
-    reduced = np.asarray(Image.fromarray(texture).reduce(box)) if box != (1, 1) else texture
-    rh, rw = reduced.shape[:2]
-    uv = np.where((uv < 0) | (uv > 1), uv - np.floor(uv), uv)
-    x = np.clip(uv[:, 0] * w / box[0] - 0.5, 0, rw - 1)
-    y = np.clip(uv[:, 1] * h / box[1] - 0.5, 0, rh - 1)
-    i, j = np.minimum(x.astype(int), max(rw - 2, 0)), np.minimum(y.astype(int), max(rh - 2, 0))
-    i1, j1 = np.minimum(i + 1, rw - 1), np.minimum(j + 1, rh - 1)
-    fx, fy = (x - i)[:, None], (y - j)[:, None]
-    near = reduced[j, i] * (1 - fx) + reduced[j, i1] * fx
-    far = reduced[j1, i] * (1 - fx) + reduced[j1, i1] * fx
-    return (near * (1 - fy) + far * fy) / 255.0

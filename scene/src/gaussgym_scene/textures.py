@@ -18,9 +18,9 @@ from PIL import Image
 
 from gaussgym_scene.errors import InputError
 
-Gray = NDArray[np.float32]
+Gray = NDArray[np.floating]
 """Values, shape `[h, w]`."""
-Paint = NDArray[np.float32]
+Paint = NDArray[np.floating]
 """sRGB in 0..1 (not clipped before `finish`), shape `[h, w, 3]`."""
 Rng = np.random.Generator
 
@@ -67,20 +67,33 @@ def noise(shape: tuple[int, int], rng: Rng, *, cell_px: float, octaves: int = 4,
     Returns:
         Mean about 0, standard deviation about 1, shape `shape`.
     """
-    h, w = shape
-    total, energy = np.zeros(shape, np.float32), 0.0
-    for octave in range(octaves):
-        cell = cell_px / 2**octave
-        if cell < 2:
-            break
-        knots = rng.standard_normal((int(h / cell) + 4, int(w / cell) + 4)).astype(np.float32)
+    cells = [cell_px / 2**k for k in range(octaves) if k == 0 or cell_px / 2**k >= 2]
+    total, before, energy = np.zeros((1, 1), np.float32), 1, sum(gain ** (2 * k) for k in range(len(cells)))
+    for k, cell in enumerate(cells):
+        # Each octave is drawn where it spans about 4 px, and the sum so far is enlarged to that resolution.
+        factor = max(1, int(cell / 4))
+        size = (-(-shape[1] // factor), -(-shape[0] // factor))
+        knots = rng.standard_normal((int(size[1] * factor / cell) + 4, int(size[0] * factor / cell) + 4))
         x, y = 1 + rng.random(2)
-        layer = Image.fromarray(knots).resize(
-            (w, h), Image.Resampling.BICUBIC, box=(x, y, x + w / cell, y + h / cell)
-        )
-        total += gain**octave * np.asarray(layer)
-        energy += gain ** (2 * octave)
-    return total / np.float32(0.75 * max(energy, 1e-9) ** 0.5)
+        box = (x, y, x + size[0] * factor / cell, y + size[1] * factor / cell)
+        layer = Image.fromarray(knots.astype(np.float32)).resize(size, Image.Resampling.BICUBIC, box=box)
+        total = np.float32(gain**k) * np.asarray(layer) + (_enlarge(total, factor, before, size) if k else 0)
+        before = factor
+    total = _enlarge(total, 1, before, (shape[1], shape[0]))
+    return total / np.float32(0.75 * energy**0.5)
+
+
+def _enlarge(layer: Gray, factor: int, before: int, size: tuple[int, int]) -> Gray:
+    """Resample a layer of one value in `before` px to one in `factor` px and (columns, rows) `size`."""
+    if factor == before and layer.shape == size[::-1]:
+        return layer
+    box = (
+        0,
+        0,
+        min(layer.shape[1], size[0] * factor / before),
+        min(layer.shape[0], size[1] * factor / before),
+    )
+    return np.asarray(Image.fromarray(layer).resize(size, Image.Resampling.BILINEAR, box=box))
 
 
 def grain(name: str, shape: tuple[int, int], rng: Rng, *, zoom: float = 1.0, tile_px: int = 192) -> Gray:
@@ -186,35 +199,44 @@ def blocks(
     """
     h, w = shape
     bh, bw = block_px
-    y, x = np.mgrid[:h, :w].astype(np.float32)
-    if wobble_px:
-        y += wobble_px * noise(shape, rng, cell_px=1.3 * bw, octaves=2)
-        x += wobble_px * noise(shape, rng, cell_px=1.3 * bw, octaves=2)
-    count = int(h / bh) + 5
-    row = np.clip((y / bh).astype(np.int32) + 2, 0, count - 1)
-    shift = bond * (np.arange(count) % 2) + 0.15 * rng.standard_normal(count) * (bond > 0) + 4
-    along = x / bw + shift[row].astype(np.float32)
-    cols = int(w / bw) + 12
-    stretch = 0.16 * rng.uniform(-1, 1, (count, cols + 1)).astype(np.float32)  # the joints' own offsets
-    col = np.clip(along.astype(np.int32), 1, cols - 2)
-    inner = along - col
-    right, left = 1 + stretch[row, col + 1], stretch[row, col]
-    col += (inner >= right).astype(np.int32) - (inner < left).astype(np.int32)
-    inner = along - col
-    left, right = stretch[row, col], 1 + stretch[row, np.minimum(col + 1, cols)]
-    fraction = y / bh - np.floor(y / bh)
-    edge = np.minimum(np.minimum(inner - left, right - inner) * bw, np.minimum(fraction, 1 - fraction) * bh)
+    rows, cols = int(h / bh) + 5, int(w / bw) + 12
+    shift = bond * (np.arange(rows) % 2) + 0.15 * rng.standard_normal(rows) * (bond > 0) + 4
+    stretch = 0.16 * rng.uniform(-1, 1, (rows, cols + 1))  # how far the joints stand off an even division
     colors = np.asarray(palette, np.float32)
-    pick = np.where(rng.random((count, cols)) < mixing, rng.integers(0, len(colors), (count, cols)), 0)
-    block = colors[pick] * (1 + variation * rng.standard_normal((count, cols, 1)))
-    block += variation / 12 * rng.standard_normal((count, cols, 3))
-    paint = block.astype(np.float32)[row, col]
-    soft = np.clip((edge - joint_px / 2) / max(1.0, joint_px / 2) + 0.5, 0, 1)
-    shade(paint, bevel * (np.clip(edge / (0.3 * bh), 0, 1) - 1) * (soft > 0))
-    return blend(paint, joint_color, 1 - soft)
+    pick = np.where(rng.random((rows, cols)) < mixing, rng.integers(0, len(colors), (rows, cols)), 0)
+    block = colors[pick] * (1 + variation * rng.standard_normal((rows, cols, 1)))
+    block += variation / 12 * rng.standard_normal((rows, cols, 3))
+    block, joint = block.astype(np.float32).reshape(-1, 3), np.asarray(joint_color, np.float32)
+    shift, stretch = shift.astype(np.float32), stretch.astype(np.float32).ravel()
+    strays = [
+        wobble_px * noise(shape, rng, cell_px=1.3 * bw, octaves=2) if wobble_px else None for _ in range(2)
+    ]
+    paint = np.empty((h, w, 3), np.float32)
+    for start in range(0, h, 64):  # in bands that fit the processor's cache
+        band = slice(start, min(h, start + 64))
+        y, x = np.mgrid[band, :w].astype(np.float32)
+        if strays[0] is not None:
+            y, x = y + strays[0][band], x + strays[1][band]
+        y, x = y * np.float32(1 / bh), x * np.float32(1 / bw)
+        row = np.clip(np.floor(y).astype(np.int32) + 2, 0, rows - 1)
+        x += shift[row]
+        col = np.clip(x.astype(np.int32), 1, cols - 2)
+        inner, at = x - col, row * (cols + 1) + col
+        col += (inner >= 1 + stretch[at + 1]).astype(np.int32) - (inner < stretch[at]).astype(np.int32)
+        inner, at = x - col, row * (cols + 1) + col
+        fraction = y - np.floor(y)
+        along = np.minimum(inner - stretch[at], 1 + stretch[at + 1] - inner)
+        edge = np.minimum(along * np.float32(bw), np.minimum(fraction, 1 - fraction) * np.float32(bh))
+        soft = np.clip((edge - joint_px / 2) * np.float32(1 / max(1.0, joint_px / 2)) + 0.5, 0, 1)
+        worn = 1 + np.float32(bevel) * (np.clip(edge * np.float32(1 / (0.3 * bh)), 0, 1) - 1)
+        face = np.take(block, row * cols + col, axis=0) * (worn * soft)[..., None]
+        paint[band] = face + (1 - soft)[..., None] * joint
+    return paint
 
 
-def stains(paint: Paint, rng: Rng, *, number: int, radius_px: tuple[float, float], dark: float = 0.25) -> Paint:
+def stains(
+    paint: Paint, rng: Rng, *, number: int, radius_px: tuple[float, float], dark: float = 0.25
+) -> Paint:
     """Add irregular spots, darker or lighter, in place: the landmarks of an otherwise even surface."""
     h, w = paint.shape[:2]
     for _ in range(number):
@@ -243,7 +265,10 @@ def litter(paint: Paint, rng: Rng, *, number: int, size_px: float, palette: Sequ
     for _ in range(number):
         size = size_px * float(rng.uniform(0.6, 1.5))
         reach = int(size) + 2
-        cy, cx = rng.integers(reach, max(reach + 1, h - reach)), rng.integers(reach, max(reach + 1, w - reach))
+        cy, cx = (
+            rng.integers(reach, max(reach + 1, h - reach)),
+            rng.integers(reach, max(reach + 1, w - reach)),
+        )
         view = paint[cy - reach : cy + reach + 1, cx - reach : cx + reach + 1]
         yy, xx = np.mgrid[: view.shape[0], : view.shape[1]].astype(np.float32) - reach
         turn = rng.uniform(0, np.pi)
@@ -307,9 +332,15 @@ def cobbles(size_m: tuple[float, float], texel_m: float, rng: Rng) -> Paint:
         bevel=0.3,
         mixing=0.7,
     )
-    shade(paint, 0.07 * grain("gravel.png", shape, rng, zoom=0.5) + 0.09 * noise(shape, rng, cell_px=1.6 / texel_m, octaves=5))
+    shade(
+        paint,
+        0.07 * grain("gravel.png", shape, rng, zoom=0.5)
+        + 0.09 * noise(shape, rng, cell_px=1.6 / texel_m, octaves=5),
+    )
     stains(paint, rng, number=round(0.5 * size_m[0] * size_m[1]), radius_px=(0.06 / texel_m, 0.35 / texel_m))
-    return litter(paint, rng, number=round(2.5 * size_m[0] * size_m[1]), size_px=0.03 / texel_m, palette=LEAVES)
+    return litter(
+        paint, rng, number=round(2.5 * size_m[0] * size_m[1]), size_px=0.03 / texel_m, palette=LEAVES
+    )
 
 
 def slabs(size_m: tuple[float, float], texel_m: float, rng: Rng, *, slab_m: float = 0.45) -> Paint:
@@ -331,16 +362,28 @@ def slabs(size_m: tuple[float, float], texel_m: float, rng: Rng, *, slab_m: floa
     shade(paint, speckle + 0.06 * noise(shape, rng, cell_px=1.0 / texel_m, octaves=6, gain=0.7))
     stains(paint, rng, number=round(1.5 * size_m[0] * size_m[1]), radius_px=(0.02 / texel_m, 0.2 / texel_m))
     cracks(paint, rng, number=round(0.5 * size_m[0] * size_m[1]), length_px=0.6 / texel_m)
-    return litter(paint, rng, number=round(1.5 * size_m[0] * size_m[1]), size_px=0.03 / texel_m, palette=LEAVES)
+    return litter(
+        paint, rng, number=round(1.5 * size_m[0] * size_m[1]), size_px=0.03 / texel_m, palette=LEAVES
+    )
 
 
-def gravel(size_m: tuple[float, float], texel_m: float, rng: Rng, *, color: ArrayLike = (0.50, 0.46, 0.41)) -> Paint:
+def gravel(
+    size_m: tuple[float, float], texel_m: float, rng: Rng, *, color: ArrayLike = (0.50, 0.46, 0.41)
+) -> Paint:
     """Loose stones and dirt."""
     shape = texels(size_m, texel_m)
     paint = fill(shape, color)
-    shade(paint, 0.2 * grain("gravel.png", shape, rng, zoom=0.7) + 0.12 * noise(shape, rng, cell_px=1.5 / texel_m, octaves=5))
+    shade(
+        paint,
+        0.2 * grain("gravel.png", shape, rng, zoom=0.7)
+        + 0.12 * noise(shape, rng, cell_px=1.5 / texel_m, octaves=5),
+    )
     moss = np.clip(0.6 * noise(shape, rng, cell_px=2.5 / texel_m, octaves=4) - 0.5, 0, 0.7)
-    blend(paint, fill(shape, (0.25, 0.33, 0.14)) * (1 + 0.3 * grain("grass.png", shape, rng, zoom=0.7))[..., None], moss)
+    blend(
+        paint,
+        fill(shape, (0.25, 0.33, 0.14)) * (1 + 0.3 * grain("grass.png", shape, rng, zoom=0.7))[..., None],
+        moss,
+    )
     return litter(paint, rng, number=round(3 * size_m[0] * size_m[1]), size_px=0.03 / texel_m, palette=LEAVES)
 
 
@@ -349,21 +392,39 @@ def grass(size_m: tuple[float, float], texel_m: float, rng: Rng) -> Paint:
     shape = texels(size_m, texel_m)
     paint = fill(shape, jitter((0.30, 0.36, 0.17), rng, 0.06))
     blend(paint, (0.42, 0.43, 0.2), np.clip(0.3 * noise(shape, rng, cell_px=1.2 / texel_m) + 0.2, 0, 0.8))
-    shade(paint, 0.42 * grain("grass.png", shape, rng, zoom=0.8) + 0.12 * noise(shape, rng, cell_px=0.8 / texel_m))
+    shade(
+        paint,
+        0.42 * grain("grass.png", shape, rng, zoom=0.8) + 0.12 * noise(shape, rng, cell_px=0.8 / texel_m),
+    )
     flowers = [(0.85, 0.8, 0.75), (0.75, 0.3, 0.3), (0.85, 0.7, 0.2), (0.15, 0.22, 0.07)]
-    return litter(paint, rng, number=round(30 * size_m[0] * size_m[1]), size_px=0.022 / texel_m, palette=flowers)
+    return litter(
+        paint, rng, number=round(30 * size_m[0] * size_m[1]), size_px=0.022 / texel_m, palette=flowers
+    )
 
 
-def concrete(size_m: tuple[float, float], texel_m: float, rng: Rng, *, color: ArrayLike = (0.55, 0.54, 0.52)) -> Paint:
-    """Cast concrete or weathered plaster with streaks, patches and cracks."""
+def concrete(
+    size_m: tuple[float, float],
+    texel_m: float,
+    rng: Rng,
+    *,
+    color: ArrayLike = (0.55, 0.54, 0.52),
+    dirt: float = 1.0,
+) -> Paint:
+    """Cast concrete or weathered plaster with streaks, patches and cracks; `dirt` scales all of them."""
     shape = texels(size_m, texel_m)
     paint = fill(shape, color)
-    shade(paint, 0.05 * grain("gravel.png", shape, rng, zoom=0.3) + 0.08 * noise(shape, rng, cell_px=0.9 / texel_m, octaves=7, gain=0.72))
+    rough = 0.05 * grain("gravel.png", shape, rng, zoom=0.3)
+    shade(paint, rough + 0.08 * dirt * noise(shape, rng, cell_px=0.9 / texel_m, octaves=7, gain=0.72))
     streaks = noise((max(2, shape[0] // 12), shape[1]), rng, cell_px=0.12 / texel_m, octaves=3)
     streaks = np.asarray(Image.fromarray(streaks).resize((shape[1], shape[0]), Image.Resampling.BICUBIC))
-    shade(paint, 0.05 * streaks)
-    stains(paint, rng, number=round(1.2 * size_m[0] * size_m[1]), radius_px=(0.02 / texel_m, 0.3 / texel_m))
-    return cracks(paint, rng, number=round(0.4 * size_m[0] * size_m[1]), length_px=0.9 / texel_m)
+    shade(paint, 0.05 * dirt * streaks)
+    stains(
+        paint,
+        rng,
+        number=round(1.2 * dirt * size_m[0] * size_m[1]),
+        radius_px=(0.02 / texel_m, 0.3 / texel_m),
+    )
+    return cracks(paint, rng, number=round(0.4 * dirt * size_m[0] * size_m[1]), length_px=0.9 / texel_m)
 
 
 def bricks(size_m: tuple[float, float], texel_m: float, rng: Rng, *, color: ArrayLike | None = None) -> Paint:
@@ -382,11 +443,19 @@ def bricks(size_m: tuple[float, float], texel_m: float, rng: Rng, *, color: Arra
         bevel=0.1,
         mixing=0.7,
     )
-    shade(paint, 0.06 * grain("gravel.png", shape, rng, zoom=0.35) + 0.08 * noise(shape, rng, cell_px=1.5 / texel_m, octaves=6))
-    return stains(paint, rng, number=round(0.7 * size_m[0] * size_m[1]), radius_px=(0.04 / texel_m, 0.35 / texel_m))
+    shade(
+        paint,
+        0.06 * grain("gravel.png", shape, rng, zoom=0.35)
+        + 0.08 * noise(shape, rng, cell_px=1.5 / texel_m, octaves=6),
+    )
+    return stains(
+        paint, rng, number=round(0.7 * size_m[0] * size_m[1]), radius_px=(0.04 / texel_m, 0.35 / texel_m)
+    )
 
 
-def planks(size_m: tuple[float, float], texel_m: float, rng: Rng, *, color: ArrayLike = (0.45, 0.31, 0.19)) -> Paint:
+def planks(
+    size_m: tuple[float, float], texel_m: float, rng: Rng, *, color: ArrayLike = (0.45, 0.31, 0.19)
+) -> Paint:
     """Wooden boards along the second axis."""
     shape = texels(size_m, texel_m)
     base = jitter(color, rng, 0.08)
@@ -404,13 +473,21 @@ def planks(size_m: tuple[float, float], texel_m: float, rng: Rng, *, color: Arra
     fibre = noise((shape[0], max(8, shape[1] // 10)), rng, cell_px=0.05 / texel_m, octaves=4, gain=0.8)
     fibre = np.asarray(Image.fromarray(fibre).resize((shape[1], shape[0]), Image.Resampling.BICUBIC))
     shade(paint, 0.12 * fibre + 0.05 * noise(shape, rng, cell_px=0.7 / texel_m, octaves=5))
-    return stains(paint, rng, number=round(2 * size_m[0] * size_m[1]), radius_px=(0.008 / texel_m, 0.05 / texel_m), dark=0.5)
+    return stains(
+        paint,
+        rng,
+        number=round(2 * size_m[0] * size_m[1]),
+        radius_px=(0.008 / texel_m, 0.05 / texel_m),
+        dark=0.5,
+    )
 
 
-def carpet(size_m: tuple[float, float], texel_m: float, rng: Rng) -> Paint:
+def carpet(
+    size_m: tuple[float, float], texel_m: float, rng: Rng, *, color: ArrayLike = (0.36, 0.36, 0.38)
+) -> Paint:
     """Office carpet tiles: speckled yarn, tiles of slightly different shade, wear and spots."""
     shape = texels(size_m, texel_m)
-    base = jitter(rng.choice([(0.30, 0.33, 0.40), (0.42, 0.36, 0.30), (0.28, 0.38, 0.34), (0.44, 0.30, 0.28)]), rng, 0.06)
+    base = np.asarray(color, np.float32)
     paint = blocks(
         shape,
         rng,
@@ -427,13 +504,23 @@ def carpet(size_m: tuple[float, float], texel_m: float, rng: Rng) -> Paint:
     shade(paint, 0.16 * yarn + 0.07 * noise(shape, rng, cell_px=1.0 / texel_m, octaves=3))
     flecks = [base * 1.7, base * 0.45, (0.6, 0.5, 0.3), (0.25, 0.35, 0.55), (0.55, 0.25, 0.2)]
     litter(paint, rng, number=round(45 * size_m[0] * size_m[1]), size_px=0.018 / texel_m, palette=flecks)
-    return stains(paint, rng, number=round(1.0 * size_m[0] * size_m[1]), radius_px=(0.03 / texel_m, 0.25 / texel_m))
+    return stains(
+        paint, rng, number=round(1.0 * size_m[0] * size_m[1]), radius_px=(0.03 / texel_m, 0.25 / texel_m)
+    )
 
 
-def tiles(size_m: tuple[float, float], texel_m: float, rng: Rng, *, tile_m: float = 0.3) -> Paint:
-    """Stone tiles of mixed colours."""
+def tiles(
+    size_m: tuple[float, float],
+    texel_m: float,
+    rng: Rng,
+    *,
+    tile_m: float = 0.3,
+    color: ArrayLike | None = None,
+) -> Paint:
+    """Stone tiles of mixed colours; their mean is drawn unless given."""
     shape = texels(size_m, texel_m)
-    base = jitter(rng.choice([(0.62, 0.56, 0.48), (0.50, 0.50, 0.52), (0.60, 0.45, 0.36)]), rng, 0.05)
+    stones = [(0.62, 0.56, 0.48), (0.50, 0.50, 0.52), (0.60, 0.45, 0.36)]
+    base = jitter(rng.choice(stones), rng, 0.05) if color is None else np.asarray(color, np.float32)
     paint = blocks(
         shape,
         rng,
@@ -447,8 +534,13 @@ def tiles(size_m: tuple[float, float], texel_m: float, rng: Rng, *, tile_m: floa
         mixing=0.8,
     )
     veins = np.abs(noise(shape, rng, cell_px=0.35 / texel_m, octaves=5))
-    shade(paint, 0.10 * np.exp(-veins * 5) + 0.07 * noise(shape, rng, cell_px=0.5 / texel_m, octaves=6, gain=0.75))
-    return stains(paint, rng, number=round(1.5 * size_m[0] * size_m[1]), radius_px=(0.02 / texel_m, 0.15 / texel_m))
+    shade(
+        paint,
+        0.10 * np.exp(-veins * 5) + 0.07 * noise(shape, rng, cell_px=0.5 / texel_m, octaves=6, gain=0.75),
+    )
+    return stains(
+        paint, rng, number=round(1.5 * size_m[0] * size_m[1]), radius_px=(0.02 / texel_m, 0.15 / texel_m)
+    )
 
 
 def sky(shape: tuple[int, int], rng: Rng, *, horizon: float = 0.8) -> Paint:
@@ -460,17 +552,19 @@ def sky(shape: tuple[int, int], rng: Rng, *, horizon: float = 0.8) -> Paint:
         horizon: Row of the horizon over the number of rows.
     """
     h, w = shape
-    up = np.clip(1 - np.arange(h, dtype=np.float32) / (horizon * h), 0, 1)[:, None] * np.ones((1, w), np.float32)
+    up = np.clip(1 - np.arange(h, dtype=np.float32) / (horizon * h), 0, 1)[:, None] * np.ones(
+        (1, w), np.float32
+    )
     paint = fill(shape, (0.80, 0.83, 0.86))
     blend(paint, (0.36, 0.55, 0.80), up**0.7)
     clouds = around(0.8 * noise((h, w + w // 8), rng, cell_px=h / 2.5, octaves=6), w) + 0.15
     blend(paint, (0.93, 0.93, 0.94), np.clip(clouds, 0, 0.9))
     shade(paint, -0.2 * np.clip(clouds - 0.9, 0, 1))
     outline = around(noise((2, w + w // 8), rng, cell_px=w / 14, octaves=7, gain=0.6), w)[0]
-    top = h * (horizon - 0.10 - 0.045 * outline)
+    top = h * (horizon - 0.055 - 0.03 * outline)
     below = np.clip(np.arange(h, dtype=np.float32)[:, None] - top, 0, 1)
     leaves = around(noise((h, w + w // 8), rng, cell_px=h / 12, octaves=6, gain=0.75), w)
-    blend(paint, fill(shape, jitter((0.27, 0.35, 0.24), rng, 0.08)) * (1 + 0.3 * leaves)[..., None], below)
+    blend(paint, fill(shape, jitter((0.34, 0.38, 0.27), rng, 0.06)) * (1 + 0.2 * leaves)[..., None], below)
     return paint
 
 

@@ -1,30 +1,22 @@
 """Procedural scenes, exact in geometry and scale: one file a kind, and their registry."""
 
 import dataclasses
-import importlib
+from collections.abc import Callable
 from typing import Any
 
 from gaussgym_scene.errors import InputError
 from gaussgym_scene.scene import Scene
+from gaussgym_scene.synth import corridor, flat, rubble, slope, stairs, street
 
-KINDS = {
-    "flat": "FlatCfg",
-    "slope": "SlopeCfg",
-    "stairs": "StairsCfg",
-    "street": "StreetCfg",
+KINDS: dict[str, tuple[type, Callable[[Any, int], Scene]]] = {
+    "flat": (flat.FlatCfg, flat.make),
+    "slope": (slope.SlopeCfg, slope.make),
+    "stairs": (stairs.StairsCfg, stairs.make),
+    "rubble": (rubble.RubbleCfg, rubble.make),
+    "street": (street.StreetCfg, street.make),
+    "corridor": (corridor.CorridorCfg, corridor.make),
 }
-"""Each kind lives in the module of its name, which holds this cfg dataclass and `make(cfg, seed) -> Scene`."""
-
-
-def cfg_class(kind: str) -> type:
-    """The dataclass of a kind's parameters.
-
-    Raises:
-        InputError: If there is no such kind.
-    """
-    if kind not in KINDS:
-        raise InputError(f"scene kind {kind!r} is unknown, expected one of {', '.join(KINDS)}")
-    return getattr(importlib.import_module(f"gaussgym_scene.synth.{kind}"), KINDS[kind])
+"""Name → the dataclass of its parameters, and the function that makes a scene from them and a seed."""
 
 
 def synthesize(kind: str, seed: int = 0, **params: Any) -> Scene:
@@ -43,12 +35,14 @@ def synthesize(kind: str, seed: int = 0, **params: Any) -> Scene:
     Raises:
         InputError: If the kind, a parameter's name or its value is not one of those that exist.
     """
-    cfg_type = cfg_class(kind)
+    if kind not in KINDS:
+        raise InputError(f"scene kind {kind!r} is unknown, expected one of {', '.join(KINDS)}")
+    cfg_type, make = KINDS[kind]
     names = [field.name for field in dataclasses.fields(cfg_type)]
     if unknown := [name for name in params if name not in names]:
         raise InputError(f"{kind} has no parameter {', '.join(unknown)}; it has {', '.join(names)}")
     try:
         cfg = cfg_type(**params)
     except TypeError:
-        raise InputError(f"parameters {params!r} of {kind} are not numbers; expected numbers") from None
-    return importlib.import_module(f"gaussgym_scene.synth.{kind}").make(cfg, seed)
+        raise InputError(f"parameters {params!r} of {kind} must be numbers") from None
+    return make(cfg, seed)

@@ -155,7 +155,13 @@ class SceneBuilder:
         for i in range(4):
             part = (edges[i], 0.0, edges[i + 1], 1.0)
             self.wall(
-                base[i], base[(i + 1) % 4], (z, z + height), texture, uv=part, ground=ground, coarseness=coarseness
+                base[i],
+                base[(i + 1) % 4],
+                (z, z + height),
+                texture,
+                uv=part,
+                ground=ground,
+                coarseness=coarseness,
             )
         corners = np.concatenate([base, np.full((4, 1), z + height)], axis=1)
         self.quad(corners, texture if top is None else top, ground=ground, coarseness=coarseness)
@@ -200,29 +206,50 @@ class SceneBuilder:
                 d, rect = depth[j, i], (x[i], y[j], x[i + 1], y[j + 1])
                 corners = [point(rect[a], rect[b], d) for a, b in ((0, 1), (2, 1), (2, 3), (0, 3))]
                 self.quad(corners, texture, uv=uv(*rect), coarseness=coarse[j])
+                # A reveal shows the paint of the field that stands out, beside the edge.
                 if i + 1 < len(x) - 1 and (step := depth[j, i + 1] - d):
-                    # The reveal at the right edge shows the paint of the field that stands out, beside the edge.
-                    wide = np.sign(step) * min(abs(step), 0.3)
-                    ends = [(x[i + 1], y[j], d), (x[i + 1], y[j], d + step), (x[i + 1], y[j + 1], d + step), (x[i + 1], y[j + 1], d)]
-                    rect = (min(x[i + 1], x[i + 1] + wide), y[j], max(x[i + 1], x[i + 1] + wide), y[j + 1])
-                    self.quad([point(*end) for end in ends], texture, uv=uv(*rect), coarseness=coarse[j])
+                    edge, far = x[i + 1], x[i + 1] + np.sign(step) * min(abs(step), 0.3)
+                    ends = [
+                        (edge, y[j], d),
+                        (edge, y[j], d + step),
+                        (edge, y[j + 1], d + step),
+                        (edge, y[j + 1], d),
+                    ]
+                    part = uv(min(edge, far), y[j], max(edge, far), y[j + 1])
+                    self.quad([point(*end) for end in ends], texture, uv=part, coarseness=coarse[j])
                 if j + 1 < len(y) - 1 and (step := depth[j + 1, i] - d):
-                    wide = np.sign(step) * min(abs(step), 0.3)
-                    ends = [(x[i], y[j + 1], d), (x[i + 1], y[j + 1], d), (x[i + 1], y[j + 1], d + step), (x[i], y[j + 1], d + step)]
-                    rect = (x[i], min(y[j + 1], y[j + 1] + wide), x[i + 1], max(y[j + 1], y[j + 1] + wide))
-                    self.quad([point(*end) for end in ends], texture, uv=uv(*rect), coarseness=coarse[j])
+                    edge, far = y[j + 1], y[j + 1] + np.sign(step) * min(abs(step), 0.3)
+                    ends = [
+                        (x[i], edge, d),
+                        (x[i + 1], edge, d),
+                        (x[i + 1], edge, d + step),
+                        (x[i], edge, d + step),
+                    ]
+                    part = uv(x[i], min(edge, far), x[i + 1], max(edge, far))
+                    self.quad([point(*end) for end in ends], texture, uv=part, coarseness=coarse[j])
 
     def blob(
-        self, center: ArrayLike, radii: ArrayLike, texture: int, rng: textures.Rng, *, lumps: float = 0.15, coarseness: float = 1.5
+        self,
+        center: ArrayLike,
+        radii: ArrayLike,
+        texture: int,
+        rng: textures.Rng,
+        *,
+        lumps: float = 0.15,
+        coarseness: float = 1.5,
     ) -> None:
         """Add the upper part of a lumpy ellipsoid: a bush, a boulder; `radii` along X, Y, Z [m]."""
         rows, cols = 9, 18
         azimuth = np.linspace(0, 2 * np.pi, cols + 1)[None]
-        elevation = np.linspace(-0.6, 1.45, rows)[:, None]
+        elevation = np.linspace(-0.6, 1.55, rows)[:, None]
         radius = 1 + lumps * np.clip(rng.standard_normal((rows, cols)), -1.5, 1.5)
         radius = np.concatenate([radius, radius[:, :1]], axis=1)
         unit = np.stack(
-            [np.cos(elevation) * np.cos(azimuth), np.cos(elevation) * np.sin(azimuth), np.sin(elevation) * np.ones_like(azimuth)],
+            [
+                np.cos(elevation) * np.cos(azimuth),
+                np.cos(elevation) * np.sin(azimuth),
+                np.sin(elevation) * np.ones_like(azimuth),
+            ],
             axis=-1,
         )
         points = np.asarray(center, float) + unit * radius[..., None] * np.asarray(radii, float)
@@ -249,7 +276,12 @@ class SceneBuilder:
         v = (high - elevation) / (high - low) * np.ones_like(azimuth)
         self.grid(points, np.stack([u, v], axis=-1), texture, coarseness=BACKDROP_COARSENESS)
         ring, top = BACKDROP_RADIUS_M * np.cos(high), BACKDROP_RADIUS_M * np.sin(high)
-        corners = [(x - ring, y - ring, top), (x - ring, y + ring, top), (x + ring, y + ring, top), (x + ring, y - ring, top)]
+        corners = [
+            (x - ring, y - ring, top),
+            (x - ring, y + ring, top),
+            (x + ring, y + ring, top),
+            (x + ring, y - ring, top),
+        ]
         self.quad(corners, texture, uv=(0.4, 0.0, 0.5, 0.02), coarseness=BACKDROP_COARSENESS)
 
     def heightfield(self, cell_m: float) -> Heightfield:
@@ -269,7 +301,12 @@ class SceneBuilder:
         return Heightfield(np.where(known, heights, _nearest(heights, known) + WALL_M), cell_m, origin, known)
 
     def scene(
-        self, kind: str, seed: int, cfg: SynthCfg, lines: list[tuple[NDArray[np.float64], float]], **facts: object
+        self,
+        kind: str,
+        seed: int,
+        cfg: SynthCfg,
+        lines: list[tuple[NDArray[np.float64], float]],
+        **facts: object,
     ) -> Scene:
         """Make the scene.
 

@@ -14,7 +14,21 @@ PLASTER = [
     (0.80, 0.72, 0.55), (0.77, 0.62, 0.50), (0.70, 0.73, 0.70), (0.82, 0.79, 0.72), (0.64, 0.45, 0.36), (0.60, 0.66, 0.72),
     (0.78, 0.68, 0.42),
 ]  # fmt: skip
-SIGNS = ("CAFE", "BAKERY", "BOOKS", "FLOWERS", "TAILOR", "OPTIK", "MUSEUM", "BICYCLES", "HOTEL", "PHARMACY", "WINE", "RECORDS")
+DOORS = ((0.42, 0.16, 0.12), (0.16, 0.27, 0.36), (0.18, 0.33, 0.22), (0.38, 0.26, 0.15))
+SIGNS = (
+    "CAFE",
+    "BAKERY",
+    "BOOKS",
+    "FLOWERS",
+    "TAILOR",
+    "OPTIK",
+    "MUSEUM",
+    "BICYCLES",
+    "HOTEL",
+    "PHARMACY",
+    "WINE",
+    "RECORDS",
+)
 
 
 @dataclass(frozen=True)
@@ -74,7 +88,9 @@ def _wall(height: float, width: float, rng: tx.Rng) -> tx.Paint:
     if kind < 0.35:
         color = [None, (0.62, 0.52, 0.38), (0.5, 0.46, 0.42)][rng.integers(3)]
         return tx.bricks((height, width), TEXEL_M, rng, color=color)
-    paint = tx.concrete((height, width), TEXEL_M, rng, color=tx.jitter(PLASTER[rng.integers(len(PLASTER))], rng, 0.06))
+    paint = tx.concrete(
+        (height, width), TEXEL_M, rng, color=tx.jitter(PLASTER[rng.integers(len(PLASTER))], rng, 0.06)
+    )
     if kind > 0.85:
         courses = (np.arange(paint.shape[0]) * TEXEL_M) % 0.42 < 0.025
         paint[courses] *= 0.75
@@ -90,9 +106,13 @@ class _Style:
     """The colours that the openings of one house share."""
 
     def __init__(self, rng: tx.Rng) -> None:
-        self.frame = tx.jitter([(0.88, 0.87, 0.83), (0.30, 0.22, 0.15), (0.25, 0.33, 0.30)][rng.integers(3)], rng)
-        self.trim = tx.jitter([(0.78, 0.75, 0.68), (0.55, 0.50, 0.45), (0.86, 0.84, 0.80)][rng.integers(3)], rng)
-        self.wood = tx.jitter([(0.42, 0.16, 0.12), (0.16, 0.27, 0.36), (0.18, 0.33, 0.22), (0.38, 0.26, 0.15)][rng.integers(4)], rng)
+        self.frame = tx.jitter(
+            [(0.88, 0.87, 0.83), (0.30, 0.22, 0.15), (0.25, 0.33, 0.30)][rng.integers(3)], rng
+        )
+        self.trim = tx.jitter(
+            [(0.78, 0.75, 0.68), (0.55, 0.50, 0.45), (0.86, 0.84, 0.80)][rng.integers(3)], rng
+        )
+        self.wood = tx.jitter(DOORS[rng.integers(len(DOORS))], rng)
         self.shutters = rng.random() < 0.4
         self.panes = (int(rng.integers(2, 4)), int(rng.integers(2, 5)))
 
@@ -100,7 +120,9 @@ class _Style:
         """Paint the stone around an opening, with a shadow below its lintel."""
         top, left, bottom, right = box
         view = paint[max(0, top - margin) : bottom + margin // 2, max(0, left - margin) : right + margin]
-        view[...] = self.trim * (0.9 + 0.1 * np.clip(view.mean(axis=2, keepdims=True) / max(0.05, view.mean()), 0.5, 1.5))
+        view[...] = self.trim * (
+            0.9 + 0.1 * np.clip(view.mean(axis=2, keepdims=True) / max(0.05, view.mean()), 0.5, 1.5)
+        )
 
     def window(self, paint: tx.Paint, box: tuple[int, int, int, int], rng: tx.Rng) -> None:
         """A window with bars, reflections, and curtains half of the time."""
@@ -114,7 +136,11 @@ class _Style:
                     paint[top:bottom, x : x + wide] = self.wood * slats[:, None, None] * rng.uniform(0.9, 1.1)
         view = paint[top:bottom, left:right]
         shape = view.shape[:2]
-        glow = 0.20 + 0.10 * tx.noise(shape, rng, cell_px=40, octaves=5) + 0.12 * np.linspace(1, 0, shape[0])[:, None]
+        glow = (
+            0.20
+            + 0.10 * tx.noise(shape, rng, cell_px=40, octaves=5)
+            + 0.12 * np.linspace(1, 0, shape[0])[:, None]
+        )
         view[...] = np.clip(glow, 0.04, 0.7)[..., None] * np.array([0.85, 0.95, 1.08])
         if rng.random() < 0.5:
             part = int(shape[1] * rng.uniform(0.15, 0.4))
@@ -188,7 +214,9 @@ def _plinth(paint: tx.Paint, below: float, rng: tx.Rng) -> None:
 
 def _cornice(paint: tx.Paint, rng: tx.Rng) -> None:
     rows = round(0.3 / TEXEL_M)
-    tx.blend(paint[:rows], tx.jitter((0.6, 0.56, 0.5), rng, 0.15), np.full((rows, paint.shape[1]), 0.7, np.float32))
+    tx.blend(
+        paint[:rows], tx.jitter((0.6, 0.56, 0.5), rng, 0.15), np.full((rows, paint.shape[1]), 0.7, np.float32)
+    )
     paint[rows : rows + 14] *= np.linspace(0.55, 1, 14)[:, None, None]
 
 

@@ -10,6 +10,7 @@ from gaussgym_scene.synth.builder import SceneBuilder, both_ways
 
 FLOORS = (tx.slabs, tx.tiles, tx.concrete, tx.cobbles, tx.bricks)
 WALLS = (tx.bricks, tx.concrete, tx.slabs)
+DOORS = ((0.42, 0.20, 0.16), (0.20, 0.30, 0.38), (0.22, 0.35, 0.26), (0.45, 0.33, 0.22), (0.55, 0.52, 0.47))
 WALL_TEXEL_M = 0.01
 FLOOR_TEXEL_M = 0.00625
 ROBOT_CLEARANCE_M = 0.35
@@ -75,7 +76,9 @@ def _shade_floor(paint: tx.Paint, lane: Lane, rng: tx.Rng) -> None:
         upper = (x - at) if up else (at - x)  # distance from the edge onto the upper level, negative below
         wear = 0.75 + 0.25 * np.clip(tx.noise((len(y), w), rng, cell_px=24, octaves=3), -1, 1)
         tx.blend(paint, nose, strength * ((upper > 0) & (upper < stripe))[None] * wear)
-        tx.shade(paint, -0.3 * (np.exp(np.minimum(upper, 0) / 0.07) * (upper < 0))[None] * np.ones((len(y), 1)))
+        tx.shade(
+            paint, -0.3 * (np.exp(np.minimum(upper, 0) / 0.07) * (upper < 0))[None] * np.ones((len(y), 1))
+        )
         on_tread = (upper > 0) & (upper < 0.45)
         tx.shade(paint, tread * on_tread[None] * np.ones((len(y), 1), np.float32))
 
@@ -128,7 +131,7 @@ def _decorate_wall(paint: tx.Paint, lane: Lane, rng: tx.Rng, high: float, *, mir
         floor = floor[::-1]
     above = (high - (np.arange(h) + 0.5) * WALL_TEXEL_M)[:, None] - floor[None]
     tx.shade(paint, (-0.45 * np.exp(-np.clip(above, 0, None) / 0.15)).astype(np.float32))
-    band, color = float(rng.uniform(0.25, 0.9)), tx.jitter(rng.uniform(0.2, 0.7, 3), rng)
+    band, color = float(rng.uniform(0.25, 0.9)), rng.uniform(0.35, 0.65) + 0.05 * rng.standard_normal(3)
     if rng.random() < 0.6:
         tx.blend(paint, color, 0.55 * (above < band).astype(np.float32))
     spacing = rng.uniform(1.6, 3.0)
@@ -149,9 +152,13 @@ def _paint_door(paint: tx.Paint, rng: tx.Rng, floor_above_bottom: float) -> None
     top, middle = max(2, bottom - 205), w // 2 + int(rng.uniform(-0.1, 0.1) * w)
     left, right = max(0, middle - 48), min(w, middle + 48)
     size_m = ((bottom - top) * WALL_TEXEL_M, (right - left) * WALL_TEXEL_M)
-    door = tx.planks(size_m, WALL_TEXEL_M, rng, color=rng.uniform(0.15, 0.6, 3))
+    door = tx.planks(size_m, WALL_TEXEL_M, rng, color=DOORS[rng.integers(len(DOORS))])
     paint[top:bottom, left:right] = door[: bottom - top, : right - left]
-    for strip in (paint[top - 2 : top + 5, left:right], paint[top:bottom, left : left + 6], paint[top:bottom, right - 6 : right]):
+    for strip in (
+        paint[top - 2 : top + 5, left:right],
+        paint[top:bottom, left : left + 6],
+        paint[top:bottom, right - 6 : right],
+    ):
         strip[...] = 0.14
     paint[(top + bottom) // 2 : (top + bottom) // 2 + 12, right - 18 : right - 12] = (0.8, 0.72, 0.4)
 

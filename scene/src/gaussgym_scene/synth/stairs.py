@@ -19,7 +19,7 @@ class StairsCfg(SynthCfg):
     tread_m: float | None = None
     """Depth of a step [m]; drawn: 0.30 half of the time, else 0.25 or 0.35."""
     num_steps: int | None = None
-    """Steps of each flight; drawn for each hill: 3 to 6."""
+    """Steps of each flight; drawn for each hill: 4 to 6."""
     num_hills: int = 2
     """How many times the stairs go up and down again."""
     width_m: float | None = None
@@ -35,12 +35,13 @@ class StairsCfg(SynthCfg):
 
 
 def make(cfg: StairsCfg, seed: int) -> Scene:
-    """Make the scene; 10 m along any path climb and descend at least one flight each."""
+    """Make the scene; with two hills, 10 m along any path climb and descend at least one flight each."""
     rng = rng_for("stairs", seed)
     tread = cfg.tread_m or float(rng.choice([0.30, 0.30, 0.25, 0.35]))
     width = cfg.width_m or round(float(rng.uniform(2.0, 3.4)) / 0.1) * 0.1
-    steps = [cfg.num_steps or int(rng.integers(3, 7)) for _ in range(cfg.num_hills)]
-    lengths = [round(float(rng.uniform(*span)) / 0.05) * 0.05 for span in [(2.4, 2.9)] + [(1.2, 1.8), (1.4, 2.0)] * cfg.num_hills]
+    steps = [cfg.num_steps or int(rng.integers(4, 7)) for _ in range(cfg.num_hills)]
+    spans = [(2.8, 3.3)] + [(1.2, 2.0), (1.6, 2.2)] * cfg.num_hills
+    lengths = [round(float(rng.uniform(*span)) / 0.05) * 0.05 for span in spans]
     profile = profile_of(steps, lengths, tread, cfg.step_height_m)
     lane = Lane(profile, width, float(rng.uniform(1.6, 2.2)))
     builder = SceneBuilder()

@@ -1,6 +1,8 @@
 """A cobbled street between houses, curved and slightly sloping, with kerbs, pavements and things that stand about."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +17,7 @@ FACADE_T_M = 3.9
 GRID_M = 0.1
 """Spacing of the ground's mesh [m]."""
 GROUND_TEXEL_M = 0.00625
+PAVEMENT_TEXEL_M = 0.008
 BELOW_M = 0.6
 """How far house fronts reach below the ground in front of them [m]."""
 CLEARANCE_M = 0.35
@@ -118,7 +121,9 @@ def add_carriageway(builder: SceneBuilder, ground: Ground, s: NDArray, rng: tx.R
     paint = tx.cobbles((width, ground.length_m), GROUND_TEXEL_M, rng)
     _dress_road(paint, rng)
     across = (np.arange(paint.shape[0], dtype=np.float32) + 0.5) * GROUND_TEXEL_M
-    gutter = np.exp(-np.minimum(across, width - across) / 0.12)[:, None] * np.ones((1, paint.shape[1]), np.float32)
+    gutter = np.exp(-np.minimum(across, width - across) / 0.12)[:, None] * np.ones(
+        (1, paint.shape[1]), np.float32
+    )
     tx.shade(paint, -0.4 * gutter)
     texture = builder.paint(paint)
     t = np.linspace(-ROAD_HALF_M, ROAD_HALF_M, round(width / GRID_M) + 1)
@@ -148,10 +153,14 @@ def _dress_road(paint: tx.Paint, rng: tx.Rng) -> None:
     for _ in range(max(2, w // 1300)):
         radius = rng.uniform(0.28, 0.36) / GROUND_TEXEL_M
         cy, cx = rng.uniform(1.5 * radius, h - 1.5 * radius), rng.uniform(radius, w - radius)
-        y0, y1, x0, x1 = (max(0, int(v)) for v in (cy - radius - 4, cy + radius + 4, cx - radius - 4, cx + radius + 4))
+        y0, y1, x0, x1 = (
+            max(0, int(v)) for v in (cy - radius - 4, cy + radius + 4, cx - radius - 4, cx + radius + 4)
+        )
         view, dy, dx = paint[y0:y1, x0:x1], yy[y0:y1, x0:x1] - cy, xx[y0:y1, x0:x1] - cx
         distance, turn = np.hypot(dy, dx) / radius, rng.uniform(0, np.pi)
-        pattern = np.sin((dx * np.cos(turn) + dy * np.sin(turn)) * 0.9) * np.sin((dy * np.cos(turn) - dx * np.sin(turn)) * 0.9)
+        pattern = np.sin((dx * np.cos(turn) + dy * np.sin(turn)) * 0.9) * np.sin(
+            (dy * np.cos(turn) - dx * np.sin(turn)) * 0.9
+        )
         iron = 0.26 + 0.08 * np.sign(pattern) + 0.12 * (np.abs(distance - 0.88) < 0.05)
         mask = np.clip((1 - distance) * radius, 0, 1).astype(np.float32)
         tx.blend(view, iron[..., None].astype(np.float32) * np.array([1.0, 0.97, 0.93], np.float32), mask)
@@ -180,7 +189,10 @@ def add_pavement(
     ends = ground.xy(corners, np.full_like(corners, side * FACADE_T_M))
     house = np.clip(np.searchsorted(corners, s, side="right") - 1, 0, len(corners) - 2)
     a, along = ends[house], ends[house + 1] - ends[house]
-    base, normal = ground.xy(s, np.zeros_like(s)), ground.xy(s, np.ones_like(s)) - ground.xy(s, np.zeros_like(s))
+    base, normal = (
+        ground.xy(s, np.zeros_like(s)),
+        ground.xy(s, np.ones_like(s)) - ground.xy(s, np.zeros_like(s)),
+    )
     # The point base + t·normal lies on the front through a along `along`.
     cross = normal[:, 0] * along[:, 1] - normal[:, 1] * along[:, 0]
     front = ((a - base)[:, 0] * along[:, 1] - (a - base)[:, 1] * along[:, 0]) / cross
@@ -189,16 +201,22 @@ def add_pavement(
     if side < 0:
         t = t[::-1]  # rows always run to the left, so that the front looks up
     width = FACADE_T_M - ROAD_HALF_M
-    paint = tx.slabs((width, ground.length_m), GROUND_TEXEL_M, rng)
-    inner = np.arange(paint.shape[0], dtype=np.float32)[:: -side or 1] * GROUND_TEXEL_M
-    inner = inner if side > 0 else inner[::-1]
-    rows = np.arange(paint.shape[0], dtype=np.float32) * GROUND_TEXEL_M
+    paint = tx.slabs((width, ground.length_m), PAVEMENT_TEXEL_M, rng)
+    rows = np.arange(paint.shape[0], dtype=np.float32) * PAVEMENT_TEXEL_M
     to_house = rows if side > 0 else width - rows
     tx.shade(paint, -0.4 * np.exp(-to_house / 0.15)[:, None] * np.ones((1, paint.shape[1]), np.float32))
     _add_strip(builder, ground.pavement_z, ground, s, t, builder.paint(paint), 1.6)
 
 
-def _add_strip(builder, height, ground: Ground, s: NDArray, t: NDArray, texture: int, coarseness: float) -> None:  # noqa: ANN001
+def _add_strip(
+    builder: SceneBuilder,
+    height: Callable[[NDArray, NDArray], NDArray],
+    ground: Ground,
+    s: NDArray,
+    t: NDArray,
+    texture: int,
+    coarseness: float,
+) -> None:
     """Add ground over rows of t `[R, S]` (ascending) and columns of s `[S]`."""
     ss = np.broadcast_to(s, t.shape)
     points = np.concatenate([ground.xy(ss, t), height(ss, t)[..., None]], axis=-1)
@@ -210,7 +228,7 @@ def _add_strip(builder, height, ground: Ground, s: NDArray, t: NDArray, texture:
 def add_houses(builder: SceneBuilder, ground: Ground, corners: NDArray, side: int, rng: tx.Rng) -> None:
     """Add the house fronts of one side, the party walls that show above lower neighbours, and things before them."""
     tops = []
-    for s0, s1 in zip(corners[:-1], corners[1:]):
+    for s0, s1 in pairwise(corners):
         ends = [ground.xy(np.array(v), np.array(side * FACADE_T_M)) for v in (s0, s1)]
         middle = np.array((s0 + s1) / 2)
         level = float(ground.pavement_z(middle, np.array(side * FACADE_T_M)))
@@ -234,7 +252,9 @@ def _add_front(builder: SceneBuilder, start: NDArray, end: NDArray, level: float
     facade = paint_facade(width, BELOW_M, rng)
     rows = np.where(facade.y_breaks[1:] - BELOW_M < 3.2, 2.0, 3.0)
     breaks = (facade.x_breaks, facade.y_breaks)
-    builder.relief(start, end, level - BELOW_M, breaks, facade.depth, builder.paint(facade.paint), coarseness=rows)
+    builder.relief(
+        start, end, level - BELOW_M, breaks, facade.depth, builder.paint(facade.paint), coarseness=rows
+    )
     return level - BELOW_M + float(facade.y_breaks[-1])
 
 
@@ -247,7 +267,9 @@ def add_ends(builder: SceneBuilder, ground: Ground, rng: tx.Rng) -> None:
         _add_front(builder, left, right, level, rng)
 
 
-def _add_furniture(builder: SceneBuilder, ground: Ground, s0: float, s1: float, side: int, rng: tx.Rng) -> None:
+def _add_furniture(
+    builder: SceneBuilder, ground: Ground, s0: float, s1: float, side: int, rng: tx.Rng
+) -> None:
     """Put planters, crates, bollards or a bench before a house, on the pavement."""
     for s in np.arange(s0 + rng.uniform(0.4, 1.2), s1 - 0.6, rng.uniform(1.4, 2.6)):
         what = rng.random()
@@ -258,15 +280,27 @@ def _add_furniture(builder: SceneBuilder, ground: Ground, s0: float, s1: float, 
         z = float(ground.pavement_z(np.array(s), np.array(t))) - 0.03
         if what < 0.35:
             size = (rng.uniform(0.5, 0.9), 0.4, rng.uniform(0.35, 0.5))
-            pot = builder.paint(tx.concrete((size[2], 2 * (size[0] + size[1])), 0.01, rng, color=rng.uniform(0.3, 0.65, 3)))
+            pot = builder.paint(
+                tx.concrete((size[2], 2 * (size[0] + size[1])), 0.01, rng, color=_muted(rng, 0.5))
+            )
             leaves = builder.paint(tx.grass((0.8, 2.0), 0.01, rng))
             builder.box((x, y, z), size, pot, yaw=yaw, coarseness=1.2)
-            builder.blob((x, y, z + size[2] + 0.08), (size[0] / 2, 0.24, rng.uniform(0.18, 0.32)), leaves, rng, lumps=0.18)
+            builder.blob(
+                (x, y, z + size[2] + 0.08),
+                (size[0] / 2, 0.24, rng.uniform(0.18, 0.32)),
+                leaves,
+                rng,
+                lumps=0.18,
+            )
         elif what < 0.6:
             for level in range(rng.integers(1, 3)):
                 size = (rng.uniform(0.35, 0.6), rng.uniform(0.3, 0.42), 0.3)
-                crate = builder.paint(tx.planks((0.3, 2 * (size[0] + size[1])), 0.008, rng, color=rng.uniform(0.25, 0.6, 3)))
-                builder.box((x, y, z + 0.3 * level), size, crate, yaw=yaw + rng.uniform(-0.2, 0.2), coarseness=1.0)
+                crate = builder.paint(
+                    tx.planks((0.3, 2 * (size[0] + size[1])), 0.008, rng, color=_muted(rng, 0.42))
+                )
+                builder.box(
+                    (x, y, z + 0.3 * level), size, crate, yaw=yaw + rng.uniform(-0.2, 0.2), coarseness=1.0
+                )
         elif what < 0.75:
             bench = builder.paint(tx.planks((0.45, 3.2), 0.008, rng))
             builder.box((x, y, z), (1.2, 0.38, 0.45), bench, yaw=yaw, coarseness=1.2)
@@ -279,3 +313,9 @@ def _add_furniture(builder: SceneBuilder, ground: Ground, s0: float, s1: float, 
             z = float(ground.pavement_z(np.array(s), np.array(near))) - 0.03
             post = builder.paint(tx.concrete((0.8, 0.5), 0.008, rng, color=(0.25, 0.25, 0.27)))
             builder.box((x, y, z), (0.13, 0.13, 0.8), post, yaw=yaw, coarseness=0.9)
+
+
+def _muted(rng: tx.Rng, brightness: float) -> NDArray[np.float64]:
+    """A colour of paint that has seen some weather."""
+    gray = rng.uniform(0.7, 1.3) * brightness
+    return np.clip(gray + 0.09 * rng.standard_normal(3), 0.1, 0.8)
