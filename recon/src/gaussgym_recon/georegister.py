@@ -166,10 +166,10 @@ class GravityCfg:
     reach_of_height: float = 6.0
     """Points farther than this from every camera, over the camera height, say little of the ground."""
     roll_std_rad: float = np.radians(2.5)
-    """How level people hold a camera."""
+    """How level people hold a camera, as far as the images do not say."""
     pitch_std_rad: float = np.radians(8.0)
-    """How steadily they look up or down."""
-    elevation_std_rad: float = np.radians(10.0)
+    """How steadily they look up or down, as far as the images do not say."""
+    elevation_std_rad: float = np.radians(6.0)
     """How far from the horizon they look on the whole."""
     slope_std_rad: float = np.radians(2.0)
     """Slope of the ground of places that are not known to be level."""
@@ -179,6 +179,8 @@ class GravityCfg:
     """Inliers that outweigh one standard deviation of the prior."""
     iterations: int = 2000
     """RANSAC draws."""
+    min_inliers: int = 12
+    """Fewer points make no ground."""
     scored_points: int = 3000
     """Points that a draw is scored on, at most."""
     seed: int = 0
@@ -244,16 +246,16 @@ def camera_up_prior(
     covariance = np.eye(3)
     for _ in range(10):
         tilt = level_rotation(up)[:2]
-        rows, values, weights = [], [], []
-        rolls = right @ up
+        rolls, climbs = right @ up, forward @ up
+        roll_std = _spread(rolls, cfg.roll_std_rad)
+        pitch_std = _spread(climbs - np.median(climbs), cfg.pitch_std_rad)
         # Hands shake from image to image, but habits stay: one independent image in four.
-        sure = 0.25 / (cfg.roll_std_rad**2 * (1 + (rolls / (3 * cfg.roll_std_rad)) ** 2))
-        rows.append(np.c_[right @ tilt.T, np.zeros(count)])
-        values.append(-rolls)
-        weights.append(sure)
-        rows.append(np.c_[forward @ tilt.T, -np.ones(count)])
-        values.append(-(forward @ up))
-        weights.append(np.full(count, 0.25 / cfg.pitch_std_rad**2))
+        rows = [np.c_[right @ tilt.T, np.zeros(count)], np.c_[forward @ tilt.T, -np.ones(count)]]
+        values = [-rolls, -climbs]
+        weights = [
+            0.25 / (roll_std**2 * (1 + (rolls / (3 * roll_std)) ** 2)),
+            np.full(count, 0.25 / pitch_std**2),
+        ]
         rows.append(np.array([[0.0, 0.0, 1.0]]))
         values.append(np.zeros(1))
         weights.append(np.full(1, 1.0 / cfg.elevation_std_rad**2))
@@ -271,6 +273,11 @@ def camera_up_prior(
     if up @ mean_up < np.cos(cfg.max_prior_angle_rad):
         return mean_up, cfg.elevation_std_rad
     return up, float(np.sqrt(np.trace(covariance[:2, :2])))
+
+
+def _spread(residuals: NDArray[np.float64], expected: float) -> float:
+    """Standard deviation of few residuals, the expected one counting as four of them."""
+    return float(np.sqrt((4 * expected**2 + (residuals**2).sum()) / (4 + len(residuals))))
 
 
 def ground_plane(
@@ -312,8 +319,7 @@ def ground_plane(
     free = _search_plane(points, nearest, centers, -axes.mean(axis=0), cfg.nadir_angle_rad, np.inf, cfg)
     source = "plane+camera_down"
     if free is not None:
-        looking_down = np.median(np.arccos(np.clip(-axes @ free[0], -1, 1))) < cfg.nadir_angle_rad
-        if looking_down and (found is None or free[2] > 1.5 * found[2]):
+        if _is_flight(axes, centers, free, len(points), cfg) and (found is None or free[2] > 1.5 * found[2]):
             found, source = free, "plane+nadir"
     if found is None:
         raise StageError(
@@ -334,6 +340,25 @@ def ground_plane(
         prior_angle_rad=angle,
         slope_rad=float(np.arccos(np.clip(normal @ up, -1, 1))),
     )
+
+
+def _is_flight(
+    axes: NDArray[np.float64],
+    centers: NDArray[np.float64],
+    plane: tuple[NDArray[np.float64], float, int],
+    num_points: int,
+    cfg: GravityCfg,
+) -> bool:
+    """Whether the cameras look down on a plane that holds most points while they move across their view.
+
+    Who walks towards a wall looks along its normal too, but moves along the view axis and sees more than the wall.
+    """
+    angles = np.arccos(np.clip(-axes @ plane[0], -1, 1))
+    steps = np.diff(centers, axis=0)
+    lengths = np.maximum(np.linalg.norm(steps, axis=1), 1e-12)
+    along = np.abs(np.einsum("ij,ij->i", steps, axes[:-1])) / lengths
+    across = bool(np.median(along) < 0.5) if len(along) else False
+    return across and np.median(angles) < cfg.nadir_angle_rad and plane[2] > 0.5 * num_points
 
 
 def _search_plane(
@@ -364,30 +389,38 @@ def _search_plane(
     normals *= np.sign(normals @ prior_up)[:, None]
     usable = normals @ prior_up > np.cos(max_angle_rad)
     normals, offsets = normals[usable], np.einsum("ij,ij->i", normals[usable], a[usable])
-    best, best_score = None, -np.inf
-    expected_rad = np.hypot(prior_std_rad, cfg.slope_std_rad)
-    for up, offset in zip(normals, offsets):
-        heights = centers @ up - offset
-        height = float(np.median(heights))
-        if height <= 0 or np.quantile(heights, 0.1) < 0.3 * height:
-            continue
-        score = _plane_score(points[scored] @ up - offset, nearest[scored], height, cfg) / kept_fraction
-        score -= cfg.prior_weight * (np.arccos(min(1.0, up @ prior_up)) / expected_rad) ** 2
-        if score > best_score:
-            best, best_score = (up, float(offset)), score
-    if best is None:
+    heights = centers @ normals.T - offsets
+    height = np.median(heights, axis=0)
+    fits = (height > 0) & (np.quantile(heights, 0.1, axis=0) > 0.3 * height)
+    normals, offsets, height = normals[fits], offsets[fits], height[fits]
+    if not len(normals):
         return None
-    return _refine_plane(points[below], nearest[below], centers, *best, cfg)
+    score = _plane_scores(points[scored], nearest[scored], normals, offsets, height, cfg) / kept_fraction
+    expected_rad = np.hypot(prior_std_rad, cfg.slope_std_rad)
+    score -= cfg.prior_weight * (np.arccos(np.clip(normals @ prior_up, -1, 1)) / expected_rad) ** 2
+    best = int(np.argmax(score))
+    found = _refine_plane(points[below], nearest[below], centers, normals[best], float(offsets[best]), cfg)
+    return found if found[2] >= cfg.min_inliers else None
 
 
-def _plane_score(
-    distances: NDArray[np.float64], nearest: NDArray[np.float64], height: float, cfg: GravityCfg
-) -> float:
-    """Inliers less what lies clearly below: nothing lies under the ground."""
-    near = nearest < cfg.reach_of_height * height
-    inliers = near & (np.abs(distances) < cfg.threshold_of_height * height)
-    under = near & (distances < -3.0 * cfg.threshold_of_height * height)
-    return float(inliers.sum() - under.sum())
+def _plane_scores(
+    points: NDArray[np.float64],
+    nearest: NDArray[np.float64],
+    normals: NDArray[np.float64],
+    offsets: NDArray[np.float64],
+    height: NDArray[np.float64],
+    cfg: GravityCfg,
+) -> NDArray[np.float64]:
+    """Inliers of each plane less what lies clearly below it: nothing lies under the ground."""
+    scores = np.empty(len(normals))
+    for start in range(0, len(normals), 64):
+        part = slice(start, start + 64)
+        distance = (points @ normals[part].T - offsets[part]) / height[part]
+        near = nearest[:, None] < cfg.reach_of_height * height[part]
+        inliers = near & (np.abs(distance) < cfg.threshold_of_height)
+        under = near & (distance < -3.0 * cfg.threshold_of_height)
+        scores[part] = inliers.sum(axis=0) - under.sum(axis=0, dtype=np.float64)
+    return scores
 
 
 def _refine_plane(

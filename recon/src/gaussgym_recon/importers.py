@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import itertools
 import json
 import math
 import shutil
@@ -187,7 +188,7 @@ def sharpest_of_spans(sharpness: NDArray[np.float64], count: int) -> NDArray[np.
     if len(sharpness) <= count:
         return np.arange(len(sharpness))
     edges = np.linspace(0, len(sharpness), count + 1).round().astype(int)
-    return np.array([a + int(np.argmax(sharpness[a:b])) for a, b in zip(edges[:-1], edges[1:])])
+    return np.array([a + int(np.argmax(sharpness[a:b])) for a, b in itertools.pairwise(edges)])
 
 
 def image_sharpness(path: Path) -> float:
@@ -235,7 +236,7 @@ def _guessed_camera(width: int, height: int) -> Intrinsics:
 def _in_time_order(photos: list[Photo]) -> bool:
     """Whether neighbours by name were neighbours in time; taken for granted where the photographs do not say."""
     times = [photo.timestamp_s for photo in photos if photo.timestamp_s is not None]
-    return len(times) < 2 or sum(b < a for a, b in zip(times, times[1:])) <= 0.1 * len(times)
+    return len(times) < 2 or sum(b < a for a, b in itertools.pairwise(times)) <= 0.1 * len(times)
 
 
 def _natural(name: str) -> list[tuple[int, int, str]]:

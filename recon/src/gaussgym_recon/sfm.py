@@ -52,14 +52,18 @@ class SfmCfg:
     """Settings of :func:`reconstruct`."""
 
     max_features: int = 4096
-    """SIFT features per image."""
+    """SIFT features per image, at most."""
+    feature_budget: int = 160_000
+    """SIFT features of all images together; many images have no need of as many each."""
+    min_features: int = 2048
+    """SIFT features per image that are allowed whatever the budget."""
     peak_threshold: float = 0.0033
     """SIFT contrast threshold; half of the usual one, since ground has little contrast."""
     overlap: int = 8
     """Neighbours of each image that are matched, plus those at 16, 32, … images."""
     exhaustive_up_to: int = 60
     """Unordered captures up to this many images are matched all with all."""
-    similar_images: int = 8
+    similar_images: int = 5
     """Ordered captures longer than `exhaustive_up_to` also match this many look-alikes of each image."""
     min_tri_angles_deg: tuple[float, ...] = (0.5, 0.25, 0.75, 1.5)
     """Smallest triangulation angles that the attempts go through [deg]."""
@@ -390,7 +394,8 @@ def _extract(
     extraction = pycolmap.FeatureExtractionOptions()
     extraction.use_gpu = False
     extraction.num_threads = cfg.threads
-    extraction.sift.max_num_features = cfg.max_features
+    share = max(cfg.min_features, cfg.feature_budget // len(names))
+    extraction.sift.max_num_features = min(cfg.max_features, share)
     extraction.sift.peak_threshold = cfg.peak_threshold
     _run_cancellable(
         lambda token: pycolmap.extract_features(
