@@ -18,7 +18,7 @@ def directory(tmp_path_factory):
 
 def deploy(*arguments):
     command = [sys.executable, "-m", "gaussgym_deploy", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
 
 
 def fails(*arguments):
@@ -77,19 +77,22 @@ def test_run_on_the_bench_in_real_time(directory, tmp_path):
     assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path / "run.json").read_text())
     assert report["fault"] is None
-    assert report["ticks"] + report["deadline_misses"] == pytest.approx(125, abs=4)
+    assert (
+        report["ticks"] + report["deadline_misses"] >= 121
+    )  # 2.5 s, and a stall of a busy machine at the end
     assert report["ticks_by_mode"]["run"] > 0
 
 
 def test_ctrl_c_ends_with_130_and_a_complete_log(directory, tmp_path):
     command = [sys.executable, "-m", "gaussgym_deploy", "run", str(directory), "--log", str(tmp_path / "log")]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    end_s = time.monotonic() + 30
-    while not (tmp_path / "log").exists() and time.monotonic() < end_s:
+    end_s = time.monotonic() + 120
+    while time.monotonic() < end_s:
+        if (tmp_path / "log").exists() and '"stand"' in (tmp_path / "log").read_text():
+            break
         time.sleep(0.05)
-    time.sleep(0.5)
     process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=30)
+    _, stderr = process.communicate(timeout=120)
     assert process.returncode == 130
     assert stderr == "interrupted\n"
     events = [json.loads(line)["event"] for line in (tmp_path / "log").read_text().splitlines()]

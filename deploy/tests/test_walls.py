@@ -27,7 +27,7 @@ sys.meta_path.insert(0, Wall())
 def run_walled(code, extra=""):
     program = BLOCKER.format(extra=extra) + code
     return subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=240, check=False
     )
 
 

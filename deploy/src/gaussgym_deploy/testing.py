@@ -133,10 +133,10 @@ def serve_toy_robot(
         **description,
     }
     with SharedMemoryServer(name, lockstep=lockstep, num_starts=num_starts, **about) as server:
-        server.wait_for_runtime(timeout_s=20.0)
+        server.wait_for_runtime(timeout_s=60.0)
         robot, step, t_s, started_s = BenchRobot(clock=clock), 0, 0.0, 0.0
         while True:
-            request = server.wait_request(timeout_s=20.0) if lockstep else server.latest_request()
+            request = server.wait_request(timeout_s=60.0) if lockstep else server.latest_request()
             if request is None and (lockstep or server.runtime_gone):
                 return
             if isinstance(request, ResetRequest):
