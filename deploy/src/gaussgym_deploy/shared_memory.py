@@ -26,6 +26,10 @@ Rules of the conversation in lockstep:
 4. Once a result other than RUNNING is published, the runtime answers with a reset or closes. A joint command that
    arrives nevertheless need not be simulated, but must be answered (publish the last state and the same result).
 
+sim2sim starts the robot process as (:func:`gaussgym_deploy.sim2sim.robot_command`)
+``gaussgym-learn robot --scene DIR --shm NAME --bundle DIR --lockstep|--no-lockstep [--starts FILE]``: robot, gains, camera size,
+intrinsics and mount are those of the bundle, and what is announced here is compared with it.
+
 Free-running (``lockstep=False``): the server publishes at its own pace, and takes ``latest_request()``, which never blocks.
 
 Wire format (version 1, little-endian, native alignment 8)::
