@@ -178,7 +178,10 @@ class Env:
         """
         cfg, sim = self.cfg, self.sim
         self._last_action, self._last_joint_vel = self._action, sim.state.joint_vel.clone()
-        self._action = action.detach().to(torch.float32).clamp(-cfg.action_clip, cfg.action_clip)
+        # A policy that has diverged must not poison observations: such an env is reset as one that fell.
+        self._bad_action = ~torch.isfinite(action).all(dim=1)
+        clipped = action.detach().to(torch.float32).clamp(-cfg.action_clip, cfg.action_clip)
+        self._action = torch.where(self._bad_action[:, None], 0.0, clipped)
         if cfg.randomize.kick_interval_s > 0:
             kicked, delta = draw_kicks(cfg.randomize, self.num_envs, cfg.control_s, self._uniform)
             if len(kicked):
@@ -240,7 +243,8 @@ class Env:
     def _finish(self) -> tuple[Tensor, dict[str, Any]]:
         """Who ends here, why, and their next start."""
         s, cfg = self.sim.state, self.cfg
-        fell = terminations.fell(s, self._gravity_b, self._height, cfg.terminations) | s.invalid
+        fell = terminations.fell(s, self._gravity_b, self._height, cfg.terminations)
+        fell |= s.invalid | self._bad_action
         timed_out = self.episode_length_buf >= self.max_episode_length
         xy = s.root_pos_w[:, :2]
         outside = self.sim.terrain.outside(

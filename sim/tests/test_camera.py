@@ -1,0 +1,119 @@
+import math
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+from gaussgym_sim.camera import CameraCfg, camera_to_world, intrinsics, mount_pose
+from gaussgym_sim.env import Env, EnvCfg
+from gaussgym_sim.frames import quat_from_yaw
+from gaussgym_sim.randomize import RandomizeCfg
+from gaussgym_sim.robot import get_robot
+from gaussgym_sim.testing import flat_scene, wavy_scene
+from gaussgym_sim.vecsim import make_sim
+
+
+class CountingRenderer:
+    """Paints each image with its running number and keeps what it was asked."""
+
+    def __init__(self, cfg):
+        self.cfg, self.calls, self.drawn = cfg, [], 0
+
+    def render(self, c2w, K, scene_ids, *, mask=None):
+        self.calls.append((c2w.clone(), K.clone(), scene_ids.clone()))
+        numbers = torch.arange(self.drawn, self.drawn + len(c2w), dtype=torch.uint8)
+        self.drawn += len(c2w)
+        return SimpleNamespace(rgb=numbers[:, None, None, None].expand(-1, self.cfg.height, self.cfg.width, 3))
+
+
+def make(num_envs=4, **changes):
+    cfg = replace(EnvCfg().for_evaluation(), camera=CameraCfg(width=8, height=6), **changes)
+    renderer = CountingRenderer(cfg.camera)
+    env = Env(make_sim("mujoco", "go1", [flat_scene(), wavy_scene()], num_envs), cfg, renderer=renderer)
+    return env, renderer
+
+
+def test_intrinsics_give_the_field_of_view():
+    k = intrinsics(CameraCfg(width=64, height=48))
+    left_ray = np.linalg.inv(k.numpy()) @ [0.0, 24.0, 1.0]
+    assert math.isclose(math.atan2(-left_ray[0], 1.0), math.radians(45), abs_tol=1e-6)
+    assert left_ray[1] == 0.0
+
+
+def test_a_point_on_the_ground_lands_where_geometry_says():
+    """The robot at (2, 1) faces +y; the camera looks down 30 degrees from 0.31 m: its axis meets the ground 0.54 m ahead."""
+    robot = get_robot("go1")
+    c2w = camera_to_world(torch.tensor([[2.0, 1.0, 0.28]]), quat_from_yaw(torch.tensor([math.pi / 2])), mount_pose(robot)[None])[0].numpy()
+    x_b, _, z_b = robot.camera_pos_b
+    height = 0.28 + z_b
+    ahead = height / math.tan(robot.camera_tilt_rad)
+    centre = np.array([2.0, 1.0 + x_b + ahead, 0.0, 1.0])
+    k = intrinsics(CameraCfg()).numpy()
+
+    def pixel(point):
+        p = np.linalg.inv(c2w) @ point
+        return (k @ p[:3])[:2] / p[2], p[2]
+
+    (u, v), depth = pixel(centre)
+    np.testing.assert_allclose((u, v), (32.0, 24.0), atol=1e-4)
+    assert math.isclose(depth, height / math.sin(robot.camera_tilt_rad), rel_tol=1e-5)
+    (u, _), _ = pixel(centre + [0.1, 0, 0, 0])  # facing +y, +x is to the right
+    assert u > 33
+    (_, v), _ = pixel(centre + [0, 0.3, 0, 0])  # further ahead is higher in the image
+    assert v < 23
+    assert np.isclose(np.linalg.det(c2w[:3, :3]), 1.0)
+
+
+def test_frames_are_held_for_five_steps():
+    env, renderer = make()
+    assert renderer.drawn == 4
+    zero = torch.zeros(4, 12)
+    images, new = [], []
+    for _ in range(11):
+        obs, *_ = env.step(zero)
+        images.append(obs["rgb"][:, 0, 0, 0].tolist())
+        new.append(int(obs["rgb_new"].sum()))
+    assert new == [0, 0, 0, 0, 4, 0, 0, 0, 0, 4, 0]
+    assert images[0] == images[3] == [0, 1, 2, 3]
+    assert images[4] == images[8] == [4, 5, 6, 7]
+    assert obs["rgb"].shape == (4, 3, 6, 8)
+    assert obs["rgb"].dtype == torch.uint8
+    assert renderer.calls[0][2].tolist() == [0, 0, 1, 1]
+
+
+def test_a_reset_asks_for_a_frame_at_once():
+    env, renderer = make(episode_s=0.06)
+    new = [int(env.step(torch.zeros(4, 12))[0]["rgb_new"].sum()) for _ in range(6)]
+    assert new == [0, 0, 4, 0, 0, 4]
+
+
+def test_looking_again_renders_nothing():
+    env, renderer = make()
+    env.get_observations()
+    assert renderer.drawn == 4
+
+
+def test_poses_follow_the_robot_and_jitter_within_bounds():
+    cfg = replace(RandomizeCfg.none(), camera_pos_m=0.02, camera_rot_rad=0.03, camera_focal=0.02)
+    env, renderer = make(num_envs=200, randomize=cfg)
+    c2w, k, _ = renderer.calls[0]
+    exact = camera_to_world(env.sim.state.root_pos_w, env.sim.state.root_quat_wxyz, mount_pose(env.sim.robot).repeat(200, 1, 1))
+    shift = torch.linalg.inv(exact) @ c2w
+    assert 0.015 < shift[:, :3, 3].abs().max() <= 0.0201
+    angle = torch.arccos(((shift[:, 0, 0] + shift[:, 1, 1] + shift[:, 2, 2] - 1) / 2).clamp(-1, 1))
+    assert 0.03 < angle.max() <= 0.03 * math.sqrt(3) + 1e-3
+    focal = k[:, 0, 0] / intrinsics(env.cfg.camera)[0, 0]
+    assert 0.98 <= focal.min() < 0.985 < 1.015 < focal.max() <= 1.02
+    assert torch.equal(k[:, 0, 0], k[:, 1, 1])
+
+
+def test_training_spreads_the_frames_over_the_period():
+    cfg = replace(EnvCfg(), camera=CameraCfg(width=8, height=6))
+    env = Env(make_sim("mujoco", "go1", [flat_scene()], 100), cfg, renderer=CountingRenderer(cfg.camera))
+    new = torch.stack([env.step(torch.zeros(100, 12))[0]["rgb_new"][:, 0] for _ in range(5)]).sum(dim=1)
+    assert (new > 5).all()
+
+
+def test_blind_env_has_no_image():
+    env = Env(make_sim("mujoco", "go1", [flat_scene()], 1), EnvCfg())
+    assert set(env.get_observations()) == {"proprio", "base_vel", "scan"}

@@ -1,0 +1,158 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from gaussgym_scene.errors import InputError
+from gaussgym_scene.paths import Paths
+from gaussgym_scene.scene import Scene
+from gaussgym_sim.commands import CommandCfg, PathFollower, PathNetwork, VelocityCommands, goal_point
+from gaussgym_sim.randomize import Uniform
+from gaussgym_sim.testing import flat_scene, straight_path
+
+CPU = torch.device("cpu")
+
+
+def line(points, path_id=0):
+    """Points every 0.25 m along a polyline."""
+    points = np.asarray(points, float)
+    out = []
+    for a, b in zip(points[:-1], points[1:]):
+        n = round(np.linalg.norm(b - a) / 0.25)
+        yaw = math.atan2(*(b - a)[::-1])
+        out += [(*(a + (b - a) * k / n), 0.0, yaw) for k in range(n)]
+    out.append((*points[-1], 0.0, out[-1][3]))
+    return Paths(np.array(out), np.full(len(out), path_id), np.full(len(out), 0.6))
+
+
+def scene_with(paths, **metadata):
+    return Scene("s", heightfield=flat_scene().heightfield, paths=paths, metadata=metadata)
+
+
+def join(*lines):
+    return Paths(*(np.concatenate([getattr(p, k) for p in lines]) for k in ("points", "path_id", "half_width_m")))
+
+
+L_SHAPE = [(0, 0), (6, 0), (6, 8)]
+LOOP = [(0, 0), (4, 0), (4, 3), (0, 3), (0, 0.25)]
+
+
+def test_network_keeps_lines_apart():
+    two = join(line([(0, 0), (2, 0)]), line([(0, 5), (0, 8)], path_id=7))
+    net = PathNetwork([flat_scene(), scene_with(two, path_level={"7": 2})], device=CPU)
+    offset = int(net.offset[1])
+    end = offset + 8
+    assert int(net.along(torch.tensor([end - 1]), torch.tensor([5]))) == end  # clamps at its own line's end
+    assert int(net.along(torch.tensor([end + 1]), torch.tensor([-5]))) == end + 1
+    assert float(net.distance_to_end_m(torch.tensor([end + 1]), torch.tensor([1]))) == pytest.approx(3.0)
+    assert float(net.distance_to_end_m(torch.tensor([end + 3]), torch.tensor([-1]))) == pytest.approx(0.5)
+    assert net.level[[offset, end + 1]].tolist() == [0, 2]
+    assert net.num_levels == 3
+    assert not net.closed.any()
+
+
+def test_loops_go_round():
+    net = PathNetwork([scene_with(line(LOOP))], device=CPU)
+    assert net.closed.all()
+    count = len(net.points)
+    assert int(net.along(torch.tensor([count - 1]), torch.tensor([2]))) == 1
+    assert int(net.along(torch.tensor([0]), torch.tensor([-1]))) == count - 1
+    assert torch.isinf(net.distance_to_end_m(torch.tensor([3]), torch.tensor([1]))).all()
+    goal = goal_point(net, torch.tensor([5]), torch.tensor([1]), 100.0)
+    assert int(goal) == 5 + count // 2  # half way round at most
+
+
+def test_scene_without_paths():
+    with pytest.raises(InputError, match="0 path points"):
+        PathNetwork([scene_with(Paths(np.zeros((0, 4)), np.zeros(0), np.zeros(0)))], device=CPU)
+
+
+def test_goal_point_is_far_enough_or_the_end():
+    net = PathNetwork([scene_with(line(L_SHAPE))], device=CPU)
+    goal = goal_point(net, torch.tensor([0, 10, 50]), torch.tensor([1, 1, -1]), 10.0)
+    assert goal.tolist() == [40, 50, 10]
+    assert int(goal_point(net, torch.tensor([50]), torch.tensor([1]), 10.0)) == len(net.points) - 1
+
+
+def test_follower_by_hand():
+    follower = PathFollower(PathNetwork([scene_with(line(L_SHAPE))], device=CPU), 1, CPU)
+    follower.start(torch.tensor([0]), torch.tensor([4]), torch.tensor([1]), torch.tensor([40]))
+    off = follower.advance(torch.tensor([[1.8, 0.4]]))
+    assert int(follower.index) == 7
+    assert float(off) == pytest.approx(0.4)
+    error = follower.heading_error(torch.tensor([[1.8, 0.4]]), torch.tensor([0.5]), 1.0, stop_at_goal=False)
+    assert float(error) == pytest.approx(math.atan2(-0.4, 2.75 - 1.8) - 0.5, abs=1e-5)
+    # Against the line's direction the target lies behind.
+    follower.direction[:] = -1
+    error = follower.heading_error(torch.tensor([[1.75, 0.0]]), torch.tensor([math.pi]), 1.0, stop_at_goal=False)
+    assert abs(float(error)) < 1e-5
+    # Beyond the end the line goes straight on; a goal holds the target.
+    follower.start(torch.tensor([0]), torch.tensor([56]), torch.tensor([1]), torch.tensor([56]))
+    xy, yaw = torch.tensor([[6.0, 7.9]]), torch.tensor([math.pi / 2])
+    assert abs(float(follower.heading_error(xy, yaw, 1.0, stop_at_goal=False))) < 1e-5
+    assert abs(float(follower.heading_error(xy + torch.tensor([[0.1, 0.1]]), yaw, 1.0, stop_at_goal=True))) > 1.0
+
+
+def commands(scene, task, num_envs, rough=False, **changes):
+    generator = torch.Generator().manual_seed(0)
+    follower = PathFollower(PathNetwork([scene], device=CPU), num_envs, CPU)
+    cfg = CommandCfg(**changes)
+    return VelocityCommands(cfg, follower, torch.full((num_envs,), rough), Uniform(generator, CPU), task=task)
+
+
+def drive(made, xy, yaw, steps, dt=0.02):
+    """An ideal robot that does exactly as told."""
+    for _ in range(steps):
+        made.update(xy, yaw)
+        v_x, v_y, turn = made.command.unbind(1)
+        xy = xy + dt * torch.stack((v_x * yaw.cos() - v_y * yaw.sin(), v_x * yaw.sin() + v_y * yaw.cos()), 1)
+        yaw = yaw + dt * turn
+    return xy, yaw
+
+
+@pytest.mark.parametrize("direction", [1, -1])
+@pytest.mark.parametrize("shape", [L_SHAPE, LOOP])
+def test_an_ideal_robot_reaches_its_goal(shape, direction):
+    made = commands(scene_with(line(shape)), "goal", 8)
+    net, ids = made._follower.network, torch.arange(8)
+    index = torch.full((8,), 4 if direction > 0 else len(net.points) - 5)
+    directions = torch.full((8,), direction)
+    goal = goal_point(net, index, directions, 10.0)
+    made._follower.start(ids, index, directions, goal)
+    made.resample(ids, speed=torch.full((8,), 0.8))
+    yaw = net.travel_yaw(index, directions) + torch.linspace(-2.5, 2.5, 8)
+    xy, _ = drive(made, net.points[index, :2] + 0.3 * torch.randn(8, 2, generator=torch.Generator().manual_seed(1)), yaw, 1200)
+    assert ((made._follower.goal_xy() - xy).norm(dim=1) < 0.5).all()
+
+
+def test_velocity_task_keeps_to_the_path_on_rough_ground():
+    made = commands(scene_with(straight_path(30.0, half_width_m=0.5)), "velocity", 16, rough=True, standing_fraction=0.0)
+    ids = torch.arange(16)
+    made._follower.start(ids, torch.full((16,), 20), torch.ones(16, dtype=torch.long), torch.full((16,), 60))
+    made.resample(ids)
+    xy, _ = drive(made, torch.tensor([[-10.0, 0.4]]).repeat(16, 1), torch.linspace(-1, 1, 16), 400)
+    assert (xy[:, 1].abs() < 0.3).all()
+    assert (made.command[:, 1] == 0).all()
+
+
+def test_velocity_ranges_and_standing():
+    made = commands(scene_with(straight_path(30.0)), "velocity", 4000, heading_fraction=0.0, standing_fraction=0.25)
+    ids = torch.arange(4000)
+    made._follower.start(ids, torch.full((4000,), 60), torch.ones(4000, dtype=torch.long), torch.full((4000,), 60))
+    made.resample(ids)
+    made.update(torch.zeros(4000, 2), torch.zeros(4000))
+    still = (made.command == 0).all(dim=1)
+    assert 0.2 < still.float().mean() < 0.3
+    moving = made.command[~still]
+    for i, (low, high) in enumerate(((0.2, 1.0), (-0.2, 0.2), (-1.0, 1.0))):
+        assert low <= moving[:, i].min() < low + 0.1
+        assert high - 0.1 < moving[:, i].max() <= high
+
+
+def test_leaving_the_path_switches_to_its_heading():
+    made = commands(scene_with(straight_path(30.0)), "velocity", 1, heading_fraction=0.0, standing_fraction=0.0)
+    made._follower.start(torch.tensor([0]), torch.tensor([60]), torch.tensor([1]), torch.tensor([60]))
+    made.resample(torch.tensor([0]))
+    made.update(torch.tensor([[0.0, 2.0]]), torch.tensor([1.5]))
+    assert made._heading.all()
+    assert float(made.command[0, 2]) == -1.0  # back, as fast as allowed
