@@ -367,6 +367,29 @@ def test_a_policy_that_crashes_is_a_fault(bundle, robot, clock):
     assert is_damping(robot.commands[-1])
 
 
+def test_episodes_do_not_know_of_each_other(bundle, robot, clock):
+    """After a restart the same readings give the same targets: hidden state, last action and guards are forgotten."""
+    runtime = Runtime(bundle, robot, clock=clock, sleep=clock.sleep, damp_s=0.0, stand_s=0.0)
+
+    def episode():
+        runtime.restart(0.0)
+        state, targets = standing_state(), []
+        for step in range(10):
+            state.t_s = state.rgb_t_s = 0.02 * step
+            state.joint_pos[:] = DEFAULT_POSE + 0.02 * step
+            runtime.control(state, 0.02 * step)
+            targets.append(robot.commands[-1][1])
+        assert runtime.machine.mode is Mode.RUN
+        return np.array(targets)
+
+    first = episode()
+    runtime.stop("between")
+    runtime.control(standing_state(), 0.2)
+    assert runtime.machine.fault is not None
+    np.testing.assert_array_equal(episode(), first)
+    assert np.abs(np.diff(first, axis=0)).max() > 1e-5
+
+
 def test_emergency_stop_is_latched(bundle, robot, clock):
     runtime = start(bundle, robot, clock)
     start_s = clock()
