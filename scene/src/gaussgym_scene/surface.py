@@ -64,7 +64,7 @@ class AveragedTextures:
 
     def __init__(self, textures: list[NDArray[np.uint8]]) -> None:
         self.textures = textures
-        self._reduced: dict[tuple[int, int, int], NDArray[np.float32]] = {}
+        self._reduced: dict[tuple[int, ...], NDArray[np.uint8]] = {}
 
     def colors(self, index: int, uv: NDArray[np.float64], texels: tuple[float, float]) -> NDArray[np.float64]:
         """Mean colours 0..1 `[N, 3]` of one texture around `uv` `[N, 2]`, over boxes of about (width, height) texels."""

@@ -28,7 +28,7 @@ POSTERS = ("coffee.png", "chelsea.png", "rocket.jpg", "hubble_deep_field.jpg")
 
 
 @cache
-def photo(name: str) -> NDArray[np.float32]:
+def photo(name: str) -> Paint:
     """Read a photograph that scikit-image's wheel holds.
 
     Args:
@@ -208,15 +208,13 @@ def blocks(
     block += variation / 12 * rng.standard_normal((rows, cols, 3))
     block, joint = block.astype(np.float32).reshape(-1, 3), np.asarray(joint_color, np.float32)
     shift, stretch = shift.astype(np.float32), stretch.astype(np.float32).ravel()
-    strays = [
-        wobble_px * noise(shape, rng, cell_px=1.3 * bw, octaves=2) if wobble_px else None for _ in range(2)
-    ]
+    strays = [noise(shape, rng, cell_px=1.3 * bw, octaves=2) for _ in range(2)] if wobble_px else []
     paint = np.empty((h, w, 3), np.float32)
     for start in range(0, h, 64):  # in bands that fit the processor's cache
         band = slice(start, min(h, start + 64))
         y, x = np.mgrid[band, :w].astype(np.float32)
-        if strays[0] is not None:
-            y, x = y + strays[0][band], x + strays[1][band]
+        if strays:
+            y, x = y + wobble_px * strays[0][band], x + wobble_px * strays[1][band]
         y, x = y * np.float32(1 / bh), x * np.float32(1 / bw)
         row = np.clip(np.floor(y).astype(np.int32) + 2, 0, rows - 1)
         x += shift[row]
@@ -274,7 +272,7 @@ def litter(paint: Paint, rng: Rng, *, number: int, size_px: float, palette: Sequ
         turn = rng.uniform(0, np.pi)
         a, b = np.cos(turn) * xx + np.sin(turn) * yy, np.cos(turn) * yy - np.sin(turn) * xx
         inside = np.clip(1.5 - 1.5 * np.hypot(a / size, b / (0.45 * size)) ** 2, 0, 1)
-        blend(view, jitter(palette[rng.integers(len(palette))], rng, 0.15), inside)
+        blend(view, jitter(palette[int(rng.integers(len(palette)))], rng, 0.15), inside)
     return paint
 
 
@@ -296,7 +294,7 @@ def cracks(paint: Paint, rng: Rng, *, number: int, length_px: float, width_px: f
 def poster(paint: Paint, rng: Rng, *, box: tuple[int, int, int, int], name: str | None = None) -> Paint:
     """Paste a framed photograph into rows y0..y1 and columns x0..x1, in place."""
     y0, x0, y1, x1 = box
-    picture = photo(name or POSTERS[rng.integers(len(POSTERS))])
+    picture = photo(name or POSTERS[int(rng.integers(len(POSTERS)))])
     h, w = picture.shape[:2]
     aspect = (x1 - x0) / max(1, y1 - y0)
     crop_w, crop_h = (w, min(h, int(w / aspect))) if aspect > w / h else (min(w, int(h * aspect)), h)

@@ -52,7 +52,7 @@ def paint_facade(width: float, below: float, rng: tx.Rng) -> Facade:
     pitch = width / columns
     opening = min(rng.uniform(0.85, 1.15), pitch - 0.45)
     lefts = (np.arange(columns) + 0.5) * pitch - opening / 2
-    x_breaks = np.unique(np.concatenate([[0, width], lefts, lefts + opening]).round(4))
+    x_breaks = np.unique(np.concatenate([[0, width], lefts, lefts + opening]).round(4)).astype(np.float64)
     sill, lintel = rng.uniform(0.75, 0.95), rng.uniform(2.2, 2.4)
     y_breaks, depth = [0.0], []
     door = int(rng.integers(columns))

@@ -43,7 +43,7 @@ def make(cfg: SlopeCfg, seed: int) -> Scene:
         corners.append((x, 0.0))
         x += 1.5
     corners.append((x + 1.0, 0.0))
-    lane = Lane(np.round(np.array(corners), 9), cfg.width_m, float(rng.uniform(1.8, 2.4)))
+    lane = Lane(np.array(corners, np.float64).round(9), cfg.width_m, float(rng.uniform(1.8, 2.4)))
     builder = SceneBuilder()
     drawn = add_lane(builder, lane, rng)
     return builder.scene("slope", seed, cfg, lane_lines(lane), slope_deg=slope, **drawn)

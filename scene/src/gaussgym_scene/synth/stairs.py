@@ -72,4 +72,4 @@ def profile_of(steps: list[int], lengths: list[float], tread: float, height: flo
                 x += tread if k < count - 1 else level
         z = 0.0
     corners.append((x, z))
-    return np.round(np.array(corners), 9)
+    return np.array(corners, np.float64).round(9)

@@ -232,7 +232,8 @@ def add_houses(builder: SceneBuilder, ground: Ground, corners: NDArray, side: in
         ends = [ground.xy(np.array(v), np.array(side * FACADE_T_M)) for v in (s0, s1)]
         middle = np.array((s0 + s1) / 2)
         level = float(ground.pavement_z(middle, np.array(side * FACADE_T_M)))
-        tops.append(_add_front(builder, *(ends if side > 0 else ends[::-1]), level, rng))
+        left, right = ends if side > 0 else ends[::-1]
+        tops.append(_add_front(builder, left, right, level, rng))
         _add_furniture(builder, ground, s0, s1, side, rng)
     plain = builder.paint(tx.bricks((4.0, 4.0), 0.02, rng))
     for i, s0 in enumerate(corners[1:-1]):
