@@ -17,7 +17,9 @@ def by_name(rows):
 def test_this_machine_is_fit(tmp_path):
     rows = by_name(doctor.diagnose(tmp_path))
     assert [name for name, row in rows.items() if row.status == FAIL] == []
-    assert {"Python", "packages", "stages", "ffmpeg", "cores", "memory", "disk", "GPU", "captures"} <= set(rows)
+    assert {"Python", "packages", "stages", "ffmpeg", "cores", "memory", "disk", "GPU", "captures"} <= set(
+        rows
+    )
     assert rows["GPU"].found
 
 
@@ -51,14 +53,18 @@ def test_small_machine_is_told(monkeypatch, tmp_path):
 def test_damaged_capture_is_named(tmp_path):
     folder = tmp_path / "garden"
     folder.mkdir()
-    (folder / "capture.json").write_text(json.dumps({"format": "gaussgym-capture", "version": 7, "files": {}}))
+    (folder / "capture.json").write_text(
+        json.dumps({"format": "gaussgym-capture", "version": 7, "files": {}})
+    )
     (row,) = doctor.check_captures(tmp_path)
     assert (row.name, row.status) == ("capture garden", FAIL)
     assert "version 7 is unknown" in row.found
 
 
 def test_table_shows_the_fix_below_its_problem():
-    text = doctor.table([Check("disk", OK, "9 GB"), Check("ffmpeg", FAIL, "not found", "apt-get install ffmpeg")])
+    text = doctor.table(
+        [Check("disk", OK, "9 GB"), Check("ffmpeg", FAIL, "not found", "apt-get install ffmpeg")]
+    )
     lines = text.splitlines()
     assert lines[0].startswith("ok")
     assert lines[2].strip() == "→ apt-get install ffmpeg"
@@ -67,7 +73,9 @@ def test_table_shows_the_fix_below_its_problem():
 
 @pytest.mark.parametrize("words", [["doctor"], ["--help"]])
 def test_commands_run(words):
-    answer = subprocess.run([sys.executable, "-m", "gaussgym", *words], capture_output=True, text=True, timeout=120)
+    answer = subprocess.run(
+        [sys.executable, "-m", "gaussgym", *words], capture_output=True, text=True, timeout=120
+    )
     assert answer.returncode == 0, answer.stderr
     expected = "ready: make demo" if words == ["doctor"] else "gaussgym-recon"
     assert expected in answer.stdout

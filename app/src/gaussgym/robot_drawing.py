@@ -116,7 +116,7 @@ class RobotShape:
         return np.array([0.93, 0.46, 0.12])
 
 
-def capsule(radius: float, half_length: float, *, around: int = 14, along: int = 5) -> Triangles:
+def capsule(radius: float, half_length: float, *, around: int = 12, along: int = 4) -> Triangles:
     """Triangulate a capsule along z; `half_length` 0 gives a sphere."""
     angles = np.linspace(0.0, np.pi / 2, along + 1)
     upper = [(radius * np.cos(a), half_length + radius * np.sin(a)) for a in angles]
@@ -217,8 +217,9 @@ def _darken(
     (top, left), _, depth, cover = layer
     part = (slice(top, top + cover.shape[0]), slice(left, left + cover.shape[1]))
     soft = cv2.GaussianBlur(cover, (0, 0), 2.0)
-    # Only surfaces near the ground take it; beside the sharp shadow its own depth stands in.
-    near = np.abs(surface[part] - np.where(depth > 0, depth, surface[part])) < SHADOW_REACH_M
+    # Only surfaces near the ground take it; the blurred rim has the depth of the sharp shadow beside it.
+    rim = cv2.dilate(depth.astype(np.float32), np.ones((13, 13), np.uint8))
+    near = np.abs(surface[part] - np.where(depth > 0, depth, rim)) < SHADOW_REACH_M
     image[part] = np.round(image[part] * (1 - SHADOW_DARKNESS * soft * near)[..., None])
 
 
