@@ -82,7 +82,7 @@ def test_frames_are_held_for_five_steps():
 
 
 def test_a_reset_asks_for_a_frame_at_once():
-    env, renderer = make(episode_s=0.06)
+    env, _renderer = make(episode_s=0.06)
     new = [int(env.step(torch.zeros(4, 12))[0]["rgb_new"].sum()) for _ in range(6)]
     assert new == [0, 0, 4, 0, 0, 4]
 

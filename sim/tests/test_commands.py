@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import numpy as np
@@ -17,7 +18,7 @@ def line(points, path_id=0):
     """Points every 0.25 m along a polyline."""
     points = np.asarray(points, float)
     out = []
-    for a, b in zip(points[:-1], points[1:]):
+    for a, b in itertools.pairwise(points):
         n = round(np.linalg.norm(b - a) / 0.25)
         yaw = math.atan2(*(b - a)[::-1])
         out += [(*(a + (b - a) * k / n), 0.0, yaw) for k in range(n)]

@@ -121,7 +121,7 @@ def test_falls_end_the_episode_alone():
 def test_non_finite_states_are_reset_and_counted():
     env = make_env()
     place(env.sim, pos_w=torch.tensor([[0.0, float("nan"), 0.5]]), env_ids=torch.tensor([1]))
-    obs, reward, dones, extras = env.step(torch.zeros(4, 12))
+    obs, reward, _dones, extras = env.step(torch.zeros(4, 12))
     assert extras["fell"].tolist() == [False, True, False, False]
     assert env.sim.invalid_count == 1
     assert all(torch.isfinite(v).all() for v in obs.values())

@@ -88,7 +88,7 @@ def test_only_primitives_and_no_self_collision(model):
 
 def test_registry(monkeypatch):
     assert "go1" in robot_names()
-    with pytest.raises(InputError, match="unknown robot 'go7'; choose one of: .*go1"):
+    with pytest.raises(InputError, match=r"unknown robot 'go7'; choose one of: .*go1"):
         get_robot("go7")
     register_robot("twin", lambda: get_robot("go1"))
     assert get_robot("twin").num_joints == 12

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import mujoco
 import numpy as np
 import torch
+from gaussgym_scene.heightfield import Heightfield
 from gaussgym_scene.scene import Scene
 from mujoco import batch
 from torch import Tensor
@@ -45,7 +47,7 @@ def build_model(robot: RobotCfg, scene: Scene) -> mujoco.MjModel:
     return _compile(robot, physics_heightfield(scene))
 
 
-def _compile(robot: RobotCfg, field) -> mujoco.MjModel:  # noqa: ANN001
+def _compile(robot: RobotCfg, field: Heightfield) -> mujoco.MjModel:
     spec = mujoco.MjSpec.from_file(str(robot.mjcf))
     add_terrain(spec, field)
     model = spec.compile()
@@ -158,7 +160,7 @@ class MujocoSim:
         part.ctrl[:, self._u] = torque
 
     def _find_invalid(self) -> None:
-        invalid = self._out["invalid"]
+        invalid: Any = self._out["invalid"]
         for part in self._batches:
             finite = np.isfinite(part.qpos).all(axis=1) & np.isfinite(part.qvel).all(axis=1)
             warned = part.batch.warning[:, _BAD_STATE, 1].any(axis=1)
@@ -250,7 +252,7 @@ class MujocoSim:
             inertias[rows, _TRUNK_BODY] = model.body_inertia[_TRUNK_BODY] * factor[:, None]
             part.batch.set_const(rows)
 
-    def _split(self, env_ids: Tensor):  # noqa: ANN202
+    def _split(self, env_ids: Tensor) -> Iterator[tuple[_SceneBatch, np.ndarray, np.ndarray]]:
         """Yield (scene batch, its local rows, mask of ``env_ids``) for the scenes concerned."""
         ids = env_ids.numpy()
         for part in self._batches:

@@ -54,7 +54,7 @@ class Starts:
         """
         integers = ("scene_id", "point", "direction", "goal_point")
         try:
-            arrays = {
+            arrays: dict[str, Any] = {
                 name: np.asarray(fields[name], dtype=np.int64 if name in integers else np.float32)
                 for name in cls.__dataclass_fields__
             }
@@ -62,8 +62,11 @@ class Starts:
             raise InputError(
                 f"starts: bad or missing field {error}; expected {list(cls.__dataclass_fields__)}"
             ) from None
-        if len({len(a) for a in arrays.values()}) != 1:
-            raise InputError(f"starts: lengths differ: { {k: len(a) for k, a in arrays.items()} }")
+        count = len(arrays["scene_id"])
+        for name, array in arrays.items():
+            shape = (count, 2) if name == "xy_m" else (count,)
+            if array.shape != shape or not np.isfinite(array).all():
+                raise InputError(f"starts: {name} of shape {array.shape}, expected {shape} finite numbers")
         return cls(**arrays)
 
 

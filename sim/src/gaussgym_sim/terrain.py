@@ -42,7 +42,7 @@ def physics_heightfield(scene: Scene, *, min_cell_m: float = MIN_CELL_M) -> Heig
     x = field.origin_xy_m[0] + min_cell_m * np.arange(nx)
     y = field.origin_xy_m[1] + min_cell_m * np.arange(ny)
     xy = np.stack(np.meshgrid(x, y), axis=-1)
-    return Heightfield(field.sample(xy), min_cell_m, field.origin_xy_m, field.is_known(xy))
+    return Heightfield(field.sample(xy).astype(np.float32), min_cell_m, field.origin_xy_m, field.is_known(xy))
 
 
 def is_flat(field: Heightfield) -> bool:

@@ -25,8 +25,8 @@ MakeSim = Callable[..., VecSim]
 def straight_path(length_m: float, *, y_m: float = 0.0, half_width_m: float = 1.0, path_id: int = 0) -> Paths:
     """A line along x, centred on the origin, a point every 0.25 m; z is 0."""
     x = np.arange(-length_m / 2, length_m / 2 + 1e-6, 0.25)
-    points = np.stack([x, np.full_like(x, y_m), 0 * x, 0 * x], axis=1)
-    return Paths(points, np.full(len(x), path_id), np.full(len(x), half_width_m))
+    points = np.stack([x, np.full_like(x, y_m), 0 * x, 0 * x], axis=1).astype(np.float32)
+    return Paths(points, np.full(len(x), path_id, np.int32), np.full(len(x), half_width_m, np.float32))
 
 
 def flat_scene(*, z_m: float = 0.0, length_m: float = 30.0) -> Scene:

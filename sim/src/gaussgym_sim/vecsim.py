@@ -63,7 +63,7 @@ class VecSim(Protocol):
     """
 
     robot: RobotCfg
-    scenes: Sequence[Scene]
+    scenes: list[Scene]
     num_envs: int
     substep_s: float
     device: torch.device
