@@ -87,6 +87,8 @@ class Evaluate:
     """Of the starts."""
     renderer: str = "auto"
     """Backend of the camera."""
+    record: Path | None = None
+    """Write the trajectory and camera frames of one episode to this npz."""
     json: Path | None = None
     """Write the result here; without it, on stdout."""
 
@@ -106,6 +108,7 @@ class Evaluate:
                 ablate=self.ablate,
                 seed=self.seed,
                 renderer=self.renderer,
+                record=self.record,
                 progress=True,
             )
         text = json.dumps(result, indent=1)
@@ -117,8 +120,130 @@ class Evaluate:
         return self.json
 
 
+@dataclass
+class Distill:
+    """Teach a student that sees pixels what a teacher that knows the terrain does (DAgger)."""
+
+    teacher: tyro.conf.Positional[Path]
+    """Run folder of the teacher."""
+    scenes: list[Path] = field(default_factory=list)
+    """Scene folders; environments are split over them evenly (name one twice to double its share)."""
+    output: Path = Path("runs/student")
+    """Run folder."""
+    minutes: float | None = None
+    """Training time [min], of all resumed parts together."""
+    iterations: int | None = None
+    """Updates, instead of or beside minutes."""
+    init_from: Path | None = None
+    """Run folder of a student to go on from (fine-tuning)."""
+    resume: bool = False
+    """Go on from the checkpoint in the run folder if there is one."""
+    seed: int = 0
+    """Of everything random."""
+    num_envs: int | None = None
+    """Rendered environments; default: the recipe's."""
+    save_minutes: float = 2.0
+    """Time between checkpoints [min]."""
+    renderer: str = "auto"
+    """Backend of the camera."""
+    wandb: bool = False
+    """Also log to Weights & Biases (offline unless WANDB_MODE says otherwise)."""
+
+    def run(self) -> Path:
+        """Distill and return the checkpoint's path."""
+        from dataclasses import replace
+
+        from gaussgym_learn.distill import distill
+        from gaussgym_learn.recipes import get_recipe
+
+        if not self.scenes:
+            raise InputError("no scene given; add --scenes DIR [DIR ...]")
+        recipe = get_recipe("distill")
+        if self.num_envs is not None:
+            recipe = replace(recipe, distill=replace(recipe.distill, num_envs=self.num_envs))
+        return distill(
+            self.teacher,
+            self.scenes,
+            self.output,
+            recipe=recipe,
+            minutes=self.minutes,
+            iterations=self.iterations,
+            init_from=self.init_from,
+            resume=self.resume,
+            seed=self.seed,
+            save_minutes=self.save_minutes,
+            renderer=self.renderer,
+            wandb=self.wandb,
+            progress=True,
+        )
+
+
+@dataclass
+class Export:
+    """Write a policy bundle: ONNX networks, manifest and a golden trace recorded in a scene."""
+
+    checkpoint: tyro.conf.Positional[Path]
+    """Run folder of a student."""
+    scenes: list[Path] = field(default_factory=list)
+    """Scene folder; the trace is recorded in the first."""
+    output: Path = Path("runs/policy")
+    """Bundle folder; replaced as a whole."""
+    renderer: str = "auto"
+    """Backend of the camera."""
+
+    def run(self) -> Path:
+        """Export and return the manifest's path."""
+        from gaussgym_learn.export import export_policy
+        from gaussgym_learn.train import torch_threads
+
+        if not self.scenes:
+            raise InputError("no scene given; add --scenes DIR")
+        with torch_threads(1):
+            return export_policy(self.checkpoint, self.output, self.scenes[0], renderer=self.renderer)
+
+
+@dataclass
+class Robot:
+    """Be a simulated robot (plain MuJoCo, camera rendered from the scene's splats) for a runtime over shared memory."""
+
+    scene: Path
+    """Scene folder."""
+    shm: str
+    """Name of the shared memory."""
+    bundle: Path | None = None
+    """Policy bundle; gives robot and camera."""
+    lockstep: bool = True
+    """Physics waits for commands; else it runs in real time."""
+    starts: Path | None = None
+    """JSON file of starts; default: those of `evaluate` on this scene."""
+    episodes: int = 256
+    """Number of default starts."""
+    renderer: str = "auto"
+    """Backend of the camera."""
+
+    def run(self) -> None:
+        """Serve until the runtime closes the link."""
+        from gaussgym_learn.robot import serve_robot
+        from gaussgym_learn.train import torch_threads
+
+        with torch_threads(1):
+            serve_robot(
+                self.scene,
+                self.shm,
+                bundle=self.bundle,
+                lockstep=self.lockstep,
+                starts=self.starts,
+                episodes=self.episodes,
+                renderer=self.renderer,
+            )
+
+
 Command = (
-    Annotated[Train, tyro.conf.subcommand("train")] | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
+    Annotated[Train, tyro.conf.subcommand("train")]
+    | Annotated[Distill, tyro.conf.subcommand("distill")]
+    | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
+    | Annotated[Export, tyro.conf.subcommand("export")]
+    | Annotated[Robot, tyro.conf.subcommand("robot")]
 )
 
 

@@ -347,8 +347,10 @@ class EpisodeRecorder:
             rows.append((*(v[e].numpy().copy() for v in values), frame))
 
     def save(self, path: Path, table: dict[str, np.ndarray]) -> None:
-        """Write one episode as npz: `root_pos_w [T,3]`, `root_quat_wxyz [T,4]`, `joint_pos [T,J]`, `command [T,3]`, `rgb [K,H,W,3]`
-        uint8 and `frame [T]` (which of them is in view, -1 without a camera), `control_dt_s`, `scene` (index), `success`.
+        """Write one episode as npz.
+
+        Arrays: `root_pos_w [T,3]`, `root_quat_wxyz [T,4]`, `joint_pos [T,J]`, `command [T,3]`, `rgb [K,H,W,3]` uint8 and
+        `frame [T]` (which of them is in view, -1 without a camera), `control_dt_s`, `scene` (index), `success`.
         """
         if not self._rows:
             return

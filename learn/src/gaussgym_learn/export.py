@@ -13,7 +13,7 @@ from typing import Any
 import mujoco
 import numpy as np
 import torch
-from gaussgym_deploy.bundle import BundleError, ObservationTerm, Recurrence, write_bundle
+from gaussgym_deploy.bundle import BundleError, CameraSpec, ObservationTerm, Recurrence, write_bundle
 from gaussgym_scene.errors import InputError, StageError
 from gaussgym_scene.frames import quat_wxyz_from_matrix
 from gaussgym_scene.scene import Scene
