@@ -28,9 +28,7 @@ def ragged_scenes(rng, *, log_scale_std=1.0):
     """Scenes of very different sizes and SH degrees, one of them empty, one a single splat."""
     sizes = ((2000, 3), (0, 1), (1, 2), (CHUNK, 1), (CHUNK + 1, 0), (900, 2))
     return [
-        random_splats(n, rng, sh_degree=degree, log_scale_std=log_scale_std)
-        if n
-        else Splats.empty(degree)
+        random_splats(n, rng, sh_degree=degree, log_scale_std=log_scale_std) if n else Splats.empty(degree)
         for n, degree in sizes
     ]
 
@@ -44,7 +42,9 @@ def skewed_pinhole(width, height):
 
 def render_both(scenes, width, height, c2w, k, ids, **settings):
     frames = [
-        SplatRenderer(scenes, width, height, backend=name, background=BACKGROUND, **settings).render(c2w, k, ids)
+        SplatRenderer(scenes, width, height, backend=name, background=BACKGROUND, **settings).render(
+            c2w, k, ids
+        )
         for name in ("cpu", "reference")
     ]
     assert frames[1].alpha.max() > 0.5
@@ -73,7 +73,9 @@ def test_parity_in_tiles_of_a_large_image():
     rng = np.random.default_rng(5)
     assert len(cpu.tile_grid(320, 240)) > 1
     k = np.tile(skewed_pinhole(320, 240), (2, 1, 1))
-    assert_parity(*render_both([random_splats(1500, rng)], 320, 240, random_cameras(2, rng), k, np.zeros(2, int)))
+    assert_parity(
+        *render_both([random_splats(1500, rng)], 320, 240, random_cameras(2, rng), k, np.zeros(2, int))
+    )
 
 
 def test_parity_with_big_near_splats():
@@ -88,7 +90,9 @@ def test_parity_with_big_near_splats():
 def test_parity_on_surfaces():
     rng = np.random.default_rng(7)
     k = np.tile(pinhole(64, 48), (4, 1, 1))
-    assert_parity(*render_both([street_splats(20000, rng)], 64, 48, street_cameras(4, rng), k, np.zeros(4, int)))
+    assert_parity(
+        *render_both([street_splats(20000, rng)], 64, 48, street_cameras(4, rng), k, np.zeros(4, int))
+    )
 
 
 def test_parity_where_all_depths_are_equal():
@@ -105,7 +109,9 @@ def test_parity_with_sh_cut_to_a_lower_degree(degree):
     rng = np.random.default_rng(degree)
     k = np.tile(pinhole(32, 24), (4, 1, 1))
     scenes = [random_splats(800, rng, sh_degree=3), random_splats(300, rng, sh_degree=1)]
-    assert_parity(*render_both(scenes, 32, 24, random_cameras(4, rng), k, np.array([0, 1, 0, 1]), sh_degree=degree))
+    assert_parity(
+        *render_both(scenes, 32, 24, random_cameras(4, rng), k, np.array([0, 1, 0, 1]), sh_degree=degree)
+    )
 
 
 def test_one_splat_is_the_formula():
@@ -156,7 +162,9 @@ def test_images_do_not_depend_on_threads_or_other_scenes(batch):
         renderer = SplatRenderer(scenes, 64, 48, backend="cpu", background=BACKGROUND, num_threads=threads)
         for _ in range(2):
             assert_same(renderer.render(c2w, k, ids), together)
-    longer = SplatRenderer([random_splats(700, np.random.default_rng(1)), *scenes], 64, 48, backend="cpu", background=BACKGROUND)
+    longer = SplatRenderer(
+        [random_splats(700, np.random.default_rng(1)), *scenes], 64, 48, backend="cpu", background=BACKGROUND
+    )
     assert_same(longer.render(c2w, k, ids + 1), together)
 
 
@@ -164,7 +172,9 @@ def test_images_do_not_depend_on_the_order_of_splats(batch):
     scenes, c2w, k, ids, together = batch
     rng = np.random.default_rng(2)
     shuffled = [scene.subset(rng.permutation(len(scene))) for scene in scenes]
-    assert_same(SplatRenderer(shuffled, 64, 48, backend="cpu", background=BACKGROUND).render(c2w, k, ids), together)
+    assert_same(
+        SplatRenderer(shuffled, 64, 48, backend="cpu", background=BACKGROUND).render(c2w, k, ids), together
+    )
 
 
 def test_tiles_do_not_show():
@@ -191,7 +201,9 @@ def test_tiles_cover_the_image_once(width, height):
 
 def test_sorted_by_depth_with_ties_by_input():
     rng = np.random.default_rng(13)
-    depths = np.concatenate([rng.uniform(0.01, 300, 5000), np.full(700, 2.0), rng.choice([0.5, 1.0, 7.0], 900)]).astype(np.float32)
+    depths = np.concatenate(
+        [rng.uniform(0.01, 300, 5000), np.full(700, 2.0), rng.choice([0.5, 1.0, 7.0], 900)]
+    ).astype(np.float32)
     n = len(depths)
     keys, order = depths.view(np.uint32).copy(), np.empty(n, np.int32)
     source = rng.permutation(n).astype(np.int32)

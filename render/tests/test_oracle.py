@@ -16,7 +16,12 @@ def splat(mean, scale, opacity, rgb, quat=(1.0, 0, 0, 0)):
 
 
 def join(*parts):
-    return Splats(*(np.concatenate([getattr(p, f) for p in parts]) for f in ("means", "quats_wxyz", "scales", "opacities", "sh")))
+    return Splats(
+        *(
+            np.concatenate([getattr(p, f) for p in parts])
+            for f in ("means", "quats_wxyz", "scales", "opacities", "sh")
+        )
+    )
 
 
 @pytest.mark.parametrize("antialiased", [True, False])
@@ -24,7 +29,9 @@ def test_one_isotropic_splat_is_the_formula(antialiased):
     # On the optical axis the covariance is diag((f s / z)²) + 0.3 I.
     f, s, z, opacity = 50.0, 0.1, 2.0, 0.8
     k = np.array([[f, 0, 16.0], [0, f, 12.0], [0, 0, 1]])
-    image = oracle.render(splat((0, 0, z), (s, s, s), opacity, (1.0, 0.5, 0.25)), FORWARD, k, 32, 24, antialiased=antialiased)
+    image = oracle.render(
+        splat((0, 0, z), (s, s, s), opacity, (1.0, 0.5, 0.25)), FORWARD, k, 32, 24, antialiased=antialiased
+    )
     var = (f * s / z) ** 2  # 6.25 px²
     peak = opacity * (var / (var + 0.3) if antialiased else 1.0)
     u, v = np.meshgrid(np.arange(32) + 0.5 - 16, np.arange(24) + 0.5 - 12)
@@ -43,7 +50,9 @@ def test_rotated_needle_off_axis_follows_the_jacobian():
     one = splat((x, 0, z), (0.5, 0.02, 0.1), 0.9, (1, 1, 1), quat=(half, 0, 0, half))
     p = oracle.project(one, FORWARD, k, 40, 40)
     np.testing.assert_allclose(p.means_px, [[20 + f * x / z, 20]])
-    var_x = (f / z * 0.02) ** 2 + (f * x / z**2 * 0.1) ** 2  # x extent 0.02 (rotated), plus depth 0.1 seen at slope x/z
+    var_x = (f / z * 0.02) ** 2 + (
+        f * x / z**2 * 0.1
+    ) ** 2  # x extent 0.02 (rotated), plus depth 0.1 seen at slope x/z
     var_y = (f / z * 0.5) ** 2
     np.testing.assert_allclose(p.covariances_px[0], np.diag([var_x + 0.3, var_y + 0.3]), rtol=1e-6, atol=1e-9)
     comp = np.sqrt(var_x * var_y / ((var_x + 0.3) * (var_y + 0.3)))
@@ -101,7 +110,9 @@ def test_pixel_loop_gives_the_same_image():
             t, rgb = 1.0, np.zeros(3)
             for i in range(len(p.index)):
                 d = np.array([x + 0.5, y + 0.5]) - p.means_px[i]
-                alpha = min(0.999, p.opacities[i] * np.exp(-0.5 * d @ np.linalg.solve(p.covariances_px[i], d)))
+                alpha = min(
+                    0.999, p.opacities[i] * np.exp(-0.5 * d @ np.linalg.solve(p.covariances_px[i], d))
+                )
                 if alpha < 1 / 255:
                     continue
                 if t * (1 - alpha) <= 1e-4:

@@ -5,8 +5,8 @@ import sys
 
 import numpy as np
 import pytest
-from gaussgym_render import __main__ as cli
 from gaussgym_render import SplatRenderer, bench
+from gaussgym_render import __main__ as cli
 from gaussgym_render.testing import random_splats
 from gaussgym_render.viewpoints import Viewpoints, load_viewpoints, path_viewpoints, scene_viewpoints
 from gaussgym_scene import Intrinsics, Scene, synthesize
@@ -27,14 +27,23 @@ def run(monkeypatch, *arguments):
 
 def write_cameras(path, **changes):
     camera = {"name": "a", "c2w": np.eye(4).tolist(), "K": [[20, 0, 16], [0, 20, 12], [0, 0, 1]]}
-    fields = {"format": "gaussgym-cameras", "version": 1, "width_px": 32, "height_px": 24, "cameras": [camera], **changes}
+    fields = {
+        "format": "gaussgym-cameras",
+        "version": 1,
+        "width_px": 32,
+        "height_px": 24,
+        "cameras": [camera],
+        **changes,
+    }
     path.write_text(json.dumps(fields))
     return path
 
 
 def test_images_of_the_scenes_own_cameras(scene_dir, tmp_path, monkeypatch, capsys):
     output = tmp_path / "images"
-    assert run(monkeypatch, "images", scene_dir, "--output", output, "--every", 8, "--width", 96, "--depth") == 0
+    assert (
+        run(monkeypatch, "images", scene_dir, "--output", output, "--every", 8, "--width", 96, "--depth") == 0
+    )
     assert capsys.readouterr().out.splitlines()[-1] == str(output)
     cameras = load_viewpoints(output / "cameras.json")
     assert (cameras.width, cameras.height) == (96, 72)
@@ -44,7 +53,11 @@ def test_images_of_the_scenes_own_cameras(scene_dir, tmp_path, monkeypatch, caps
         assert rgb.shape == (72, 96, 3)
         assert rgb.std() > 5
     depth_mm = np.asarray(Image.open(output / f"{cameras.names[1]}.depth.png"))
-    expected = SplatRenderer([scene.splats], 96, 72).render(cameras.c2w[1:2], cameras.K[1:2], np.zeros(1, int)).depth[0]
+    expected = (
+        SplatRenderer([scene.splats], 96, 72)
+        .render(cameras.c2w[1:2], cameras.K[1:2], np.zeros(1, int))
+        .depth[0]
+    )
     assert depth_mm.dtype == np.uint16
     assert np.abs(depth_mm - 1000 * expected).max() <= 0.51
     assert 200 < np.median(depth_mm) < 16000
@@ -66,7 +79,9 @@ def test_cameras_written_by_the_command_give_the_same_images(scene_dir, tmp_path
 def test_recorded_cameras_of_a_reconstruction_come_first():
     intrinsics = Intrinsics(width=64, height=48, fx=50, fy=51, cx=32, cy=24, distortion=(0.1, 0, 0, 0))
     recorded = {"names": ["images/x.jpg"], "c2w": [np.eye(4).tolist()], "intrinsics": intrinsics.to_dict()}
-    cameras = scene_viewpoints(Scene("s", random_splats(3, np.random.default_rng(0)), metadata={"cameras": recorded}))
+    cameras = scene_viewpoints(
+        Scene("s", random_splats(3, np.random.default_rng(0)), metadata={"cameras": recorded})
+    )
     assert cameras.names == ["x"]
     np.testing.assert_array_equal(cameras.K[0], intrinsics.K)
 
@@ -81,9 +96,13 @@ def test_path_cameras_stand_above_the_path_and_look_along_it():
     scene = synthesize("flat", 0, max_splats=3000)
     cameras = path_viewpoints(scene, camera_height_m=0.5, pitch_rad=0.2, step_m=2.0)
     first = np.flatnonzero(np.diff(scene.paths.path_id, prepend=-1))
-    starts = cameras.c2w[[np.argmin(np.linalg.norm(cameras.c2w[:, :2, 3] - p[:2], axis=1)) for p in scene.paths.points[first]]]
+    starts = cameras.c2w[
+        [np.argmin(np.linalg.norm(cameras.c2w[:, :2, 3] - p[:2], axis=1)) for p in scene.paths.points[first]]
+    ]
     np.testing.assert_allclose(starts[:, 2, 3], scene.paths.points[first, 2] + 0.5, atol=1e-5)
-    np.testing.assert_allclose(cameras.c2w[:, 2, 2], -np.sin(0.2), atol=1e-6)  # forward axis points down by the pitch
+    np.testing.assert_allclose(
+        cameras.c2w[:, 2, 2], -np.sin(0.2), atol=1e-6
+    )  # forward axis points down by the pitch
     np.testing.assert_allclose(cameras.c2w[:, 2, 0], 0, atol=1e-9)  # right axis is level
     line = scene.paths.line(int(scene.paths.path_id[0]))
     length = np.linalg.norm(np.diff(line[:, :2], axis=0), axis=1).sum()
@@ -99,8 +118,14 @@ def test_path_cameras_stand_above_the_path_and_look_along_it():
         ({"cameras": [{"K": np.eye(3).tolist()}]}, "lacks or misuses 'c2w'"),
         ({"cameras": [5]}, "a camera lacks or misuses"),
         ({"width_px": 0}, "image size 0x24"),
-        ({"cameras": [{"name": "../x", "c2w": np.eye(4).tolist(), "K": np.eye(3).tolist()}]}, "'../x' is no plain file name"),
-        ({"cameras": [{"name": "x", "c2w": np.eye(4).tolist(), "K": np.eye(3).tolist()}] * 2}, "'x' occurs twice"),
+        (
+            {"cameras": [{"name": "../x", "c2w": np.eye(4).tolist(), "K": np.eye(3).tolist()}]},
+            "'../x' is no plain file name",
+        ),
+        (
+            {"cameras": [{"name": "x", "c2w": np.eye(4).tolist(), "K": np.eye(3).tolist()}] * 2},
+            "'x' occurs twice",
+        ),
         ({"cameras": [{"c2w": (2 * np.eye(4)).tolist(), "K": np.eye(3).tolist()}]}, "not a rigid pose"),
     ],
 )
@@ -126,7 +151,10 @@ def test_other_bad_input(scene_dir, tmp_path, monkeypatch, capsys):
         (("images", tmp_path / "cut.ply", "--cameras", good), "cut.ply"),
         (("images", tmp_path), "scene.json"),
         (("images", scene_dir, "--every", 0), "expected at least 1"),
-        (("images", scene_dir, "--backend", "cuda"), "backend 'cuda' is not available here; available: cpu, reference"),
+        (
+            ("images", scene_dir, "--backend", "cuda"),
+            "backend 'cuda' is not available here; available: cpu, reference",
+        ),
     ):
         assert run(monkeypatch, *arguments, "--output", out) == 2
         assert text in capsys.readouterr().err
@@ -137,7 +165,9 @@ def test_a_failed_run_keeps_the_earlier_result(scene_dir, tmp_path, monkeypatch)
     out = tmp_path / "out"
     assert run(monkeypatch, "images", scene_dir, "--output", out, "--width", 16, "--every", 30) == 0
     before = sorted(p.name for p in out.iterdir())
-    bad = write_cameras(tmp_path / "c.json", cameras=[{"c2w": np.zeros((4, 4)).tolist(), "K": np.eye(3).tolist()}])
+    bad = write_cameras(
+        tmp_path / "c.json", cameras=[{"c2w": np.zeros((4, 4)).tolist(), "K": np.eye(3).tolist()}]
+    )
     assert run(monkeypatch, "images", scene_dir, "--cameras", bad, "--output", out) == 2
     assert sorted(p.name for p in out.iterdir()) == before
 

@@ -11,6 +11,8 @@ Threads are Python's (the kernel releases the interpreter lock): no runtime that
 
 # Compiled functions are typed by numba from their arguments.
 # ruff: noqa: ANN001, ANN202
+# Intrinsics get their typing context from numba, not from the caller.
+# pyright: reportCallIssue=false, reportArgumentType=false
 
 from __future__ import annotations
 

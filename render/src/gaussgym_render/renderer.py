@@ -123,9 +123,9 @@ class ReferenceRasterizer:
         """See `gaussgym_render.cpu.CpuRasterizer.render`."""
         rgb, depth, alpha = frames
         cfg = self.cfg
-        for c in cameras:
+        for c in cameras.tolist():
             image = oracle.render(
-                self.splats[scene_ids[c]],
+                self.splats[int(scene_ids[c])],
                 c2w[c],
                 ks[c],
                 cfg.width,

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from gaussgym_scene import Splats
 from gaussgym_scene.frames import look_at, quat_wxyz_from_matrix
 from numpy.typing import NDArray
 
 from gaussgym_render import harmonics
+
+
+def _splats(
+    means: NDArray[Any],
+    quats_wxyz: NDArray[Any],
+    scales: NDArray[Any],
+    opacities: NDArray[Any],
+    sh: NDArray[Any],
+) -> Splats:
+    return Splats(means, quats_wxyz, scales, opacities, sh)
 
 
 def random_splats(
@@ -30,7 +42,7 @@ def random_splats(
         log_scale_std: Its standard deviation, independent for the three axes.
     """
     quats = rng.normal(size=(n, 4)) + 1e-9
-    return Splats(
+    return _splats(
         rng.normal(size=(n, 3)) * size_m,
         quats / np.linalg.norm(quats, axis=1, keepdims=True),
         np.exp(rng.normal(size=(n, 3)) * log_scale_std + log_scale_mean),
@@ -64,7 +76,7 @@ def street_splats(n: int, rng: np.random.Generator, *, length_m: float = 40.0) -
         0,
         1,
     )
-    return Splats(means, quats, scales, np.full(len(means), 0.97), ((colors - 0.5) / harmonics.C0)[:, None])
+    return _splats(means, quats, scales, np.full(len(means), 0.97), ((colors - 0.5) / harmonics.C0)[:, None])
 
 
 def street_cameras(c: int, rng: np.random.Generator, *, length_m: float = 40.0) -> NDArray[np.float64]:

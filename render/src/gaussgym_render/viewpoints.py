@@ -163,7 +163,7 @@ def path_viewpoints(
     x, y, z, yaw = paths.points[chosen].astype(np.float64).T
     eyes = np.stack([x, y, z + camera_height_m], -1)
     ahead = np.stack([np.cos(yaw), np.sin(yaw), np.full_like(yaw, -np.tan(pitch_rad))], -1)
-    c2w = np.stack([look_at(eye, eye + step) for eye, step in zip(eyes, ahead)])
+    c2w = np.stack([look_at(eye, eye + step) for eye, step in zip(eyes, ahead)]).astype(np.float64)
     intrinsics = Intrinsics.from_fov(width, height, horizontal_fov_rad)
     names = [f"{i:06d}" for i in range(len(c2w))]
     return Viewpoints(names, c2w, np.tile(intrinsics.K, (len(c2w), 1, 1)), width, height)
