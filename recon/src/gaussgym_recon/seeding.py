@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from gaussgym_recon.posed import PosedCapture
+from gaussgym_recon.stereo import DepthMap
 from gaussgym_recon.trainer import SplatModel, model_from_points
 from gaussgym_recon.views import Views
 
@@ -34,25 +36,116 @@ def unproject(
 
 
 def seed_splats(
-    posed: PosedCapture, views: Views, *, count: int = 25_000, sh_degree: int = 1, seed: int = 0
+    posed: PosedCapture,
+    views: Views,
+    depths: dict[int, DepthMap] | None = None,
+    *,
+    count: int = 50_000,
+    level: int = 1,
+    sh_degree: int = 1,
+    seed: int = 0,
 ) -> SplatModel:
-    """Initial splats from sparse points.
+    """Initial splats: flat ones on confirmed stereo depth, round ones between sparse points elsewhere, a dome for the sky.
 
     Args:
         posed: Cameras and sparse points.
         views: Undistorted photographs; only those of training are read.
-        count: Splats on interpolated surfaces, beside the sparse points.
+        depths: Stereo depth by view at pyramid level ``level``, or None.
+        count: Most splats on surfaces; a quarter of it where stereo found nothing.
+        level: Pyramid level of ``depths``.
         sh_degree: Of the coefficients.
         seed: Of the random pixels.
     """
+    model = _between_sparse_points(posed, views, depths or {}, count // 4, level, sh_degree, seed)
+    if depths:
+        points, normals, colors, sizes = _surface_points(views, depths, level)
+        keep, spacing = _thin_out(points, sizes, count)
+        dense = model_from_points(
+            points[keep],
+            colors[keep],
+            0.6 * spacing[keep],
+            normals=normals[keep],
+            opacity=0.7,
+            sh_degree=sh_degree,
+        )
+        model = dense.append(model)
+    return model.append(_sky(posed, views, sh_degree))
+
+
+def _surface_points(
+    views: Views, depths: dict[int, DepthMap], level: int
+) -> tuple[NDArray[np.float64], NDArray[np.float32], NDArray[np.float64], NDArray[np.float64]]:
+    """Points, normals, colours and pixel sizes [m] of all confirmed depths, every second pixel of each row."""
+    camera = views.intrinsics[level]
+    points, normals, colors, sizes = [], [], [], []
+    for index, found in depths.items():
+        v, u = np.nonzero(found.depth_m)
+        take = (u + v) % 2 == 0
+        u, v = u[take], v[take]
+        z = found.depth_m[v, u].astype(np.float64)
+        view = views.views[index]
+        points.append(unproject(np.stack([u + 0.5, v + 0.5], axis=1), z, view.c2w, camera.K))
+        normals.append(found.normal_w[v, u])
+        colors.append(view.pyramid[level][v, u] / 255.0)
+        sizes.append(z / camera.fx)
+    return np.concatenate(points), np.concatenate(normals), np.concatenate(colors), np.concatenate(sizes)
+
+
+def _thin_out(
+    points: NDArray[np.float64], sizes: NDArray[np.float64], count: int
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Keep one point a voxel, voxels as large as the pixels that saw them, finest first, at most ``count``.
+
+    Returns:
+        Indices of the points to keep, and the voxel size of every point [m].
+    """
+    factor = 1.0
+    while True:
+        octave = np.ceil(np.log2(np.maximum(sizes * factor, 1e-3)))
+        kept: list[NDArray[np.int64]] = []
+        for o in np.unique(octave):
+            here = np.flatnonzero(octave == o)
+            cell = 2.0**o
+            keys = np.floor(points[here] / cell).astype(np.int64)
+            taken = (
+                np.floor(points[np.concatenate(kept)] / cell).astype(np.int64)
+                if kept
+                else np.zeros((0, 3), np.int64)
+            )
+            # Unique rows, those of finer splats first, so that a cell that they fill stays theirs.
+            _, first = np.unique(_row_keys(np.concatenate([taken, keys])), return_index=True)
+            kept.append(here[first[first >= len(taken)] - len(taken)])
+        chosen = np.concatenate(kept)
+        if len(chosen) <= count:
+            return chosen, 2.0**octave
+        factor *= max(1.05, (len(chosen) / count) ** 0.5)
+
+
+def _row_keys(cells: NDArray[np.int64]) -> NDArray[np.int64]:
+    """One integer a row of three, exact within +-2^20 cells of the origin."""
+    c = cells & 0x1FFFFF
+    return (c[:, 0] << 42) | (c[:, 1] << 21) | c[:, 2]
+
+
+def _between_sparse_points(
+    posed: PosedCapture,
+    views: Views,
+    depths: dict[int, DepthMap],
+    count: int,
+    level: int,
+    sh_degree: int,
+    seed: int,
+) -> SplatModel:
     rng = np.random.default_rng(seed)
-    level = min(1, len(views.intrinsics) - 1)
     camera = views.intrinsics[level]
     points, colors, sizes = [posed.points], [posed.colors / 255.0], [np.full(len(posed.points), np.nan)]
     per_view = max(50, count // max(1, len(views.train)))
     for index in views.train:
         view = views.views[index]
         pixels = rng.uniform([0, 0], [camera.width, camera.height], (per_view, 2))
+        if index in depths:
+            near = cv2.dilate((depths[index].depth_m > 0).astype(np.uint8), np.ones((7, 7)))
+            pixels = pixels[near[pixels[:, 1].astype(int), pixels[:, 0].astype(int)] == 0]
         depth = _interpolated_depth(posed, views, index, camera.K, pixels)
         if depth is None:
             continue
@@ -63,9 +156,9 @@ def seed_splats(
         spacing = np.sqrt(camera.width * camera.height / per_view)
         sizes.append(0.35 * spacing * depth / camera.fx)
     all_points, all_sizes = np.concatenate(points), np.concatenate(sizes)
-    all_sizes = _fill_sizes(all_points, all_sizes)
-    near = model_from_points(all_points, np.concatenate(colors), all_sizes, sh_degree=sh_degree)
-    return near.append(_sky(posed, views, sh_degree))
+    return model_from_points(
+        all_points, np.concatenate(colors), _fill_sizes(all_points, all_sizes), sh_degree=sh_degree
+    )
 
 
 def _fill_sizes(points: NDArray[np.float64], sizes: NDArray[np.float64]) -> NDArray[np.float64]:

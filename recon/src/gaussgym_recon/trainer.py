@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import cv2
 import numpy as np
 from gaussgym_render.differentiable import RasterGradients, raster_backward, raster_forward
 from gaussgym_scene.errors import InputError
@@ -52,7 +53,7 @@ class TrainerCfg:
         exposure_step: Step of the per-image colour gains.
         opacity_weight: Pull of opacities towards 0, so that needless splats can be pruned.
         flat_weight: Pull of each splat's smallest scale towards 0, relative to its largest.
-        depth_weight: Weight of the relative depth error at sparse points.
+        depth_weight: Weight of the relative depth error where stereo measured depth.
         min_opacity: Splats below this are pruned.
         checkpoint_seconds: Time between two checkpoints.
         seed: Of the random numbers.
@@ -75,7 +76,7 @@ class TrainerCfg:
     exposure_step: float = 0.002
     opacity_weight: float = 0.002
     flat_weight: float = 0.002
-    depth_weight: float = 0.02
+    depth_weight: float = 0.1
     min_opacity: float = 0.02
     checkpoint_seconds: float = 30.0
     seed: int = 0
@@ -174,7 +175,7 @@ def _sigmoid(x: Floats) -> Floats:
 
 
 @njit(parallel=True, cache=True)
-def _activate(log_scales, logits, scales, opacities):  # noqa: ANN001, ANN202
+def _activate(log_scales, logits, scales, opacities):
     for i in prange(len(logits)):
         for k in range(3):
             scales[i, k] = np.exp(log_scales[i, k])
@@ -182,7 +183,7 @@ def _activate(log_scales, logits, scales, opacities):  # noqa: ANN001, ANN202
 
 
 @njit(parallel=True, cache=True, error_model="numpy")
-def _regularize(ids, scales, opacities, v_scales, v_opacities, opacity_weight, flat_weight):  # noqa: ANN001, ANN202
+def _regularize(ids, scales, opacities, v_scales, v_opacities, opacity_weight, flat_weight):
     """Add the gradients of ``opacity_weight * mean(opacity) + flat_weight * mean(min scale / max scale)``."""
     count = len(ids)
     for k in prange(count):
@@ -241,6 +242,21 @@ def _adam(
                 sh[i, b, ch] -= delta
 
 
+@njit(parallel=True, cache=True, error_model="numpy")
+def _depth_slopes(depth, trans, measured, weight, v_depth, v_trans):
+    """Gradients of the depth loss by accumulated depth and transmittance; errors beyond 2 % pull no harder."""
+    for i in prange(depth.shape[0]):
+        for j in range(depth.shape[1]):
+            v_depth[i, j] = 0.0
+            v_trans[i, j] = 0.0
+            z, alpha = measured[i, j], np.float32(1.0) - trans[i, j]
+            if z > 0.0 and alpha > 0.5:
+                expected = depth[i, j] / alpha
+                slope = weight * min(max((expected - z) / (np.float32(0.02) * z), -1.0), 1.0) / z
+                v_depth[i, j] = slope / alpha
+                v_trans[i, j] = slope * expected / alpha
+
+
 class Trainer:
     """Optimizes a splat model against the training views; owns the model, its statistics and its checkpoint.
 
@@ -249,7 +265,7 @@ class Trainer:
         model: Splats to start from.
         cfg: Settings.
         checkpoint: File to save to and resume from, or None.
-        sparse_points: ``[P, 3]`` sparse points [m] that ``views.points`` index, for the depth loss, or None.
+        depths_m: Measured depth ``[h, w]`` by view (0 = unknown, any level's size), for the depth loss, or None.
     """
 
     def __init__(
@@ -259,7 +275,7 @@ class Trainer:
         cfg: TrainerCfg,
         *,
         checkpoint: Path | None = None,
-        sparse_points: NDArray[np.floating] | None = None,
+        depths_m: dict[int, Floats] | None = None,
     ) -> None:
         if len(views.train) < 2:
             raise InputError(
@@ -267,7 +283,7 @@ class Trainer:
             )
         self.views, self.model, self.cfg = views, model, cfg
         self.checkpoint = checkpoint
-        self.points = sparse_points
+        self.depths_m = depths_m or {}
         self.rng = np.random.default_rng(cfg.seed)
         self.iteration = 0
         self.elapsed_s = 0.0
@@ -398,27 +414,14 @@ class Trainer:
         return v_image * gain
 
     def _depth_gradient(self, index: int, level: int, depth: Floats, trans: Floats) -> tuple[Floats, Floats]:
-        """Gradient of ``weight * mean |z - z_sparse| / z_sparse`` at the sparse points that the view sees."""
-        v_depth, v_trans = np.zeros_like(depth), np.zeros_like(trans)
-        seen = self.views.points[index]
-        if self.points is None or self.cfg.depth_weight <= 0 or not len(seen):
-            return v_depth, v_trans
-        camera, w = self.views.intrinsics[level], self._worldviews[index]
-        p = self.points[seen] @ w[:3, :3].T + w[:3, 3]
-        p = p[p[:, 2] > 0.05]
-        u = (camera.fx * p[:, 0] / p[:, 2] + camera.cx).astype(int)
-        v = (camera.fy * p[:, 1] / p[:, 2] + camera.cy).astype(int)
-        inside = (u >= 0) & (u < camera.width) & (v >= 0) & (v < camera.height)
-        u, v, z = u[inside], v[inside], p[inside, 2]
-        alpha = 1 - trans[v, u]
-        firm = alpha > 0.5
-        u, v, z, alpha = u[firm], v[firm], z[firm], alpha[firm]
-        if not len(u):
-            return v_depth, v_trans
-        expected = depth[v, u] / alpha
-        slope = self.cfg.depth_weight / len(u) * np.clip((expected - z) / (0.02 * z), -1, 1) / z
-        np.add.at(v_depth, (v, u), slope / alpha)
-        np.add.at(v_trans, (v, u), slope * expected / alpha)
+        """Gradient of ``weight * mean huber(|z - z_measured| / z_measured)`` where the view's depth was measured."""
+        measured = self.depths_m.get(index)
+        if measured is None or self.cfg.depth_weight <= 0:
+            return np.zeros_like(depth), np.zeros_like(trans)
+        camera = self.views.intrinsics[level]
+        z = cv2.resize(measured, (camera.width, camera.height), interpolation=cv2.INTER_NEAREST)
+        v_depth, v_trans = np.empty_like(depth), np.empty_like(trans)
+        _depth_slopes(depth, trans, z, np.float32(self.cfg.depth_weight / z.size), v_depth, v_trans)
         return v_depth, v_trans
 
     # -------------------------------------------------------------------------------------------------- densification

@@ -10,7 +10,7 @@ import numpy as np
 from gaussgym_scene.cameras import Intrinsics
 from gaussgym_scene.errors import InputError
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
 from gaussgym_recon.posed import PosedCapture
 
@@ -65,14 +65,14 @@ def held_out_names(all_names: list[str]) -> set[str]:
 
 
 def read_rgb(path: Path) -> NDArray[np.uint8]:
-    """Read a photograph upright as RGB.
+    """Read a photograph as RGB, as it is stored (its intrinsics refer to that).
 
     Raises:
         InputError: The file is missing, cut short or no image.
     """
     try:
         with Image.open(path) as image:
-            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+            return np.asarray(image.convert("RGB"))
     except (OSError, SyntaxError, ValueError) as error:
         raise InputError(
             f"{path}: not readable as an image ({error}); replace it or remove it from the capture"

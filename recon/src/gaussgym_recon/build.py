@@ -1,0 +1,250 @@
+"""Capture → scene: poses, splats, ground, paths, one after the other, each kept in ``<scene>.work/`` once finished."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gaussgym_scene.artifact import ArtifactWriter, provenance, sha256_of, write_json
+from gaussgym_scene.capture import Capture
+from gaussgym_scene.errors import InputError
+from gaussgym_scene.scene import FORMAT, MANIFEST, VERSION, Scene
+
+from gaussgym_recon import quality
+from gaussgym_recon.fusion import (
+    DepthView,
+    FusionCfg,
+    fuse_mesh,
+    ground_heightfield,
+    render_depths,
+    stereo_depths,
+)
+from gaussgym_recon.posed import PosedCapture
+from gaussgym_recon.seeding import seed_splats
+from gaussgym_recon.sfm import reconstruct_poses
+from gaussgym_recon.stereo import DepthMap, StereoCfg, dense_depths, load_depths, save_depths
+from gaussgym_recon.trainer import Trainer, TrainerCfg
+from gaussgym_recon.views import Views, load_views
+from gaussgym_recon.walkable import WalkableCfg, longest_path_m, walkable_paths
+
+log = logging.getLogger(__name__)
+
+MIN_GOAL_M = 10.0
+"""A policy's goal lies this far from its start; scenes with shorter paths are saved with a note."""
+
+Progress = Callable[[str, float, str], None]
+"""Called with the stage, the fraction of it that is done, and a short status."""
+
+
+@dataclass(frozen=True)
+class BuildCfg:
+    """Settings of a build.
+
+    Attributes:
+        camera_height_m: Height at which the cameras were carried [m]; needed without GPS, overrules it where given.
+        train_seconds: Wall-clock budget of splat training [s].
+        long_sides_px: Long sides of the training images, coarse to fine; the last is what held-out images are scored at.
+        seed: Of all random numbers.
+        stereo: Settings of the stereo that seeds the splats.
+        stereo_level: Level of the image pyramid it works at.
+        trainer: Further settings of the trainer; its ``seconds`` and ``seed`` are replaced by the two above.
+        fusion: Settings of depth fusion and ground.
+        walkable: Settings of the paths.
+    """
+
+    camera_height_m: float | None = None
+    train_seconds: float = 200.0
+    long_sides_px: tuple[int, ...] = (120, 240, 480)
+    seed: int = 0
+    stereo: StereoCfg = field(default_factory=StereoCfg)
+    stereo_level: int = 1
+    trainer: TrainerCfg = field(default_factory=TrainerCfg)
+    fusion: FusionCfg = field(default_factory=FusionCfg)
+    walkable: WalkableCfg = field(default_factory=WalkableCfg)
+
+
+def build(
+    capture_dir: Path | str,
+    output: Path | str,
+    cfg: BuildCfg | None = None,
+    *,
+    progress: Progress | None = None,
+) -> Path:
+    """Build a scene from a capture.
+
+    A killed build goes on where it stopped when called again with the same capture and settings; what was finished lies in
+    ``<output>.work/``. Other settings or another capture start over.
+
+    Args:
+        capture_dir: Folder with ``capture.json``.
+        output: Folder of the scene to write.
+        cfg: Settings.
+        progress: Told how far each stage is.
+
+    Returns:
+        Path of ``scene.json``.
+
+    Raises:
+        InputError: The capture cannot be used; the text says why.
+        StageError: Structure from motion found no consistent model.
+    """
+    cfg = cfg or BuildCfg()
+    tell: Progress = progress or (lambda stage, fraction, status: None)
+    capture = Capture.load(capture_dir)
+    output = Path(output)
+    work = _work_folder(capture, output, cfg)
+    posed = reconstruct_poses(
+        capture, work / "sfm", camera_height_m=cfg.camera_height_m, progress=lambda s, f: tell("poses", f, s)
+    )
+    tell("splats", 0.0, "undistorting photographs")
+    views = load_views(posed, [image.file for image in capture.images], long_sides_px=cfg.long_sides_px)
+    depths = _stereo(posed, views, work, cfg, tell)
+    trainer = _train(posed, views, depths, work, cfg, tell)
+    scene, rendered = _ground(posed, views, trainer, depths, cfg, tell)
+    tell("scene", 0.2, "measuring quality")
+    scene.metadata.update(quality.image_quality(trainer))
+    scene.metadata["splat_mesh_disagreement_m"] = quality.depth_disagreement_m(
+        rendered, scene.mesh, max_depth_m=cfg.fusion.depth_max_m
+    )
+    with ArtifactWriter(output, manifest=MANIFEST, format=FORMAT, version=VERSION) as writer:
+        scene.write_members(writer.path)
+        scene.metadata["heldout_images"] = quality.save_held_out(trainer, writer.path / "heldout")
+        writer.fields.update(scene.manifest_fields())
+        writer.fields["provenance"] = provenance(
+            capture_sha256=sha256_of(capture.directory / "capture.json"), settings=_settings(cfg)
+        )
+    tell("scene", 1.0, "written")
+    return output / MANIFEST
+
+
+def _settings(cfg: BuildCfg) -> dict[str, Any]:
+    return json.loads(json.dumps(asdict(cfg), default=str))
+
+
+def _work_folder(capture: Capture, output: Path, cfg: BuildCfg) -> Path:
+    """The folder of finished stages, emptied when it belongs to another capture or other settings."""
+    work = output.with_name(output.name + ".work")
+    settings = _settings(cfg)
+    manifest = (capture.directory / "capture.json").read_bytes()
+    key = hashlib.sha256(manifest + json.dumps(settings, sort_keys=True).encode()).hexdigest()
+    marker = work / "build.json"
+    if work.exists() and (not marker.exists() or quality.read_json(marker).get("key") != key):
+        # Structure from motion keeps its own keys, so its folder may stay.
+        for name in ("training.npz", "stereo.npz"):
+            (work / name).unlink(missing_ok=True)
+    work.mkdir(parents=True, exist_ok=True)
+    write_json(marker, {"key": key, "settings": settings})
+    return work
+
+
+def _stereo(
+    posed: PosedCapture, views: Views, work: Path, cfg: BuildCfg, tell: Progress
+) -> dict[int, DepthMap]:
+    kept = work / "stereo.npz"
+    if kept.exists():
+        return load_depths(kept)
+    depths = dense_depths(
+        posed, views, cfg.stereo, level=cfg.stereo_level, on_progress=lambda f, s: tell("stereo", f, s)
+    )
+    save_depths(kept, depths)
+    tell("stereo", 1.0, f"{len(depths)} depth images")
+    return depths
+
+
+def _train(
+    posed: PosedCapture, views: Views, depths: dict[int, DepthMap], work: Path, cfg: BuildCfg, tell: Progress
+) -> Trainer:
+    checkpoint = work / "training.npz"
+    trainer_cfg = TrainerCfg(**{**asdict(cfg.trainer), "seconds": cfg.train_seconds, "seed": cfg.seed})
+    if checkpoint.exists():
+        log.info("going on from %s", checkpoint)
+    model = seed_splats(
+        posed, views, depths, count=int(0.7 * trainer_cfg.max_splats), level=cfg.stereo_level,
+        sh_degree=trainer_cfg.sh_degree, seed=cfg.seed,
+    )  # fmt: skip
+    measured = {i: d.depth_m for i, d in depths.items()}
+    trainer = Trainer(views, model, trainer_cfg, checkpoint=checkpoint, depths_m=measured)
+    trainer.run(lambda fraction, status: tell("splats", fraction, status))
+    tell("splats", 1.0, f"{len(trainer.model)} splats")
+    return trainer
+
+
+def _ground(
+    posed: PosedCapture,
+    views: Views,
+    trainer: Trainer,
+    depths: dict[int, DepthMap],
+    cfg: BuildCfg,
+    tell: Progress,
+) -> tuple[Scene, list[DepthView]]:
+    tell("ground", 0.0, "rendering depth")
+    rendered = render_depths(trainer.model, views, views.train, cfg.fusion)
+    measured = stereo_depths(views, depths, cfg.stereo_level)
+    mesh = fuse_mesh(
+        [*rendered, *measured], cfg.fusion, on_progress=lambda f, s: tell("ground", 0.2 + 0.6 * f, s)
+    )
+    ground = ground_heightfield(mesh, posed, cfg.fusion)
+    paths = walkable_paths(posed.c2w[:, :2, 3], ground, cfg.walkable)
+    length = longest_path_m(paths)
+    if length < MIN_GOAL_M:
+        log.warning(
+            "the longest walkable path is %.1f m, shorter than the %.0f m of a goal", length, MIN_GOAL_M
+        )
+    metadata = {
+        **_pose_metadata(posed),
+        **quality.ground_quality(ground, paths),
+        "path_length_max_m": length,
+        "long_enough_for_goal_task": length >= MIN_GOAL_M,
+    }
+    tell("ground", 1.0, f"longest path {length:.1f} m")
+    return Scene(posed.capture_dir.name, trainer.model.splats(), mesh, ground, paths, metadata), rendered[::4]
+
+
+def _pose_metadata(posed: PosedCapture) -> dict[str, Any]:
+    world = posed.world_from_capture
+    total = len(posed) + len(posed.unregistered)
+    return {
+        "images_registered": len(posed),
+        "images_total": total,
+        "registered_fraction": posed.registered_fraction,
+        "seeds_tried": posed.seeds_tried,
+        "reprojection_error_px": posed.reprojection_error_px,
+        "scale_source": posed.scale_source,
+        "gravity_source": posed.gravity_source,
+        "scale_std_fraction": posed.scale_std_fraction,
+        "camera_height_m": posed.camera_height_m,
+        "gps_residual_median_m": posed.gps_residual_median_m,
+        "gps_residual_max_m": posed.gps_residual_max_m,
+        "max_step_m": posed.max_step_m,
+        "world_from_capture": {
+            "scale": world.scale,
+            "rotation": np.asarray(world.rotation).tolist(),
+            "translation_m": np.asarray(world.translation).tolist(),
+        },
+        "poses": posed.quality,
+        "cameras": {
+            "names": posed.names,
+            "c2w": np.asarray(posed.c2w).tolist(),
+            "intrinsics": posed.intrinsics.to_dict(),
+        },
+    }
+
+
+def require_goal_path(scene: Scene) -> None:
+    """Check that a goal task can be set in a scene.
+
+    Raises:
+        InputError: No path is 10 m long.
+    """
+    length = longest_path_m(scene.paths)
+    if length < MIN_GOAL_M:
+        raise InputError(
+            f"scene {scene.name}: its longest walkable path is {length:.1f} m, a goal needs {MIN_GOAL_M:.0f} m; "
+            "walk farther when photographing, or show more of the ground"
+        )

@@ -1,0 +1,315 @@
+"""From splats to ground: depth rendered from the splats → TSDF → mesh → gravity-aligned heightfield."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from gaussgym_scene.errors import InputError
+from gaussgym_scene.heightfield import Heightfield
+from gaussgym_scene.mesh import Mesh
+from numpy.typing import NDArray
+
+from gaussgym_recon.posed import PosedCapture
+from gaussgym_recon.stereo import DepthMap
+from gaussgym_recon.trainer import SplatModel, render_splats
+from gaussgym_recon.views import Views
+
+
+@dataclass(frozen=True)
+class FusionCfg:
+    """Settings of the fusion; lengths in metres.
+
+    Attributes:
+        voxel_m: TSDF voxel; grows on long walks so that memory stays bounded.
+        depth_max_m: Depth beyond this is not fused.
+        min_alpha: Pixels of less coverage are not fused.
+        cell_m: Spacing of the heightfield.
+        margin_m: The heightfield reaches this far around the walked path.
+        layer_m: Points this far above the lowest layer of a cell still belong to the ground.
+        reach_m: Ground is looked for this far above and below the height expected from the walk.
+        hole_m: Holes up to this width count as known once filled.
+    """
+
+    voxel_m: float = 0.04
+    depth_max_m: float = 8.0
+    min_alpha: float = 0.7
+    cell_m: float = 0.05
+    margin_m: float = 3.0
+    layer_m: float = 0.06
+    reach_m: float = 0.6
+    hole_m: float = 0.3
+
+
+@dataclass
+class DepthView:
+    """A rendered depth image and its camera; ``depth_m`` is 0 where nothing reliable was seen."""
+
+    c2w: NDArray[np.float64]
+    k: NDArray[np.float64]
+    depth_m: NDArray[np.float32]
+    rgb: NDArray[np.float32]
+
+
+def render_depths(
+    model: SplatModel, views: Views, indices: list[int], cfg: FusionCfg, *, level: int = -1
+) -> list[DepthView]:
+    """Depth of the splats at views, masked where coverage is thin."""
+    camera = views.intrinsics[level]
+    out = []
+    for i in indices:
+        c2w = views.views[i].c2w
+        rgb, depth, alpha = render_splats(model, np.linalg.inv(c2w), camera.K, camera.width, camera.height)
+        out.append(
+            DepthView(c2w, camera.K, np.where(alpha >= cfg.min_alpha, depth, 0).astype(np.float32), rgb)
+        )
+    return out
+
+
+def stereo_depths(views: Views, depths: dict[int, DepthMap], level: int) -> list[DepthView]:
+    """Confirmed stereo depth in the form that fusion takes."""
+    k = views.intrinsics[level].K
+    return [
+        DepthView(
+            views.views[i].c2w,
+            k,
+            d.depth_m,
+            views.views[i].pyramid[level].astype(np.float32) / np.float32(255),
+        )
+        for i, d in depths.items()
+    ]
+
+
+def fuse_mesh(
+    depths: list[DepthView], cfg: FusionCfg, *, on_progress: Callable[[float, str], None] | None = None
+) -> Mesh:
+    """Fuse depth images into a truncated signed distance field and extract its triangles (Curless & Levoy 1996).
+
+    Args:
+        depths: Depth images with cameras.
+        cfg: Settings.
+        on_progress: Told the fraction of images fused.
+
+    Raises:
+        InputError: If no depth image holds a surface.
+    """
+    import open3d as o3d
+
+    core = o3d.core
+    device = core.Device("CPU:0")
+    grid = o3d.t.geometry.VoxelBlockGrid(
+        attr_names=("tsdf", "weight", "color"),
+        attr_dtypes=(core.float32, core.float32, core.float32),
+        attr_channels=((1,), (1,), (3,)),
+        voxel_size=cfg.voxel_m,
+        block_resolution=16,
+        block_count=20_000,
+        device=device,
+    )
+    fused = 0
+    for n, view in enumerate(depths):
+        depth_m = np.where(view.depth_m < cfg.depth_max_m, view.depth_m, 0)
+        if not (depth_m > 0).any():
+            continue
+        k = view.k.copy()
+        k[:2, 2] -= 0.5  # open3d counts pixel centres from 0
+        intrinsic, extrinsic = core.Tensor(k), core.Tensor(np.linalg.inv(view.c2w))
+        depth = o3d.t.geometry.Image(core.Tensor(np.ascontiguousarray(depth_m)))
+        color = o3d.t.geometry.Image(core.Tensor(np.ascontiguousarray(view.rgb, np.float32)))
+        blocks = grid.compute_unique_block_coordinates(depth, intrinsic, extrinsic, 1.0, cfg.depth_max_m, 4.0)
+        if len(blocks):
+            grid.integrate(blocks, depth, color, intrinsic, extrinsic, 1.0, cfg.depth_max_m, 4.0)
+            fused += 1
+        if on_progress is not None:
+            on_progress((n + 1) / len(depths), f"depth image {n + 1} of {len(depths)}")
+    if not fused:
+        raise InputError(
+            f"no depth within {cfg.depth_max_m} m in any of {len(depths)} views; the splats do not show any ground nearby"
+        )
+    mesh = grid.extract_triangle_mesh(1.5).to_legacy()
+    colors = np.clip(np.asarray(mesh.vertex_colors) * 255, 0, 255).astype(np.uint8)
+    return _without_crumbs(
+        Mesh(np.asarray(mesh.vertices), np.asarray(mesh.triangles), colors if len(colors) else None),
+        minimum=200,
+    )
+
+
+def _without_crumbs(mesh: Mesh, *, minimum: int) -> Mesh:
+    """Drop connected pieces of fewer than ``minimum`` triangles and vertices nobody uses."""
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+
+    f, n = mesh.faces, len(mesh.vertices)
+    if not len(f):
+        return mesh
+    edges = np.concatenate([f[:, :2], f[:, 1:]])
+    _, label = connected_components(coo_matrix((np.ones(len(edges), bool), edges.T), (n, n)), directed=False)
+    size = np.bincount(label[f[:, 0]], minlength=label.max() + 1)
+    faces = f[size[label[f[:, 0]]] >= minimum]
+    used, inverse = np.unique(faces, return_inverse=True)
+    return Mesh(
+        mesh.vertices[used], inverse.reshape(-1, 3), None if mesh.colors is None else mesh.colors[used]
+    )
+
+
+def ground_heightfield(mesh: Mesh, posed: PosedCapture, cfg: FusionCfg) -> Heightfield:
+    """The ground as one height a grid point: the lowest consistent layer of the mesh around the walked path.
+
+    The walk itself says where ground must be: one camera height below the cameras, within ``reach_m``. Of the surface points
+    in each cell the lowest layer counts, and its median is the height; cells without points are filled from their
+    neighbours and count as known only where the hole was small.
+
+    Args:
+        mesh: Fused surface [m].
+        posed: Cameras, for the walked path.
+        cfg: Settings.
+
+    Raises:
+        InputError: If the mesh shows no ground around the path.
+    """
+    origin, shape = _grid(posed, cfg)
+    expected, near = _expected_ground(posed, origin, shape, cfg)
+    points = _surface_samples(mesh, cfg.cell_m)
+    ij = np.round((points[:, :2] - origin) / cfg.cell_m).astype(int)
+    inside = ((ij >= 0) & (ij < shape[::-1])).all(1)
+    points, ij = points[inside], ij[inside]
+    flat = ij[:, 1] * shape[1] + ij[:, 0]
+    offset = points[:, 2] - expected.reshape(-1)[flat]
+    close = (np.abs(offset) < cfg.reach_m) & near.reshape(-1)[flat]
+    if close.sum() < 50:
+        raise InputError(
+            f"{int(close.sum())} surface points lie within {cfg.reach_m} m of the walked ground; "
+            "the splats show no ground: check the camera height, and that the photographs show where one walks"
+        )
+    height = _lowest_layer(flat[close], points[close, 2], shape, cfg.layer_m)
+    return finish_heightfield(height, expected, near, origin, cfg)
+
+
+def _grid(posed: PosedCapture, cfg: FusionCfg) -> tuple[NDArray[np.float64], tuple[int, int]]:
+    xy = posed.c2w[:, :2, 3]
+    low = np.floor((xy.min(0) - cfg.margin_m) / cfg.cell_m) * cfg.cell_m
+    nx, ny = (np.ceil((xy.max(0) + cfg.margin_m - low) / cfg.cell_m).astype(int) + 1).tolist()
+    return low, (ny, nx)
+
+
+def _expected_ground(
+    posed: PosedCapture, origin: NDArray[np.float64], shape: tuple[int, int], cfg: FusionCfg
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Height one camera height below the nearest cameras, and which cells lie within the margin of the path."""
+    from scipy.spatial import cKDTree
+
+    centers = posed.c2w[:, :3, 3]
+    steps = np.linalg.norm(np.diff(centers[:, :2], axis=0), axis=1)
+    pieces = [np.linspace(a, b, max(2, int(s / 0.25))) for a, b, s in zip(centers[:-1], centers[1:], steps)]
+    line = np.concatenate(pieces) if pieces else centers
+    xy = np.stack(np.meshgrid(np.arange(shape[1]), np.arange(shape[0])), -1) * cfg.cell_m + origin
+    distance, nearest = cKDTree(line[:, :2]).query(xy.reshape(-1, 2), k=min(8, len(line)))
+    distance, nearest = np.atleast_2d(distance.T).T, np.atleast_2d(nearest.T).T
+    weight = 1.0 / (distance + 0.3)
+    ground = (line[nearest, 2] * weight).sum(1) / weight.sum(1) - posed.camera_height_m
+    return ground.reshape(shape), (distance[:, 0] < cfg.margin_m).reshape(shape)
+
+
+def _surface_samples(mesh: Mesh, cell_m: float) -> NDArray[np.float64]:
+    """Points on upward-facing triangles, dense enough that no cell under one goes without."""
+    v = mesh.vertices[mesh.faces].astype(np.float64)
+    normal = np.cross(v[:, 1] - v[:, 0], v[:, 2] - v[:, 0])
+    area = 0.5 * np.linalg.norm(normal, axis=1)
+    up = normal[:, 2] > 0.5 * np.linalg.norm(normal, axis=1)
+    v, area = v[up & (area > 0)], area[up & (area > 0)]
+    if not len(v):
+        return np.zeros((0, 3))
+    rng = np.random.default_rng(0)
+    copies = np.clip(np.ceil(area / cell_m**2 * 6), 1, 64).astype(int)
+    v = np.repeat(v, copies, axis=0)
+    a, b = rng.random((2, len(v)))
+    flip = a + b > 1
+    a, b = np.where(flip, 1 - a, a), np.where(flip, 1 - b, b)
+    return v[:, 0] + a[:, None] * (v[:, 1] - v[:, 0]) + b[:, None] * (v[:, 2] - v[:, 0])
+
+
+def _lowest_layer(
+    cell: NDArray[np.int64], z: NDArray[np.float64], shape: tuple[int, int], layer_m: float
+) -> NDArray[np.float64]:
+    """Median height of the lowest layer in each cell; NaN where there is none."""
+    order = np.lexsort((z, cell))
+    cell, z = cell[order], z[order]
+    start = np.flatnonzero(np.diff(cell, prepend=-1))
+    count = np.diff(np.append(start, len(cell)))
+    low = z[start + (0.1 * (count - 1)).astype(int)]
+    member = z <= np.repeat(low, count) + layer_m
+    kept_cell, kept_z = cell[member], z[member]
+    start = np.flatnonzero(np.diff(kept_cell, prepend=-1))
+    count = np.diff(np.append(start, len(kept_cell)))
+    height = np.full(shape[0] * shape[1], np.nan)
+    height[kept_cell[start]] = 0.5 * (kept_z[start + (count - 1) // 2] + kept_z[start + count // 2])
+    return height.reshape(shape)
+
+
+def finish_heightfield(
+    height: NDArray[np.float64],
+    expected: NDArray[np.float64],
+    near: NDArray[np.bool_],
+    origin: NDArray[np.float64],
+    cfg: FusionCfg,
+) -> Heightfield:
+    """Take out spikes, fill holes, smooth what is only noise.
+
+    Args:
+        height: ``[ny, nx]`` [m], NaN where nothing was seen.
+        expected: Fallback far from anything seen [m].
+        near: Cells within the margin of the path; others stay unknown.
+        origin: World position of cell ``[0, 0]``.
+        cfg: Settings.
+    """
+    from scipy import ndimage
+
+    seen = np.isfinite(height)
+    filled = _fill(height, seen, expected)
+    coarse = ndimage.median_filter(filled, size=2 * int(0.25 / cfg.cell_m) + 1)
+    spike = seen & (np.abs(filled - coarse) > 0.12)
+    labels, count = ndimage.label(spike)
+    if count:
+        area = ndimage.sum_labels(spike, labels, np.arange(1, count + 1)) * cfg.cell_m**2
+        spike = np.isin(labels, np.flatnonzero(area < 0.06) + 1)
+    seen &= ~spike
+    filled = _fill(np.where(seen, height, np.nan), seen, expected)
+    filled = ndimage.median_filter(filled, size=3)
+    filled = _edge_preserving(filled, cfg.cell_m)
+    radius = max(1, round(0.5 * cfg.hole_m / cfg.cell_m))
+    known = (
+        ndimage.binary_closing(np.pad(seen, radius), iterations=radius)[radius:-radius, radius:-radius] & near
+    )
+    return Heightfield(filled.astype(np.float32), cfg.cell_m, origin, known)
+
+
+def _fill(
+    height: NDArray[np.float64], seen: NDArray[np.bool_], expected: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Fill unseen cells: residual to the expected ground, blurred ever wider, nearest hole sizes first."""
+    from scipy import ndimage
+
+    residual = np.where(seen, np.nan_to_num(height) - expected, 0.0)
+    weight = seen.astype(float)
+    out, done = residual.copy(), seen.copy()
+    for sigma in (1.0, 2.0, 4.0, 8.0, 16.0, 32.0):
+        if done.all():
+            break
+        w = ndimage.gaussian_filter(weight, sigma)
+        value = ndimage.gaussian_filter(residual * weight, sigma) / np.maximum(w, 1e-9)
+        take = ~done & (w > 0.05)
+        out[take] = value[take]
+        done |= take
+    return out + expected
+
+
+def _edge_preserving(height: NDArray[np.float64], cell_m: float) -> NDArray[np.float64]:
+    """Bilateral smoothing: evens out centimetre noise, leaves steps above some 6 cm alone (Tomasi & Manduchi 1998)."""
+    import cv2
+
+    base = float(np.median(height))
+    smooth = cv2.bilateralFilter(
+        (height - base).astype(np.float32), d=0, sigmaColor=0.03, sigmaSpace=0.08 / cell_m
+    )
+    return smooth.astype(np.float64) + base
