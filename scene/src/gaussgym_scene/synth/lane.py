@@ -33,23 +33,50 @@ class Lane:
         return float(self.profile[-1, 0] - self.profile[0, 0])
 
 
+@dataclass(frozen=True)
+class StepLook:
+    """How the steps of one place are painted; noses stand out from the risers, as building codes ask for."""
+
+    riser: NDArray[np.float32]
+    """Colour of the upright faces."""
+    nose: NDArray[np.float32]
+    """Colour of the strip along the front edge."""
+    strip_m: float
+    """Depth of the strip on the tread [m]; on the riser it is 25 mm high."""
+    strength: float
+    """How opaque the strip is, 0..1."""
+    tread: float
+    """How much brighter treads are than the floor."""
+
+    @classmethod
+    def draw(cls, rng: tx.Rng) -> "StepLook":
+        """Draw one."""
+        dark = rng.random() < 0.6
+        riser = tx.jitter((0.40, 0.38, 0.36) if dark else (0.66, 0.63, 0.57), rng, 0.15)
+        plain = (0.80, 0.78, 0.72) if dark else (0.16, 0.15, 0.15)
+        nose = tx.jitter(plain if rng.random() < 0.65 else (0.85, 0.68, 0.15), rng)
+        return cls(
+            riser, nose, float(rng.uniform(0.03, 0.055)), rng.uniform(0.5, 0.95), rng.uniform(-0.1, 0.2)
+        )
+
+
 def add_lane(builder: SceneBuilder, lane: Lane, rng: tx.Rng) -> dict[str, object]:
     """Add the floor, risers, walls on all four sides and the backdrop; returns what was drawn."""
-    floor = FLOORS[rng.integers(len(FLOORS))]
-    add_floor(builder, lane, rng, floor)
+    floor, steps = FLOORS[rng.integers(len(FLOORS))], StepLook.draw(rng)
+    add_floor(builder, lane, steps, rng, floor)
     if (np.diff(lane.profile[:, 0]) == 0).any():
-        add_risers(builder, lane, rng)
+        add_risers(builder, lane, steps, rng)
     material = add_walls(builder, lane, rng)
     x0 = lane.profile[0, 0]
     builder.backdrop((x0 + lane.length_m / 2, 0.0), rng)
     return {"width_m": lane.width_m, "length_m": lane.length_m, "floor": floor.__name__, "wall": material}
 
 
-def add_floor(builder: SceneBuilder, lane: Lane, rng: tx.Rng, material) -> None:  # noqa: ANN001
+def add_floor(builder: SceneBuilder, lane: Lane, steps: StepLook, rng: tx.Rng, material) -> None:  # noqa: ANN001
     """Paint one texture over the whole lane and lay each level or inclined piece of the profile."""
     half = lane.width_m / 2
     paint = material((lane.width_m, lane.length_m), FLOOR_TEXEL_M, rng)
-    _shade_floor(paint, lane, rng)
+    _shade_floor(paint, lane, steps, rng)
     texture = builder.paint(paint)
     x0 = lane.profile[0, 0]
     for (xa, za), (xb, zb) in zip(lane.profile[:-1], lane.profile[1:]):
@@ -59,37 +86,45 @@ def add_floor(builder: SceneBuilder, lane: Lane, rng: tx.Rng, material) -> None:
             builder.quad(corners, texture, uv=(u0, 0.0, u1, 1.0), ground=True)
 
 
-def _shade_floor(paint: tx.Paint, lane: Lane, rng: tx.Rng) -> None:
-    """Give treads their own shade, worn noses with a stripe, and dark inner corners, as light and feet do."""
-    w = paint.shape[1]
+def _shade_floor(paint: tx.Paint, lane: Lane, steps: StepLook, rng: tx.Rng) -> None:
+    """Give treads their own shade, worn noses with a strip, and dark inner corners, as light and feet do."""
+    h, w = paint.shape[:2]
     x = (np.arange(w, dtype=np.float32) + 0.5) * FLOOR_TEXEL_M + lane.profile[0, 0]
-    y = (np.arange(paint.shape[0], dtype=np.float32) + 0.5) * FLOOR_TEXEL_M
+    y = (np.arange(h, dtype=np.float32) + 0.5) * FLOOR_TEXEL_M
     across = np.minimum(y, lane.width_m - y)[:, None]
-    tx.shade(paint, -0.35 * np.exp(-across / 0.12) * np.ones((1, w), np.float32))
-    tread, stripe = rng.uniform(-0.1, 0.15), float(rng.uniform(0.03, 0.055))
-    nose = tx.jitter([(0.82, 0.80, 0.74), (0.85, 0.68, 0.15), (0.16, 0.15, 0.15)][rng.integers(3)], rng)
-    strength = rng.uniform(0.55, 0.95)
-    xz = lane.profile
-    riser = [i for i in range(len(xz) - 1) if xz[i, 0] == xz[i + 1, 0]]
-    for i in riser:
-        at, up = xz[i, 0], xz[i + 1, 1] > xz[i, 1]
-        upper = (x - at) if up else (at - x)  # distance from the edge onto the upper level, negative below
-        wear = 0.75 + 0.25 * np.clip(tx.noise((len(y), w), rng, cell_px=24, octaves=3), -1, 1)
-        tx.blend(paint, nose, strength * ((upper > 0) & (upper < stripe))[None] * wear)
-        tx.shade(
-            paint, -0.3 * (np.exp(np.minimum(upper, 0) / 0.07) * (upper < 0))[None] * np.ones((len(y), 1))
-        )
-        on_tread = (upper > 0) & (upper < 0.45)
-        tx.shade(paint, tread * on_tread[None] * np.ones((len(y), 1), np.float32))
+    all_along, all_across = np.ones((1, w), np.float32), np.ones((h, 1), np.float32)
+    tx.shade(paint, -0.35 * np.exp(-across / 0.12) * all_along)
+    light, noses = np.zeros(w, np.float32), np.zeros(w, bool)
+    for (at, za), (beyond, zb) in zip(lane.profile[:-1], lane.profile[1:]):
+        if at != beyond:
+            continue
+        upper = (
+            (x - at) if zb > za else (at - x)
+        )  # distance from the edge onto the upper level, negative below
+        light -= 0.35 * np.exp(np.minimum(upper, 0) / 0.07) * (upper < 0)
+        light += steps.tread * ((upper > 0) & (upper < 0.2))
+        noses |= (upper > 0) & (upper < steps.strip_m)
+    tx.shade(paint, np.clip(light, -0.5, 0.3) * all_across)
+    wear = 0.75 + 0.25 * np.clip(tx.noise((h, w), rng, cell_px=24, octaves=3), -1, 1)
+    tx.blend(paint, steps.nose, steps.strength * noses * wear)
 
 
-def add_risers(builder: SceneBuilder, lane: Lane, rng: tx.Rng) -> None:
-    """Add the upright faces of steps, darker or lighter than the floor, all from one texture."""
+def add_risers(builder: SceneBuilder, lane: Lane, steps: StepLook, rng: tx.Rng) -> None:
+    """Add the upright faces of steps, with the nose's strip above and a dark corner below, from one texture."""
     xz = lane.profile
     pairs = [(xz[i, 0], xz[i, 1], xz[i + 1, 1]) for i in range(len(xz) - 1) if xz[i, 0] == xz[i + 1, 0]]
     total = sum(abs(zb - za) for _, za, zb in pairs)
-    color = tx.jitter((0.40, 0.38, 0.36) if rng.random() < 0.6 else (0.66, 0.63, 0.57), rng, 0.15)
-    paint = tx.concrete((total, lane.width_m), FLOOR_TEXEL_M, rng, color=color)
+    paint = tx.concrete((total, lane.width_m), FLOOR_TEXEL_M, rng, color=steps.riser)
+    rows, wide = np.arange(paint.shape[0], dtype=np.float32) + 0.5, np.ones((1, paint.shape[1]), np.float32)
+    top = 0.0
+    for _, za, zb in pairs:
+        below = (rows / len(rows) * total - top) / abs(
+            zb - za
+        )  # 0 at this riser's upper edge, 1 at its lower
+        inside, depth = (below >= 0) & (below < 1), below * abs(zb - za)
+        tx.shade(paint, (-0.4 * inside * np.exp((depth - abs(zb - za)) / 0.04))[:, None] * wide)
+        tx.blend(paint, steps.nose, (steps.strength * inside * (depth < 0.025))[:, None] * wide)
+        top += abs(zb - za)
     texture, half, v = builder.paint(paint), lane.width_m / 2, 0.0
     for x, za, zb in pairs:
         dv = abs(zb - za) / total
