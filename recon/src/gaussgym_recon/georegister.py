@@ -318,9 +318,9 @@ def ground_plane(
     found = _search_plane(points, nearest, centers, prior, cfg.max_prior_angle_rad, prior_std, cfg)
     free = _search_plane(points, nearest, centers, -axes.mean(axis=0), cfg.nadir_angle_rad, np.inf, cfg)
     source = "plane+camera_down"
-    if free is not None:
-        if _is_flight(axes, centers, free, len(points), cfg) and (found is None or free[2] > 1.5 * found[2]):
-            found, source = free, "plane+nadir"
+    outvoted = found is None or (free is not None and free[2] > 1.5 * found[2])
+    if free is not None and outvoted and _is_flight(axes, centers, free, len(points), cfg):
+        found, source = free, "plane+nadir"
     if found is None:
         raise StageError(
             f"no ground plane within {np.degrees(cfg.max_prior_angle_rad):.0f} degrees of the cameras' up direction "

@@ -8,14 +8,14 @@ is not right, so several maps are made and :mod:`gaussgym_recon.consistency` kee
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
-import os
 import shutil
-import sqlite3
-import threading
-import time
+import subprocess
+import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -26,6 +26,7 @@ from gaussgym_scene.cameras import Intrinsics
 from gaussgym_scene.capture import Capture
 from gaussgym_scene.errors import InputError, StageError
 
+from gaussgym_recon.colmap_jobs import mark
 from gaussgym_recon.consistency import Consistency, ConsistencyCfg, check_consistency, link_points
 from gaussgym_recon.georegister import (
     MetricScale,
@@ -331,130 +332,81 @@ def _key(capture: Capture, cfg: SfmCfg, camera_height_m: float | None) -> str:
 # --- features and matches ------------------------------------------------------------------------------------------
 
 
-def _run_cancellable(
-    work: Callable[[Any], Any], *, poll: Callable[[], None] | None = None, every_s: float = 0.5
-) -> Any:
-    """Run a long pycolmap call in a thread, so that Ctrl-C reaches Python and stops it."""
-    import pycolmap
+def _run_job(kind: str, job: dict[str, Any], step: str, progress: Progress) -> None:
+    """Run one of :mod:`gaussgym_recon.colmap_jobs` in a process of its own.
 
-    pycolmap.logging.minloglevel = 3
-    token = pycolmap.CancellationToken()
-    result: list[Any] = []
-    failure: list[BaseException] = []
-
-    def target() -> None:
+    Raises:
+        StageError: It failed; the text is the last thing that it said.
+    """
+    command = [sys.executable, "-m", "gaussgym_recon.colmap_jobs", kind]
+    with tempfile.TemporaryFile() as complaints:
+        process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=complaints, text=True
+        )
+        assert process.stdin is not None
+        assert process.stdout is not None
         try:
-            result.append(work(token))
-        except BaseException as error:
-            failure.append(error)
+            process.stdin.write(json.dumps(job) + "\n")
+            process.stdin.flush()
+            for line in process.stdout:
+                if line.startswith("p "):
+                    progress(step, float(line[2:]))
+            status = process.wait()
+        except BaseException:
+            process.kill()
+            process.wait()
+            raise
+        finally:
+            with contextlib.suppress(OSError):
+                process.stdin.close()
+        if status != 0:
+            complaints.seek(0)
+            raise StageError(f"{step}: {_reason(complaints.read().decode(errors='replace'), status)}")
+    progress(step, 1.0)
 
-    thread = threading.Thread(target=target, daemon=True)
-    thread.start()
-    try:
-        while thread.is_alive():
-            thread.join(every_s)
-            if poll is not None:
-                poll()
-    except BaseException:
-        token.cancel()
-        thread.join(30.0)
-        raise
-    if failure:
-        raise failure[0]
-    return result[0]
 
-
-def _count_rows(database: Path, table: str) -> int:
-    try:
-        with sqlite3.connect(f"file:{database}?mode=ro", uri=True, timeout=0.2) as connection:
-            return int(connection.execute(f"SELECT COUNT(*) FROM {table}").fetchone()[0])
-    except sqlite3.Error:
-        return 0
+def _reason(complaints: str, status: int) -> str:
+    """The telling line of what a failed job wrote."""
+    lines = [line.strip() for line in complaints.splitlines() if line.strip()]
+    telling = [line for line in lines if "what():" in line or "Error" in line]
+    said = (telling or lines or ["no reason given"])[-1 if not telling else 0].removeprefix("what():").strip()
+    if "disk is full" in complaints or "No space left" in complaints:
+        said = "the disk is full; make room and run it again"
+    return f"pycolmap stopped with status {status}: {said}"
 
 
 def _extract(
     database: Path, capture: Capture, intrinsics: Intrinsics, cfg: SfmCfg, progress: Progress
 ) -> None:
-    """Fill the database with SIFT features; images that have them already are skipped."""
-    import pycolmap
-
-    names = [image.file for image in capture.images]
+    """Fill the database with SIFT features."""
     done = database.with_name("extracted.json")
     if done.exists():
         return
-    reader = pycolmap.ImageReaderOptions()
-    reader.camera_model = "SIMPLE_RADIAL"
-    if intrinsics.focal_source != "guess":
-        reader.camera_params = ",".join(
-            f"{value:.9g}"
-            for value in (intrinsics.fx, intrinsics.cx, intrinsics.cy, intrinsics.distortion[0])
-        )
-    else:
-        reader.default_focal_length_factor = intrinsics.fx / max(intrinsics.width, intrinsics.height)
-    extraction = pycolmap.FeatureExtractionOptions()
-    extraction.use_gpu = False
-    extraction.num_threads = cfg.threads
-    share = max(cfg.min_features, cfg.feature_budget // len(names))
-    extraction.sift.max_num_features = min(cfg.max_features, share)
-    extraction.sift.peak_threshold = cfg.peak_threshold
-    _run_cancellable(
-        lambda token: pycolmap.extract_features(
-            database,
-            capture.directory,
-            image_names=names,
-            camera_mode=pycolmap.CameraMode.SINGLE,
-            reader_options=reader,
-            extraction_options=extraction,
-            device=pycolmap.Device.cpu,
-            cancellation_token=token,
-        ),
-        poll=lambda: progress("features", _count_rows(database, "descriptors") / len(names)),
-    )
-    stored = _count_rows(database, "descriptors")
-    if stored != len(names):
-        raise InputError(
-            f"{capture.directory}: {stored} of {len(names)} images could be read; check that each decodes"
-        )
-    _mark(done, {"images": stored})
+    names = [image.file for image in capture.images]
+    known = (intrinsics.fx, intrinsics.cx, intrinsics.cy, intrinsics.distortion[0])
+    job = {
+        "database": str(database),
+        "images": str(capture.directory),
+        "names": names,
+        "camera_params": ""
+        if intrinsics.focal_source == "guess"
+        else ",".join(f"{value:.9g}" for value in known),
+        "focal_factor": intrinsics.fx / max(intrinsics.width, intrinsics.height),
+        "threads": cfg.threads,
+        "max_features": min(cfg.max_features, max(cfg.min_features, cfg.feature_budget // len(names))),
+        "peak_threshold": cfg.peak_threshold,
+    }
+    _run_job("extract", job, "features", progress)
+    mark(done, {"images": len(names)})
 
 
 def _match(database: Path, done: Path, pairs: list[tuple[str, str]], cfg: SfmCfg, progress: Progress) -> None:
-    """Match and verify image pairs; pairs that are in the database already are skipped."""
-    import pycolmap
-
+    """Match and verify image pairs."""
     if done.exists():
         return
-    listing = done.with_suffix(".txt")
-    listing.write_text("".join(f"{a} {b}\n" for a, b in pairs))
-    matching = pycolmap.FeatureMatchingOptions()
-    matching.use_gpu = False
-    matching.num_threads = cfg.threads
-    pairing = pycolmap.ImportedPairingOptions()
-    pairing.match_list_path = str(listing)
-    pairing.block_size = 64
-    verification = pycolmap.TwoViewGeometryOptions()
-    verification.ransac.random_seed = cfg.seed
-    before = _count_rows(database, "two_view_geometries")
-    _run_cancellable(
-        lambda token: pycolmap.match_image_pairs(
-            database,
-            matching_options=matching,
-            pairing_options=pairing,
-            verification_options=verification,
-            device=pycolmap.Device.cpu,
-            cancellation_token=token,
-        ),
-        poll=lambda: progress(
-            "matches", min(1.0, (_count_rows(database, "two_view_geometries") - before) / len(pairs))
-        ),
-    )
-    _mark(done, {"pairs": len(pairs)})
-
-
-def _mark(path: Path, value: dict) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(value))
-    os.replace(temporary, path)
+    job = {"database": str(database), "pairs": pairs, "threads": cfg.threads, "seed": cfg.seed}
+    _run_job("match", job, "matches", progress)
+    mark(done, {"pairs": len(pairs)})
 
 
 def sequential_pairs(count: int, overlap: int) -> list[tuple[int, int]]:
@@ -565,63 +517,21 @@ def _map(
     database: Path, output: Path, capture: Capture, angle_deg: float, seed: int, progress: Progress
 ) -> SfmModel | None:
     """One incremental map; the largest of its pieces."""
-    import pycolmap
-
-    finished = output / "best"
     if not (output / "done.json").exists():
         shutil.rmtree(output, ignore_errors=True)
         output.mkdir(parents=True)
-        options = _mapping_options(capture.images[0].intrinsics, angle_deg, seed)
-        registered = 2
-
-        def next_image() -> None:
-            nonlocal registered
-            registered += 1
-
-        def work(token: Any) -> Any:
-            pycolmap.set_random_seed(seed)
-            return pycolmap.incremental_mapping(
-                database,
-                capture.directory,
-                output,
-                options=options,
-                next_image_callback=next_image,
-                cancellation_token=token,
-            )
-
-        started = time.perf_counter()
-        count = len(capture.images)
-        maps = _run_cancellable(work, poll=lambda: progress("map", min(1.0, registered / count)))
-        if maps:
-            best = max(maps.values(), key=lambda model: (model.num_reg_images(), model.num_points3D()))
-            finished.mkdir()
-            best.write(finished)
-        _mark(output / "done.json", {"models": len(maps or {}), "seconds": time.perf_counter() - started})
+        job = {
+            "database": str(database),
+            "images": str(capture.directory),
+            "images_total": len(capture.images),
+            "output": str(output),
+            "seed": seed,
+            "min_tri_angle_deg": angle_deg,
+            "free_focal": capture.images[0].intrinsics.focal_source == "guess",
+        }
+        _run_job("map", job, "map", progress)
+    finished = output / "best"
     return read_model(finished, capture) if finished.exists() else None
-
-
-def _mapping_options(intrinsics: Intrinsics, angle_deg: float, seed: int) -> Any:
-    import pycolmap
-
-    free_focal = intrinsics.focal_source == "guess"
-    options = pycolmap.IncrementalPipelineOptions()
-    options.min_model_size = 5
-    options.num_threads = 1
-    options.random_seed = seed
-    options.max_num_models = 5
-    options.ba_refine_focal_length = free_focal
-    options.ba_refine_extra_params = True
-    mapper = options.mapper
-    mapper.num_threads = 1
-    mapper.random_seed = seed
-    mapper.abs_pose_refine_focal_length = free_focal
-    mapper.init_min_tri_angle = 8.0 if free_focal else 3.0
-    mapper.init_max_forward_motion = 1.0
-    mapper.init_min_num_inliers = 40
-    mapper.abs_pose_min_num_inliers = 15
-    mapper.filter_min_tri_angle = angle_deg
-    options.triangulation.min_angle = angle_deg
-    return options
 
 
 def read_model(path: Path, capture: Capture) -> SfmModel | None:

@@ -1,0 +1,175 @@
+"""pycolmap in a process of its own: `python -m gaussgym_recon.colmap_jobs KIND` with its arguments as JSON on stdin.
+
+pycolmap ends the whole process where it meets a full disk or a locked database, and does not hear Ctrl-C while it
+works. So it runs here, writes its results to files, and tells `p FRACTION` lines on stdout. The job ends when its
+stdin is closed: a parent that is killed takes it along.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+BATCH_IMAGES = 16
+BATCH_PAIRS = 256
+
+
+def extract(job: dict[str, Any]) -> None:
+    """Fill the database with SIFT features of `names`; images that have them already are skipped."""
+    import pycolmap
+
+    reader = pycolmap.ImageReaderOptions()
+    reader.camera_model = "SIMPLE_RADIAL"
+    if job["camera_params"]:
+        reader.camera_params = job["camera_params"]
+    else:
+        reader.default_focal_length_factor = job["focal_factor"]
+    extraction = pycolmap.FeatureExtractionOptions()
+    extraction.use_gpu = False
+    extraction.num_threads = job["threads"]
+    extraction.sift.max_num_features = job["max_features"]
+    extraction.sift.peak_threshold = job["peak_threshold"]
+    names = job["names"]
+    for start in range(0, len(names), BATCH_IMAGES):
+        _tell(start / len(names))
+        with pycolmap.Database.open(job["database"]) as database:
+            known = [camera.camera_id for camera in database.read_all_cameras()]
+        reader.existing_camera_id = known[0] if known else -1
+        pycolmap.extract_features(
+            job["database"],
+            job["images"],
+            image_names=names[start : start + BATCH_IMAGES],
+            camera_mode=pycolmap.CameraMode.SINGLE,
+            reader_options=reader,
+            extraction_options=extraction,
+            device=pycolmap.Device.cpu,
+        )
+    with pycolmap.Database.open(job["database"]) as database:
+        stored = {
+            image.name for image in database.read_all_images() if database.exists_keypoints(image.image_id)
+        }
+    missing = [name for name in names if name not in stored]
+    if missing:
+        raise SystemExit(f"{missing[0]} could not be read ({len(missing)} of {len(names)} images)")
+
+
+def match(job: dict[str, Any]) -> None:
+    """Match and verify the image pairs; those that are in the database already are skipped."""
+    import pycolmap
+
+    matching = pycolmap.FeatureMatchingOptions()
+    matching.use_gpu = False
+    matching.num_threads = job["threads"]
+    verification = pycolmap.TwoViewGeometryOptions()
+    verification.ransac.random_seed = job["seed"]
+    pairs = job["pairs"]
+    listing = Path(job["database"]).with_name("pairs.txt")
+    for start in range(0, len(pairs), BATCH_PAIRS):
+        _tell(start / len(pairs))
+        listing.write_text("".join(f"{a} {b}\n" for a, b in pairs[start : start + BATCH_PAIRS]))
+        pairing = pycolmap.ImportedPairingOptions()
+        pairing.match_list_path = str(listing)
+        pycolmap.match_image_pairs(
+            job["database"],
+            matching_options=matching,
+            pairing_options=pairing,
+            verification_options=verification,
+            device=pycolmap.Device.cpu,
+        )
+
+
+def map_once(job: dict[str, Any]) -> None:
+    """One incremental map; its largest piece goes to `<output>/best`."""
+    import pycolmap
+
+    output = Path(job["output"])
+    registered = 2
+
+    def next_image() -> None:
+        nonlocal registered
+        registered += 1
+        _tell(min(1.0, registered / job["images_total"]))
+
+    started = time.perf_counter()
+    pycolmap.set_random_seed(job["seed"])
+    maps = pycolmap.incremental_mapping(
+        job["database"],
+        job["images"],
+        output,
+        options=mapping_options(job),
+        next_image_callback=next_image,
+    )
+    if maps:
+        best = max(maps.values(), key=lambda model: (model.num_reg_images(), model.num_points3D()))
+        shutil.rmtree(output / "best.partial", ignore_errors=True)
+        (output / "best.partial").mkdir()
+        best.write(output / "best.partial")
+        (output / "best.partial").rename(output / "best")
+    mark(output / "done.json", {"models": len(maps or {}), "seconds": time.perf_counter() - started})
+
+
+def mapping_options(job: dict[str, Any]) -> Any:
+    """Options for people who walk forward: an easy initial pair, small triangulation angles, the focal length kept.
+
+    Args:
+        job: `seed`, `min_tri_angle_deg`, and `free_focal` where the focal length is only guessed.
+    """
+    import pycolmap
+
+    options = pycolmap.IncrementalPipelineOptions()
+    options.min_model_size = 5
+    options.num_threads = 1
+    options.random_seed = job["seed"]
+    options.max_num_models = 5
+    options.ba_refine_focal_length = job["free_focal"]
+    options.ba_refine_extra_params = True
+    mapper = options.mapper
+    mapper.num_threads = 1
+    mapper.random_seed = job["seed"]
+    mapper.abs_pose_refine_focal_length = job["free_focal"]
+    mapper.init_min_tri_angle = 8.0 if job["free_focal"] else 3.0
+    mapper.init_max_forward_motion = 1.0
+    mapper.init_min_num_inliers = 40
+    mapper.abs_pose_min_num_inliers = 15
+    mapper.filter_min_tri_angle = job["min_tri_angle_deg"]
+    options.triangulation.min_angle = job["min_tri_angle_deg"]
+    return options
+
+
+def mark(path: Path, value: dict[str, Any]) -> None:
+    """Write a small JSON file that says that something is finished, atomically."""
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(value))
+    os.replace(temporary, path)
+
+
+def _tell(fraction: float) -> None:
+    sys.stdout.write(f"p {fraction:.4f}\n")
+    sys.stdout.flush()
+
+
+def _end_with_parent() -> None:
+    # Not through sys.stdin: a thread that holds its lock makes the interpreter abort at exit.
+    while os.read(0, 4096):
+        pass
+    os._exit(1)
+
+
+def main() -> None:
+    """Run one job."""
+    import pycolmap
+
+    pycolmap.logging.minloglevel = 2
+    job = json.loads(sys.stdin.buffer.readline())
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    {"extract": extract, "match": match, "map": map_once}[sys.argv[1]](job)
+
+
+if __name__ == "__main__":
+    main()

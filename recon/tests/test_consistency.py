@@ -1,0 +1,133 @@
+import numpy as np
+import pytest
+from gaussgym_recon.consistency import ConsistencyCfg, check_consistency, link_points
+from gaussgym_recon.posed import Similarity
+from scipy.spatial.transform import Rotation
+
+SFM_FROM_WORLD = Similarity(
+    0.2, Rotation.from_euler("zyx", [1.1, 0.4, -2.0]).as_matrix(), np.array([1.0, 2.0, 3.0])
+)
+
+
+def street_walk(count=29, step_m=7.0, seed=0):
+    """True positions `[n, 3]` of a slightly winding walk and GPS fixes with a phone's noise."""
+    rng = np.random.default_rng(seed)
+    s = step_m * (np.arange(count) + rng.uniform(-0.2, 0.2, count))
+    true = np.c_[s, 4 * np.sin(s / 30), 0.02 * s]
+    return true, true + rng.normal(0, [2.0, 2.0, 5.0], (count, 3))
+
+
+def glued(true, at, *, scale=1.0, offset=(0.0, 0.0, 0.0)):
+    """Two good halves, the second one attached at another scale or place: what a wrong map looks like."""
+    wrong = true.copy()
+    wrong[at:] = true[at] + scale * (true[at:] - true[at]) + np.asarray(offset)
+    return wrong
+
+
+def check(positions, gps=None, **changes):
+    arguments = {
+        "num_images": len(positions),
+        "reprojection_error_px": 0.66,
+        "link_points": np.full(len(positions) - 1, 60),
+        "gps_enu_m": gps,
+    } | changes
+    return check_consistency(np.arange(len(positions)), SFM_FROM_WORLD.apply(positions), **arguments)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_right_model_passes_with_and_without_gps(seed):
+    true, gps = street_walk(seed=seed)
+    found = check(true, gps)
+    assert found.reasons == ()
+    assert found.gps_residual_median_m < 4.0
+    assert found.half_scale_ratio == pytest.approx(1.0, abs=0.1)
+    assert found.max_step == pytest.approx(np.linalg.norm(np.diff(true, axis=0), axis=1).max(), rel=0.1)
+    assert check(true).ok
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"scale": 2.0}, "scale to GPS"),
+        ({"scale": 0.6}, "scale to GPS"),
+        ({"offset": (70.0, 0.0, 0.0)}, "step of"),
+        ({"offset": (0.0, 60.0, 0.0)}, "step of"),
+    ],
+)
+def test_halves_glued_wrongly_are_refused_with_gps(changes, reason):
+    true, gps = street_walk()
+    found = check(glued(true, 14, **changes), gps)
+    assert any(reason in text for text in found.reasons), found.reasons
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [({"scale": 3.0}, "steps of the second half"), ({"offset": (90.0, 0.0, 0.0)}, "times the median step")],
+)
+def test_halves_glued_wrongly_are_refused_without_gps(changes, reason):
+    true, _ = street_walk()
+    found = check(glued(true, 14, **changes))
+    assert any(reason in text for text in found.reasons), found.reasons
+
+
+def test_every_gate_gives_its_reason():
+    true, gps = street_walk()
+    reasons = check(
+        true,
+        gps,
+        num_images=60,
+        reprojection_error_px=2.5,
+        link_points=np.r_[60, 3, np.full(26, 60)],
+    ).reasons
+    assert [text.split(",")[0] for text in reasons] == [
+        "29 of 60 images registered",
+        "reprojection error 2.50 px",
+        "images up to 2 and after share 3 points",
+    ]
+
+
+def test_one_wrong_fix_is_named():
+    true, gps = street_walk()
+    gps[20, 1] += 80.0
+    assert any("largest distance to GPS" in text for text in check(true, gps).reasons)
+
+
+def test_unordered_photographs_are_not_judged_by_their_steps():
+    true, _ = street_walk()
+    shuffled = true[np.random.default_rng(3).permutation(len(true))]
+    assert check(shuffled, ordered=False).ok
+    assert check(shuffled, ordered=True).step_ratio > 2.0
+
+
+def test_gates_widen_where_a_walk_is_too_short_to_measure_scale():
+    rng = np.random.default_rng(1)
+    true = np.c_[np.linspace(0, 20, 40), np.zeros((40, 2))]
+    gps = true + rng.normal(0, 1.5, (40, 3))
+    ratio = check(true, gps).half_scale_ratio
+    assert check(true, gps).ok, ratio
+    strict = check(true, gps, cfg=ConsistencyCfg(gps_noise_m=0.0, max_half_scale_change=1e-3))
+    assert any("scale to GPS" in text for text in strict.reasons)
+
+
+def test_the_kept_model_is_the_one_nearest_to_gps():
+    true, gps = street_walk()
+    right, drifted = check(true, gps), check(glued(true, 14, scale=1.08), gps)
+    assert right.ok
+    assert drifted.ok
+    assert right.badness() < drifted.badness()
+    assert drifted.badness() < check(glued(true, 14, scale=2.0), gps).badness()
+
+
+def test_link_points_against_counting():
+    rng = np.random.default_rng(5)
+    visible = [rng.choice(50, size=12, replace=False).astype(np.int32) for _ in range(8)]
+    expected = [
+        len(set(np.concatenate(visible[: gap + 1])) & set(np.concatenate(visible[gap + 1 :])))
+        for gap in range(7)
+    ]
+    np.testing.assert_array_equal(link_points(visible, 50), expected)
+
+
+def test_link_points_of_two_separate_pieces_is_zero():
+    visible = [np.array([0, 1]), np.array([0, 1]), np.array([2, 3]), np.array([2, 3])]
+    np.testing.assert_array_equal(link_points(visible, 4), [2, 0, 2])
