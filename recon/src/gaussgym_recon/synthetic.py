@@ -215,8 +215,8 @@ def walk(scene: Scene, cfg: SynthesizeCfg, rng: np.random.Generator) -> NDArray[
     arc = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(line, axis=0), axis=1))])
     margin = min(cfg.end_margin_m, 0.1 * float(arc[-1]))
     start, end = margin, float(arc[-1]) - margin
-    if end - start < 1.5:
-        raise InputError(f"scene {scene.name}: longest path is {arc[-1]:.1f} m, expected 2 m or more")
+    if end - start < 1.0:
+        raise InputError(f"scene {scene.name}: longest path is {arc[-1]:.1f} m, expected 1.3 m or more")
     there = (cfg.images - cfg.turn_images + 1) // 2
     back = cfg.images - cfg.turn_images - there
     turn = np.full(cfg.turn_images, end)

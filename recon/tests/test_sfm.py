@@ -1,0 +1,166 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from gaussgym_recon.exif import exif_block
+from gaussgym_recon.georegister import umeyama
+from gaussgym_recon.importers import import_images
+from gaussgym_recon.posed import PosedCapture
+from gaussgym_recon.sfm import SfmCfg, _reason, _similar_pairs, reconstruct_poses, sequential_pairs
+from gaussgym_recon.synthetic import SynthesizeCfg, read_truth, synthesize_capture
+from gaussgym_scene.capture import Capture
+from gaussgym_scene.errors import InputError
+from gaussgym_scene.synth import synthesize
+from PIL import Image
+
+CAPTURES = Path(__file__).resolve().parents[3] / "shared" / "captures"
+
+
+def real_capture(name, tmp_path):
+    source = CAPTURES / name
+    if not source.is_dir():
+        pytest.skip(f"real capture {name} is not beside the checkout ({source})")
+    return Capture.load(import_images(source, tmp_path / name))
+
+
+def test_sequential_pairs_by_hand():
+    pairs = sequential_pairs(7, 2)
+    assert [pair for pair in pairs if pair[0] == 0] == [(0, 1), (0, 2), (0, 4)]
+    assert [pair for pair in pairs if pair[0] == 5] == [(5, 6)]
+    assert len(set(pairs)) == len(pairs)
+
+
+def test_sequential_pairs_reach_far_with_few():
+    pairs = sequential_pairs(200, 8)
+    assert max(j - i for i, j in pairs) == 128
+    assert len(pairs) < 200 * 12
+
+
+def textured(path, seed, *, gps=None, focal=26):
+    rng = np.random.default_rng(seed)
+    pixels = np.kron(rng.integers(0, 255, (40, 50, 3)), np.ones((6, 6, 1))).astype(np.uint8)
+    Image.fromarray(pixels).save(path, quality=95, exif=exif_block(focal_35mm=focal, gps_lat_lon_alt=gps))
+
+
+def test_images_that_do_not_overlap(tmp_path):
+    (tmp_path / "photos").mkdir()
+    for number in range(5):
+        gps = (47.0 + 1e-4 * number, 8.0, 400.0)
+        textured(tmp_path / "photos" / f"{number}.jpg", number, gps=gps)
+    capture = Capture.load(import_images(tmp_path / "photos", tmp_path / "capture"))
+    with pytest.raises(InputError, match="its 5 images do not overlap"):
+        reconstruct_poses(capture, tmp_path / "work", cfg=SfmCfg(max_attempts=1))
+
+
+def test_neither_gps_nor_camera_height(tmp_path):
+    (tmp_path / "photos").mkdir()
+    for number in range(3):
+        textured(tmp_path / "photos" / f"{number}.jpg", number)
+    capture = Capture.load(import_images(tmp_path / "photos", tmp_path / "capture"))
+    with pytest.raises(InputError, match=r"no GPS.*--camera-height"):
+        reconstruct_poses(capture, tmp_path / "work")
+
+
+def test_images_of_two_cameras(tmp_path):
+    (tmp_path / "photos").mkdir()
+    for number in range(3):
+        textured(tmp_path / "photos" / f"{number}.jpg", number)
+    capture = Capture.load(import_images(tmp_path / "photos", tmp_path / "capture"))
+    capture.images[2].intrinsics = capture.images[2].intrinsics.resized(100, 80)
+    with pytest.raises(InputError, match="another camera"):
+        reconstruct_poses(capture, tmp_path / "work", camera_height_m=1.5)
+
+
+def test_reason_of_a_failed_job_is_one_line():
+    text = "terminate called\n  what():  [database.cc:1] SQLite error: database or disk is full\n    @ 0x7f\n"
+    assert "the disk is full" in _reason(text, -6)
+    assert _reason("a\n what():  [x] bad thing\n @ 0x1\n", -6).endswith("bad thing")
+    assert "\n" not in _reason(text, -6)
+
+
+@pytest.fixture(scope="module")
+def walk(tmp_path_factory):
+    """A small synthetic capture of a street and where its poses are made."""
+    folder = tmp_path_factory.mktemp("walk")
+    scene = synthesize("street", seed=3, length_m=14.0, max_splats=2000)
+    cfg = SynthesizeCfg(images=20, turn_images=0, width=320, height=240, gps_std_m=0.5, yaw_rad=0.15)
+    return Capture.load(synthesize_capture(scene, folder / "capture", seed=1, cfg=cfg)), folder / "work"
+
+
+@pytest.mark.slow
+def test_poses_of_a_synthetic_walk_against_the_truth(walk):
+    capture, workdir = walk
+    posed = reconstruct_poses(capture, workdir, camera_height_m=1.5)
+    truth = read_truth(capture.directory)
+    there = [truth.names.index(name) for name in posed.names]
+    true = truth.c2w[there]
+    align = umeyama(posed.c2w[:, :3, 3], true[:, :3, 3])
+    errors = np.linalg.norm(align.apply(posed.c2w[:, :3, 3]) - true[:, :3, 3], axis=1)
+    assert posed.registered_fraction >= 0.9
+    assert np.sqrt((errors**2).mean()) < 0.03
+    assert align.scale == pytest.approx(1.0, abs=0.05)
+    up = align.rotation @ [0, 0, 1]
+    assert np.degrees(np.arccos(up[2])) < 1.5
+    assert posed.scale_source == "camera_height"
+    assert posed.quality["gps_scale_over_scale"] == pytest.approx(1.0, abs=0.2)
+    np.testing.assert_allclose(posed.c2w[0, :2, 3], 0, atol=0.05)
+    # Every point projects where the cameras that see it say, so that poses, points and intrinsics fit together.
+    seen = posed.visible[3]
+    w2c = np.linalg.inv(posed.c2w[3])
+    local = posed.points[seen] @ w2c[:3, :3].T + w2c[:3, 3]
+    assert (local[:, 2] > 0).all()
+
+
+@pytest.mark.slow
+def test_finished_poses_are_not_made_again(walk, monkeypatch):
+    capture, workdir = walk
+    first = reconstruct_poses(capture, workdir, camera_height_m=1.5)
+    monkeypatch.setattr("gaussgym_recon.sfm._run_job", lambda *arguments: pytest.fail("work was done again"))
+    again = reconstruct_poses(capture, workdir, camera_height_m=1.5)
+    assert isinstance(again, PosedCapture)
+    np.testing.assert_array_equal(first.c2w, again.c2w)
+    # Another height changes the scale only: no images are matched or mapped again.
+    taller = reconstruct_poses(capture, workdir, camera_height_m=3.0)
+    assert taller.world_from_capture.scale == pytest.approx(2 * first.world_from_capture.scale)
+
+
+@pytest.mark.slow
+def test_lookalikes_of_an_image_are_its_neighbours(walk):
+    capture, workdir = walk
+    reconstruct_poses(capture, workdir, camera_height_m=1.5)
+    names = [image.file for image in capture.images]
+    pairs = _similar_pairs(next(workdir.glob("sfm-*")) / "database.db", names, 2, 0)
+    near = [abs(i - j) <= 2 or i + j in range(17, 22) for i, j in pairs]
+    assert np.mean(near) > 0.6
+
+
+@pytest.mark.real
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_lund_is_one_consistent_street(tmp_path):
+    capture = real_capture("lund", tmp_path)
+    posed = reconstruct_poses(capture, tmp_path / "work")
+    assert len(posed.names) == len(capture.images) == 29
+    assert posed.scale_source == "gps"
+    assert posed.gps_residual_median_m <= 5.0
+    assert posed.gps_residual_max_m <= 15.0
+    assert posed.max_step_m <= 20.0
+    gps = posed.gps_xy_m
+    assert gps is not None
+    # Sim(3) to GPS once more, from the poses that were handed over and with their own altitude.
+    fixes = np.c_[gps, np.zeros(29)]
+    level = posed.c2w[:, :3, 3] * [1, 1, 0]
+    scales = [umeyama(level[part], fixes[part]).scale for part in (slice(0, 14), slice(15, 29))]
+    assert scales[0] / scales[1] == pytest.approx(1.0, abs=0.1)
+    residuals = np.linalg.norm((umeyama(level, fixes).apply(level) - fixes)[:, :2], axis=1)
+    assert np.median(residuals) <= 5.0
+    assert residuals.max() <= 15.0
+    # The photographs state the phone's accelerometer, which nothing here reads: gravity from another source.
+    down = []
+    for name, pose in zip(posed.names, posed.c2w):
+        described = json.loads(Image.open(capture.directory / name).getexif()[270])["MAPAccelerometerVector"]
+        down.append(pose[:3, :3] @ [described["y"], described["x"], -described["z"]])
+    measured = np.median(down, axis=0)
+    assert np.degrees(np.arccos(-measured[2] / np.linalg.norm(measured))) < 3.0
+    assert 1.0 < posed.camera_height_m < 2.2
