@@ -65,6 +65,7 @@ class Synth:
     """Photographs taken."""
 
     def __call__(self) -> Path:
+        """Run the command; returns the path written."""
         from gaussgym_recon.synthetic import SynthesizeCfg, synthesize_capture
 
         with _Bars() as bars:
@@ -89,6 +90,7 @@ class Import:
     """Folder of the capture to write."""
 
     def __call__(self) -> Path:
+        """Run the command; returns the path written."""
         from gaussgym_recon import importers
 
         make: Callable[..., Path] = {"images": importers.import_images, "video": importers.import_video}[
@@ -120,6 +122,7 @@ class Build:
     """Of all random numbers."""
 
     def __call__(self) -> Path:
+        """Run the command; returns the path written."""
         from dataclasses import replace
 
         from gaussgym_recon.build import BuildCfg, build

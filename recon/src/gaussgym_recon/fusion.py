@@ -112,9 +112,8 @@ def fuse_mesh(
         depth_m = np.where(view.depth_m < cfg.depth_max_m, view.depth_m, 0)
         if not (depth_m > 0).any():
             continue
-        k = view.k.copy()
-        k[:2, 2] -= 0.5  # open3d counts pixel centres from 0
-        intrinsic, extrinsic = core.Tensor(k), core.Tensor(np.linalg.inv(view.c2w))
+        # open3d's integration takes the pixel that a point falls into, like us (no shift of half a pixel: measured).
+        intrinsic, extrinsic = core.Tensor(view.k.copy()), core.Tensor(np.linalg.inv(view.c2w))
         depth = o3d.t.geometry.Image(core.Tensor(np.ascontiguousarray(depth_m)))
         color = o3d.t.geometry.Image(core.Tensor(np.ascontiguousarray(view.rgb, np.float32)))
         blocks = grid.compute_unique_block_coordinates(depth, intrinsic, extrinsic, 1.0, cfg.depth_max_m, 4.0)
