@@ -115,7 +115,15 @@ def test_records_time_and_memory(tmp_path):
 def test_covered_time_counts_overlaps_once():
     def record(begin, end):
         return StageRecord(
-            title="", key="", code="", outputs={}, seconds=0, cpu_seconds=0, peak_rss_mb=0, started_s=begin, ended_s=end
+            title="",
+            key="",
+            code="",
+            outputs={},
+            seconds=0,
+            cpu_seconds=0,
+            peak_rss_mb=0,
+            started_s=begin,
+            ended_s=end,
         )
 
     assert covered_s([record(10, 20), record(15, 30), record(40, 41), record(16, 17)]) == 21.0
@@ -245,6 +253,19 @@ def test_ctrl_c_gives_130_and_the_next_run_goes_on(tmp_path):
     assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
     assert drive(tmp_path, 0).wait(timeout=60) == 0
     assert starts(tmp_path) == ["a", "b", "c"]
+    assert (tmp_path / "b.txt").read_text() == "text text "  # its arguments are others, so it began anew
+
+
+def test_stopped_stage_is_told_to_resume_if_nothing_changed(tmp_path):
+    process = drive(tmp_path, 3)
+    wait_for_stage_b(tmp_path)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=30) == 130
+    assert drive(tmp_path, 3).wait(timeout=60) == 0
+    assert (tmp_path / "b.txt").read_text() == "resumed text "
+    again = drive(tmp_path, 3, "--fail", "")  # other arguments: from the start
+    assert again.wait(timeout=60) == 0
+    assert (tmp_path / "b.txt").read_text() == "text text "
 
 
 def test_two_runs_in_one_folder_are_refused(tmp_path):

@@ -318,6 +318,7 @@ def teacher_stages(options: Demo, layout: Layout) -> list[Stage]:
             estimate_s=60 * options.minutes_teacher + 8,
             code=LEARN_CODE,
             memory_mb=1500,
+            resume=("--resume",),
             stop_grace_s=20,
         ),
         evaluation(options, layout, "teacher_flat", layout.teacher_flat, layout.flat_scene, "teacher on the flat", seconds=20),
@@ -341,6 +342,7 @@ def student_stages(options: Demo, layout: Layout, policies: Path) -> list[Stage]
             estimate_s=60 * options.minutes_pixels + 12,
             code=LEARN_CODE,
             memory_mb=2500,
+            resume=("--resume",),
             stop_grace_s=20,
         ),
         evaluation(
@@ -361,6 +363,7 @@ def student_stages(options: Demo, layout: Layout, policies: Path) -> list[Stage]
             estimate_s=60 * options.minutes_fine_tune + 12,
             code=LEARN_CODE,
             memory_mb=3000,
+            resume=("--resume",),
             stop_grace_s=20,
         ),
         evaluation(options, layout, "student_tuned", layout.tuned, layout.scene, "tuned student in this place", seconds=75),

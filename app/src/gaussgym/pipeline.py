@@ -21,6 +21,8 @@ POLL_S = 0.2
 MEMORY_INTERVAL_S = 0.5
 DISK_MARGIN_MB = 300.0
 FULL_DISK_MB = 20.0
+OVERDUE = 0.1
+"""A stage that outlasts its estimate is expected to need this share of its time so far again."""
 
 
 @dataclass
@@ -115,10 +117,7 @@ class Pipeline:
         left = {stage.name: self._estimate_s(stage) for stage in self._stale}
         for process in self._running:
             spent = time.time() - process.started_s
-            expected = max(left[process.stage.name], spent)
-            if process.percent and process.percent >= 10:
-                expected = spent / (process.percent / 100)
-            left[process.stage.name] = max(expected - spent, 0.0)
+            left[process.stage.name] = max(left[process.stage.name] - spent, OVERDUE * spent)
         work = sum(left[stage.name] * self._cores_of(stage) for stage in self._stale) / self.cores
         chain: dict[str, float] = {}
         for stage in self._stale:
@@ -163,7 +162,12 @@ class Pipeline:
         self._keys[stage.name] = key
         for path in stage.outputs:
             path.parent.mkdir(parents=True, exist_ok=True)
-        self._running.append(StageProcess(stage, self.run_dir, cores=self._cores_of(stage)))
+        mark = [key, fingerprints.of_code(stage.code)]
+        words = stage.resume if self.state.begun.get(stage.name) == mark else ()
+        self.state.begun[stage.name] = mark
+        self.state.save()
+        command = (*stage.command, *words)
+        self._running.append(StageProcess(stage, command, self.run_dir, cores=self._cores_of(stage)))
         self.progress.say(f"{self._position(stage)} {stage.title} (about {clock(self._estimate_s(stage))})")
 
     def _watch(self) -> None:
@@ -203,6 +207,7 @@ class Pipeline:
             started_s=process.started_s,
             ended_s=process.ended_s,
         )
+        self.state.begun.pop(stage.name, None)
         self.state.save()
         self._stale.remove(stage)
         took = clock(process.ended_s - process.started_s)

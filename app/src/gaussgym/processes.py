@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
@@ -43,7 +44,7 @@ class StageProcess:
         doing: The words before that bar.
     """
 
-    def __init__(self, stage: Stage, run_dir: Path, *, cores: int) -> None:
+    def __init__(self, stage: Stage, command: Sequence[str], run_dir: Path, *, cores: int) -> None:
         self.stage = stage
         self.started_s = time.time()
         self.ended_s = 0.0
@@ -60,7 +61,7 @@ class StageProcess:
         environment.update({name: str(stage.threads) for name in THREAD_VARIABLES})
         environment["NUMBA_NUM_THREADS"] = str(cores)
         self._process = subprocess.Popen(
-            [sys.executable, "-m", *stage.command],
+            [sys.executable, "-m", *command],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -46,6 +46,8 @@ class Stage:
     """Expected peak memory [MB], for the check before the start."""
     disk_mb: float = 10.0
     """Expected size of its outputs [MB], for the check before the start."""
+    resume: tuple[str, ...] = ()
+    """Words to add to the command when it was stopped half-way before, with the same inputs, arguments and code."""
     stop_grace_s: float = 10.0
     """How long it may take to save its work after Ctrl-C [s]."""
 
@@ -90,6 +92,8 @@ class RunState:
     """Wall time [s] of the run that built most, outside its stages."""
     owner: dict[str, Any] | None = None
     """Process that works in this folder: `pid` and `create_time_s`."""
+    begun: dict[str, list[str]] = field(default_factory=dict)
+    """Key and code of stages that began and did not end well."""
 
     @classmethod
     def load(cls, run_dir: Path) -> "RunState":
@@ -107,7 +111,14 @@ class RunState:
             if found != (STATE_FORMAT, STATE_VERSION):
                 raise ValueError(f"format and version {found}")
             records = {name: StageRecord(**record) for name, record in fields["stages"].items()}
-            return cls(run_dir, records, fields["peak_rss_mb"], fields["overhead_s"], fields["owner"])
+            return cls(
+                run_dir,
+                records,
+                fields["peak_rss_mb"],
+                fields["overhead_s"],
+                fields["owner"],
+                fields["begun"],
+            )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(
                 f"{path}: not a state of this gaussgym ({error}); delete it to build everything again"
@@ -122,6 +133,7 @@ class RunState:
             "peak_rss_mb": self.peak_rss_mb,
             "overhead_s": self.overhead_s,
             "owner": self.owner,
+            "begun": self.begun,
         }
         write_json(self.run_dir / STATE_FILE, fields)
 

@@ -38,6 +38,7 @@ def tiny_stage(
         cores=cores,
         memory_mb=10,
         disk_mb=1,
+        resume=("--text", "resumed"),
         stop_grace_s=2.0,
     )
 
