@@ -36,7 +36,7 @@ class ConsistencyCfg:
     """Largest relative change of scale between the two halves, each aligned to GPS alone."""
     gps_noise_m: float = 3.0
     """GPS noise that is expected of a phone [m]; widens the scale gate on walks too short to measure scale."""
-    max_step_ratio: float = 8.0
+    max_step_ratio: float = 5.0
     """Without GPS: longest step over the median step."""
     max_half_step_ratio: float = 2.5
     """Without GPS: median step of one half over that of the other."""
@@ -68,7 +68,7 @@ class Consistency:
     def badness(self) -> tuple[float, ...]:
         """Sort key: the smallest is the model to keep."""
         spread = abs(np.log(self.half_scale_ratio)) if self.half_scale_ratio else 0.0
-        residual = self.gps_residual_median_m or 0.0
+        residual = self.step_ratio if self.gps_residual_median_m is None else self.gps_residual_median_m
         return (len(self.reasons), -round(self.registered_fraction, 2), residual + 20.0 * spread)
 
 
