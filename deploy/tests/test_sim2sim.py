@@ -141,10 +141,10 @@ def test_the_command_line_of_the_robot_process(bundle, tmp_path, monkeypatch):
     program = tmp_path / "gaussgym-learn"
     program.write_text("#!/bin/sh\n")
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
-    command = robot_command("scenes/street", "link", bundle, lockstep=True, starts=tmp_path / "starts.npz")
+    command = robot_command("scenes/street", "link", bundle, lockstep=True, starts=tmp_path / "starts.json")
     assert command[:6] == [str(program), "robot", "--scene", "scenes/street", "--shm", "link"]
     assert "--lockstep" in command
-    assert command[-2:] == ["--starts", str(tmp_path / "starts.npz")]
+    assert command[-2:] == ["--starts", str(tmp_path / "starts.json")]
     program.unlink()
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(LinkError, match="gaussgym-learn is not installed"):

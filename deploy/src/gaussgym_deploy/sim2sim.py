@@ -257,13 +257,14 @@ def robot_command(
 
 
 def _last_words(process: subprocess.Popen, words: IO[bytes]) -> str:
-    """Exit status and last line of a robot process that ended by itself."""
+    """Exit status and last line (with letters in it: some draw boxes) of a robot process that ended by itself."""
     try:
         status = process.wait(timeout=2.0)
     except subprocess.TimeoutExpired:
         return ""
     words.seek(0)
-    lines = words.read().decode("utf-8", "replace").strip().splitlines()
+    text = words.read().decode("utf-8", "replace")
+    lines = [line.strip(" \t│") for line in text.splitlines() if any(letter.isalpha() for letter in line)]
     ended = f"killed by signal {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
     return f" ({ended}{': ' + lines[-1][:300] if lines else ''})"
 
