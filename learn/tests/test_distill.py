@@ -95,3 +95,40 @@ def test_the_student_learns_to_see_and_blank_images_hurt():
     assert errors["none"] < 0.2
     assert errors["blank"] > errors["none"] + 0.2
     assert errors["shuffled"] > errors["none"] + 0.2
+
+
+def write_run(path, success):
+    """A run folder whose checkpoint says how well it is said to do."""
+    from gaussgym_learn.checkpoint import save_checkpoint
+
+    fields = {"robot": "toy", "observations": {}, "recipe": {"name": "x"}, "success": success}
+    save_checkpoint(path, {"w": torch.tensor([success])}, fields, iteration=1)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("trained", "kept", "after"), [(0.4, "student", 0.6), (0.6, "student", 0.6), (0.9, "finetuned", 0.9)]
+)
+def test_finetuning_never_makes_it_worse(tmp_path, monkeypatch, trained, kept, after):
+    from gaussgym_learn import distill as module
+    from gaussgym_learn.checkpoint import load_checkpoint
+
+    student = write_run(tmp_path / "student", 0.6)
+    seen = {}
+
+    def fake_distill(teacher, scenes, out, **options):
+        seen.update(scenes=scenes, **options)
+        write_run(out, trained)
+
+    monkeypatch.setattr(module, "distill", fake_distill)
+    monkeypatch.setattr(
+        "gaussgym_learn.evaluate.evaluate",
+        lambda policy, scene, **_: {"success": load_checkpoint(policy).fields["success"]},
+    )
+    result = module.finetune(
+        student, "teacher", "new", tmp_path / "out", training_scenes=["a", "b"], minutes=1.0, episodes=4
+    )
+    assert (result["kept"], result["success_after"]) == (kept, after)
+    assert load_checkpoint(tmp_path / "out").fields["success"] == after
+    assert seen["scenes"] == ["new", "new", "a", "b"]
+    assert seen["init_from"] == student

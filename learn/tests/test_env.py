@@ -62,7 +62,9 @@ def painted(scene, seed=0):
     n = 300
     quats = rng.normal(size=(n, 4))
     scene.__dict__["splats"] = Splats(
-        means=np.concatenate([rng.uniform(0, 14, (n, 1)), rng.uniform(0, 6, (n, 1)), rng.uniform(0, 1, (n, 1))], 1),
+        means=np.concatenate(
+            [rng.uniform(0, 14, (n, 1)), rng.uniform(0, 6, (n, 1)), rng.uniform(0, 1, (n, 1))], 1
+        ),
         quats_wxyz=quats / np.linalg.norm(quats, axis=1, keepdims=True),
         scales=rng.uniform(0.05, 0.4, (n, 3)),
         opacities=rng.uniform(0.3, 1, n),
@@ -204,7 +206,10 @@ def test_bad_requests(course):
 
 def test_ablations_change_images_only():
     obs = TensorDict(
-        {"rgb": torch.arange(5, dtype=torch.uint8).view(5, 1, 1, 1).expand(5, 3, 4, 4).clone(), "proprio": torch.ones(5, 2)},
+        {
+            "rgb": torch.arange(5, dtype=torch.uint8).view(5, 1, 1, 1).expand(5, 3, 4, 4).clone(),
+            "proprio": torch.ones(5, 2),
+        },
         batch_size=[5],
     )
     rng = torch.Generator().manual_seed(0)

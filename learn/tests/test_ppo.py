@@ -5,7 +5,7 @@ import torch
 from gaussgym_learn.ppo import AdaptivePPO, adapt_learning_rate
 from gaussgym_learn.recipes import NetworkCfg, PPOCfg, Recipe
 from gaussgym_learn.testing import ToyEnv
-from gaussgym_learn.train import PPOTrainer
+from gaussgym_learn.train import PPOTrainer, build_ppo
 from rsl_rl.storage import RolloutStorage
 from tensordict import TensorDict
 
@@ -61,12 +61,9 @@ def test_auxiliary_loss_by_hand():
 
 
 def test_aux_needs_a_head():
+    net = NetworkCfg(actor_groups=("proprio",), critic_groups=("proprio",))
+    alg = build_ppo(Recipe("t", network=net, ppo=PPOCfg(num_envs=4, steps=3)), ToyEnv(4))
     with pytest.raises(ValueError, match="auxiliary head"):
-        net = NetworkCfg(actor_groups=("proprio",), critic_groups=("proprio",))
-        env = ToyEnv(4)
-        from gaussgym_learn.train import build_ppo
-
-        alg = build_ppo(Recipe("t", network=net, ppo=PPOCfg(num_envs=4, steps=3)), env)
         AdaptivePPO(alg.actor, alg.critic, alg.storage, aux_cfg={})
 
 

@@ -121,8 +121,7 @@ def test_damaged_checkpoints_say_so_in_one_line(finished, tmp_path, damage, mess
     run = shutil.copytree(finished, tmp_path / "run")
     damage(run)
     with pytest.raises(InputError, match=message) as caught:
-        load = load_checkpoint(run)
-        check_compatible(load, robot="toy", layout=load.layout, groups=("proprio",))
+        load_checkpoint(run)
     assert "\n" not in str(caught.value)
 
 
@@ -150,10 +149,10 @@ def test_a_checkpoint_of_another_robot_or_layout_is_refused(finished):
     checkpoint = load_checkpoint(finished)
     with pytest.raises(InputError, match="made for robot 'toy', expected 'go1'"):
         check_compatible(checkpoint, robot="go1", layout=checkpoint.layout, groups=("proprio",))
+    layout = {**checkpoint.layout, "rgb": [3, 72, 128]}
     with pytest.raises(
         InputError, match=r"'rgb' has shape \[3, 48, 64\], this environment gives \[3, 72, 128\]"
     ):
-        layout = {**checkpoint.layout, "rgb": [3, 72, 128]}
         check_compatible(checkpoint, robot="toy", layout=layout, groups=("proprio", "rgb"))
 
 
@@ -226,3 +225,45 @@ def cut(path):
 
 def newest(run):
     return run / json.loads((run / "checkpoint.json").read_text())["model"]
+
+
+def test_curves_go_to_tensorboard_and_offline_wandb(tmp_path, monkeypatch):
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    tiny(tmp_path / "run", iterations=2, wandb=True)
+    assert list((tmp_path / "run").glob("events.out.tfevents.*"))
+    assert list((tmp_path / "run" / "wandb").glob("offline-run-*"))
+    rows = read_curve(tmp_path / "run")
+    assert rows[-1]["steps"] == 2 * 4 * 8
+    assert {"Loss/aux_recon", "Loss/kl", "Perf/total_fps", "Episode/error"} <= set(rows[-1])
+
+
+def test_a_curve_cut_by_a_kill_is_read_up_to_there(tmp_path):
+    (tmp_path / "curve.jsonl").write_text('{"iteration": 1}\n{"iteration": 2}\n{"itera')
+    assert [r["iteration"] for r in read_curve(tmp_path)] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["train", "teacher_flat"], "training is unbounded"),
+        (["train", "sprint", "--minutes", "1"], "unknown recipe 'sprint'"),
+        (["train", "teacher_flat", "--minutes", "1", "--init-from", "/nowhere"], "not found"),
+        (["distill", "/nowhere", "--scenes", "/nowhere", "--minutes", "1"], "not found"),
+        (["evaluate", "/nowhere", "--scenes", "/nowhere"], "neither checkpoint.json nor policy.json"),
+        (["evaluate", "/nowhere"], "no scene given"),
+        (["export", "/nowhere", "--scenes", "/nowhere"], "not found"),
+        (["robot", "--scene", "/nowhere", "--shm", "x"], "not found"),
+    ],
+)
+def test_commands_end_with_one_line_and_status_2(words, line, capsys, monkeypatch):
+    from gaussgym_learn.__main__ import main
+
+    monkeypatch.setattr("sys.argv", ["gaussgym-learn", *words])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == 2
+    error = capsys.readouterr().err.strip()
+    assert line in error
+    assert error.count("\n") == 0

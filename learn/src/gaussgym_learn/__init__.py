@@ -1,1 +1,4 @@
-"""Placeholder while the package is being written."""
+"""Learning to walk: privileged teachers, PPO from pixels, distillation, evaluation, export.
+
+Everything is in the modules: `env` (`make_env`), `recipes`, `train`, `distill`, `evaluate`, `export`, `checkpoint`, `robot`.
+"""

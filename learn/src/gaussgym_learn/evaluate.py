@@ -210,9 +210,21 @@ def fixed_starts(scenes: Sequence[Scene], episodes: int, *, seed: int = 1234) ->
 
 
 def evaluation_cfg(task: str, cfg: EnvCfg | None = None) -> EnvCfg:
-    """The learning problem without anything random beside the starts, with the evaluation's time limit."""
+    """The learning problem without anything random beside the starts, with the evaluation's time limit.
+
+    The velocity task is evaluated with forward commands of 0.5 to 1 m/s along the path, one an episode.
+    """
     base = dataclasses.replace((cfg or EnvCfg()).for_evaluation(), task=task, episode_s=EPISODE_S[task])
-    return dataclasses.replace(base, commands=dataclasses.replace(base.commands, standing_fraction=0.0))
+    commands = dataclasses.replace(base.commands, standing_fraction=0.0)
+    if task == "velocity":
+        commands = dataclasses.replace(
+            commands,
+            lin_vel_x_m_s=(0.5, 1.0),
+            lin_vel_y_m_s=(0.0, 0.0),
+            heading_fraction=1.0,
+            resample_s=10 * EPISODE_S[task],
+        )
+    return dataclasses.replace(base, commands=commands)
 
 
 def run_episodes(

@@ -136,7 +136,8 @@ class Recipe:
 
 def network_from_dict(fields: Mapping[str, Any]) -> NetworkCfg:
     """The network settings of a checkpoint's manifest (`recipe.network`)."""
-    return NetworkCfg(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+    return NetworkCfg(**values)
 
 
 def teacher_flat() -> Recipe:
