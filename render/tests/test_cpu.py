@@ -289,3 +289,21 @@ def test_rendering_goes_on_in_a_forked_child(batch):
         same = np.array_equal(renderer.render(c2w, k, ids).rgb, together.rgb)
         os._exit(0 if same else 1)
     assert os.waitpid(child, 0)[1] == 0
+
+
+def test_inputs_of_any_layout_use_the_one_compiled_kernel(batch):
+    scenes, c2w, k, ids, together = batch
+    renderer = SplatRenderer(scenes, 64, 48, backend="cpu", background=BACKGROUND)
+    before = len(cpu._render_jobs.signatures)
+    frozen = [a.copy() for a in (c2w, k, ids)]
+    for array in frozen:
+        array.flags.writeable = False
+    strided = [np.repeat(a, 2, axis=0)[::2] for a in (c2w, k, ids)]
+    for inputs in (
+        frozen,
+        strided,
+        [np.asfortranarray(a) for a in (c2w, k, ids)],
+        [c2w, k, ids.astype(np.int32)],
+    ):
+        assert_same(renderer.render(*inputs), together)
+    assert len(cpu._render_jobs.signatures) == before == 1

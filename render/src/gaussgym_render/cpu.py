@@ -17,6 +17,7 @@ Threads are Python's (the kernel releases the interpreter lock): no runtime that
 from __future__ import annotations
 
 import os
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -30,6 +31,7 @@ from gaussgym_render.atlas import CHUNK, NUM_PLANES, Atlas
 MAX_TILE_PIXELS = 26000
 """Above this many pixels an image is cut into tiles, so that a tile's buffers (20 B a pixel) stay in the L2 cache."""
 
+_COMPILING = threading.Lock()
 _F = np.float32
 _LOG2E = _F(1.4426950408889634)
 _LN2 = _F(0.6931471805599453)
@@ -540,6 +542,18 @@ class CpuRasterizer:
         self._counter = np.zeros(1, np.int64)
         self._pool: ThreadPoolExecutor | None = None
         self._pool_pid = -1
+        self._compile()
+
+    def _compile(self) -> None:
+        """Compile by rendering nothing, in one thread: numba can deadlock when two threads compile the same function."""
+        none = np.zeros(0, np.int64)
+        frames = (
+            np.zeros((0, self.height, self.width, 3), np.uint8),
+            np.zeros((0, self.height, self.width), np.float32),
+            np.zeros((0, self.height, self.width), np.float32),
+        )
+        with _COMPILING:
+            self.render(np.zeros((0, 4, 4)), np.zeros((0, 3, 3)), none, none, np.zeros(3, np.float32), frames)
 
     def _make_scratch(self) -> tuple[Any, ...]:
         """Buffers of one thread, sized for the largest scene."""
@@ -594,17 +608,23 @@ class CpuRasterizer:
         self.num_visible = np.zeros(len(jobs), np.int64)
         self._counter[0] = 0
         size = np.array([self.width, self.height, self._stride], np.int64)
+        # Copies, since read-only or strided inputs would be another type to numba and compile again.
+        views = (
+            np.array(c2w, np.float64, order="C"),
+            np.array(ks, np.float64, order="C"),
+            np.array(scene_ids, np.int64, order="C"),
+        )
+        background = np.array(background, np.float32, order="C")
 
         def work(thread: int) -> None:
             _render_jobs(
-                self._counter, jobs, (c2w, ks, scene_ids), self._atlas_arrays, size, self.near, self.antialiased,
+                self._counter, jobs, views, self._atlas_arrays, size, self.near, self.antialiased,
                 background, frames, self._scratch[thread], self.num_visible,
             )  # fmt: skip
 
         threads = min(self.num_threads, len(jobs))
         futures = [self._executor().submit(work, thread) for thread in range(1, threads)]
-        if threads:
-            work(0)
+        work(0)
         for future in futures:
             future.result()
 
