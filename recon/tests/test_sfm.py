@@ -84,7 +84,7 @@ def walk(tmp_path_factory):
     """A small synthetic capture of a street and where its poses are made."""
     folder = tmp_path_factory.mktemp("walk")
     scene = synthesize("street", seed=3, length_m=14.0, max_splats=2000)
-    cfg = SynthesizeCfg(images=20, turn_images=0, width=320, height=240, gps_std_m=0.5, yaw_rad=0.15)
+    cfg = SynthesizeCfg(images=28, turn_images=8, width=320, height=240, gps_std_m=0.5, yaw_rad=0.15)
     return Capture.load(synthesize_capture(scene, folder / "capture", seed=1, cfg=cfg)), folder / "work"
 
 
@@ -131,7 +131,7 @@ def test_lookalikes_of_an_image_are_its_neighbours(walk):
     reconstruct_poses(capture, workdir, camera_height_m=1.5)
     names = [image.file for image in capture.images]
     pairs = _similar_pairs(next(workdir.glob("sfm-*")) / "database.db", names, 2, 0)
-    near = [abs(i - j) <= 2 or i + j in range(17, 22) for i, j in pairs]
+    near = [abs(i - j) <= 2 or i + j in range(24, 30) for i, j in pairs]
     assert np.mean(near) > 0.6
 
 

@@ -57,6 +57,9 @@ class Consistency:
     half_scale_ratio: float | None
     """Scale of the first half over that of the second; None where it cannot be measured."""
     weakest_link_points: int
+    """Points that images before and after the weakest place of the sequence share."""
+    weakest_link_fraction: float
+    """The same over the median of all places: below a tenth one half may hang on the other loosely."""
     reasons: tuple[str, ...]
     """Why the model is refused; empty when it passes."""
 
@@ -126,6 +129,7 @@ def check_consistency(
         registered_fraction=fraction,
         reprojection_error_px=reprojection_error_px,
         weakest_link_points=weakest,
+        weakest_link_fraction=float(weakest / max(np.median(link_points), 1.0)) if len(link_points) else 0.0,
         reasons=tuple(reasons + found),
         **numbers,
     )

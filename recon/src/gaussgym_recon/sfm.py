@@ -248,6 +248,7 @@ def _register(
         "num_points": len(model.points),
         "mean_track_length": float(model.track_lengths.mean()),
         "weakest_link_points": found.weakest_link_points,
+        "weakest_link_fraction": found.weakest_link_fraction,
         "step_ratio": found.step_ratio,
         "half_scale_ratio": found.half_scale_ratio,
         "ground_plane_inliers": plane.inliers,
