@@ -217,7 +217,6 @@ class MujocoSim:
             part.qpos[rows[:, None], self._q] = q[picked]
             part.qvel[rows[:, None], self._v] = v[picked]
             part.batch.forward(rows, stage=mujoco.mjtStage.mjSTAGE_VEL)
-            self._torque[part.envs][rows] = 0
             self._read(part, rows, contacts=False)
 
     def kick(self, env_ids: Tensor, delta_lin_vel_w: Tensor) -> None:
