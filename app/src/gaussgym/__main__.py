@@ -121,6 +121,30 @@ class Walk:
 
 
 @dataclass
+class Compare:
+    """Measure a built scene against the truth of its synthetic capture: height, gravity, scale."""
+
+    scene: tyro.conf.Positional[Path]
+    """The built scene."""
+    capture: Path
+    """The synthetic capture; its truth lies beside it."""
+    truth: Path
+    """The procedural scene that was photographed."""
+    json: Path
+    """File to write."""
+
+    def run(self) -> Path:
+        """Compare."""
+        from gaussgym_recon.quality import compare_with_truth
+        from gaussgym_scene.artifact import write_json
+        from gaussgym_scene.scene import Scene
+
+        numbers = compare_with_truth(Scene.load(self.scene), self.capture, Scene.load(self.truth))
+        write_json(self.json, numbers)
+        return self.json
+
+
+@dataclass
 class Choose:
     """Deliver the tuned student, unless it does worse than the one it started from."""
 
@@ -182,6 +206,7 @@ Command = (
     | Annotated[Film, tyro.conf.subcommand("film")]
     | Annotated[Teach, tyro.conf.subcommand("teach")]
     | Annotated[Walk, tyro.conf.subcommand("walk")]
+    | Annotated[Compare, tyro.conf.subcommand("compare")]
     | Annotated[Choose, tyro.conf.subcommand("choose")]
     | Annotated[Illustrate, tyro.conf.subcommand("illustrate")]
 )

@@ -36,6 +36,11 @@ class Layout:
         return self.root / "capture"
 
     @property
+    def truth_poses(self) -> Path:
+        """True cameras of the synthetic capture, which `build` never reads."""
+        return self.root / "capture.truth"
+
+    @property
     def teacher_flat(self) -> Path:
         """Run that learns to walk from nothing."""
         return self.root / "training" / "teacher_flat"

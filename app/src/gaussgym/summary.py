@@ -30,7 +30,7 @@ SOURCES: dict[str, tuple[str, str]] = {
     "max_step_m": ("scene", "max_step_m"),
     "height_rmse_m": ("truth", "height_rmse_m"),
     "gravity_error_deg": ("truth", "gravity_error_deg"),
-    "scale_error": ("truth", "scale_error"),
+    "scale_error": ("truth", "scale_error_fraction"),
     "episodes": ("student", "episodes"),
     "sim2sim_episodes": ("sim2sim", "episodes"),
     "teacher_minutes_to_walk": ("walk", "minutes_to_walk"),

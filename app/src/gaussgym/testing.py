@@ -50,7 +50,7 @@ def write_tiny_run(root: Path, *, frames: int = 10) -> Layout:
     layout = Layout(root)
     scene = {"name": "street", "metadata": TINY_SCENE}
     results = {
-        "truth": {"height_rmse_m": 0.021, "gravity_error_deg": 0.4, "scale_error": -0.012},
+        "truth": {"height_rmse_m": 0.021, "gravity_error_deg": 0.4, "scale_error_fraction": -0.012},
         "walk": {"minutes_to_walk": 1.5, "checkpoints": TINY_WALK},
         "check": {"golden_max_abs_error": 2.4e-6},
         "sim2sim": {"episodes": 64, "success_rate": 0.78125, "fall_rate": 0.125},
