@@ -35,6 +35,7 @@ def extract(job: dict[str, Any]) -> None:
     extraction.num_threads = job["threads"]
     extraction.sift.max_num_features = job["max_features"]
     extraction.sift.peak_threshold = job["peak_threshold"]
+    extraction.sift.first_octave = job["first_octave"]
     names = job["names"]
     for start in range(0, len(names), BATCH_IMAGES):
         _tell(start / len(names))
