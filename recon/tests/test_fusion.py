@@ -22,7 +22,9 @@ def looking_down(x, y, z, pitch):
 
 
 def cameras(n=12, length=6.0):
-    return np.stack([looking_down(x, 0.1 * np.sin(3 * x), 1.5 + 0.1 * x, 0.5) for x in np.linspace(0, length, n)])
+    return np.stack(
+        [looking_down(x, 0.1 * np.sin(3 * x), 1.5 + 0.1 * x, 0.5) for x in np.linspace(0, length, n)]
+    )
 
 
 def posed(c2w, height=1.5):
@@ -74,7 +76,9 @@ def sheet(z, x=(0.0, 6.0), y=(-2.0, 2.0), step=0.04):
 
 
 def both(a, b):
-    return Mesh(np.concatenate([a.vertices, b.vertices]), np.concatenate([a.faces, b.faces + len(a.vertices)]))
+    return Mesh(
+        np.concatenate([a.vertices, b.vertices]), np.concatenate([a.faces, b.faces + len(a.vertices)])
+    )
 
 
 def test_floaters_above_the_ground_are_not_ground():
@@ -111,6 +115,10 @@ def test_no_ground_is_said_clearly():
     c2w = cameras()
     with pytest.raises(InputError, match="no ground"):
         ground_heightfield(sheet(lambda x, y: 0 * x + 5.0), posed(c2w), FusionCfg())
-    empty = [DepthView(c2w[0], posed(c2w).intrinsics.K, np.zeros((60, 80), np.float32), np.zeros((60, 80, 3), np.float32))]
+    empty = [
+        DepthView(
+            c2w[0], posed(c2w).intrinsics.K, np.zeros((60, 80), np.float32), np.zeros((60, 80, 3), np.float32)
+        )
+    ]
     with pytest.raises(InputError, match="no depth"):
         fuse_mesh(empty, FusionCfg())

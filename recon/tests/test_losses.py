@@ -18,7 +18,9 @@ def slow_ssim(x, y):
             mx, my = (w * a).sum((0, 1)), (w * b).sum((0, 1))
             vx, vy = (w * a * a).sum((0, 1)) - mx**2, (w * b * b).sum((0, 1)) - my**2
             cov = (w * a * b).sum((0, 1)) - mx * my
-            total += ((2 * mx * my + 1e-4) * (2 * cov + 9e-4) / ((mx**2 + my**2 + 1e-4) * (vx + vy + 9e-4))).sum()
+            total += (
+                (2 * mx * my + 1e-4) * (2 * cov + 9e-4) / ((mx**2 + my**2 + 1e-4) * (vx + vy + 9e-4))
+            ).sum()
     return total / x.size
 
 

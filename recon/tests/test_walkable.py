@@ -48,7 +48,9 @@ def test_unknown_ground_breaks_the_line():
 def test_a_drop_breaks_the_line_but_stairs_do_not():
     drop = walkable_paths(walk(), ground(lambda x, y: np.where(x > 6, -0.6, 0.0)))
     assert len(set(drop.path_id.tolist())) == 4
-    stairs = walkable_paths(walk(), ground(lambda x, y: 0.15 * np.floor(np.maximum(x - 4, 0) / 0.3).clip(0, 8)))
+    stairs = walkable_paths(
+        walk(), ground(lambda x, y: 0.15 * np.floor(np.maximum(x - 4, 0) / 0.3).clip(0, 8))
+    )
     assert len(set(stairs.path_id.tolist())) == 2
 
 

@@ -20,10 +20,10 @@ from gaussgym_recon import quality
 from gaussgym_recon.fusion import (
     DepthView,
     FusionCfg,
+    anchor_depths,
     fuse_mesh,
     ground_heightfield,
     render_depths,
-    stereo_depths,
 )
 from gaussgym_recon.posed import PosedCapture
 from gaussgym_recon.seeding import seed_splats
@@ -184,10 +184,9 @@ def _ground(
     tell: Progress,
 ) -> tuple[Scene, list[DepthView]]:
     tell("ground", 0.0, "rendering depth")
-    rendered = render_depths(trainer.model, views, views.train, cfg.fusion)
-    measured = stereo_depths(views, depths, cfg.stereo_level)
+    rendered = render_depths(trainer.model, views, views.train, cfg.fusion, level=cfg.stereo_level)
     mesh = fuse_mesh(
-        [*rendered, *measured], cfg.fusion, on_progress=lambda f, s: tell("ground", 0.2 + 0.6 * f, s)
+        anchor_depths(rendered, depths), cfg.fusion, on_progress=lambda f, s: tell("ground", 0.2 + 0.6 * f, s)
     )
     ground = ground_heightfield(mesh, posed, cfg.fusion)
     paths = walkable_paths(posed.c2w[:, :2, 3], ground, cfg.walkable)
@@ -203,7 +202,9 @@ def _ground(
         "long_enough_for_goal_task": length >= MIN_GOAL_M,
     }
     tell("ground", 1.0, f"longest path {length:.1f} m")
-    return Scene(posed.capture_dir.name, trainer.model.splats(), mesh, ground, paths, metadata), rendered[::4]
+    return Scene(posed.capture_dir.name, trainer.model.splats(), mesh, ground, paths, metadata), list(
+        rendered.values()
+    )[::4]
 
 
 def _pose_metadata(posed: PosedCapture) -> dict[str, Any]:

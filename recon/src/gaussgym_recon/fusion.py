@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 from gaussgym_scene.errors import InputError
 from gaussgym_scene.heightfield import Heightfield
@@ -54,31 +55,46 @@ class DepthView:
 
 def render_depths(
     model: SplatModel, views: Views, indices: list[int], cfg: FusionCfg, *, level: int = -1
-) -> list[DepthView]:
-    """Depth of the splats at views, masked where coverage is thin."""
+) -> dict[int, DepthView]:
+    """Depth of the splats at views, by view index, masked where coverage is thin."""
     camera = views.intrinsics[level]
-    out = []
+    out = {}
     for i in indices:
         c2w = views.views[i].c2w
         rgb, depth, alpha = render_splats(model, np.linalg.inv(c2w), camera.K, camera.width, camera.height)
-        out.append(
-            DepthView(c2w, camera.K, np.where(alpha >= cfg.min_alpha, depth, 0).astype(np.float32), rgb)
-        )
+        out[i] = DepthView(c2w, camera.K, np.where(alpha >= cfg.min_alpha, depth, 0).astype(np.float32), rgb)
     return out
 
 
-def stereo_depths(views: Views, depths: dict[int, DepthMap], level: int) -> list[DepthView]:
-    """Confirmed stereo depth in the form that fusion takes."""
-    k = views.intrinsics[level].K
-    return [
-        DepthView(
-            views.views[i].c2w,
-            k,
-            d.depth_m,
-            views.views[i].pyramid[level].astype(np.float32) / np.float32(255),
-        )
-        for i, d in depths.items()
-    ]
+def anchor_depths(
+    rendered: dict[int, DepthView], measured: dict[int, DepthMap], *, reach_px: float = 12.0
+) -> list[DepthView]:
+    """Splat depth tied to confirmed stereo depth of the same view and size.
+
+    Where stereo confirmed a depth, it stands. Elsewhere the splats' depth counts, times the ratio of the two in the
+    neighbourhood (blurred with ``reach_px``): expected depth of overlapping splats lies a little in front of the surface, more
+    so at grazing views of the ground.
+
+    Args:
+        rendered: By view index.
+        measured: By view index, same image size; views without any keep the splats' depth.
+        reach_px: Standard deviation of the neighbourhood.
+    """
+    out = []
+    for i, view in rendered.items():
+        if i not in measured:
+            out.append(view)
+            continue
+        splat, stereo = view.depth_m, measured[i].depth_m
+        both = (splat > 0) & (stereo > 0)
+        ratio = np.where(both, stereo / np.maximum(splat, 1e-6), 0.0).astype(np.float32)
+        both &= np.abs(ratio - 1) < 0.15
+        weight = cv2.GaussianBlur(both.astype(np.float32), (0, 0), reach_px)
+        local = cv2.GaussianBlur(np.where(both, ratio, 0).astype(np.float32), (0, 0), reach_px)
+        local = np.where(weight > 0.02, local / np.maximum(weight, 1e-6), 1.0)
+        depth = np.where(stereo > 0, stereo, splat * local).astype(np.float32)
+        out.append(DepthView(view.c2w, view.k, depth, view.rgb))
+    return out
 
 
 def fuse_mesh(
@@ -305,8 +321,6 @@ def _fill(
 
 def _edge_preserving(height: NDArray[np.float64], cell_m: float) -> NDArray[np.float64]:
     """Bilateral smoothing: evens out centimetre noise, leaves steps above some 6 cm alone (Tomasi & Manduchi 1998)."""
-    import cv2
-
     base = float(np.median(height))
     smooth = cv2.bilateralFilter(
         (height - base).astype(np.float32), d=0, sigmaColor=0.03, sigmaSpace=0.08 / cell_m

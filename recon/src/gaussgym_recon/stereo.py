@@ -41,6 +41,7 @@ class StereoCfg:
         max_relative: Depths that two views disagree on by more than this fraction are dropped.
         max_reprojection_px: And those that come back farther than this from where they started.
         min_views: Views that must confirm a depth.
+        sure_cost: One view is enough for depths that match better than this.
         seed: Of the random numbers.
     """
 
@@ -53,6 +54,7 @@ class StereoCfg:
     max_relative: float = 0.02
     max_reprojection_px: float = 1.0
     min_views: int = 2
+    sure_cost: float = 0.2
     seed: int = 0
 
 
@@ -81,7 +83,24 @@ def _random(state):
 
 
 @njit(fastmath=True)
-def _cost(images, h_fixed, h_move, nk, inverse, u, v, patch, weights, spots, mean, deviation, width, height):
+def _cost(
+    images,
+    h_fixed,
+    h_move,
+    nk,
+    inverse,
+    u,
+    v,
+    patch,
+    weights,
+    spots,
+    mean,
+    deviation,
+    total,
+    side,
+    width,
+    height,
+):
     """Mean of the two best ``1 - correlation`` over the sources, for the plane ``nk / inverse`` in reference pixels."""
     best, second = np.float32(2.0), np.float32(2.0)
     count = patch.shape[0]
@@ -96,35 +115,37 @@ def _cost(images, h_fixed, h_move, nk, inverse, u, v, patch, weights, spots, mea
         c0 = h_fixed[s, 2, 0] + h_move[s, 2] * nk[0] * inverse
         c1 = h_fixed[s, 2, 1] + h_move[s, 2] * nk[1] * inverse
         c2 = h_fixed[s, 2, 2] + h_move[s, 2] * nk[2] * inverse
-        s1, s2, sr, ws = np.float32(0.0), np.float32(0.0), np.float32(0.0), np.float32(0.0)
-        valid = True
-        for k in range(count):
-            x = u + spots[k, 0] + np.float32(0.5)
-            y = v + spots[k, 1] + np.float32(0.5)
+        # The window is convex and so is its picture: where the corners lie inside, all of it does.
+        inside = True
+        for k in (0, side - 1, count - side, count - 1):
+            x, y = u + spots[k, 0] + np.float32(0.5), v + spots[k, 1] + np.float32(0.5)
             w = c0 * x + c1 * y + c2
-            if w <= np.float32(1e-6):
-                valid = False
-                break
-            px = (a0 * x + a1 * y + a2) / w - np.float32(0.5)
-            py = (b0 * x + b1 * y + b2) / w - np.float32(0.5)
-            if not (px >= 0 and py >= 0 and px < width - 1 and py < height - 1):
-                valid = False
-                break
-            ix, iy = int(px), int(py)
-            fx, fy = px - ix, py - iy
-            top = images[s, iy, ix] + fx * (images[s, iy, ix + 1] - images[s, iy, ix])
-            low = images[s, iy + 1, ix] + fx * (images[s, iy + 1, ix + 1] - images[s, iy + 1, ix])
-            value = top + fy * (low - top)
-            s1 += weights[k] * value
-            s2 += weights[k] * value * value
-            sr += weights[k] * value * patch[k]
-            ws += weights[k]
+            px, py = (a0 * x + a1 * y + a2) / w, (b0 * x + b1 * y + b2) / w
+            if not (w > 1e-6 and px >= 0.5 and py >= 0.5 and px < width - 0.5 and py < height - 0.5):
+                inside = False
+        if not inside:
+            continue
+        s1, s2, sr = np.float32(0.0), np.float32(0.0), np.float32(0.0)
+        for k in range(count):
+            x, y = u + spots[k, 0] + np.float32(0.5), v + spots[k, 1] + np.float32(0.5)
+            w = np.float32(1.0) / (c0 * x + c1 * y + c2)
+            px = (a0 * x + a1 * y + a2) * w - np.float32(0.5)
+            py = (b0 * x + b1 * y + b2) * w - np.float32(0.5)
+            ix, iy = np.uint32(np.int32(px)), np.uint32(np.int32(py))
+            fx, fy = px - np.float32(ix), py - np.float32(iy)
+            p00, p01 = images[s, iy, ix], images[s, iy, ix + np.uint32(1)]
+            p10, p11 = images[s, iy + np.uint32(1), ix], images[s, iy + np.uint32(1), ix + np.uint32(1)]
+            top = p00 + fx * (p01 - p00)
+            value = top + fy * (p10 + fx * (p11 - p10) - top)
+            weighted = weights[k] * value
+            s1 += weighted
+            s2 += weighted * value
+            sr += weighted * patch[k]
         cost = np.float32(1.2)
-        if valid:
-            m = s1 / ws
-            variance = s2 / ws - m * m
-            if variance > np.float32(1e-5):
-                cost = np.float32(1.0) - (sr / ws - m * mean) / (np.sqrt(variance) * deviation)
+        m = s1 / total
+        variance = s2 / total - m * m
+        if variance > np.float32(1e-5):
+            cost = np.float32(1.0) - (sr / total - m * mean) / (np.sqrt(variance) * deviation)
         if cost < best:
             second = best
             best = cost
@@ -137,7 +158,7 @@ def _cost(images, h_fixed, h_move, nk, inverse, u, v, patch, weights, spots, mea
 
 @njit(inline="always")
 def _window(image, u, v, radius, step, patch, weights, spots):
-    """Reference samples around (u, v) with weights that fall with colour difference; mean and deviation."""
+    """Reference samples around (u, v) with weights that fall with colour difference; mean, deviation, sum of weights."""
     height, width = image.shape
     centre = image[v, u]
     k = 0
@@ -154,7 +175,7 @@ def _window(image, u, v, radius, step, patch, weights, spots):
             ws += w
             k += 1
     mean = s1 / ws
-    return mean, np.sqrt(max(s2 / ws - mean * mean, np.float32(0.0)))
+    return mean, np.sqrt(max(s2 / ws - mean * mean, np.float32(0.0))), ws
 
 
 @njit(parallel=True, cache=True, fastmath=True)
@@ -179,7 +200,7 @@ def _sweep(
         for u in range(width):
             if color < 2 and (u + v) % 2 != color:
                 continue
-            mean, deviation = _window(image, u, v, radius, step, patch, weights, spots)
+            mean, deviation, total = _window(image, u, v, radius, step, patch, weights, spots)
             if deviation < 3e-3:
                 cost[v, u] = 2.0
                 continue
@@ -233,21 +254,9 @@ def _sweep(
                 nk[1] = n[1] * k_inv[1, 1]
                 nk[2] = n[0] * k_inv[0, 2] + n[1] * k_inv[1, 2] + n[2]
                 c = _cost(
-                    images,
-                    h_fixed,
-                    h_move,
-                    nk,
-                    np.float32(1.0 / (zt * slope)),
-                    u,
-                    v,
-                    patch,
-                    weights,
-                    spots,
-                    mean,
-                    deviation,
-                    width,
-                    height,
-                )
+                    images, h_fixed, h_move, nk, np.float32(1.0 / (zt * slope)), u, v, patch, weights, spots, mean, deviation,
+                    total, side, width, height,
+                )  # fmt: skip
                 if c < best:
                     best, z = c, zt
                     b0, b1, b2 = n[0], n[1], n[2]
@@ -307,7 +316,8 @@ def pick_sources(posed: PosedCapture, views: Views, cfg: StereoCfg) -> dict[int,
     for i in train:
         own = views.points[i]
         ray = posed.points[own] - views.views[i].c2w[:3, 3]
-        ray /= np.linalg.norm(ray, axis=1, keepdims=True) + 1e-12
+        distance = np.linalg.norm(ray, axis=1) + 1e-9
+        ray /= distance[:, None]
         gains = {}
         for j in train:
             common = member[j, own]
@@ -316,8 +326,11 @@ def pick_sources(posed: PosedCapture, views: Views, cfg: StereoCfg) -> dict[int,
             other = posed.points[own] - views.views[j].c2w[:3, 3]
             cosine = (ray * other).sum(1) / (np.linalg.norm(other, axis=1) + 1e-12)
             angle = np.degrees(np.arccos(np.clip(cosine, -1, 1)))
-            # Too narrow says nothing of depth, too wide does not look alike.
-            useful = np.clip(angle / 4.0, 0, 1) * np.clip((45.0 - angle) / 25.0, 0, 1)
+            # Too narrow an angle says nothing of depth; too wide a one or another scale does not look alike.
+            octaves = np.log2((np.linalg.norm(other, axis=1) + 1e-9) / distance)
+            useful = (
+                np.clip(angle / 3.0, 0, 1) * np.clip((40.0 - angle) / 20.0, 0, 1) * np.exp(-2.0 * octaves**2)
+            )
             gains[j] = common * useful * (angle > cfg.min_angle_deg)
         covered, chosen = np.zeros(len(own)), []
         while gains and len(chosen) < cfg.sources:
@@ -364,8 +377,6 @@ def dense_depths(
     out = {}
     for i, own in raw.items():
         near = [j for j in sources[i] if j in raw]
-        if len(near) < cfg.min_views:
-            continue
         w_i = np.linalg.inv(views.views[i].c2w)
         there = np.stack([np.linalg.inv(views.views[j].c2w) @ views.views[i].c2w for j in near])
         back = np.stack([w_i @ views.views[j].c2w for j in near])
@@ -374,7 +385,7 @@ def dense_depths(
             own.depth_m, own.cost, there, np.stack([raw[j].depth_m for j in near]), back, k, cfg.max_cost,
             cfg.max_relative, cfg.max_reprojection_px, votes,
         )  # fmt: skip
-        firm = votes >= cfg.min_views
+        firm = (votes >= cfg.min_views) | ((votes >= 1) & (own.cost < cfg.sure_cost))
         out[i] = DepthMap(np.where(firm, own.depth_m, 0).astype(np.float32), own.normal_w, own.cost)
     return out
 
