@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from gaussgym_learn.courses import stairs_course
+from gaussgym_learn.courses import flat_course, stairs_course
 from gaussgym_learn.env import make_env, scene_hash
 from gaussgym_learn.evaluate import (
     EPISODE_S,
@@ -94,6 +94,17 @@ def test_course_steps_have_their_height_and_paths_lie_on_the_ground():
         else:
             assert row.max() <= 0.6 * rise + 1e-6
             assert np.ptp(row[:20]) == 0
+
+
+def test_tracks_are_closed_smooth_and_head_along_themselves():
+    paths = flat_course().paths
+    for path in np.unique(paths.path_id):
+        line = paths.line(path).astype(float)
+        step = np.roll(line, -1, axis=0)[:, :2] - line[:, :2]
+        assert np.allclose(np.linalg.norm(step, axis=1), 0.25, atol=0.02)
+        heading = np.arctan2(step[:, 1], step[:, 0])
+        off = (heading - line[:, 3] + np.pi) % (2 * np.pi) - np.pi
+        assert np.abs(off).max() < 0.08  # half a step's turn on the tightest circle, 0.125 m / 2 m
 
 
 def test_groups_shapes_and_hash(course, tmp_path):

@@ -120,7 +120,50 @@ def _blocks(shape: tuple[int, int], height: float, rng: np.random.Generator) -> 
     return out
 
 
+def flat_course(*, straight_m: float = 10.0, radii_m: tuple[float, ...] = (2.0, 3.0, 4.0, 5.0)) -> Scene:
+    """Level ground with closed tracks (two straights, two half circles): one can walk for any time without reaching an end.
+
+    Args:
+        straight_m: length of the straights [m].
+        radii_m: of the half circles, one track each [m].
+    """
+    points, ids, x0 = [], [], 0.0
+    for path, radius in enumerate(radii_m):
+        line = _stadium(straight_m, radius)
+        line[:, 0] += x0 + radius
+        x0 += straight_m + 2 * radius + 1.0
+        points.append(line)
+        ids.append(np.full(len(line), path))
+    line_points = np.concatenate(points)
+    low, high = line_points[:, :2].min(axis=0) - 2.0, line_points[:, :2].max(axis=0) + 2.0
+    nx, ny = (np.ceil((high - low) / 0.25).astype(int) + 1).tolist()
+    height = np.zeros((ny, nx), dtype=np.float32)
+    field = Heightfield(height_m=height, cell_m=0.25, origin_xy_m=low, known=np.ones_like(height, dtype=bool))
+    paths = Paths(line_points, np.concatenate(ids), np.full(len(line_points), 0.6))
+    return Scene("flat_course", heightfield=field, paths=paths, metadata={"kind": "flat_course"})
+
+
+def _stadium(straight: float, radius: float) -> np.ndarray:
+    """Centre line x, y, z, yaw `[P, 4]` of a track, anticlockwise, about every 25 cm."""
+    length = 2 * straight + 2 * np.pi * radius
+    s = np.arange(0.0, length - 0.5 * _PATH_STEP_M, length / round(length / _PATH_STEP_M))
+    arc = np.pi * radius
+    turn_1, turn_2 = (s - straight) / radius, (s - 2 * straight - arc) / radius
+    pieces = [s < straight, s < straight + arc, s < 2 * straight + arc]
+    x = np.select(
+        pieces,
+        [s, straight + radius * np.sin(turn_1), 2 * straight + arc - s],
+        -radius * np.sin(turn_2),
+    )
+    y = np.select(
+        pieces,
+        [0 * s, radius * (1 - np.cos(turn_1)), 0 * s + 2 * radius],
+        radius * (1 + np.cos(turn_2)),
+    )
+    yaw = np.select(pieces, [0 * s, turn_1, 0 * s + np.pi], np.pi + turn_2)
+    return np.stack([x, y, 0 * s, (yaw + np.pi) % (2 * np.pi) - np.pi], axis=1)
+
+
 def default_course(recipe: str, *, seed: int = 0) -> list[Scene]:
     """The ground a recipe is trained on when no scene is given."""
-    heights = (0.0,) if "flat" in recipe else STAIRS_LEVELS_M
-    return [stairs_course(heights, rubble="flat" not in recipe, seed=seed)]
+    return [flat_course()] if "flat" in recipe else [stairs_course(STAIRS_LEVELS_M, seed=seed)]
