@@ -125,8 +125,9 @@ def test_command_exits_2_with_one_line(words, line):
 
 def run_folder(path, weights):
     path.mkdir(parents=True)
-    (path / "checkpoint.json").write_text(json.dumps({"model": "model_7.pt", "who": weights}))
+    (path / "checkpoint.json").write_text(json.dumps({"files": {"model_7.pt": {}}}))
     (path / "model_7.pt").write_text(weights)
+    (path / "model_6.pt").write_text("an older one, which is not delivered")
     return path
 
 
@@ -145,6 +146,7 @@ def deliver(tmp_path, before, after, **changes):
         tmp_path / "out",
         tmp_path / "r.json",
     )
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"checkpoint.json", "model_7.pt"}
     return (tmp_path / "out" / "model_7.pt").read_text(), json.loads((tmp_path / "r.json").read_text())
 
 

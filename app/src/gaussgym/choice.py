@@ -40,8 +40,8 @@ def deliver_better(
     partial = output.with_name(output.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    for path in [source / "checkpoint.json", *source.glob("model_*.pt")]:
-        shutil.copy2(path, partial / path.name)
+    for name in ("checkpoint.json", *read_result(source / "checkpoint.json")["files"]):
+        shutil.copy2(source / name, partial / name)
     shutil.rmtree(output, ignore_errors=True)
     partial.rename(output)
     chosen = {

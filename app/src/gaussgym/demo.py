@@ -426,7 +426,7 @@ def bundle_stages(options: Demo, layout: Layout) -> list[Stage]:
             outputs=(layout.result("sim2sim"),),
             estimate_s=75,
             code=DEPLOY_CODE,
-            cores=0,
+            cores=1,
             memory_mb=1500,
         ),
     ]  # fmt: skip
@@ -494,6 +494,6 @@ def evaluation(
         outputs=(result,),
         estimate_s=seconds * (episodes or options.episodes) / 256,
         code=LEARN_CODE,
-        cores=0,
+        cores=1,
         memory_mb=2000,
     )

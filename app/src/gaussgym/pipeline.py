@@ -167,7 +167,7 @@ class Pipeline:
         self.state.begun[stage.name] = mark
         self.state.save()
         command = (*stage.command, *words)
-        self._running.append(StageProcess(stage, command, self.run_dir, cores=self._cores_of(stage)))
+        self._running.append(StageProcess(stage, command, self.run_dir, cores=self.cores))
         self.progress.say(f"{self._position(stage)} {stage.title} (about {clock(self._estimate_s(stage))})")
 
     def _watch(self) -> None:

@@ -12,7 +12,7 @@ SUPERSAMPLING = 2
 LIGHT_W = np.array([0.35, -0.25, 0.9]) / np.linalg.norm([0.35, -0.25, 0.9])
 SHADOW_DARKNESS = 0.5
 SHADOW_REACH_M = 0.25
-"""Splat surfaces this far below or above the ground still take the shadow [m]."""
+"""Splat surfaces this far before or behind the shadow's plane take none of it, at half of that all [m]."""
 DEPTH_TOLERANCE_M = 0.03
 """Splat depth is blurred at edges: the robot wins ties within this [m]."""
 
@@ -219,7 +219,8 @@ def _darken(
     soft = cv2.GaussianBlur(cover, (0, 0), 2.0)
     # Only surfaces near the ground take it; the blurred rim has the depth of the sharp shadow beside it.
     rim = cv2.dilate(depth.astype(np.float32), np.ones((13, 13), np.uint8))
-    near = np.abs(surface[part] - np.where(depth > 0, depth, rim)) < SHADOW_REACH_M
+    off = np.abs(surface[part] - np.where(depth > 0, depth, rim))
+    near = np.clip(2.0 - 2.0 * off / SHADOW_REACH_M, 0.0, 1.0)
     image[part] = np.round(image[part] * (1 - SHADOW_DARKNESS * soft * near)[..., None])
 
 

@@ -39,7 +39,7 @@ class Stage:
     code: tuple[str, ...] = ()
     """Packages whose source decides about the result."""
     cores: int = 0
-    """Cores to reserve; 0 means all, so that nothing runs beside it."""
+    """Cores to reserve; 0 means all, so that nothing runs beside it: for work that is given a time rather than an amount."""
     threads: int = 1
     """Threads of torch and BLAS; more than one fights with the threads of the physics and the renderer."""
     memory_mb: float = 500.0

@@ -148,7 +148,7 @@ def walk(env: Any, policy: ActingPolicy, *, steps: int) -> list[Episode]:
         obs, _, dones, extras = env.step(policy.act(obs))
         policy.reset(dones)
         for index in np.flatnonzero(dones.numpy().astype(bool) & running):
-            episodes[index].outcome = _outcome(extras, index)
+            episodes[index].outcome = _outcome(extras, int(index))
             running[index] = False
         if not running.any():
             break
