@@ -132,6 +132,13 @@ def test_evaluation_rows_have_intervals(layout):
     assert len(rows) == len(TINY_SUCCESS) + 1
 
 
+def test_student_that_tuning_made_worse_says_so(layout):
+    fields = json.loads(layout.result("student").read_text())
+    changed = {**fields, "delivered": "before", "success_tuned": 0.5}
+    layout.result("student").write_text(json.dumps(changed))
+    assert "tuning made it worse (50.0 %)" in rewrite_report(layout.root).read_text()
+
+
 def test_wilson_interval_of_a_known_example():
     # Newcombe (1998), table I: 81 of 263 → 0.2553 to 0.3662; 0 of 20 → 0 to 0.1611
     assert wilson_interval(81 / 263, 263) == pytest.approx((0.2553, 0.3662), abs=1e-4)

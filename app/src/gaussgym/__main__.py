@@ -176,13 +176,15 @@ class Illustrate:
 
     run_dir: tyro.conf.Positional[Path]
     """Run folder of a demo."""
+    place: str = "place"
+    """What to call the place."""
 
     def run(self) -> Path:
         """Draw."""
         from gaussgym.illustrate import illustrate
         from gaussgym.layout import Layout
 
-        return illustrate(Layout(self.run_dir.absolute()))
+        return illustrate(Layout(self.run_dir.absolute()), place=self.place)
 
 
 @dataclass

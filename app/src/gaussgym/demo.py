@@ -434,13 +434,14 @@ def bundle_stages(options: Demo, layout: Layout) -> list[Stage]:
 
 def report_stages(options: Demo, layout: Layout) -> list[Stage]:
     """Films and drawings; the page itself is written at the very end."""
+    place = "street" if options.capture is None else options.capture.resolve().stem
     return [
         film_stage(options, layout, "place", layout.scene, "this place"),
         film_stage(options, layout, "stairs", layout.stairs_scene, "15 cm stairs"),
         Stage(
             name="figures",
             title="draw terrain, curves and pairs of pictures",
-            command=("gaussgym", "illustrate", str(layout.root)),
+            command=("gaussgym", "illustrate", str(layout.root), "--place", place),
             inputs=(
                 layout.scene, layout.result("walk"), layout.teacher_flat, layout.teacher, layout.pixels, layout.tuned,
                 layout.films / "place",

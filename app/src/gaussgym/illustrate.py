@@ -22,8 +22,12 @@ VERSION = 1
 PAIRS = 4
 
 
-def illustrate(layout: Layout) -> Path:
+def illustrate(layout: Layout, *, place: str = "place") -> Path:
     """Draw everything into the folder `figures`.
+
+    Args:
+        layout: The run folder.
+        place: What to call the place.
 
     Returns:
         The path of `figures.json`.
@@ -42,7 +46,7 @@ def illustrate(layout: Layout) -> Path:
         charts = training_charts(layout)
         if charts:
             curve_charts(writer.path / "curves.png", charts)
-        writer.fields.update(place=scene.name, pairs=copy_pairs(layout.scene, writer.path))
+        writer.fields.update(place=place, pairs=copy_pairs(layout.scene, writer.path))
     return layout.figures / MANIFEST
 
 

@@ -77,7 +77,7 @@ def context(layout: Layout, summary: dict[str, Any], state: RunState) -> dict[st
         else f"{name}: from photos to a policy",
         "subtitle": subtitle(summary, synthetic=synthetic),
         "tiles": tiles(summary),
-        "films": films(layout),
+        "films": films(layout, {"place": name, "stairs": "15 cm stairs"}),
         "pairs_text": pairs_text(summary),
         "pairs": pairs(layout, drawn),
         "place_facts": place_facts(summary),
@@ -123,8 +123,8 @@ def tiles(summary: dict[str, Any]) -> list[dict[str, str]]:
     ]
 
 
-def films(layout: Layout) -> list[dict[str, Any]]:
-    """The films of the run, with what happened in them."""
+def films(layout: Layout, names: dict[str, str]) -> list[dict[str, Any]]:
+    """The films of the run, with what happened in them; `names` says what to call each folder's scene."""
     shown = []
     for folder in sorted(path.parent for path in layout.films.glob("*/film.json")):
         fields = read_result(folder / "film.json")
@@ -134,7 +134,7 @@ def films(layout: Layout) -> list[dict[str, Any]]:
         path = folder.relative_to(layout.root).as_posix()
         shown.append(
             {
-                "title": f"{fields['scene'].capitalize()}, {outcomes[fields['episode']]}",
+                "title": f"{names.get(folder.name, folder.name)}: {outcomes[fields['episode']]}".capitalize(),
                 "caption": f"Shown is the first of {len(outcomes)} robots that reached its goal, if any did; {reached} did.",
                 "third": f"{path}/third.mp4",
                 "poster": embedded(folder / "third.jpg"),
@@ -237,7 +237,7 @@ def evaluation_rows(layout: Layout) -> list[dict[str, Any]]:
             {
                 "policy": entry.policy,
                 "scene": entry.scene,
-                "note": entry.note,
+                "note": note_on(entry, fields),
                 "episodes": fields["episodes"],
                 "success": success,
                 "low": low,
@@ -247,6 +247,14 @@ def evaluation_rows(layout: Layout) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def note_on(entry: Evaluated, fields: dict[str, Any]) -> str:
+    """The note below a policy's name; a student that was not improved by tuning says so."""
+    if fields.get("delivered") == "before":
+        tuned = 100 * fields["success_tuned"]
+        return f"tuning made it worse ({tuned:.1f} %), so the shipped one is delivered"
+    return entry.note
 
 
 def time_text(summary: dict[str, Any]) -> str:
