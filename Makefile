@@ -53,7 +53,7 @@ $(RUNS)/%/checkpoint.json: | $(ready) $(scene_manifests)
 	gaussgym-learn train $(TASK) $(if $(scene_manifests),--scenes $(dir $(scene_manifests))) --output $(@D)
 
 %/policy/policy.json: %/checkpoint.json
-	gaussgym-learn export $(<D) --output $(@D)
+	gaussgym-learn export $(<D) $(if $(scene_manifests),--scenes $(dir $(scene_manifests))) --output $(@D)
 
 ##@ Stages
 .PHONY: recon sim render learn deploy
