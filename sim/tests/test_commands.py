@@ -126,6 +126,18 @@ def test_an_ideal_robot_reaches_its_goal(shape, direction):
     assert ((made._follower.goal_xy() - xy).norm(dim=1) < 0.5).all()
 
 
+def test_an_open_line_goes_straight_on_for_ever():
+    made = commands(scene_with(straight_path(4.0)), "velocity", 2, rough=True, standing_fraction=0.0)
+    ids, directions = torch.arange(2), torch.tensor([1, -1])
+    made._follower.start(ids, torch.tensor([14, 2]), directions, torch.tensor([16, 0]))
+    made.resample(ids, speed=torch.tensor([0.8, 0.8]))
+    xy, _ = drive(made, torch.tensor([[1.5, 0.1], [-1.5, 0.1]]), torch.tensor([0.0, torch.pi]), 900)
+    assert xy[0, 0] > 14
+    assert xy[1, 0] < -14
+    assert (xy[:, 1].abs() < 0.05).all()
+    assert (made.command[:, 0] > 0.79).all()
+
+
 def test_velocity_task_keeps_to_the_path_on_rough_ground():
     made = commands(scene_with(straight_path(30.0, half_width_m=0.5)), "velocity", 16, rough=True, standing_fraction=0.0)
     ids = torch.arange(16)

@@ -151,7 +151,10 @@ class PathFollower:
             missing = lookahead_m - (net.arc_m[ahead] - net.arc_m[self.index]).abs()
             missing = torch.where(net.closed[self.index], torch.zeros_like(missing), missing.clamp(min=0.0))
             travel = net.travel_yaw(ahead, self.direction)
-            target = target + missing[:, None] * torch.stack((torch.cos(travel), torch.sin(travel)), dim=1)
+            onward = torch.stack((torch.cos(travel), torch.sin(travel)), dim=1)
+            # A robot that has walked past the end keeps its lookahead, rather than turn back for a fixed point.
+            beyond = ((xy_w - target) * onward).sum(dim=1).clamp(min=0.0)
+            target = target + torch.where(missing > 0, missing + beyond, missing)[:, None] * onward
         to_target = target - xy_w
         return wrap_angle(torch.atan2(to_target[:, 1], to_target[:, 0]) - yaw)
 
