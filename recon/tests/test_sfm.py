@@ -53,6 +53,30 @@ def test_images_that_do_not_overlap(tmp_path):
         reconstruct_poses(capture, tmp_path / "work", cfg=SfmCfg(max_attempts=1))
 
 
+def test_interrupted_work_goes_on(tmp_path):
+    (tmp_path / "photos").mkdir()
+    for number in range(4):
+        textured(tmp_path / "photos" / f"{number}.jpg", number)
+    capture = Capture.load(import_images(tmp_path / "photos", tmp_path / "capture"))
+
+    def interrupt(step, fraction):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        reconstruct_poses(capture, tmp_path / "work", camera_height_m=1.5, progress=interrupt)
+    assert not list((tmp_path / "work").glob("sfm-*/extracted.json"))
+    steps = []
+    with pytest.raises(InputError, match="do not overlap"):
+        reconstruct_poses(
+            capture,
+            tmp_path / "work",
+            camera_height_m=1.5,
+            cfg=SfmCfg(max_attempts=1),
+            progress=lambda step, fraction: steps.append(step),
+        )
+    assert set(steps) == {"features", "matches", "map"}
+
+
 def test_neither_gps_nor_camera_height(tmp_path):
     (tmp_path / "photos").mkdir()
     for number in range(3):
@@ -83,7 +107,7 @@ def test_reason_of_a_failed_job_is_one_line():
 def walk(tmp_path_factory):
     """A small synthetic capture of a street and where its poses are made."""
     folder = tmp_path_factory.mktemp("walk")
-    scene = synthesize("street", seed=3, length_m=14.0, max_splats=2000)
+    scene = synthesize("street", seed=3, length_m=14.0, grade=0.015, max_splats=2000)
     cfg = SynthesizeCfg(images=28, turn_images=8, width=320, height=240, gps_std_m=0.5, yaw_rad=0.15)
     return Capture.load(synthesize_capture(scene, folder / "capture", seed=1, cfg=cfg)), folder / "work"
 

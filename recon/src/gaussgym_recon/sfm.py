@@ -228,7 +228,10 @@ def _register(
     indices = _indices(capture, model)
     stored = capture.metadata.get("exif_orientation") or [1] * len(capture.images)
     reliable = np.flatnonzero((model.errors_px < 1.5) & (model.track_lengths >= 3))
-    plane = ground_plane(model.c2w, model.points[reliable], orientations=[stored[int(i)] for i in indices])
+    # No fix of the GPS anywhere: indoors, where floors are level.
+    plane = ground_plane(
+        model.c2w, model.points[reliable], orientations=[stored[int(i)] for i in indices], level=gps is None
+    )
     centers = model.c2w[:, :3, 3]
     gps_scale: MetricScale | None = None
     if gps is not None and np.isfinite(gps[indices, 0]).sum() >= 4:
