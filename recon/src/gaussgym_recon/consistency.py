@@ -119,9 +119,10 @@ def check_consistency(
         reasons.append(
             f"images up to {at} and after share {weakest} points, expected ≥ {cfg.min_link_points}"
         )
-    fixed = np.isfinite(gps_enu_m).all(axis=1) if gps_enu_m is not None else np.zeros(len(indices), bool)
-    has_gps = gps_enu_m is not None and fixed.sum() >= max(4, 0.5 * len(indices))
-    if has_gps:
+    fixed = np.zeros(len(indices), np.bool_)
+    if gps_enu_m is not None:
+        fixed[:] = np.isfinite(gps_enu_m).all(axis=1)
+    if gps_enu_m is not None and fixed.sum() >= max(4, 0.5 * len(indices)):
         numbers, found = _against_gps(indices, centers, gps_enu_m, fixed, ordered, cfg)
     else:
         numbers, found = _along_sequence(indices, centers, ordered, cfg)

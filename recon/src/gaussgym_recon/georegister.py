@@ -95,16 +95,16 @@ def umeyama(
     """
     source = np.asarray(source, dtype=np.float64)
     target = np.asarray(target, dtype=np.float64)
-    weights = np.ones(len(source)) if weights is None else np.asarray(weights, dtype=np.float64)
-    if len(source) < 2 or weights.sum() <= 0:
+    share = np.ones(len(source)) if weights is None else np.array(weights, dtype=np.float64)
+    if len(source) < 2 or share.sum() <= 0:
         raise InputError(f"alignment of {len(source)} positions; expected two or more")
-    weights = weights / weights.sum()
-    mean_source, mean_target = weights @ source, weights @ target
+    share /= share.sum()
+    mean_source, mean_target = share @ source, share @ target
     centred, wanted = source - mean_source, target - mean_target
-    variance = float(weights @ (centred**2).sum(axis=1))
+    variance = float(share @ (centred**2).sum(axis=1))
     if variance < 1e-300:
         raise InputError("alignment of positions that all coincide; expected a camera that moves")
-    left, singular, right = np.linalg.svd((wanted * weights[:, None]).T @ centred)
+    left, singular, right = np.linalg.svd((wanted * share[:, None]).T @ centred)
     sign = np.ones(source.shape[1])
     sign[-1] = 1.0 if np.linalg.det(left @ right) > 0 else -1.0
     rotation = (left * sign) @ right

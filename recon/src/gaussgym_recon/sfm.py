@@ -466,7 +466,7 @@ def _similar_pairs(
             descriptors.append(data / np.maximum(np.linalg.norm(data, axis=1, keepdims=True), 1e-9))
     rng = np.random.default_rng(seed)
     sample = np.concatenate([d[rng.permutation(len(d))[:100]] for d in descriptors])
-    centers, _ = kmeans2(sample, min(words, len(sample)), iter=10, minit="++", seed=seed)
+    centers, _ = kmeans2(sample, min(words, len(sample)), iter=10, minit="++", seed=seed)  # pyright: ignore[reportCallIssue]
     vectors = np.stack([_vlad(d, centers.astype(np.float32)) for d in descriptors])
     similarity = vectors @ vectors.T
     np.fill_diagonal(similarity, -np.inf)
