@@ -43,6 +43,10 @@ def main() -> None:
     target = SHIPPED / name
     copy_checkpoint(Path(run), target)
     (target / "curve.jsonl").unlink(missing_ok=True)
+    listed = json.loads((target / "checkpoint.json").read_text())["files"]
+    for model in target.glob("model_*.pt"):
+        if model.name not in listed:
+            model.unlink()
     write_curve(Path(run), target / "curve.csv")
     results = {}
     for path in map(Path, evaluations):
