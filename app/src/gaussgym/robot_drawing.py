@@ -254,16 +254,16 @@ def _fill(
     if (high <= low).any():
         return None
     width, height = ((high - low) * SUPERSAMPLING).tolist()
-    color = np.zeros((height, width, 3), np.float32)
-    depth = np.zeros((height, width), np.float32)
+    face_at = np.zeros((height, width), np.float32)  # one more than the face in view; exact below 2^24 faces
     # fillConvexPoly counts pixel centres as integers, in 1/16 px with shift 4.
     points = np.round(((pixels - low) * SUPERSAMPLING - 0.5) * 16).astype(np.int32)
     mean_depth = local[kept, 2].mean(axis=1)
-    for face in np.argsort(-mean_depth):
-        corners = points[kept[face]]
-        cv2.fillConvexPoly(color, corners, colors[face].tolist(), cv2.LINE_8, 4)
-        cv2.fillConvexPoly(depth, corners, float(mean_depth[face]), cv2.LINE_8, 4)
-    cover = (depth > 0).astype(np.float32)
+    for face in np.argsort(-mean_depth).tolist():
+        cv2.fillConvexPoly(face_at, points[kept[face]], face + 1.0, cv2.LINE_8, 4)
+    index = face_at.astype(np.int64)
+    color = np.concatenate([np.zeros((1, 3)), colors])[index].astype(np.float32)
+    depth = np.concatenate([[0.0], mean_depth])[index].astype(np.float32)
+    cover = (index > 0).astype(np.float32)
     size = (width // SUPERSAMPLING, height // SUPERSAMPLING)
     small = [cv2.resize(layer, size, interpolation=cv2.INTER_AREA) for layer in (color, depth, cover)]
     share = np.maximum(small[2], 1e-6)

@@ -35,9 +35,9 @@ Floats = NDArray[np.float64]
 class FilmCfg:
     """How to film."""
 
-    episodes: int = 8
+    episodes: int = 6
     """Robots that walk; one is filmed, all leave their trajectories."""
-    seconds: float = 20.0
+    seconds: float = 18.0
     """Longest episode [s]."""
     width: int = 640
     """Width of the chase camera's image [px]."""
