@@ -98,11 +98,13 @@ def build(
     tell: Progress = progress or (lambda stage, fraction, status: None)
     capture = Capture.load(capture_dir)
     output = Path(output)
-    work = _work_folder(capture, output, cfg)
+    work = output.with_name(output.name + ".work")
+    work.mkdir(parents=True, exist_ok=True)
     posed = reconstruct_poses(
         capture, work / "sfm", camera_height_m=cfg.camera_height_m, progress=lambda s, f: tell("poses", f, s)
     )
-    tell("splats", 0.0, "undistorting photographs")
+    _drop_stale(work, posed, cfg)
+    tell("stereo", 0.0, "undistorting photographs")
     views = load_views(posed, [image.file for image in capture.images], long_sides_px=cfg.long_sides_px)
     depths = _stereo(posed, views, work, cfg, tell)
     trainer = _train(posed, views, depths, work, cfg, tell)
@@ -127,20 +129,19 @@ def _settings(cfg: BuildCfg) -> dict[str, Any]:
     return json.loads(json.dumps(asdict(cfg), default=str))
 
 
-def _work_folder(capture: Capture, output: Path, cfg: BuildCfg) -> Path:
-    """The folder of finished stages, emptied when it belongs to another capture or other settings."""
-    work = output.with_name(output.name + ".work")
+def _drop_stale(work: Path, posed: PosedCapture, cfg: BuildCfg) -> None:
+    """Empty the folder of finished stages when they belong to other poses, photographs or settings."""
     settings = _settings(cfg)
-    manifest = (capture.directory / "capture.json").read_bytes()
-    key = hashlib.sha256(manifest + json.dumps(settings, sort_keys=True).encode()).hexdigest()
-    marker = work / "build.json"
-    if work.exists() and (not marker.exists() or quality.read_json(marker).get("key") != key):
-        # Structure from motion keeps its own keys, so its folder may stay.
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    for part in (posed.c2w, posed.points):
+        digest.update(np.ascontiguousarray(part).tobytes())
+    for path in posed.image_paths:
+        digest.update(f"{path.name} {path.stat().st_size}".encode())
+    marker, key = work / "build.json", digest.hexdigest()
+    if not marker.exists() or quality.read_json(marker).get("key") != key:
         for name in ("training.npz", "stereo.npz"):
             (work / name).unlink(missing_ok=True)
-    work.mkdir(parents=True, exist_ok=True)
     write_json(marker, {"key": key, "settings": settings})
-    return work
 
 
 def _stereo(

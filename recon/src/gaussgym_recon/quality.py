@@ -133,17 +133,14 @@ def compare_with_truth(scene: Scene, capture_dir: Path, truth_scene: Scene) -> d
     ground = scene.heightfield
     xy = ground.grid_xy()[ground.known]
     points = to_truth.apply(np.column_stack([xy, ground.height_m[ground.known]]))
-    line, width = truth_scene.paths.points[:, :2], truth_scene.paths.half_width_m
-    distance, nearest = cKDTree(line).query(points[:, :2])
-    walkable = distance <= width[nearest]
+    walkable = _on_paths(truth_scene.paths, points[:, :2])
     if not walkable.any():
         raise InputError(
             "no known ground of the built scene lies within the true walkable area; the alignment failed"
         )
     error = points[walkable, 2] - truth_scene.heightfield.sample(points[walkable, :2])
     true_xy = truth_scene.heightfield.grid_xy().reshape(-1, 2)
-    distance, nearest = cKDTree(line).query(true_xy)
-    area = true_xy[distance <= width[nearest]]
+    area = true_xy[_on_paths(truth_scene.paths, true_xy)]
     covered = cKDTree(points[:, :2]).query(area)[0] < 1.5 * ground.cell_m
     up = to_truth.rotation @ np.array([0.0, 0.0, 1.0])
     residual = to_truth.apply(built) - true
@@ -156,6 +153,18 @@ def compare_with_truth(scene: Scene, capture_dir: Path, truth_scene: Scene) -> d
         "camera_rmse_m": float(np.sqrt((residual**2).sum(1).mean())),
         "covered_fraction": float(covered.mean()),
     }
+
+
+def _on_paths(paths: Paths, xy: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Which points lie within the half width to either side of a path (not beyond its ends)."""
+    from scipy.spatial import cKDTree
+
+    _, nearest = cKDTree(paths.points[:, :2]).query(xy)
+    offset = xy - paths.points[nearest, :2]
+    yaw = paths.points[nearest, 3]
+    along = offset[:, 0] * np.cos(yaw) + offset[:, 1] * np.sin(yaw)
+    across = offset[:, 1] * np.cos(yaw) - offset[:, 0] * np.sin(yaw)
+    return (np.abs(across) <= paths.half_width_m[nearest]) & (np.abs(along) <= 0.2)
 
 
 def align_cameras(source: NDArray[np.float64], target: NDArray[np.float64]) -> Similarity:

@@ -51,15 +51,15 @@ def seed_splats(
         posed: Cameras and sparse points.
         views: Undistorted photographs; only those of training are read.
         depths: Stereo depth by view at pyramid level ``level``, or None.
-        count: Most splats on surfaces; a quarter of it where stereo found nothing.
+        count: Most splats beside the sky; about a third of it where stereo found nothing.
         level: Pyramid level of ``depths``.
         sh_degree: Of the coefficients.
         seed: Of the random pixels.
     """
-    model = _between_sparse_points(posed, views, depths or {}, count // 4, level, sh_degree, seed)
+    model = _between_sparse_points(posed, views, depths or {}, count // 6, level, sh_degree, seed)
     if depths:
         points, normals, colors, sizes = _surface_points(views, depths, level)
-        keep, spacing = _thin_out(points, sizes, count)
+        keep, spacing = _thin_out(points, sizes, 2 * count // 3)
         dense = model_from_points(
             points[keep],
             colors[keep],
@@ -138,7 +138,10 @@ def _between_sparse_points(
 ) -> SplatModel:
     rng = np.random.default_rng(seed)
     camera = views.intrinsics[level]
-    points, colors, sizes = [posed.points], [posed.colors / 255.0], [np.full(len(posed.points), np.nan)]
+    own = np.arange(len(posed.points))
+    if depths and len(own) > count:  # stereo covers what they cover
+        own = rng.choice(own, count, replace=False)
+    points, colors, sizes = [posed.points[own]], [posed.colors[own] / 255.0], [np.full(len(own), np.nan)]
     per_view = max(50, count // max(1, len(views.train)))
     for index in views.train:
         view = views.views[index]
@@ -179,6 +182,7 @@ def _interpolated_depth(
     seen = posed.points[views.points[index]]
     if len(seen) < 8:
         return None
+    seen = seen[:: max(1, len(seen) // 400)]  # more would only cost time: this fills gaps
     at, z = project(seen, views.views[index].c2w, k)
     front = z > 0.1
     at, z = at[front], z[front]
