@@ -1,0 +1,12 @@
+"""Settings of every test run."""
+
+import signal
+
+import torch
+
+# A shell that runs the tests in the background makes them, and all processes they start, deaf to Ctrl-C, which several tests send.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Two torch threads on two cores that MuJoCo and numba use as well are ten times slower than one.
+torch.set_num_threads(1)
