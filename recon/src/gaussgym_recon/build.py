@@ -21,7 +21,9 @@ from gaussgym_recon.fusion import (
     DepthView,
     FusionCfg,
     anchor_depths,
+    fitted_to,
     fuse_mesh,
+    ground_evidence,
     ground_heightfield,
     render_depths,
 )
@@ -185,11 +187,13 @@ def _ground(
     tell: Progress,
 ) -> tuple[Scene, list[DepthView]]:
     tell("ground", 0.0, "rendering depth")
-    rendered = render_depths(trainer.model, views, views.train, cfg.fusion, level=cfg.stereo_level)
+    fusion = fitted_to(cfg.fusion, posed)
+    rendered = render_depths(trainer.model, views, views.train, fusion, level=cfg.stereo_level)
     mesh = fuse_mesh(
-        anchor_depths(rendered, depths), cfg.fusion, on_progress=lambda f, s: tell("ground", 0.2 + 0.6 * f, s)
+        anchor_depths(rendered, depths), fusion, on_progress=lambda f, s: tell("ground", 0.2 + 0.6 * f, s)
     )
-    ground = ground_heightfield(mesh, posed, cfg.fusion)
+    evidence = ground_evidence(views, depths, cfg.stereo_level)
+    ground = ground_heightfield(mesh, posed, fusion, evidence=evidence)
     paths = walkable_paths(posed.c2w[:, :2, 3], ground, cfg.walkable)
     length = longest_path_m(paths)
     if length < MIN_GOAL_M:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import cv2
 import numpy as np
@@ -51,6 +52,14 @@ class DepthView:
     k: NDArray[np.float64]
     depth_m: NDArray[np.float32]
     rgb: NDArray[np.float32]
+
+
+def fitted_to(cfg: FusionCfg, posed: PosedCapture) -> FusionCfg:
+    """Settings for one walk: photographs far apart are fused farther, long walks with larger voxels."""
+    steps = np.linalg.norm(np.diff(posed.c2w[:, :3, 3], axis=0), axis=1)
+    reach = max(cfg.depth_max_m, 2.0 * float(np.median(steps)) + 2.0 * posed.camera_height_m)
+    voxel = max(cfg.voxel_m, min(0.08, float(steps.sum()) / 2500))
+    return replace(cfg, depth_max_m=min(reach, 25.0), voxel_m=voxel)
 
 
 def render_depths(
@@ -168,37 +177,146 @@ def _without_crumbs(mesh: Mesh, *, minimum: int) -> Mesh:
     )
 
 
-def ground_heightfield(mesh: Mesh, posed: PosedCapture, cfg: FusionCfg) -> Heightfield:
+def ground_heightfield(
+    mesh: Mesh, posed: PosedCapture, cfg: FusionCfg, *, evidence: NDArray[np.floating] | None = None
+) -> Heightfield:
     """The ground as one height a grid point: the lowest consistent layer of the mesh around the walked path.
 
-    The walk itself says where ground must be: one camera height below the cameras, within ``reach_m``. Of the surface points
-    in each cell the lowest layer counts, and its median is the height; cells without points are filled from their
-    neighbours and count as known only where the hole was small.
+    The walk itself says where ground must be: one camera height below the cameras, within ``reach_m``. A smooth surface is
+    fitted to all evidence of ground there (:func:`smooth_ground`). Around it, of the surface points in each cell the lowest
+    layer counts, and its median is the height. Cells that the mesh does not reach take the smooth surface, and count as known
+    where the hole is small or evidence lies close by.
 
     Args:
         mesh: Fused surface [m].
-        posed: Cameras, for the walked path.
+        posed: Cameras and sparse points.
         cfg: Settings.
+        evidence: ``[n, 4]`` further points that may be ground, and their weight (stereo points).
 
     Raises:
-        InputError: If the mesh shows no ground around the path.
+        InputError: If nothing shows ground around the path.
     """
     origin, shape = _grid(posed, cfg)
     expected, near = _expected_ground(posed, origin, shape, cfg)
-    points = _surface_samples(mesh, cfg.cell_m)
-    ij = np.round((points[:, :2] - origin) / cfg.cell_m).astype(int)
+    surface = _surface_samples(mesh, cfg.cell_m)
+    sparse = np.column_stack([posed.points, np.full(len(posed.points), 3.0)])
+    thin = surface[:: max(1, len(surface) // 300_000)]
+    clues = [sparse, np.column_stack([thin, np.ones(len(thin))])] + ([] if evidence is None else [evidence])
+    smooth, sure = smooth_ground(np.concatenate(clues), expected, near, origin, cfg)
+    ij = np.round((surface[:, :2] - origin) / cfg.cell_m).astype(int)
     inside = ((ij >= 0) & (ij < shape[::-1])).all(1)
-    points, ij = points[inside], ij[inside]
+    surface, ij = surface[inside], ij[inside]
     flat = ij[:, 1] * shape[1] + ij[:, 0]
-    offset = points[:, 2] - expected.reshape(-1)[flat]
-    close = (np.abs(offset) < cfg.reach_m) & near.reshape(-1)[flat]
-    if close.sum() < 50:
+    offset = surface[:, 2] - smooth.reshape(-1)[flat]
+    close = (offset > -0.5 * cfg.reach_m) & (offset < cfg.reach_m) & near.reshape(-1)[flat]
+    height = _lowest_layer(flat[close], surface[close, 2], shape, cfg.layer_m)
+    return finish_heightfield(height, smooth, near, origin, cfg, sure=sure)
+
+
+def smooth_ground(
+    clues: NDArray[np.floating],
+    expected: NDArray[np.float64],
+    near: NDArray[np.bool_],
+    origin: NDArray[np.float64],
+    cfg: FusionCfg,
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Robust smooth surface through points that may be ground: least squares with little bending, Cauchy weights.
+
+    Args:
+        clues: ``[n, 4]`` points [m] and weights; those farther than ``reach_m`` from ``expected`` are not used.
+        expected: ``[ny, nx]`` where the walk says the ground is [m].
+        near: Cells within the margin of the path.
+        origin: World position of cell ``[0, 0]``.
+        cfg: Settings.
+
+    Returns:
+        Heights ``[ny, nx]`` [m], and the cells with agreeing clues close by.
+
+    Raises:
+        InputError: If fewer than 30 clues are within reach.
+    """
+    from scipy import ndimage, sparse
+    from scipy.sparse.linalg import spsolve
+
+    stride = max(1, round(0.4 / cfg.cell_m))
+    ny, nx = (-(-n // stride) + 1 for n in expected.shape)
+    place = (clues[:, :2] - origin) / cfg.cell_m
+    inside = ((place >= 0) & (place <= np.array(expected.shape)[::-1] - 1)).all(1)
+    clues, place = clues[inside], place[inside]
+    j, i = np.round(place[:, 1]).astype(int), np.round(place[:, 0]).astype(int)
+    residual = clues[:, 2] - expected[j, i]
+    use = (np.abs(residual) < cfg.reach_m) & near[j, i]
+    if use.sum() < 30:
         raise InputError(
-            f"{int(close.sum())} surface points lie within {cfg.reach_m} m of the walked ground; "
-            "the splats show no ground: check the camera height, and that the photographs show where one walks"
+            f"{int(use.sum())} points lie within {cfg.reach_m} m of the walked ground; the photographs show no ground: "
+            "check the camera height, and that they show where one walks"
         )
-    height = _lowest_layer(flat[close], points[close, 2], shape, cfg.layer_m)
-    return finish_heightfield(height, expected, near, origin, cfg)
+    residual, weight, place, j, i = residual[use], clues[use, 3], place[use] / stride, j[use], i[use]
+    u0, v0 = place.astype(int).T
+    fu, fv = (place - place.astype(int)).T
+    row = np.repeat(np.arange(len(u0)), 4)
+    column = np.stack(
+        [v0 * nx + u0, v0 * nx + u0 + 1, (v0 + 1) * nx + u0, (v0 + 1) * nx + u0 + 1], 1
+    ).reshape(-1)
+    value = np.stack([(1 - fu) * (1 - fv), fu * (1 - fv), (1 - fu) * fv, fu * fv], 1).reshape(-1)
+    data = sparse.csr_matrix((value, (row, column)), (len(u0), ny * nx))
+    bend = _bending(ny, nx)
+    # No cell outweighs another by its number of points: what counts is that they agree.
+    crowd = np.bincount(v0 * nx + u0, minlength=ny * nx)[v0 * nx + u0]
+    weight = weight / np.maximum(crowd, 10)
+    node = np.zeros(ny * nx)
+    scale = 0.15
+    for _ in range(10):
+        robust = weight / (1 + ((residual - data @ node) / scale) ** 2)
+        normal = data.T @ data.multiply(robust[:, None]) + 0.5 * bend.T @ bend + 1e-4 * sparse.eye(ny * nx)
+        node = spsolve(normal.tocsc(), data.T @ (robust * residual))
+        scale = max(0.03, 0.7 * scale)
+    jj, ii = np.mgrid[: expected.shape[0], : expected.shape[1]] / stride
+    surface = expected + ndimage.map_coordinates(node.reshape(ny, nx), [jj, ii], order=1, mode="nearest")
+    agree = np.abs(clues[use, 2] - surface[j, i]) < 0.08
+    touched = np.zeros(expected.shape, bool)
+    touched[j[agree], i[agree]] = True
+    touched = ndimage.binary_dilation(touched, iterations=max(1, round(0.1 / cfg.cell_m)))
+    share = ndimage.gaussian_filter(touched.astype(float), 0.3 / cfg.cell_m)
+    return surface, (share > 0.2) & near
+
+
+def _bending(ny: int, nx: int) -> Any:
+    """Second differences along both axes and the mixed one of a grid ``[ny, nx]``, one row each."""
+    from scipy import sparse
+
+    def second(n: int) -> Any:
+        return sparse.diags([1.0, -2.0, 1.0], [0, 1, 2], shape=(max(n - 2, 0), n))
+
+    def first(n: int) -> Any:
+        return sparse.diags([-1.0, 1.0], [0, 1], shape=(n - 1, n))
+
+    return sparse.vstack(
+        [
+            sparse.kron(sparse.eye(ny), second(nx)),
+            sparse.kron(second(ny), sparse.eye(nx)),
+            np.sqrt(2) * sparse.kron(first(ny), first(nx)),
+        ]
+    ).tocsr()
+
+
+def ground_evidence(
+    views: Views, depths: dict[int, DepthMap], level: int, *, max_depth_m: float = 25.0
+) -> NDArray[np.float64]:
+    """Stereo points on surfaces that face up, ``[n, 4]`` with weights that fall with distance."""
+    k = views.intrinsics[level].K
+    out = [np.zeros((0, 4))]
+    for i, found in depths.items():
+        v, u = np.nonzero(
+            (found.depth_m > 0) & (found.depth_m < max_depth_m) & (found.normal_w[..., 2] > 0.7)
+        )
+        z = found.depth_m[v, u].astype(np.float64)
+        rays = np.stack([(u + 0.5 - k[0, 2]) / k[0, 0], (v + 0.5 - k[1, 2]) / k[1, 1], np.ones(len(u))], 1)
+        c2w = views.views[i].c2w
+        out.append(
+            np.column_stack([(rays * z[:, None]) @ c2w[:3, :3].T + c2w[:3, 3], np.clip(4.0 / z, 0.1, 1) ** 2])
+        )
+    return np.concatenate(out)
 
 
 def _grid(posed: PosedCapture, cfg: FusionCfg) -> tuple[NDArray[np.float64], tuple[int, int]]:
@@ -268,6 +386,8 @@ def finish_heightfield(
     near: NDArray[np.bool_],
     origin: NDArray[np.float64],
     cfg: FusionCfg,
+    *,
+    sure: NDArray[np.bool_] | None = None,
 ) -> Heightfield:
     """Take out spikes, fill holes, smooth what is only noise.
 
@@ -277,6 +397,7 @@ def finish_heightfield(
         near: Cells within the margin of the path; others stay unknown.
         origin: World position of cell ``[0, 0]``.
         cfg: Settings.
+        sure: Cells that count as known without the mesh, or None.
     """
     from scipy import ndimage
 
@@ -293,9 +414,10 @@ def finish_heightfield(
     filled = ndimage.median_filter(filled, size=3)
     filled = _edge_preserving(filled, cfg.cell_m)
     radius = max(1, round(0.5 * cfg.hole_m / cfg.cell_m))
-    known = (
-        ndimage.binary_closing(np.pad(seen, radius), iterations=radius)[radius:-radius, radius:-radius] & near
-    )
+    closed = ndimage.binary_closing(np.pad(seen, radius), iterations=radius)[radius:-radius, radius:-radius]
+    known = closed & near
+    if sure is not None:
+        known |= sure
     return Heightfield(filled.astype(np.float32), cfg.cell_m, origin, known)
 
 

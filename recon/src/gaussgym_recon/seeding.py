@@ -45,7 +45,7 @@ def seed_splats(
     sh_degree: int = 1,
     seed: int = 0,
 ) -> SplatModel:
-    """Initial splats: flat ones on confirmed stereo depth, round ones between sparse points elsewhere, a dome for the sky.
+    """Initial splats: flat ones on confirmed stereo depth and on the ground below the walk, round ones elsewhere, a sky.
 
     Args:
         posed: Cameras and sparse points.
@@ -56,7 +56,7 @@ def seed_splats(
         sh_degree: Of the coefficients.
         seed: Of the random pixels.
     """
-    model = _between_sparse_points(posed, views, depths or {}, count // 6, level, sh_degree, seed)
+    dense = None
     if depths:
         points, normals, colors, sizes = _surface_points(views, depths, level)
         keep, spacing = _thin_out(points, sizes, 2 * count // 3)
@@ -68,6 +68,9 @@ def seed_splats(
             opacity=0.7,
             sh_degree=sh_degree,
         )
+    rest = count - (len(dense) if dense is not None else 0)
+    model = _where_stereo_is_blind(posed, views, depths or {}, rest, level, sh_degree, seed)
+    if dense is not None:
         model = dense.append(model)
     return model.append(_sky(posed, views, sh_degree))
 
@@ -127,7 +130,7 @@ def _row_keys(cells: NDArray[np.int64]) -> NDArray[np.int64]:
     return (c[:, 0] << 42) | (c[:, 1] << 21) | c[:, 2]
 
 
-def _between_sparse_points(
+def _where_stereo_is_blind(
     posed: PosedCapture,
     views: Views,
     depths: dict[int, DepthMap],
@@ -136,32 +139,57 @@ def _between_sparse_points(
     sh_degree: int,
     seed: int,
 ) -> SplatModel:
+    """Splats at sparse points, on the ground that the walk suggests, and at depths interpolated between sparse points."""
     rng = np.random.default_rng(seed)
     camera = views.intrinsics[level]
     own = np.arange(len(posed.points))
-    if depths and len(own) > count:  # stereo covers what they cover
-        own = rng.choice(own, count, replace=False)
+    if len(own) > count // 3:
+        own = rng.choice(own, count // 3, replace=False)
     points, colors, sizes = [posed.points[own]], [posed.colors[own] / 255.0], [np.full(len(own), np.nan)]
-    per_view = max(50, count // max(1, len(views.train)))
+    normals = [np.zeros((len(own), 3))]
+    per_view = max(50, (count - len(own)) // max(1, len(views.train)))
     for index in views.train:
         view = views.views[index]
         pixels = rng.uniform([0, 0], [camera.width, camera.height], (per_view, 2))
         if index in depths:
-            near = cv2.dilate((depths[index].depth_m > 0).astype(np.uint8), np.ones((7, 7)))
+            near = cv2.dilate((depths[index].depth_m > 0).astype(np.uint8), np.ones((5, 5)))
             pixels = pixels[near[pixels[:, 1].astype(int), pixels[:, 0].astype(int)] == 0]
         depth = _interpolated_depth(posed, views, index, camera.K, pixels)
-        if depth is None:
-            continue
+        ground, up = walked_ground_depth(posed, view.c2w, camera.K, pixels)
+        on_ground = ground < np.where(np.isfinite(depth), 1.1 * depth, 15.0)
+        depth = np.where(on_ground, ground, depth)
         good = np.isfinite(depth)
-        pixels, depth = pixels[good], depth[good]
+        pixels, depth, on_ground = pixels[good], depth[good], on_ground[good]
         points.append(unproject(pixels, depth, view.c2w, camera.K))
+        normals.append(np.where(on_ground[:, None], up, 0.0))
         colors.append(view.pyramid[level][pixels[:, 1].astype(int), pixels[:, 0].astype(int)] / 255.0)
         spacing = np.sqrt(camera.width * camera.height / per_view)
         sizes.append(0.35 * spacing * depth / camera.fx)
     all_points, all_sizes = np.concatenate(points), np.concatenate(sizes)
     return model_from_points(
-        all_points, np.concatenate(colors), _fill_sizes(all_points, all_sizes), sh_degree=sh_degree
+        all_points, np.concatenate(colors), _fill_sizes(all_points, all_sizes), normals=np.concatenate(normals),
+        sh_degree=sh_degree,
+    )  # fmt: skip
+
+
+def walked_ground_depth(
+    posed: PosedCapture, c2w: NDArray[np.floating], k: NDArray[np.floating], pixels: NDArray[np.floating]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Depth ``[P]`` at which pixels meet the plane through the feet of the nearby cameras, inf above it; its normal."""
+    feet = posed.c2w[:, :3, 3] - [0, 0, posed.camera_height_m]
+    foot = c2w[:3, 3] - [0, 0, posed.camera_height_m]
+    offset = feet - foot
+    weight = np.exp(-0.5 * (np.linalg.norm(offset[:, :2], axis=1) / 10.0) ** 2)
+    xy, z = offset[:, :2], offset[:, 2]
+    # Ridge: across a straight walk nothing tells the slope, so it is taken as level.
+    slope = np.linalg.solve((xy * weight[:, None]).T @ xy + 4.0 * np.eye(2), (xy * weight[:, None]).T @ z)
+    normal = np.array([-slope[0], -slope[1], 1.0]) / np.sqrt(1 + slope @ slope)
+    rays = np.stack(
+        [(pixels[:, 0] - k[0, 2]) / k[0, 0], (pixels[:, 1] - k[1, 2]) / k[1, 1], np.ones(len(pixels))], axis=1
     )
+    falling = -(rays @ c2w[:3, :3].T) @ normal
+    height = posed.camera_height_m * normal[2]
+    return np.where(falling > 1e-3, height / np.maximum(falling, 1e-3), np.inf), normal
 
 
 def _fill_sizes(points: NDArray[np.float64], sizes: NDArray[np.float64]) -> NDArray[np.float64]:
