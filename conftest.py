@@ -4,7 +4,8 @@ import signal
 
 import torch
 
-# A shell that runs the tests in the background makes them, and all processes they start, deaf to Ctrl-C, which several tests send.
+# A shell that runs the tests in the background makes them, and every process they start, deaf to Ctrl-C; several
+# tests send one.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
