@@ -278,7 +278,7 @@ def smooth_ground(
     touched[j[agree], i[agree]] = True
     touched = ndimage.binary_dilation(touched, iterations=max(1, round(0.1 / cfg.cell_m)))
     share = ndimage.gaussian_filter(touched.astype(float), 0.3 / cfg.cell_m)
-    return surface, (share > 0.2) & near
+    return surface, (share > 0.3) & near
 
 
 def _bending(ny: int, nx: int) -> Any:
