@@ -93,6 +93,19 @@ def test_looking_again_renders_nothing():
     assert renderer.drawn == 4
 
 
+def test_what_nobody_watches_is_not_rendered_until_its_next_episode():
+    env, renderer = make()
+    env.camera.unwatched[1] = True
+    before = env.camera.rgb[1].clone()
+    for _ in range(5):
+        env.step(torch.zeros(4, 12))
+    assert len(renderer.calls[-1][0]) == 3
+    assert torch.equal(env.camera.rgb[1], before)
+    assert env.camera.new[1, 0] == env.camera.new[0, 0]  # the clock runs on
+    env.camera.restart(torch.tensor([1]), env.cfg.randomize, env._uniform)
+    assert not env.camera.unwatched[1]
+
+
 def test_poses_follow_the_robot_and_jitter_within_bounds():
     cfg = replace(RandomizeCfg.none(), camera_pos_m=0.02, camera_rot_rad=0.03, camera_focal=0.02)
     env, renderer = make(num_envs=200, randomize=cfg)

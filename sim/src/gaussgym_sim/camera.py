@@ -81,6 +81,8 @@ class CameraRig:
     Attributes:
         rgb: [E, 3, H, W] uint8, the last frame of each env.
         new: [E, 1] uint8, 1 where the last `capture` took a frame.
+        unwatched: [E] bool, envs whose frames nobody looks at: they keep their image and cost nothing; a new episode is
+            watched again.
     """
 
     def __init__(
@@ -100,12 +102,14 @@ class CameraRig:
         self.K = self._k.repeat(count, 1, 1)
         self.rgb = torch.zeros(count, 3, cfg.height, cfg.width, dtype=torch.uint8, device=device)
         self.new = torch.zeros(count, 1, dtype=torch.uint8, device=device)
+        self.unwatched = torch.zeros(count, dtype=torch.bool, device=device)
         self._period = cfg.period_steps(control_s)
         self._age = torch.full((count,), self._period, dtype=torch.long, device=device)
 
     def restart(self, env_ids: Tensor, cfg: RandomizeCfg, uniform: Uniform) -> None:
         """New episodes in envs ``env_ids`` [R]: draw their cameras' errors and ask for a frame."""
         self._age[env_ids] = self._period
+        self.unwatched[env_ids] = False
         if cfg.camera_pos_m == 0 and cfg.camera_rot_rad == 0 and cfg.camera_focal == 0:
             return
         count = len(env_ids)
@@ -128,7 +132,7 @@ class CameraRig:
         due = self._age >= self._period
         self._age = torch.where(due, 1, self._age + 1)
         self.new[:, 0] = due
-        ids = due.nonzero().squeeze(1)
+        ids = (due & ~self.unwatched).nonzero().squeeze(1)
         if len(ids) == 0:
             return
         c2w = camera_to_world(root_pos_w[ids], root_quat_wxyz[ids], self.pose_b_c[ids])
