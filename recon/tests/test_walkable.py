@@ -58,3 +58,15 @@ def test_standing_still_gives_no_path():
     paths = walkable_paths(np.zeros((5, 2)) + [3.0, 0.0], ground(lambda x, y: 0 * x))
     assert len(paths) == 0
     assert longest_path_m(paths) == 0.0
+
+
+def test_turning_round_on_the_spot_ends_a_path_but_a_corner_does_not():
+    there = np.stack([np.linspace(1, 10, 40), np.full(40, -0.25)], axis=1)
+    back = np.stack([np.linspace(10, 1, 40), np.full(40, 0.25)], axis=1)
+    flat = ground(lambda x, y: 0 * x, size=(12.0, 12.0))
+    hairpin = walkable_paths(np.concatenate([there, back]), flat)
+    assert set(hairpin.path_id.tolist()) == {0, 1, 2, 3}
+    for line in map(hairpin.line, range(4)):
+        assert np.abs(np.diff(np.unwrap(line[:, 3]))).sum() < 1.6
+    corner = np.stack([np.full(20, 10.0), np.linspace(0, 5, 20)], axis=1)
+    assert set(walkable_paths(np.concatenate([there, corner]), flat).path_id.tolist()) == {0, 1}

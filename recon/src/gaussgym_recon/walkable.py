@@ -22,6 +22,9 @@ class WalkableCfg:
         max_half_width_m: Widest half width.
         min_half_width_m: Points with less room are not part of a path.
         min_length_m: Shorter pieces are dropped.
+        max_turn_rad: Turn over `turn_window_m` that ends a path: where the photographer turned round on the spot, no robot that
+            follows the line could (a right-angled corridor corner stays).
+        turn_window_m: Length over which a turn is measured.
     """
 
     spacing_m: float = 0.25
@@ -31,6 +34,8 @@ class WalkableCfg:
     max_half_width_m: float = 1.5
     min_half_width_m: float = 0.3
     min_length_m: float = 1.0
+    max_turn_rad: float = 2.1
+    turn_window_m: float = 1.0
 
 
 def walkable_paths(
@@ -53,7 +58,11 @@ def walkable_paths(
         z = ground.sample(line)
         direction = _directions(line)
         width = _half_widths(line, direction, ground, cfg)
-        good = ground.is_known(line) & (width >= cfg.min_half_width_m)
+        good = (
+            ground.is_known(line)
+            & (width >= cfg.min_half_width_m)
+            & (_turns(direction, cfg) <= cfg.max_turn_rad)
+        )
         breaks = np.abs(np.diff(z, prepend=z[:1])) > cfg.max_step_m
         group = np.cumsum(~good | breaks | np.roll(~good, 1))
         for g in np.unique(group[good]):
@@ -104,6 +113,15 @@ def _resample(xy: NDArray[np.float64], spacing: float) -> NDArray[np.float64]:
 def _directions(line: NDArray[np.float64]) -> NDArray[np.float64]:
     d = np.gradient(line, axis=0)
     return d / np.maximum(np.linalg.norm(d, axis=1, keepdims=True), 1e-9)
+
+
+def _turns(direction: NDArray[np.float64], cfg: WalkableCfg) -> NDArray[np.float64]:
+    """Angle between the directions half a window behind and ahead of each point [rad]."""
+    reach = max(1, round(0.5 * cfg.turn_window_m / cfg.spacing_m))
+    index = np.arange(len(direction))
+    behind = direction[np.maximum(index - reach, 0)]
+    ahead = direction[np.minimum(index + reach, len(direction) - 1)]
+    return np.arccos(np.clip((behind * ahead).sum(axis=1), -1, 1))
 
 
 def _half_widths(
