@@ -38,7 +38,8 @@ class TrainerCfg:
     Attributes:
         seconds: Wall-clock budget, earlier runs of the same training included.
         iterations: When given, train for this many steps instead of by the clock (tests, comparisons).
-        max_splats: Upper limit of splats.
+        max_splats: Upper limit of splats while growing.
+        final_splats: Upper limit afterwards; those that contribute least to the training views go.
         sh_degree: Degree of the spherical harmonics that training ends with.
         level_until: Fraction at which each pyramid level but the last ends.
         sh_from: Fraction from which degree 1 is trained.
@@ -62,6 +63,7 @@ class TrainerCfg:
     seconds: float = 200.0
     iterations: int | None = None
     max_splats: int = 80_000
+    final_splats: int = 60_000
     sh_degree: int = 1
     level_until: tuple[float, ...] = (0.12, 0.4)
     sh_from: float = 0.3
@@ -445,10 +447,29 @@ class Trainer:
         m, score = m.take(keep), score[keep]
         if self.progress < cfg.densify_until and len(m):
             m = self._grow(m, score)
+        elif len(m) > cfg.final_splats:
+            m = m.take(np.sort(np.argsort(-self._contributions(m))[: cfg.final_splats]))
         m.footprint = self._footprints(m.means)
         self.model = m
         self._pull = np.zeros(len(m), np.float32)
         self._seen = np.zeros(len(m), np.int32)
+
+    def _contributions(self, m: SplatModel) -> Floats:
+        """Blending weight of each splat, summed over the pixels of all training views at the second coarsest level."""
+        camera = self.views.intrinsics[min(1, len(self.views.intrinsics) - 1)]
+        parameters = (m.means, m.quats, np.exp(m.log_scales), _sigmoid(m.logits), np.zeros_like(m.means))
+        total = np.zeros(len(m), np.float32)
+        ones = np.ones((camera.height, camera.width, 3), np.float32)
+        nothing = np.zeros((camera.height, camera.width), np.float32)
+        for index in self.views.train:
+            rgb, depth, trans, state = raster_forward(
+                *parameters, self._worldviews[index], camera.K, camera.width, camera.height
+            )
+            # The gradient of the sum of an image by a splat's colour is the splat's weight in that image.
+            total += raster_backward(*parameters, state, rgb, depth, trans, ones, nothing, nothing).colors[
+                :, 0
+            ]
+        return total
 
     def _grow(self, m: SplatModel, score: Floats) -> SplatModel:
         """Clone small and split large splats, drawn with the image-plane pull as their weight, within the budget."""
