@@ -201,47 +201,45 @@ def _regularize(ids, scales, opacities, v_scales, v_opacities, opacity_weight, f
             v_scales[i, low] += flat_weight / count / scales[i, high]
 
 
+@njit(inline="always")
+def _adam_delta(adam, i, j, width, g, lr, c1, c2):
+    """Update both moments of one scalar and give its step."""
+    if not np.isfinite(g):
+        g = np.float32(0.0)
+    m = np.float32(0.9) * adam[i, j] + np.float32(0.1) * g
+    v = np.float32(0.999) * adam[i, width + j] + np.float32(0.001) * g * g
+    adam[i, j] = m
+    adam[i, width + j] = v
+    return lr * c1 * m / (np.sqrt(v * c2) + np.float32(1e-15))
+
+
 @njit(parallel=True, cache=True, error_model="numpy")
 def _adam(
     ids, means, quats, log_scales, logits, sh, footprint, adam, steps,
-    v_means, v_quats, v_scales, v_opac, v_sh, scales, opacities, mean_px, rotation, scale, opacity, color, bands,
+    v_means, v_quats, v_scales, v_opac, v_sh, scales, opacities, rates, bands,
 ):  # fmt: skip
-    """One Adam step of the visible splats ``ids`` (Kingma & Ba 2015), with a step count of its own for each splat."""
+    """One Adam step of the visible splats ``ids`` (Kingma & Ba 2015), with a step count of its own for each splat.
+
+    ``rates`` float32: of means [pixels], rotations, log scales, logits, colours.
+    """
     width = 11 + sh.shape[1] * 3
     for k in prange(len(ids)):
         i = ids[k]
         steps[i] += 1
-        c1 = 1.0 - 0.9 ** steps[i]
-        c2 = 1.0 - 0.999 ** steps[i]
-        for j in range(11 + bands * 3):
-            if j < 3:
-                g, lr = v_means[i, j], mean_px * footprint[i]
-            elif j < 7:
-                g, lr = v_quats[i, j - 3], rotation
-            elif j < 10:
-                g, lr = v_scales[i, j - 7] * scales[i, j - 7], scale
-            elif j < 11:
-                g, lr = v_opac[i] * opacities[i] * (1.0 - opacities[i]), opacity
-            else:
-                b, ch = (j - 11) // 3, (j - 11) % 3
-                g, lr = v_sh[i, b, ch], color if b == 0 else color * 0.1
-            if not np.isfinite(g):
-                g = np.float32(0.0)
-            m = 0.9 * adam[i, j] + 0.1 * g
-            v = 0.999 * adam[i, width + j] + 0.001 * g * g
-            adam[i, j] = m
-            adam[i, width + j] = v
-            delta = lr * (m / c1) / (np.sqrt(v / c2) + 1e-15)
-            if j < 3:
-                means[i, j] -= delta
-            elif j < 7:
-                quats[i, j - 3] -= delta
-            elif j < 10:
-                log_scales[i, j - 7] -= delta
-            elif j < 11:
-                logits[i] -= delta
-            else:
-                sh[i, b, ch] -= delta
+        c1 = np.float32(1.0 / (1.0 - 0.9 ** steps[i]))
+        c2 = np.float32(1.0 / (1.0 - 0.999 ** steps[i]))
+        for j in range(3):
+            means[i, j] -= _adam_delta(adam, i, j, width, v_means[i, j], rates[0] * footprint[i], c1, c2)
+            g = v_scales[i, j] * scales[i, j]
+            log_scales[i, j] -= _adam_delta(adam, i, 7 + j, width, g, rates[2], c1, c2)
+        for j in range(4):
+            quats[i, j] -= _adam_delta(adam, i, 3 + j, width, v_quats[i, j], rates[1], c1, c2)
+        g = v_opac[i] * opacities[i] * (np.float32(1.0) - opacities[i])
+        logits[i] -= _adam_delta(adam, i, 10, width, g, rates[3], c1, c2)
+        for b in range(bands):
+            rate = rates[4] if b == 0 else rates[4] * np.float32(0.1)
+            for ch in range(3):
+                sh[i, b, ch] -= _adam_delta(adam, i, 11 + 3 * b + ch, width, v_sh[i, b, ch], rate, c1, c2)
 
 
 @njit(parallel=True, cache=True, error_model="numpy")
@@ -257,6 +255,28 @@ def _depth_slopes(depth, trans, measured, weight, v_depth, v_trans):
                 slope = weight * min(max((expected - z) / (np.float32(0.02) * z), -1.0), 1.0) / z
                 v_depth[i, j] = slope / alpha
                 v_trans[i, j] = slope * expected / alpha
+
+
+@njit(parallel=True, cache=True)
+def _affine(rgb, gain, offset, image):
+    for i in prange(rgb.shape[0]):
+        for j in range(rgb.shape[1]):
+            for c in range(3):
+                image[i, j, c] = gain[c] * rgb[i, j, c] + offset[c]
+
+
+@njit(parallel=True, cache=True, fastmath=True)
+def _affine_backward(rgb, gain, v_image, v_rgb, rows):
+    """Gradient by ``rgb``, and by row those of the three gains (before the exponential) and offsets."""
+    for i in prange(rgb.shape[0]):
+        for c in range(3):
+            by_gain, by_offset = np.float32(0.0), np.float32(0.0)
+            for j in range(rgb.shape[1]):
+                v = v_image[i, j, c]
+                v_rgb[i, j, c] = gain[c] * v
+                by_gain += v * rgb[i, j, c]
+                by_offset += v
+            rows[i, c], rows[i, 3 + c] = by_gain, by_offset
 
 
 class Trainer:
@@ -381,11 +401,12 @@ class Trainer:
         _regularize(ids, scales, opacities, g.scales, g.opacities, cfg.opacity_weight, cfg.flat_weight)
         first, last = cfg.mean_step_px
         decay = 0.1 ** max(0.0, (progress - 0.5) * 2)  # the other steps fall tenfold over the second half
+        mean_rate = first * (last / first) ** progress
+        steps = (cfg.rotation_step, cfg.scale_step, cfg.opacity_step, cfg.color_step)
+        rates = np.array([mean_rate, *(decay * step for step in steps)], np.float32)
         _adam(
             ids, m.means, m.quats, m.log_scales, m.logits, m.sh, m.footprint, m.adam, m.steps,
-            g.means, g.quats, g.scales, g.opacities, g.colors, scales, opacities,
-            first * (last / first) ** progress, cfg.rotation_step * decay, cfg.scale_step * decay,
-            cfg.opacity_step * decay, cfg.color_step * decay, (degree + 1) ** 2,
+            g.means, g.quats, g.scales, g.opacities, g.colors, scales, opacities, rates, (degree + 1) ** 2,
         )  # fmt: skip
         self._pull[ids] += g.pull_visible * width
         self._seen[ids] += 1
@@ -395,7 +416,9 @@ class Trainer:
     def _expose(self, rgb: Floats, index: int) -> tuple[Floats, Floats]:
         """Apply the view's own colour gains and offsets: ``image = exp(g) rgb + o``."""
         gain = np.exp(self.exposure[index, :3]).astype(np.float32)
-        return rgb * gain + self.exposure[index, 3:].astype(np.float32), gain
+        image = np.empty_like(rgb)
+        _affine(rgb, gain, self.exposure[index, 3:].astype(np.float32), image)
+        return image, gain
 
     def _exposure_step(self, rgb: Floats, v_image: Floats, index: int, gain: Floats) -> Floats:
         """Adam step of the view's exposure; returns the gradient by the splats' own image.
@@ -404,7 +427,9 @@ class Trainer:
         all views belongs into the splats, since held-out views are scored without any exposure of their own.
         """
         e = self.exposure[index]
-        gradient = np.concatenate([np.einsum("hwc,hwc->c", v_image, rgb) * gain, v_image.sum((0, 1))])
+        v_rgb, rows = np.empty_like(rgb), np.empty((len(rgb), 6), np.float32)
+        _affine_backward(rgb, gain, v_image, v_rgb, rows)
+        gradient = rows.sum(0, dtype=np.float64) * np.append(gain, [1, 1, 1])
         gradient = gradient + 0.02 * e
         m, v = self.exposure_moments[:, index]
         m += 0.1 * (gradient - m)
@@ -413,7 +438,7 @@ class Trainer:
             e -= self.cfg.exposure_step * m / (np.sqrt(v) + 1e-12)
             if not self._order:
                 self.exposure[self.views.train] -= self.exposure[self.views.train].mean(0)
-        return v_image * gain
+        return v_rgb
 
     def _depth_gradient(self, index: int, level: int, depth: Floats, trans: Floats) -> tuple[Floats, Floats]:
         """Gradient of ``weight * mean huber(|z - z_measured| / z_measured)`` where the view's depth was measured."""
