@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Annotated, Literal
 
+import numba
 import tyro
 from gaussgym_scene.command import run
 from gaussgym_scene.scene import Scene
@@ -140,6 +141,8 @@ class Build:
 
 def main() -> None:
     """Entry point of ``gaussgym-recon``."""
+    # One Python thread calls the kernels here, which this layer is made for; it does not spin while it waits.
+    numba.config.THREADING_LAYER = "workqueue"
     command = tyro.extras.subcommand_cli_from_dict(
         {"synth": Synth, "import": Import, "build": Build},
         prog="gaussgym-recon",

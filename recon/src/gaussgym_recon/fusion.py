@@ -411,7 +411,7 @@ def finish_heightfield(
         spike = np.isin(labels, np.flatnonzero(area < 0.06) + 1)
     seen &= ~spike
     filled = _fill(np.where(seen, height, np.nan), seen, expected)
-    filled = ndimage.median_filter(filled, size=3)
+    filled = ndimage.median_filter(filled, size=5)
     filled = _edge_preserving(filled, cfg.cell_m)
     radius = max(1, round(0.5 * cfg.hole_m / cfg.cell_m))
     closed = ndimage.binary_closing(np.pad(seen, radius), iterations=radius)[radius:-radius, radius:-radius]
@@ -445,6 +445,6 @@ def _edge_preserving(height: NDArray[np.float64], cell_m: float) -> NDArray[np.f
     """Bilateral smoothing: evens out centimetre noise, leaves steps above some 6 cm alone (Tomasi & Manduchi 1998)."""
     base = float(np.median(height))
     smooth = cv2.bilateralFilter(
-        (height - base).astype(np.float32), d=0, sigmaColor=0.03, sigmaSpace=0.08 / cell_m
+        (height - base).astype(np.float32), d=0, sigmaColor=0.04, sigmaSpace=0.3 / cell_m
     )
     return smooth.astype(np.float64) + base

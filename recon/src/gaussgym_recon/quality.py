@@ -56,15 +56,19 @@ def save_held_out(trainer: Trainer, folder: Path) -> list[str]:
 
 
 def ground_quality(ground: Heightfield, paths: Paths) -> dict[str, Any]:
-    """Share of cells within a metre of the paths that nobody saw, and how uneven the paths are."""
+    """Share of cells within a metre of the paths that nobody saw, and how uneven the paths are (step by step, and from one plane)."""
     if not len(paths):
-        return {"hole_fraction": None, "path_roughness_m": None}
+        return {"hole_fraction": None, "path_roughness_m": None, "path_plane_deviation_max_m": None}
     from scipy.spatial import cKDTree
 
     distance, _ = cKDTree(paths.points[:, :2]).query(ground.grid_xy().reshape(-1, 2))
     around = (distance < 1.0).reshape(ground.known.shape)
     steps = np.diff(paths.points[:, 2])[np.diff(paths.path_id) == 0]
+    xyz = paths.points[:, :3].astype(np.float64)
+    flat = np.column_stack([xyz[:, :2], np.ones(len(xyz))])
+    off_plane = xyz[:, 2] - flat @ np.linalg.lstsq(flat, xyz[:, 2], rcond=None)[0]
     return {
+        "path_plane_deviation_max_m": float(np.abs(off_plane).max()),
         "hole_fraction": float(1.0 - ground.known[around].mean()),
         "path_roughness_m": float(np.std(steps)) if len(steps) else None,
     }
