@@ -1,3 +1,5 @@
+# numpy's and numba's argument types are looser than their stubs.
+# pyright: reportCallIssue=false, reportArgumentType=false
 """From splats to ground: depth rendered from the splats → TSDF → mesh → gravity-aligned heightfield."""
 
 from __future__ import annotations
@@ -48,8 +50,8 @@ class FusionCfg:
 class DepthView:
     """A rendered depth image and its camera; ``depth_m`` is 0 where nothing reliable was seen."""
 
-    c2w: NDArray[np.float64]
-    k: NDArray[np.float64]
+    c2w: NDArray[np.floating]
+    k: NDArray[np.floating]
     depth_m: NDArray[np.float32]
     rgb: NDArray[np.float32]
 
@@ -215,11 +217,11 @@ def ground_heightfield(
 
 def smooth_ground(
     clues: NDArray[np.floating],
-    expected: NDArray[np.float64],
+    expected: NDArray[np.floating],
     near: NDArray[np.bool_],
-    origin: NDArray[np.float64],
+    origin: NDArray[np.floating],
     cfg: FusionCfg,
-) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+) -> tuple[NDArray[np.floating], NDArray[np.bool_]]:
     """Robust smooth surface through points that may be ground: least squares with little bending, Cauchy weights.
 
     Args:
@@ -302,7 +304,7 @@ def _bending(ny: int, nx: int) -> Any:
 
 def ground_evidence(
     views: Views, depths: dict[int, DepthMap], level: int, *, max_depth_m: float = 25.0
-) -> NDArray[np.float64]:
+) -> NDArray[np.floating]:
     """Stereo points on surfaces that face up, ``[n, 4]`` with weights that fall with distance."""
     k = views.intrinsics[level].K
     out = [np.zeros((0, 4))]
@@ -319,7 +321,7 @@ def ground_evidence(
     return np.concatenate(out)
 
 
-def _grid(posed: PosedCapture, cfg: FusionCfg) -> tuple[NDArray[np.float64], tuple[int, int]]:
+def _grid(posed: PosedCapture, cfg: FusionCfg) -> tuple[NDArray[np.floating], tuple[int, int]]:
     xy = posed.c2w[:, :2, 3]
     low = np.floor((xy.min(0) - cfg.margin_m) / cfg.cell_m) * cfg.cell_m
     nx, ny = (np.ceil((xy.max(0) + cfg.margin_m - low) / cfg.cell_m).astype(int) + 1).tolist()
@@ -327,8 +329,8 @@ def _grid(posed: PosedCapture, cfg: FusionCfg) -> tuple[NDArray[np.float64], tup
 
 
 def _expected_ground(
-    posed: PosedCapture, origin: NDArray[np.float64], shape: tuple[int, int], cfg: FusionCfg
-) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    posed: PosedCapture, origin: NDArray[np.floating], shape: tuple[int, int], cfg: FusionCfg
+) -> tuple[NDArray[np.floating], NDArray[np.bool_]]:
     """Height one camera height below the nearest cameras, and which cells lie within the margin of the path."""
     from scipy.spatial import cKDTree
 
@@ -344,7 +346,7 @@ def _expected_ground(
     return ground.reshape(shape), (distance[:, 0] < cfg.margin_m).reshape(shape)
 
 
-def _surface_samples(mesh: Mesh, cell_m: float) -> NDArray[np.float64]:
+def _surface_samples(mesh: Mesh, cell_m: float) -> NDArray[np.floating]:
     """Points on upward-facing triangles, dense enough that no cell under one goes without."""
     v = mesh.vertices[mesh.faces].astype(np.float64)
     normal = np.cross(v[:, 1] - v[:, 0], v[:, 2] - v[:, 0])
@@ -363,8 +365,8 @@ def _surface_samples(mesh: Mesh, cell_m: float) -> NDArray[np.float64]:
 
 
 def _lowest_layer(
-    cell: NDArray[np.int64], z: NDArray[np.float64], shape: tuple[int, int], layer_m: float
-) -> NDArray[np.float64]:
+    cell: NDArray[np.int64], z: NDArray[np.floating], shape: tuple[int, int], layer_m: float
+) -> NDArray[np.floating]:
     """Median height of the lowest layer in each cell; NaN where there is none."""
     order = np.lexsort((z, cell))
     cell, z = cell[order], z[order]
@@ -381,10 +383,10 @@ def _lowest_layer(
 
 
 def finish_heightfield(
-    height: NDArray[np.float64],
-    expected: NDArray[np.float64],
+    height: NDArray[np.floating],
+    expected: NDArray[np.floating],
     near: NDArray[np.bool_],
-    origin: NDArray[np.float64],
+    origin: NDArray[np.floating],
     cfg: FusionCfg,
     *,
     sure: NDArray[np.bool_] | None = None,
@@ -405,7 +407,7 @@ def finish_heightfield(
     filled = _fill(height, seen, expected)
     coarse = ndimage.median_filter(filled, size=2 * int(0.25 / cfg.cell_m) + 1)
     spike = seen & (np.abs(filled - coarse) > 0.12)
-    labels, count = ndimage.label(spike)
+    labels, count = ndimage.label(spike)  # type: ignore[misc]
     if count:
         area = ndimage.sum_labels(spike, labels, np.arange(1, count + 1)) * cfg.cell_m**2
         spike = np.isin(labels, np.flatnonzero(area < 0.06) + 1)
@@ -415,15 +417,15 @@ def finish_heightfield(
     filled = _edge_preserving(filled, cfg.cell_m)
     radius = max(1, round(0.5 * cfg.hole_m / cfg.cell_m))
     closed = ndimage.binary_closing(np.pad(seen, radius), iterations=radius)[radius:-radius, radius:-radius]
-    known = closed & near
+    known = np.logical_and(closed, near)
     if sure is not None:
         known |= sure
     return Heightfield(filled.astype(np.float32), cfg.cell_m, origin, known)
 
 
 def _fill(
-    height: NDArray[np.float64], seen: NDArray[np.bool_], expected: NDArray[np.float64]
-) -> NDArray[np.float64]:
+    height: NDArray[np.floating], seen: NDArray[np.bool_], expected: NDArray[np.floating]
+) -> NDArray[np.floating]:
     """Fill unseen cells: residual to the expected ground, blurred ever wider, nearest hole sizes first."""
     from scipy import ndimage
 
@@ -441,7 +443,7 @@ def _fill(
     return out + expected
 
 
-def _edge_preserving(height: NDArray[np.float64], cell_m: float) -> NDArray[np.float64]:
+def _edge_preserving(height: NDArray[np.floating], cell_m: float) -> NDArray[np.floating]:
     """Bilateral smoothing: evens out centimetre noise, leaves steps above some 6 cm alone (Tomasi & Manduchi 1998)."""
     base = float(np.median(height))
     smooth = cv2.bilateralFilter(

@@ -1,3 +1,5 @@
+# numpy's and numba's argument types are looser than their stubs.
+# pyright: reportCallIssue=false, reportArgumentType=false
 """Image losses with their gradients written out (no autograd): L1 and structural dissimilarity."""
 
 # ruff: noqa: ANN001, ANN202

@@ -1,3 +1,5 @@
+# numpy's and numba's argument types are looser than their stubs.
+# pyright: reportCallIssue=false, reportArgumentType=false
 """How good a reconstruction is: against its own held-out photographs, and against known truth where there is one."""
 
 from __future__ import annotations
@@ -56,7 +58,7 @@ def save_held_out(trainer: Trainer, folder: Path) -> list[str]:
 
 
 def ground_quality(ground: Heightfield, paths: Paths) -> dict[str, Any]:
-    """Share of cells within a metre of the paths that nobody saw, and how uneven the paths are (step by step, and from one plane)."""
+    """Share of cells within a metre of the paths that nobody saw, and how uneven the paths are: by step, and off one plane."""
     if not len(paths):
         return {"hole_fraction": None, "path_roughness_m": None, "path_plane_deviation_max_m": None}
     from scipy.spatial import cKDTree

@@ -1,3 +1,5 @@
+# numpy's and numba's argument types are looser than their stubs.
+# pyright: reportCallIssue=false, reportArgumentType=false
 """Where training starts: splats at sparse points, on surfaces interpolated between them, and on a far dome for the sky."""
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from gaussgym_recon.views import Views
 
 def project(
     points: NDArray[np.floating], c2w: NDArray[np.floating], k: NDArray[np.floating]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
     """Pixels ``[P, 2]`` and depths ``[P]`` of world points in a pinhole camera."""
     w2c = np.linalg.inv(c2w)
     p = np.asarray(points, np.float64) @ w2c[:3, :3].T + w2c[:3, 3]
@@ -27,7 +29,7 @@ def unproject(
     depth: NDArray[np.floating],
     c2w: NDArray[np.floating],
     k: NDArray[np.floating],
-) -> NDArray[np.float64]:
+) -> NDArray[np.floating]:
     """World points ``[P, 3]`` at ``pixels [P, 2]`` and ``depth [P]``."""
     rays = np.stack(
         [(pixels[:, 0] - k[0, 2]) / k[0, 0], (pixels[:, 1] - k[1, 2]) / k[1, 1], np.ones(len(pixels))], axis=1
@@ -77,7 +79,7 @@ def seed_splats(
 
 def _surface_points(
     views: Views, depths: dict[int, DepthMap], level: int
-) -> tuple[NDArray[np.float64], NDArray[np.float32], NDArray[np.float64], NDArray[np.float64]]:
+) -> tuple[NDArray[np.floating], NDArray[np.float32], NDArray[np.floating], NDArray[np.floating]]:
     """Points, normals, colours and pixel sizes [m] of all confirmed depths, every second pixel of each row."""
     camera = views.intrinsics[level]
     points, normals, colors, sizes = [], [], [], []
@@ -95,8 +97,8 @@ def _surface_points(
 
 
 def _thin_out(
-    points: NDArray[np.float64], sizes: NDArray[np.float64], count: int
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    points: NDArray[np.floating], sizes: NDArray[np.floating], count: int
+) -> tuple[NDArray[np.int64], NDArray[np.floating]]:
     """Keep one point a voxel, voxels as large as the pixels that saw them, finest first, at most ``count``.
 
     Returns:
@@ -174,7 +176,7 @@ def _where_stereo_is_blind(
 
 def walked_ground_depth(
     posed: PosedCapture, c2w: NDArray[np.floating], k: NDArray[np.floating], pixels: NDArray[np.floating]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
     """Depth ``[P]`` at which pixels meet the plane through the feet of the nearby cameras, inf above it; its normal."""
     feet = posed.c2w[:, :3, 3] - [0, 0, posed.camera_height_m]
     foot = c2w[:3, 3] - [0, 0, posed.camera_height_m]
@@ -192,7 +194,7 @@ def walked_ground_depth(
     return np.where(falling > 1e-3, height / np.maximum(falling, 1e-3), np.inf), normal
 
 
-def _fill_sizes(points: NDArray[np.float64], sizes: NDArray[np.float64]) -> NDArray[np.float64]:
+def _fill_sizes(points: NDArray[np.floating], sizes: NDArray[np.floating]) -> NDArray[np.floating]:
     """Sizes of splats that have none (and an upper limit of all) from the distance to the neighbours."""
     from scipy.spatial import cKDTree
 
@@ -202,20 +204,21 @@ def _fill_sizes(points: NDArray[np.float64], sizes: NDArray[np.float64]) -> NDAr
 
 
 def _interpolated_depth(
-    posed: PosedCapture, views: Views, index: int, k: NDArray[np.floating], pixels: NDArray[np.float64]
-) -> NDArray[np.float64] | None:
-    """Depth at pixels, linear in inverse depth between the sparse points that the view sees; NaN outside their hull."""
+    posed: PosedCapture, views: Views, index: int, k: NDArray[np.floating], pixels: NDArray[np.floating]
+) -> NDArray[np.floating]:
+    """Depth at pixels, linear in inverse depth between the sparse points that the view sees; NaN where none surround."""
     from scipy.interpolate import LinearNDInterpolator
 
     seen = posed.points[views.points[index]]
+    unknown = np.full(len(pixels), np.nan)
     if len(seen) < 8:
-        return None
+        return unknown
     seen = seen[:: max(1, len(seen) // 400)]  # more would only cost time: this fills gaps
     at, z = project(seen, views.views[index].c2w, k)
     front = z > 0.1
     at, z = at[front], z[front]
     if len(at) < 8:
-        return None
+        return unknown
     inverse = LinearNDInterpolator(at, 1.0 / z)(pixels)
     return 1.0 / np.where(inverse > 1e-4, inverse, np.nan)
 

@@ -1,3 +1,5 @@
+# numpy's and numba's argument types are looser than their stubs.
+# pyright: reportCallIssue=false, reportArgumentType=false
 # ruff: noqa: ANN001, ANN202
 """Dense depth from posed photographs: PatchMatch stereo with slanted windows, checked between views.
 
@@ -24,7 +26,7 @@ from numpy.typing import NDArray
 from gaussgym_recon.posed import PosedCapture
 from gaussgym_recon.views import Views
 
-Floats = NDArray[np.float32]
+Floats = NDArray[np.floating]
 
 
 @dataclass(frozen=True)
@@ -494,4 +496,4 @@ def _candidates(posed: PosedCapture, views: Views, index: int, level: int) -> Fl
         z = 1 / rng.uniform(1 / far, 1 / near, (h, w))
         n = facing + 0.7 * rng.normal(size=(h, w, 3))
         out.append(np.concatenate([z[..., None], n / np.linalg.norm(n, axis=-1, keepdims=True)], -1))
-    return np.float32(out)
+    return np.float32(out)  # type: ignore[return-value]

@@ -1,3 +1,5 @@
+# numpy's and numba's argument types are looser than their stubs.
+# pyright: reportCallIssue=false, reportArgumentType=false
 # ruff: noqa: ANN001, ANN202
 """Splat trainer for machines without a GPU: numba kernels end to end, boxed in time, resumable after a kill.
 
@@ -27,7 +29,7 @@ from numpy.typing import NDArray
 from gaussgym_recon.losses import photometric_loss
 from gaussgym_recon.views import Views, psnr_db
 
-Floats = NDArray[np.float32]
+Floats = NDArray[np.floating]
 _SH_C0 = np.float32(0.28209479177387814)
 
 

@@ -1,3 +1,5 @@
+# numpy's and numba's argument types are looser than their stubs.
+# pyright: reportCallIssue=false, reportArgumentType=false
 """Walkable paths: the way the cameras went, put on the ground."""
 
 from __future__ import annotations
@@ -86,7 +88,7 @@ def longest_path_m(paths: Paths) -> float:
     return float(paths.arc_length_m().max()) if len(paths) else 0.0
 
 
-def _smooth_line(xy: NDArray[np.float64], cfg: WalkableCfg) -> NDArray[np.float64]:
+def _smooth_line(xy: NDArray[np.floating], cfg: WalkableCfg) -> NDArray[np.floating]:
     """Resample evenly, smooth over arc length, resample again; standing still adds nothing."""
     line = _resample(xy, 0.05)
     if len(line) < 3:
@@ -101,7 +103,7 @@ def _smooth_line(xy: NDArray[np.float64], cfg: WalkableCfg) -> NDArray[np.float6
     return _resample(smooth, cfg.spacing_m)
 
 
-def _resample(xy: NDArray[np.float64], spacing: float) -> NDArray[np.float64]:
+def _resample(xy: NDArray[np.floating], spacing: float) -> NDArray[np.floating]:
     steps = np.linalg.norm(np.diff(xy, axis=0), axis=1)
     keep = np.concatenate([[True], steps > 1e-6])
     xy = xy[keep]
@@ -110,12 +112,12 @@ def _resample(xy: NDArray[np.float64], spacing: float) -> NDArray[np.float64]:
     return np.stack([np.interp(at, arc, xy[:, k]) for k in range(2)], axis=1)
 
 
-def _directions(line: NDArray[np.float64]) -> NDArray[np.float64]:
+def _directions(line: NDArray[np.floating]) -> NDArray[np.floating]:
     d = np.gradient(line, axis=0)
     return d / np.maximum(np.linalg.norm(d, axis=1, keepdims=True), 1e-9)
 
 
-def _turns(direction: NDArray[np.float64], cfg: WalkableCfg) -> NDArray[np.float64]:
+def _turns(direction: NDArray[np.floating], cfg: WalkableCfg) -> NDArray[np.floating]:
     """Angle between the directions half a window behind and ahead of each point [rad]."""
     reach = max(1, round(0.5 * cfg.turn_window_m / cfg.spacing_m))
     index = np.arange(len(direction))
@@ -125,8 +127,8 @@ def _turns(direction: NDArray[np.float64], cfg: WalkableCfg) -> NDArray[np.float
 
 
 def _half_widths(
-    line: NDArray[np.float64], direction: NDArray[np.float64], ground: Heightfield, cfg: WalkableCfg
-) -> NDArray[np.float64]:
+    line: NDArray[np.floating], direction: NDArray[np.floating], ground: Heightfield, cfg: WalkableCfg
+) -> NDArray[np.floating]:
     """Distance to either side over which the ground is known and free of steps; the smaller of the two."""
     offsets = np.arange(0, cfg.max_half_width_m + 1e-9, ground.cell_m)
     width = np.full(len(line), cfg.max_half_width_m)

@@ -1,3 +1,5 @@
+# numpy's and numba's argument types are looser than their stubs.
+# pyright: reportCallIssue=false, reportArgumentType=false
 """Differentiable Gaussian-splat rasterizer on the CPU: numba kernels with analytic gradients behind torch autograd.
 
 The conventions are those of gsplat 1.5.3 (Ye et al. 2024, arXiv 2409.06765): pixel centres at +0.5, a 0.3 px low-pass
