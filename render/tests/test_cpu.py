@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from gaussgym_render import SplatRenderer, cpu, oracle
+from gaussgym_render import SplatRenderer, cpu, harmonics, oracle
 from gaussgym_render.atlas import CHUNK, build_atlas, morton_order
 from gaussgym_render.testing import pinhole, random_cameras, random_splats, street_cameras, street_splats
 from gaussgym_scene import Splats
@@ -258,8 +258,10 @@ def test_atlas_layout():
     slot = atlas.chunk_offsets[5] * CHUNK + 300
     chunk, i, source = slot // CHUNK, slot % CHUNK, atlas.source[slot]
     np.testing.assert_array_equal(atlas.planes[chunk, :3, i], scenes[5].means[source])
-    start = atlas.rest_offsets[5] + 300 * 3 * 8
-    np.testing.assert_array_equal(atlas.rest[start : start + 24].reshape(8, 3), scenes[5].sh[source, 1:9])
+    start = atlas.rest_offsets[5] + (300 // CHUNK) * CHUNK * 24
+    bands = atlas.rest[start : start + CHUNK * 24].reshape(8, 3, CHUNK)
+    np.testing.assert_array_equal(bands[..., 300 % CHUNK], scenes[5].sh[source, 1:9])
+    np.testing.assert_allclose(atlas.base_colors[chunk, :, i], 0.5 + harmonics.C0 * scenes[5].sh[source, 0], rtol=1e-6)
     assert (atlas.planes[:, 12].reshape(-1)[atlas.source < 0] == 0).all()
 
 

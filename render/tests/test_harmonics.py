@@ -49,11 +49,11 @@ def test_compiled_bands_equal_the_basis(degree):
     directions = rng.normal(size=(20, 3))
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
     expected = np.einsum("nk,nkc->nc", harmonics.basis(directions, degree)[:, 1:], sh[:, 1:])
-    rest = np.ascontiguousarray(sh[:, 1:]).reshape(-1)
-    for i, d in enumerate(directions.astype(np.float32)):
-        zero = np.float32(0)
-        got = harmonics.add_bands(d[0], d[1], d[2], rest, i * 3 * (k - 1), k - 1, zero, zero, zero)
-        np.testing.assert_allclose(got, expected[i], atol=2e-6)
+    rest = np.concatenate([np.zeros(7), sh[:, 1:].transpose(1, 2, 0).reshape(-1)]).astype(np.float32)
+    out = np.ones(3 * 20, np.float32)
+    planes = np.ascontiguousarray(directions.T.astype(np.float32)).reshape(-1)
+    harmonics.add_bands(planes, rest, 7, k - 1, np.empty(15 * 20, np.float32), out)
+    np.testing.assert_allclose(out.reshape(3, 20).T - 1, expected, atol=2e-6)
 
 
 def test_wrong_number_of_coefficients():

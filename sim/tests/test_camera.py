@@ -23,7 +23,9 @@ class CountingRenderer:
         self.calls.append((c2w.clone(), K.clone(), scene_ids.clone()))
         numbers = torch.arange(self.drawn, self.drawn + len(c2w), dtype=torch.uint8)
         self.drawn += len(c2w)
-        return SimpleNamespace(rgb=numbers[:, None, None, None].expand(-1, self.cfg.height, self.cfg.width, 3))
+        return SimpleNamespace(
+            rgb=numbers[:, None, None, None].expand(-1, self.cfg.height, self.cfg.width, 3)
+        )
 
 
 def make(num_envs=4, **changes):
@@ -43,7 +45,9 @@ def test_intrinsics_give_the_field_of_view():
 def test_a_point_on_the_ground_lands_where_geometry_says():
     """The robot at (2, 1) faces +y; the camera looks down 30 degrees from 0.31 m: its axis meets the ground 0.54 m ahead."""
     robot = get_robot("go1")
-    c2w = camera_to_world(torch.tensor([[2.0, 1.0, 0.28]]), quat_from_yaw(torch.tensor([math.pi / 2])), mount_pose(robot)[None])[0].numpy()
+    c2w = camera_to_world(
+        torch.tensor([[2.0, 1.0, 0.28]]), quat_from_yaw(torch.tensor([math.pi / 2])), mount_pose(robot)[None]
+    )[0].numpy()
     x_b, _, z_b = robot.camera_pos_b
     height = 0.28 + z_b
     ahead = height / math.tan(robot.camera_tilt_rad)
@@ -110,7 +114,9 @@ def test_poses_follow_the_robot_and_jitter_within_bounds():
     cfg = replace(RandomizeCfg.none(), camera_pos_m=0.02, camera_rot_rad=0.03, camera_focal=0.02)
     env, renderer = make(num_envs=200, randomize=cfg)
     c2w, k, _ = renderer.calls[0]
-    exact = camera_to_world(env.sim.state.root_pos_w, env.sim.state.root_quat_wxyz, mount_pose(env.sim.robot).repeat(200, 1, 1))
+    exact = camera_to_world(
+        env.sim.state.root_pos_w, env.sim.state.root_quat_wxyz, mount_pose(env.sim.robot).repeat(200, 1, 1)
+    )
     shift = torch.linalg.inv(exact) @ c2w
     assert 0.015 < shift[:, :3, 3].abs().max() <= 0.0201
     angle = torch.arccos(((shift[:, 0, 0] + shift[:, 1, 1] + shift[:, 2, 2] - 1) / 2).clamp(-1, 1))

@@ -31,7 +31,9 @@ def scene_with(paths, **metadata):
 
 
 def join(*lines):
-    return Paths(*(np.concatenate([getattr(p, k) for p in lines]) for k in ("points", "path_id", "half_width_m")))
+    return Paths(
+        *(np.concatenate([getattr(p, k) for p in lines]) for k in ("points", "path_id", "half_width_m"))
+    )
 
 
 L_SHAPE = [(0, 0), (6, 0), (6, 8)]
@@ -85,13 +87,17 @@ def test_follower_by_hand():
     assert float(error) == pytest.approx(math.atan2(-0.4, 2.75 - 1.8) - 0.5, abs=1e-5)
     # Against the line's direction the target lies behind.
     follower.direction[:] = -1
-    error = follower.heading_error(torch.tensor([[1.75, 0.0]]), torch.tensor([math.pi]), 1.0, stop_at_goal=False)
+    error = follower.heading_error(
+        torch.tensor([[1.75, 0.0]]), torch.tensor([math.pi]), 1.0, stop_at_goal=False
+    )
     assert abs(float(error)) < 1e-5
     # Beyond the end the line goes straight on; a goal holds the target.
     follower.start(torch.tensor([0]), torch.tensor([56]), torch.tensor([1]), torch.tensor([56]))
     xy, yaw = torch.tensor([[6.0, 7.9]]), torch.tensor([math.pi / 2])
     assert abs(float(follower.heading_error(xy, yaw, 1.0, stop_at_goal=False))) < 1e-5
-    assert abs(float(follower.heading_error(xy + torch.tensor([[0.1, 0.1]]), yaw, 1.0, stop_at_goal=True))) > 1.0
+    assert (
+        abs(float(follower.heading_error(xy + torch.tensor([[0.1, 0.1]]), yaw, 1.0, stop_at_goal=True))) > 1.0
+    )
 
 
 def commands(scene, task, num_envs, rough=False, **changes):
@@ -122,7 +128,12 @@ def test_an_ideal_robot_reaches_its_goal(shape, direction):
     made._follower.start(ids, index, directions, goal)
     made.resample(ids, speed=torch.full((8,), 0.8))
     yaw = net.travel_yaw(index, directions) + torch.linspace(-2.5, 2.5, 8)
-    xy, _ = drive(made, net.points[index, :2] + 0.3 * torch.randn(8, 2, generator=torch.Generator().manual_seed(1)), yaw, 1200)
+    xy, _ = drive(
+        made,
+        net.points[index, :2] + 0.3 * torch.randn(8, 2, generator=torch.Generator().manual_seed(1)),
+        yaw,
+        1200,
+    )
     assert ((made._follower.goal_xy() - xy).norm(dim=1) < 0.5).all()
 
 
@@ -139,7 +150,9 @@ def test_an_open_line_goes_straight_on_for_ever():
 
 
 def test_velocity_task_keeps_to_the_path_on_rough_ground():
-    made = commands(scene_with(straight_path(30.0, half_width_m=0.5)), "velocity", 16, rough=True, standing_fraction=0.0)
+    made = commands(
+        scene_with(straight_path(30.0, half_width_m=0.5)), "velocity", 16, rough=True, standing_fraction=0.0
+    )
     ids = torch.arange(16)
     made._follower.start(ids, torch.full((16,), 20), torch.ones(16, dtype=torch.long), torch.full((16,), 60))
     made.resample(ids)
@@ -149,9 +162,13 @@ def test_velocity_task_keeps_to_the_path_on_rough_ground():
 
 
 def test_velocity_ranges_and_standing():
-    made = commands(scene_with(straight_path(30.0)), "velocity", 4000, heading_fraction=0.0, standing_fraction=0.25)
+    made = commands(
+        scene_with(straight_path(30.0)), "velocity", 4000, heading_fraction=0.0, standing_fraction=0.25
+    )
     ids = torch.arange(4000)
-    made._follower.start(ids, torch.full((4000,), 60), torch.ones(4000, dtype=torch.long), torch.full((4000,), 60))
+    made._follower.start(
+        ids, torch.full((4000,), 60), torch.ones(4000, dtype=torch.long), torch.full((4000,), 60)
+    )
     made.resample(ids)
     made.update(torch.zeros(4000, 2), torch.zeros(4000))
     still = (made.command == 0).all(dim=1)
@@ -163,7 +180,9 @@ def test_velocity_ranges_and_standing():
 
 
 def test_leaving_the_path_switches_to_its_heading():
-    made = commands(scene_with(straight_path(30.0)), "velocity", 1, heading_fraction=0.0, standing_fraction=0.0)
+    made = commands(
+        scene_with(straight_path(30.0)), "velocity", 1, heading_fraction=0.0, standing_fraction=0.0
+    )
     made._follower.start(torch.tensor([0]), torch.tensor([60]), torch.tensor([1]), torch.tensor([60]))
     made.resample(torch.tensor([0]))
     made.update(torch.tensor([[0.0, 2.0]]), torch.tensor([1.5]))

@@ -25,7 +25,9 @@ def test_bit_identical_to_plain_mj_step():
     scenes = [flat_scene(), wavy_scene()]
     sim = make_sim("mujoco", "go1", scenes, 4)
     rng = np.random.default_rng(3)
-    targets = torch.tensor(sim.robot.default_joint_pos) + torch.tensor(rng.uniform(-0.4, 0.4, (4, 12)), dtype=torch.float32)
+    targets = torch.tensor(sim.robot.default_joint_pos) + torch.tensor(
+        rng.uniform(-0.4, 0.4, (4, 12)), dtype=torch.float32
+    )
     pos = torch.tensor([[0.0, 0.0, 0.4], [1.0, 0.0, 0.4], [0.5, 0.2, 1.2], [2.0, 1.0, 1.1]])
     place(sim, pos_w=pos)
     for _ in range(30):
@@ -54,7 +56,11 @@ def test_joint_order_and_sign():
     assert (moved.argmax(dim=1) == torch.arange(12)).all()
     model = build_model(sim.robot, sim.scenes[0])
     names = [model.joint(int(model.actuator_trnid[u, 0])).name for u in range(model.nu)]
-    assert tuple(names) == sim.robot.joint_names == tuple(f"{leg}_{j}" for leg in ("FR", "FL", "RR", "RL") for j in ("hip", "thigh", "calf"))
+    assert (
+        tuple(names)
+        == sim.robot.joint_names
+        == tuple(f"{leg}_{j}" for leg in ("FR", "FL", "RR", "RL") for j in ("hip", "thigh", "calf"))
+    )
 
 
 def test_torque_limit_and_strength():

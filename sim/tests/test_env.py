@@ -30,8 +30,19 @@ def actions(env, seed=0, std=0.3):
 def test_step_contract():
     env = make_env([flat_scene(), wavy_scene()], cfg=EnvCfg())
     obs, reward, dones, extras = env.step(actions(env))
-    assert {k: tuple(v.shape) for k, v in obs.items()} == {"proprio": (4, 45), "base_vel": (4, 3), "scan": (4, 63)}
-    assert reward.shape == dones.shape == extras["time_outs"].shape == extras["success"].shape == extras["fell"].shape == (4,)
+    assert {k: tuple(v.shape) for k, v in obs.items()} == {
+        "proprio": (4, 45),
+        "base_vel": (4, 3),
+        "scan": (4, 63),
+    }
+    assert (
+        reward.shape
+        == dones.shape
+        == extras["time_outs"].shape
+        == extras["success"].shape
+        == extras["fell"].shape
+        == (4,)
+    )
     assert (reward >= 0).all()
     again, *_ = env.step(actions(env))
     assert all(again[k].data_ptr() != obs[k].data_ptr() for k in obs)  # rollouts keep what they were given
@@ -44,7 +55,13 @@ def test_proprio_by_hand():
     """Every term at its place, with its scale, from a state without symmetry."""
     env = make_env(num_envs=1)
     quat = torch.nn.functional.normalize(torch.tensor([[0.9, 0.1, -0.2, 0.3]]), dim=1)
-    place(env.sim, pos_w=torch.tensor([[0.0, 0.0, 3.0]]), quat_wxyz=quat, lin_vel_w=torch.tensor([[1.0, 2.0, 3.0]]), ang_vel_b=torch.tensor([[0.4, -0.8, 1.2]]))
+    place(
+        env.sim,
+        pos_w=torch.tensor([[0.0, 0.0, 3.0]]),
+        quat_wxyz=quat,
+        lin_vel_w=torch.tensor([[1.0, 2.0, 3.0]]),
+        ang_vel_b=torch.tensor([[0.4, -0.8, 1.2]]),
+    )
     action = torch.linspace(-1, 1, 12)[None]
     obs, *_ = env.step(action)
     s = env.sim.state
@@ -63,12 +80,21 @@ def test_proprio_by_hand():
         action[0].numpy(),
     ])  # fmt: skip
     np.testing.assert_allclose(obs["proprio"][0].numpy(), want, atol=2e-6)
-    np.testing.assert_allclose(obs["base_vel"][0].numpy(), 2 * matrix.T @ s.root_lin_vel_w[0].numpy(), atol=1e-5)
+    np.testing.assert_allclose(
+        obs["base_vel"][0].numpy(), 2 * matrix.T @ s.root_lin_vel_w[0].numpy(), atol=1e-5
+    )
 
 
 def test_terms_are_what_a_bundle_lists():
     terms = proprio_terms(get_robot("go1"))
-    assert [(t.name, t.size) for t in terms] == [("ang_vel_b", 3), ("gravity_b", 3), ("command", 3), ("joint_pos_offset", 12), ("joint_vel", 12), ("last_action", 12)]
+    assert [(t.name, t.size) for t in terms] == [
+        ("ang_vel_b", 3),
+        ("gravity_b", 3),
+        ("command", 3),
+        ("joint_pos_offset", 12),
+        ("joint_vel", 12),
+        ("last_action", 12),
+    ]
     assert all(len(t.scale) == t.size for t in terms)
     assert [t.scale[0] for t in terms] == [0.25, 1.0, 2.0, 1.0, 0.05, 1.0]
 
@@ -155,7 +181,11 @@ def test_goal_success():
     assert env.start_id.tolist() == [0, 1, 2, 3]
     torch.testing.assert_close(env.sim.state.root_pos_w[:, :2], torch.from_numpy(starts.xy_m))
     goal = env.follower.goal_xy()[1].clone()
-    place(env.sim, pos_w=torch.tensor([[float(goal[0]) + 0.3, float(goal[1]) + 0.3, 0.3]]), env_ids=torch.tensor([1]))
+    place(
+        env.sim,
+        pos_w=torch.tensor([[float(goal[0]) + 0.3, float(goal[1]) + 0.3, 0.3]]),
+        env_ids=torch.tensor([1]),
+    )
     _, _, dones, extras = env.step(torch.zeros(4, 12))
     assert extras["success"].tolist() == dones.tolist() == [False, True, False, False]
     assert extras["start_id"].tolist() == [0, 1, 2, 3]
@@ -180,7 +210,9 @@ def lanes_scene():
     x = np.arange(-5, 5.01, 0.25)
     points = np.concatenate([np.stack([x, np.full_like(x, y), 0 * x, 0 * x], 1) for y in (-1.0, 1.5)])
     paths = Paths(points, np.repeat([0, 1], len(x)), np.full(2 * len(x), 0.3))
-    return Scene("lanes", heightfield=base.heightfield, paths=paths, metadata={"path_level": {"0": 0, "1": 1}})
+    return Scene(
+        "lanes", heightfield=base.heightfield, paths=paths, metadata={"path_level": {"0": 0, "1": 1}}
+    )
 
 
 def test_curriculum_moves_robots_between_lanes():

@@ -3,17 +3,27 @@ import torch
 from gaussgym_scene.frames import matrix_from_quat_wxyz
 from gaussgym_sim import frames
 
-QUAT = torch.nn.functional.normalize(torch.tensor([[0.7, 0.2, -0.5, 0.35], [0.1, -0.8, 0.3, 0.2], [1.0, 0, 0, 0]]), dim=1)
+QUAT = torch.nn.functional.normalize(
+    torch.tensor([[0.7, 0.2, -0.5, 0.35], [0.1, -0.8, 0.3, 0.2], [1.0, 0, 0, 0]]), dim=1
+)
 
 
 def test_rotations_agree_with_the_scene_packages():
     vector = torch.tensor([[0.3, -1.2, 2.0]]).repeat(3, 1)
     matrices = matrix_from_quat_wxyz(QUAT.numpy())
     np.testing.assert_allclose(frames.matrix_from_quat(QUAT).numpy(), matrices, atol=1e-6)
-    np.testing.assert_allclose(frames.rotate(QUAT, vector).numpy(), np.einsum("eij,ej->ei", matrices, vector.numpy()), atol=1e-5)
-    np.testing.assert_allclose(frames.rotate_inverse(QUAT, vector).numpy(), np.einsum("eji,ej->ei", matrices, vector.numpy()), atol=1e-5)
+    np.testing.assert_allclose(
+        frames.rotate(QUAT, vector).numpy(), np.einsum("eij,ej->ei", matrices, vector.numpy()), atol=1e-5
+    )
+    np.testing.assert_allclose(
+        frames.rotate_inverse(QUAT, vector).numpy(),
+        np.einsum("eji,ej->ei", matrices, vector.numpy()),
+        atol=1e-5,
+    )
     down = np.tile([0.0, 0.0, -1.0], (3, 1))
-    np.testing.assert_allclose(frames.gravity_in_base(QUAT).numpy(), np.einsum("eji,ej->ei", matrices, down), atol=1e-6)
+    np.testing.assert_allclose(
+        frames.gravity_in_base(QUAT).numpy(), np.einsum("eji,ej->ei", matrices, down), atol=1e-6
+    )
 
 
 def test_yaw():
@@ -21,12 +31,18 @@ def test_yaw():
     assert torch.allclose(frames.yaw_of(frames.quat_from_yaw(yaw)), yaw, atol=1e-6)
     # Pitching up by 30 degrees after turning keeps the heading.
     pitch = torch.tensor([0.9659, 0.0, -0.2588, 0.0])
-    x = frames.rotate(frames.quat_from_yaw(yaw), frames.rotate(pitch.expand(5, 4), torch.tensor([[1.0, 0, 0]]).expand(5, 3)))
+    x = frames.rotate(
+        frames.quat_from_yaw(yaw), frames.rotate(pitch.expand(5, 4), torch.tensor([[1.0, 0, 0]]).expand(5, 3))
+    )
     assert torch.allclose(torch.atan2(x[:, 1], x[:, 0]), yaw, atol=1e-5)
 
 
 def test_wrap_angle():
-    assert torch.allclose(frames.wrap_angle(torch.tensor([0.0, 4.0, -4.0, 7.0])), torch.tensor([0.0, 4 - 2 * np.pi, 2 * np.pi - 4, 7 - 2 * np.pi]), atol=1e-6)
+    assert torch.allclose(
+        frames.wrap_angle(torch.tensor([0.0, 4.0, -4.0, 7.0])),
+        torch.tensor([0.0, 4 - 2 * np.pi, 2 * np.pi - 4, 7 - 2 * np.pi]),
+        atol=1e-6,
+    )
 
 
 def test_rotation_vectors():

@@ -23,9 +23,13 @@ def test_mass_and_limits(model):
     np.testing.assert_allclose(model.body("trunk").ipos, robot.trunk_com_b)
     for name, limit in zip(robot.joint_names, robot.torque_limit_nm):
         low, high = model.joint(name).range
-        expected = {"hip": (-0.863, 0.863), "thigh": (-0.686, 4.501), "calf": (-2.818, -0.888)}[name.split("_")[1]]
+        expected = {"hip": (-0.863, 0.863), "thigh": (-0.686, 4.501), "calf": (-2.818, -0.888)}[
+            name.split("_")[1]
+        ]
         assert (low, high) == pytest.approx(expected)
-        assert model.actuator(name).ctrlrange[1] == pytest.approx(limit) == (35.55 if "calf" in name else 23.7)
+        assert (
+            model.actuator(name).ctrlrange[1] == pytest.approx(limit) == (35.55 if "calf" in name else 23.7)
+        )
         assert model.joint(name).id > 0
     default = np.array(robot.default_joint_pos)
     assert (default >= model.jnt_range[1:, 0]).all()
@@ -54,7 +58,13 @@ def analytic_foot(leg, hip, thigh, calf):
     x = -THIGH * math.sin(thigh) - CALF * math.sin(thigh + calf)
     z = -THIGH * math.cos(thigh) - CALF * math.cos(thigh + calf)
     y = side * ABDUCTION
-    return np.array([end * HIP_X + x, side * HIP_Y + y * math.cos(hip) - z * math.sin(hip), y * math.sin(hip) + z * math.cos(hip)])
+    return np.array(
+        [
+            end * HIP_X + x,
+            side * HIP_Y + y * math.cos(hip) - z * math.sin(hip),
+            y * math.sin(hip) + z * math.cos(hip),
+        ]
+    )
 
 
 @pytest.mark.parametrize("pose", ["default", "other"])
@@ -67,7 +77,9 @@ def test_foot_positions(model, pose):
     data.qpos[:] = [0, 0, 0, 1, 0, 0, 0, *joints]
     mujoco.mj_forward(model, data)
     for i, leg in enumerate(robot.leg_names):
-        np.testing.assert_allclose(data.geom(f"{leg}_foot").xpos, analytic_foot(leg, *joints[3 * i : 3 * i + 3]), atol=1e-9)
+        np.testing.assert_allclose(
+            data.geom(f"{leg}_foot").xpos, analytic_foot(leg, *joints[3 * i : 3 * i + 3]), atol=1e-9
+        )
 
 
 def test_default_pose_stands_at_the_nominal_height(model):
@@ -78,7 +90,10 @@ def test_default_pose_stands_at_the_nominal_height(model):
 
 def test_only_primitives_and_no_self_collision(model):
     assert model.nmesh == 0
-    allowed = {int(g) for g in (mujoco.mjtGeom.mjGEOM_BOX, mujoco.mjtGeom.mjGEOM_CAPSULE, mujoco.mjtGeom.mjGEOM_SPHERE)}
+    allowed = {
+        int(g)
+        for g in (mujoco.mjtGeom.mjGEOM_BOX, mujoco.mjtGeom.mjGEOM_CAPSULE, mujoco.mjtGeom.mjGEOM_SPHERE)
+    }
     assert set(model.geom_type.tolist()) <= allowed
     assert not (model.geom_contype & model.geom_conaffinity).any()
     robot = get_robot("go1")

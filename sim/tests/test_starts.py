@@ -30,7 +30,11 @@ def test_goals_are_ten_metres_along_the_path_where_it_reaches():
 
 
 def test_seeds_and_json():
-    a, b, c = sample_starts(SCENES, 9, seed=5), sample_starts(SCENES, 9, seed=5), sample_starts(SCENES, 9, seed=6)
+    a, b, c = (
+        sample_starts(SCENES, 9, seed=5),
+        sample_starts(SCENES, 9, seed=5),
+        sample_starts(SCENES, 9, seed=6),
+    )
     assert a.to_dict() == b.to_dict() != c.to_dict()
     assert Starts.from_dict(json.loads(json.dumps(a.to_dict()))).to_dict() == a.to_dict()
 

@@ -34,8 +34,12 @@ def test_rays_hit_the_heightfield_where_it_is():
     geom = np.zeros(1, np.int32)
     for _ in range(40):
         i, j = rng.integers(1, nx - 1), rng.integers(1, ny - 1)
-        x, y = field.origin_xy_m + field.cell_m * np.array([i + 0.3, j + 0.6])  # on an edge a ray may slip through
-        distance = mujoco.mj_ray(model, data, np.array([x, y, 10.0]), np.array([0.0, 0, -1]), None, 1, 1, geom)
+        x, y = field.origin_xy_m + field.cell_m * np.array(
+            [i + 0.3, j + 0.6]
+        )  # on an edge a ray may slip through
+        distance = mujoco.mj_ray(
+            model, data, np.array([x, y, 10.0]), np.array([0.0, 0, -1]), None, 1, 1, geom
+        )
         assert model.geom(int(geom[0])).name == "terrain"
         assert 10.0 - distance == pytest.approx(float(field.sample([x, y])), abs=1e-3)
 
@@ -78,17 +82,27 @@ def test_scan_by_hand():
     scene = heights_scene(lambda x, y: 0.1 * x + 0.5 * y)
     lookup = TerrainLookup([scene.heightfield], device=CPU)
     obs = Observations(get_robot("go1"), ObservationCfg(), device=CPU, generator=torch.Generator())
-    ground = obs.scan_ground(torch.tensor([[1.0, 0.5, 9.0]]), torch.tensor([torch.pi / 2]), lookup, torch.zeros(1, dtype=torch.long))
+    ground = obs.scan_ground(
+        torch.tensor([[1.0, 0.5, 9.0]]),
+        torch.tensor([torch.pi / 2]),
+        lookup,
+        torch.zeros(1, dtype=torch.long),
+    )
     assert ground.shape == (1, 63)
     assert obs.grid_b[-1].tolist() == pytest.approx([0.8, 0.4])
     assert float(ground[0, -1]) == pytest.approx(0.1 * 0.6 + 0.5 * 1.3, abs=1e-5)
     seen = obs.scan(torch.tensor([float(ground[0, -1]) + 0.28 + 0.1]), ground, noisy=False)
     assert float(seen[0, -1]) == pytest.approx(4 * 0.1, abs=1e-5)
-    assert float(obs.scan(torch.tensor([9.0]), ground, noisy=False).max()) == pytest.approx(2.0)  # clipped at 0.5 m
+    assert float(obs.scan(torch.tensor([9.0]), ground, noisy=False).max()) == pytest.approx(
+        2.0
+    )  # clipped at 0.5 m
 
 
 def test_scan_equals_heightfield_sample_at_any_pose():
-    scenes = [wavy_scene(), heights_scene(lambda x, y: np.sin(3 * x) * np.cos(2 * y), origin_xy_m=(1.0, 2.0), size_m=(3.0, 7.0))]
+    scenes = [
+        wavy_scene(),
+        heights_scene(lambda x, y: np.sin(3 * x) * np.cos(2 * y), origin_xy_m=(1.0, 2.0), size_m=(3.0, 7.0)),
+    ]
     lookup = TerrainLookup([s.heightfield for s in scenes], device=CPU)
     obs = Observations(get_robot("go1"), ObservationCfg(), device=CPU, generator=torch.Generator())
     rng = np.random.default_rng(2)

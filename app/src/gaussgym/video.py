@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from gaussgym.robot_drawing import RobotShape, draw
 
 if TYPE_CHECKING:
-    from gaussgym_learn.policies import ActingPolicy
+    from gaussgym_learn.acting import ActingPolicy
 
 MANIFEST = "film.json"
 FORMAT = "gaussgym-film"
@@ -83,7 +83,7 @@ def film(policy_path: Path, scene_dir: Path, output: Path, cfg: FilmCfg | None =
     Raises:
         InputError: If policy and scene do not fit, or ffmpeg is missing or fails.
     """
-    from gaussgym_learn.policies import load_policy
+    from gaussgym_learn.acting import load_policy
 
     cfg = cfg or FilmCfg()
     scene = Scene.load(scene_dir)

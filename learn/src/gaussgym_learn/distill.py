@@ -345,8 +345,8 @@ def distill(
     Raises:
         InputError: nothing to bound the run, or a teacher or student that does not fit.
     """
+    from gaussgym_learn.acting import CheckpointPolicy
     from gaussgym_learn.env import make_env
-    from gaussgym_learn.policies import CheckpointPolicy
     from gaussgym_learn.recipes import get_recipe
     from gaussgym_learn.train import Budget, clear_run, run_fields, run_training, torch_threads
 

@@ -18,10 +18,10 @@ from gaussgym_sim.starts import Starts, sample_starts
 from tensordict import TensorDict
 from tqdm import tqdm
 
+from gaussgym_learn.acting import ActingPolicy, load_policy
 from gaussgym_learn.checkpoint import write_bytes
 from gaussgym_learn.env import GaussgymVecEnv, make_env, open_scenes
 from gaussgym_learn.models import IMAGE_GROUP, NEW_FRAME_GROUP
-from gaussgym_learn.policies import ActingPolicy, load_policy
 
 ABLATIONS = ("none", "blank", "shuffled")
 EPISODE_S = {"goal": 30.0, "velocity": 20.0}

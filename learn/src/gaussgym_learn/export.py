@@ -22,11 +22,11 @@ from gaussgym_sim.observations import ObservationCfg, proprio_terms
 from gaussgym_sim.robot import RobotCfg, get_robot
 from torch import nn
 
+from gaussgym_learn.acting import CheckpointPolicy
 from gaussgym_learn.checkpoint import load_checkpoint
 from gaussgym_learn.env import GaussgymVecEnv, make_env
 from gaussgym_learn.evaluate import evaluation_cfg
 from gaussgym_learn.models import IMAGE_GROUP, NEW_FRAME_GROUP, BlindGraph, VisionRNNModel
-from gaussgym_learn.policies import CheckpointPolicy
 
 OPSET = 18
 JOINT_VEL_LIMIT_RAD_S = 30.0

@@ -38,7 +38,7 @@ class TrainerCfg:
     """Settings of the trainer; fractions are of the whole training.
 
     Attributes:
-        seconds: Wall-clock budget, earlier runs of the same training included.
+        seconds: Wall-clock budget, earlier runs of the same training included; compiling is not counted.
         iterations: When given, train for this many steps instead of by the clock (tests, comparisons).
         max_splats: Upper limit of splats while growing.
         final_splats: Upper limit afterwards; those that contribute least to the training views go.
@@ -338,8 +338,13 @@ class Trainer:
             on_progress: Called about once a second with the fraction done and a short status.
         """
         last = told = saved = time.monotonic()
+        compiled = False
         while self.progress < 1.0:
             loss = self._step()
+            if (
+                not compiled
+            ):  # the first step of a process may compile the kernels: half a minute that is no training
+                last, compiled = time.monotonic(), True
             self.iteration += 1
             if self.iteration % self.cfg.densify_every == 0:
                 self._densify()

@@ -38,9 +38,9 @@ class Atlas:
     source: NDArray[np.int32]
     """Index of each slot's splat in its scene's input (ties in depth are resolved by it), `[B·256]`; -1 for padding."""
     base_colors: NDArray[np.float32]
-    """`0.5 + band 0`, padded to four floats, `[B·256, 4]`."""
+    """`0.5 + band 0`, `[B, 3, 256]`."""
     rest: NDArray[np.float32]
-    """Bands 1 and up of all scenes, flat; the j-th slot of scene s starts at `rest_offsets[s] + j·3·num_rest[s]`."""
+    """Bands 1 and up of all scenes, flat; the j-th chunk of scene s is `[num_rest[s], 3, 256]` from `rest_offsets[s] + 768·j·num_rest[s]`."""
     rest_offsets: NDArray[np.int64]
     """`[S]`."""
     num_rest: NDArray[np.int64]
@@ -129,8 +129,8 @@ def _pack_scene(splats: Splats, sh_degree: int | None) -> dict[str, Any]:
     flat[n:, 12] = BLANK_OPACITY
     source = np.full(slots, -1, np.int32)
     source[:n] = order
-    base = np.zeros((slots, 4), np.float32)
-    base[:n, :3] = 0.5 + harmonics.C0 * splats.sh[order, 0]
+    base = np.zeros((slots, 3), np.float32)
+    base[:n] = 0.5 + harmonics.C0 * splats.sh[order, 0]
     rest = np.zeros((slots, num_rest, 3), np.float32)
     rest[:n] = splats.sh[order, 1 : num_rest + 1]
 
@@ -145,7 +145,7 @@ def _pack_scene(splats: Splats, sh_degree: int | None) -> dict[str, Any]:
         "planes": flat.reshape(num_chunks, CHUNK, NUM_PLANES).transpose(0, 2, 1),
         "bounds": bounds.astype(np.float32),
         "source": source,
-        "base": base,
-        "rest": rest.reshape(-1),
+        "base": base.reshape(num_chunks, CHUNK, 3).transpose(0, 2, 1),
+        "rest": rest.reshape(num_chunks, CHUNK, num_rest, 3).transpose(0, 2, 3, 1).reshape(-1),
         "num_rest": num_rest,
     }

@@ -45,7 +45,7 @@ _MIN_T = _F(oracle.MIN_TRANSMITTANCE)
 _SLACK_PX = _F(2e-3)
 _NUM_PROJECTED = 7  # u, v, z, slope, falloff, row falloff, log2 of the opacity
 _NUM_BOX = 5  # x0, x1, y0, y1, whether visible
-_RECORD = 16  # the seven above, x0 | x1 << 16, y0 | y1 << 16, slot, three of base colour, spare: a cache line
+_RECORD = 16  # the seven above, x0 | x1 << 16, y0 | y1 << 16, slot, three of colour, spare: a cache line
 _RADIX_BITS = 11
 _AHEAD = 8  # splats between asking for a record and using it
 _FLAGS = {
@@ -201,8 +201,19 @@ def _project_chunk(planes, xyz, view, k, near, tan_limit, tile, antialiased, out
         box[4 * CHUNK + i] = np.int32(keep)
 
 
+@numba.njit(cache=True, nogil=True, fastmath=_FLAGS, error_model="numpy")
+def _directions(planes, view, directions):
+    """Unit vectors from the camera centre to a chunk's means, world frame, as planes."""
+    for i in range(CHUNK):
+        dx = _F(np.float64(planes[i]) - view[9])
+        dy = _F(np.float64(planes[CHUNK + i]) - view[10])
+        dz = _F(np.float64(planes[2 * CHUNK + i]) - view[11])
+        scale = _F(1.0) / lanes.sqrt(max(dx * dx + dy * dy + dz * dz, _F(1e-30)))
+        directions[i], directions[CHUNK + i], directions[2 * CHUNK + i] = dx * scale, dy * scale, dz * scale
+
+
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _collect(out, box, base_colors, first_slot, count, records, keys):
+def _collect(out, box, colors, first_slot, count, records, keys):
     """Append a chunk's visible splats to the camera's list, one cache line each; returns the new length.
 
     Every splat is written and the length advanced by 0 or 1: which are visible is unpredictable, a branch costs more.
@@ -217,7 +228,7 @@ def _collect(out, box, base_colors, first_slot, count, records, keys):
         )
         records[np.uintp(at + 9)] = lanes.bits_float(np.int32(first_slot + i))
         for c in range(3):
-            records[np.uintp(at + 10 + c)] = base_colors[np.uintp(4 * (first_slot + i) + c)]
+            records[np.uintp(at + 10 + c)] = max(colors[np.uintp(c * CHUNK + i)], _F(0.0))
         keys[np.uintp(count)] = np.uint32(lanes.float_bits(out[2 * CHUNK + i]))
         count += np.int64(box[4 * CHUNK + i])
     return count
@@ -336,21 +347,9 @@ def _any_open(open_bits, words, x0, x1, y0, y1):
     return found != 0
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
-def _view_dependent(slot, first_slot, planes, view, rest, rest_offset, num_rest, r, g, b):
-    """Add the higher SH bands of a splat, seen from the camera centre, to its base colour."""
-    at = (slot // CHUNK) * NUM_PLANES * CHUNK + slot % CHUNK
-    dx = np.float64(planes[at]) - view[9]
-    dy = np.float64(planes[at + CHUNK]) - view[10]
-    dz = np.float64(planes[at + 2 * CHUNK]) - view[11]
-    scale = 1.0 / np.sqrt(dx * dx + dy * dy + dz * dz)
-    start = rest_offset + (slot - first_slot) * 3 * num_rest
-    return harmonics.add_bands(_F(dx * scale), _F(dy * scale), _F(dz * scale), rest, start, num_rest, r, g, b)
-
-
 @numba.njit(cache=True, nogil=True, fastmath={"contract", "nsz"}, error_model="numpy")
 def _blend(
-    count, order, records, first_slot, planes, view, rest, rest_offset, num_rest, image, open_bits, size
+    count, order, records, image, open_bits, size
 ):
     """Blend splats in the given order, each over the rows of its ellipse, until no pixel is open.
 
@@ -359,22 +358,20 @@ def _blend(
     """
     width, height, stride, words = size
     pixels_open = width * height
+    worth_testing = (3 * pixels_open) // 4
     for i in range(count):
         # Records lie in the order of the atlas, all over the L2 cache.
         lanes.prefetch(records, np.int64(order[min(i + _AHEAD, count - 1)]) * _RECORD)
         at = np.int64(order[i]) * _RECORD
         xs, ys = lanes.float_bits(records[np.uintp(at + 7)]), lanes.float_bits(records[np.uintp(at + 8)])
         x0, x1, y0, y1 = np.int64(xs & 0xFFFF), np.int64(xs >> 16), np.int64(ys & 0xFFFF), np.int64(ys >> 16)
-        if not _any_open(open_bits, words, x0, x1, y0, y1):
+        # Pixels rarely close outdoors: the test only pays once a good part of them has.
+        if pixels_open < worth_testing and not _any_open(open_bits, words, x0, x1, y0, y1):
             continue
         u, v, z = records[np.uintp(at)], records[np.uintp(at + 1)], records[np.uintp(at + 2)]
         slope, falloff = records[np.uintp(at + 3)], records[np.uintp(at + 4)]
         row_falloff, log2_opacity = records[np.uintp(at + 5)], records[np.uintp(at + 6)]
         r, g, b = records[np.uintp(at + 10)], records[np.uintp(at + 11)], records[np.uintp(at + 12)]
-        if num_rest > 0:
-            slot = np.int64(lanes.float_bits(records[np.uintp(at + 9)]))
-            r, g, b = _view_dependent(slot, first_slot, planes, view, rest, rest_offset, num_rest, r, g, b)
-        r, g, b = max(r, _F(0.0)), max(g, _F(0.0)), max(b, _F(0.0))
         if x1 - x0 < lanes.HALF:
             for y in range(y0, y1 + 1, 2):
                 finished = lanes.blend_pair(
@@ -444,16 +441,23 @@ def _tan_limits(k, size, tan_limit):
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _project_scene(chunks, bounds, planes, base_colors, view, k, near, tan_limit, tile, antialiased, scratch):
-    """Cull, project and collect one camera's splats; returns how many."""
-    xyz, out, box, records, keys = scratch
+def _project_scene(
+    chunks, bounds, planes, base_colors, rest, rest_offset, num_rest, view, k, near, tan_limit, tile, antialiased, scratch
+):
+    """Cull, project, colour and collect one camera's splats; returns how many."""
+    xyz, out, box, records, keys, directions, weights, colors = scratch
     count = 0
     for chunk in range(chunks[0], chunks[1]):
         if _chunk_visible(bounds[chunk], view, k, near, tan_limit, tile):
             geometry = planes[chunk * NUM_PLANES * CHUNK : (chunk + 1) * NUM_PLANES * CHUNK]
             _camera_points(geometry, view, xyz)
             _project_chunk(geometry, xyz, view, k, near, tan_limit, tile, antialiased, out, box)
-            count = _collect(out, box, base_colors, chunk * CHUNK, count, records, keys)
+            colors[:] = base_colors[3 * CHUNK * chunk : 3 * CHUNK * (chunk + 1)]
+            if num_rest > 0:
+                _directions(geometry, view, directions)
+                start = rest_offset + 3 * CHUNK * num_rest * (chunk - chunks[0])
+                harmonics.add_bands(directions, rest, start, num_rest, weights, colors)
+            count = _collect(out, box, colors, chunk * CHUNK, count, records, keys)
     return count
 
 
@@ -476,17 +480,15 @@ def _render_jobs(
         _view(c2w[camera], view)
         _tan_limits(k, size, tan_limit)
         count = _project_scene(
-            chunks, bounds, planes, base_colors, view, k, near, tan_limit, tile, antialiased, projection
-        )
+            chunks, bounds, planes, base_colors, rest, rest_offsets[scene], num_rest[scene], view, k, near, tan_limit, tile,
+            antialiased, projection,
+        )  # fmt: skip
         visible[job] = count
         _sort(keys, count, order, keys_b, order_b, histogram)
         _break_ties(keys, count, order, records, source)
         picture = (tile[2], tile[3], size[2], tile[2] // 64 + 2)
         _clear(picture[1], picture[0], picture[2], picture[3], image, open_bits)
-        _blend(
-            count, order, records, chunks[0] * CHUNK, planes, view, rest, rest_offsets[scene], num_rest[scene],
-            image, open_bits, picture,
-        )  # fmt: skip
+        _blend(count, order, records, image, open_bits, picture)
         _write(tile, size[2], image, background, frames[0][camera], frames[1][camera], frames[2][camera])
 
 
@@ -566,6 +568,9 @@ class CpuRasterizer:
             np.empty(_NUM_BOX * CHUNK, np.int32),
             np.empty(most * _RECORD, np.float32),
             np.empty(most, np.uint32),
+            np.empty(3 * CHUNK, np.float32),
+            np.empty(15 * CHUNK, np.float32),
+            np.empty(3 * CHUNK, np.float32),
         )
         sort = (
             np.empty(most, np.int32),

@@ -101,56 +101,52 @@ def colors(sh: NDArray[Any], directions: NDArray[Any], degree: int | None = None
     return np.maximum(0.5 + np.einsum("nk,nkc->nc", weights, sh[:, : weights.shape[-1]]), 0.0)
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@numba.njit(cache=True, nogil=True, fastmath={"contract", "nsz"}, error_model="numpy")
 def add_bands(
-    x: float,
-    y: float,
-    z: float,
+    directions: NDArray[np.float32],
     rest: NDArray[np.float32],
     start: int,
     num_rest: int,
-    r: float,
-    g: float,
-    b: float,
-) -> tuple[float, float, float]:
-    """Add bands 1 and up of one splat to its base colour (compiled; for the CPU rasterizer's inner loop).
+    weights: NDArray[np.float32],
+    out: NDArray[np.float32],
+) -> None:
+    """Add bands 1 and up of n splats to their colours (compiled; for the CPU rasterizer, whose chunks are planes).
+
+    Flat arrays throughout, and one short loop a quantity: those are what LLVM turns into vector instructions.
 
     Args:
-        x: Component of the unit direction from the camera to the splat, world frame, float32.
-        y: As `x`.
-        z: As `x`.
-        rest: Coefficients without band 0 of many splats, flat, channel innermost.
-        start: Where this splat's begin.
+        directions: Unit vectors from the camera to the splats, world frame, x of all, then y, then z `[3 * n]`.
+        rest: Coefficients without band 0.
+        start: Where these splats' begin: `[num_rest, 3, n]`.
         num_rest: 3, 8 or 15.
-        r: Red, 0.5 + band 0.
-        g: Green.
-        b: Blue.
-
-    Returns:
-        The colour, not clamped.
+        weights: Room for the basis, `[15 * n]`.
+        out: Colours, red of all, then green, then blue; added to, not clamped `[3 * n]`.
     """
     f = np.float32
-    xx, yy, zz = x * x, y * y, z * z
-    weights = (
-        -f(C1) * y,
-        f(C1) * z,
-        -f(C1) * x,
-        f(C2[0]) * x * y,
-        f(C2[1]) * y * z,
-        f(C2[2]) * (zz + zz - xx - yy),
-        f(C2[3]) * x * z,
-        f(C2[4]) * (xx - yy),
-        f(C3[0]) * y * (f(3) * xx - yy),
-        f(C3[1]) * x * y * z,
-        f(C3[2]) * y * (f(4) * zz - xx - yy),
-        f(C3[3]) * z * (zz + zz - f(3) * (xx + yy)),
-        f(C3[4]) * x * (f(4) * zz - xx - yy),
-        f(C3[5]) * z * (xx - yy),
-        f(C3[6]) * x * (xx - f(3) * yy),
-    )
+    n = len(directions) // 3
+    for i in range(n):
+        weights[i], weights[n + i] = -f(C1) * directions[n + i], f(C1) * directions[2 * n + i]
+        weights[2 * n + i] = -f(C1) * directions[i]
+    if num_rest > 3:
+        for i in range(n):
+            x, y, z = directions[i], directions[n + i], directions[2 * n + i]
+            xx, yy, zz = x * x, y * y, z * z
+            weights[3 * n + i], weights[4 * n + i] = f(C2[0]) * x * y, f(C2[1]) * y * z
+            weights[5 * n + i] = f(C2[2]) * (zz + zz - xx - yy)
+            weights[6 * n + i], weights[7 * n + i] = f(C2[3]) * x * z, f(C2[4]) * (xx - yy)
+    if num_rest > 8:
+        for i in range(n):
+            x, y, z = directions[i], directions[n + i], directions[2 * n + i]
+            xx, yy, zz = x * x, y * y, z * z
+            weights[8 * n + i] = f(C3[0]) * y * (f(3) * xx - yy)
+            weights[9 * n + i] = f(C3[1]) * x * y * z
+            weights[10 * n + i] = f(C3[2]) * y * (f(4) * zz - xx - yy)
+            weights[11 * n + i] = f(C3[3]) * z * (zz + zz - f(3) * (xx + yy))
+            weights[12 * n + i] = f(C3[4]) * x * (f(4) * zz - xx - yy)
+            weights[13 * n + i] = f(C3[5]) * z * (xx - yy)
+            weights[14 * n + i] = f(C3[6]) * x * (xx - f(3) * yy)
     for k in range(num_rest):
-        at = np.uintp(start + 3 * k)
-        r += weights[k] * rest[at]
-        g += weights[k] * rest[at + np.uintp(1)]
-        b += weights[k] * rest[at + np.uintp(2)]
-    return r, g, b
+        for c in range(3):
+            at = start + (3 * k + c) * n
+            for i in range(n):
+                out[c * n + i] += weights[k * n + i] * rest[at + i]

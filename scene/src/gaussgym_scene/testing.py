@@ -6,7 +6,9 @@ from gaussgym_scene.frames import normalize
 from gaussgym_scene.splats import Splats
 
 
-def random_splats(n: int, *, sh_degree: int = 0, seed: int = 0, spread_m: float = 1.0, size_m: float = 0.05) -> Splats:
+def random_splats(
+    n: int, *, sh_degree: int = 0, seed: int = 0, spread_m: float = 1.0, size_m: float = 0.05
+) -> Splats:
     """Splats with general rotations, elongated shapes and every opacity.
 
     Args:
