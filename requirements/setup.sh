@@ -47,5 +47,7 @@ fi
 echo "installing the pinned packages"
 $pip install -q --require-hashes --no-deps -r requirements/base.txt -r requirements/dev.txt
 $pip install -q --no-deps --no-build-isolation -e scene -e render -e recon -e sim -e learn -e deploy -e app
+echo "compiling the CPU kernels (about a minute)"
+.venv/bin/gaussgym compile
 touch .venv/.ready
 echo "ready: .venv ($(.venv/bin/python -c 'import torch; print("torch", torch.__version__)'))"

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -100,6 +101,16 @@ def test_stages_run_side_by_side_within_the_cores(tmp_path):
 
     assert overlap(tmp_path / "one") <= 0
     assert overlap(tmp_path / "two") > 0.4
+
+
+def test_wide_stages_go_first_and_then_the_longest_chain(tmp_path):
+    a, b = tiny_stage("a", tmp_path), tiny_stage("b", tmp_path)
+    behind = tiny_stage("c", tmp_path, inputs=b.outputs)
+    wide = replace(tiny_stage("wide", tmp_path), cores=0)
+    Pipeline(tmp_path, [a, b, behind, wide], cores=2).run()
+    done = RunState.load(tmp_path).stages
+    assert sorted(done, key=lambda name: done[name].started_s) == ["wide", "b", "a", "c"]
+    assert done["wide"].ended_s <= done["b"].started_s
 
 
 def test_records_time_and_memory(tmp_path):

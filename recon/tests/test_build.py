@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from gaussgym_recon import build as build_module
 from gaussgym_recon.build import BuildCfg, build, require_goal_path
-from gaussgym_recon.posed import PosedCapture, Similarity
+from gaussgym_recon.posed import Similarity
 from gaussgym_recon.quality import align_cameras, compare_with_truth
-from gaussgym_recon.seeding import project
 from gaussgym_recon.stereo import StereoCfg
-from gaussgym_recon.synthetic import SynthesizeCfg, read_truth, synthesize_capture
+from gaussgym_recon.synthetic import SynthesizeCfg, synthesize_capture
 from gaussgym_recon.trainer import TrainerCfg
+from gaussgym_recon.warmup import compile_kernels, posed_by_truth
 from gaussgym_scene.capture import Capture
 from gaussgym_scene.errors import InputError
 from gaussgym_scene.scene import Scene
@@ -36,29 +36,10 @@ def capture(tmp_path_factory):
     return scene, folder
 
 
-def true_poses(scene, folder):
-    truth = read_truth(folder)
-    rng = np.random.default_rng(0)
-    low, high = truth.c2w[:, :2, 3].min(0) - 3, truth.c2w[:, :2, 3].max(0) + 3
-    xy = rng.uniform(low, high, (1500, 2))
-    points = np.column_stack([xy, scene.heightfield.sample(xy)])
-    seen = []
-    for c in truth.c2w:
-        at, z = project(points, c, truth.intrinsics.K)
-        seen.append(
-            np.flatnonzero((z > 0.3) & (z < 8) & (at > 0).all(1) & (at < [160, 120]).all(1)).astype(np.int32)
-        )
-    n = len(points)
-    return PosedCapture(
-        folder, truth.names, [], truth.intrinsics, truth.c2w, points, np.full((n, 3), 128, np.uint8), np.ones(n),
-        np.full(n, 3, np.int32), seen, Similarity.identity(), "gps", "sensor", 1.5, 0.01, 0.4, 1.0, 3, 1.0, 2.0, 1.1,
-    )  # fmt: skip
-
-
 @pytest.fixture
 def poses(capture, monkeypatch):
     scene, folder = capture
-    posed = true_poses(scene, folder)
+    posed = posed_by_truth(scene, Capture.load(folder))
     monkeypatch.setattr(build_module, "reconstruct_poses", lambda *args, **kwargs: posed)
     return posed
 
@@ -161,3 +142,7 @@ def test_cameras_are_aligned_by_their_orientations_too():
 def test_the_capture_manifest_is_enough_for_the_loader(capture):
     _, folder = capture
     assert len(Capture.load(folder).images) == 18
+
+
+def test_the_warm_up_trains():
+    assert 100 < compile_kernels() <= 2000

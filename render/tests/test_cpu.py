@@ -261,7 +261,9 @@ def test_atlas_layout():
     start = atlas.rest_offsets[5] + (300 // CHUNK) * CHUNK * 24
     bands = atlas.rest[start : start + CHUNK * 24].reshape(8, 3, CHUNK)
     np.testing.assert_array_equal(bands[..., 300 % CHUNK], scenes[5].sh[source, 1:9])
-    np.testing.assert_allclose(atlas.base_colors[chunk, :, i], 0.5 + harmonics.C0 * scenes[5].sh[source, 0], rtol=1e-6)
+    np.testing.assert_allclose(
+        atlas.base_colors[chunk, :, i], 0.5 + harmonics.C0 * scenes[5].sh[source, 0], rtol=1e-6
+    )
     assert (atlas.planes[:, 12].reshape(-1)[atlas.source < 0] == 0).all()
 
 

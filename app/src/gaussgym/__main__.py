@@ -42,6 +42,17 @@ class Doctor:
 
 
 @dataclass
+class Compile:
+    """Compile the CPU kernels now (about a minute, once), so that the first run need not; make setup does."""
+
+    def run(self) -> None:
+        """Compile."""
+        from gaussgym.warmup import compile_all
+
+        print(f"CPU kernels ready after {compile_all():.0f} s")
+
+
+@dataclass
 class Film:
     """Film a policy in a scene: chase camera and robot camera as mp4, with the trajectories."""
 
@@ -204,6 +215,7 @@ class Report:
 Command = (
     Annotated[Demo, tyro.conf.subcommand("demo")]
     | Annotated[Doctor, tyro.conf.subcommand("doctor")]
+    | Annotated[Compile, tyro.conf.subcommand("compile")]
     | Annotated[Report, tyro.conf.subcommand("report")]
     | Annotated[Film, tyro.conf.subcommand("film")]
     | Annotated[Teach, tyro.conf.subcommand("teach")]

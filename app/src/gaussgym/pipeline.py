@@ -138,19 +138,32 @@ class Pipeline:
 
     def _start_ready(self, waiting: list[Stage], outcome: Outcome) -> None:
         unfinished = {stage.name for stage in waiting} | {process.stage.name for process in self._running}
-        for stage in list(waiting):
-            if needs(stage, self._producers) & unfinished:
-                continue
+        ready = [stage for stage in waiting if not needs(stage, self._producers) & unfinished]
+        for stage in ready:
             # What lies before it was rebuilt, perhaps with the same result: then this stage is up to date after all.
             if self.state.is_done(stage, trust_code=self.trust_code):
                 outcome.kept.append(stage.name)
                 waiting.remove(stage)
                 self._stale.remove(stage)
                 return
+        # Stages that take all cores go first, so that those of one core gather and run side by side; then what has the most
+        # behind it.
+        tails = self._tails_s()
+        ready.sort(key=lambda stage: (-self._cores_of(stage), -tails[stage.name]))
+        for stage in ready:
             busy = sum(self._cores_of(process.stage) for process in self._running)
             if busy + self._cores_of(stage) <= self.cores:
                 waiting.remove(stage)
                 self._start(stage)
+
+    def _tails_s(self) -> dict[str, float]:
+        """For each stale stage the estimated time [s] from its start to the end of the longest chain behind it."""
+        own = {stage.name: self._estimate_s(stage) for stage in self._stale}
+        tails = dict(own)
+        for stage in reversed(self._stale):  # they come in an order in which each follows what it needs
+            for before in needs(stage, self._producers) & own.keys():
+                tails[before] = max(tails[before], own[before] + tails[stage.name])
+        return tails
 
     def _start(self, stage: Stage) -> None:
         key = self.state.key(stage)

@@ -146,7 +146,7 @@ def run(
 
 
 class ProgressLine:
-    """One line on stderr, rewritten after every episode (only when someone is watching).
+    """One line on stderr, rewritten after every episode (every few seconds where it goes into a log).
 
     Args:
         total: Number of episodes.
@@ -161,12 +161,13 @@ class ProgressLine:
         """Show how far it is."""
         now_s = time.monotonic()
         done = report.episodes == self._total
-        if not done and (now_s - self._last_s < 0.2 or not sys.stderr.isatty()):
+        if not done and now_s - self._last_s < (0.2 if sys.stderr.isatty() else 3.0):
             return
         self._last_s = now_s
         left_s = (now_s - self._start_s) / report.episodes * (self._total - report.episodes)
         text = (
-            f"sim2sim {report.episodes}/{self._total}, success {report.success_rate:.1%}, {left_s:.0f} s left"
+            f"sim2sim: {100 * report.episodes // self._total}%| {report.episodes}/{self._total},"
+            f" success {report.success_rate:.0%}, {left_s:.0f} s left"
         )
         print(f"\r{text:<60}", end="\n" if done else "", file=sys.stderr, flush=True)
 

@@ -73,7 +73,7 @@ class TrainerCfg:
     densify_every: int = 100
     ssim_weight: float = 0.2
     mean_step_px: tuple[float, float] = (0.25, 0.01)
-    color_step: float = 0.004
+    color_step: float = 0.01
     opacity_step: float = 0.04
     scale_step: float = 0.008
     rotation_step: float = 0.003

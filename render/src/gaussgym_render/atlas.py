@@ -40,7 +40,7 @@ class Atlas:
     base_colors: NDArray[np.float32]
     """`0.5 + band 0`, `[B, 3, 256]`."""
     rest: NDArray[np.float32]
-    """Bands 1 and up of all scenes, flat; the j-th chunk of scene s is `[num_rest[s], 3, 256]` from `rest_offsets[s] + 768·j·num_rest[s]`."""
+    """Bands 1 and up of all scenes, flat; chunk j of scene s is `[num_rest[s], 3, 256]`, from `rest_offsets[s]` on."""
     rest_offsets: NDArray[np.int64]
     """`[S]`."""
     num_rest: NDArray[np.int64]

@@ -348,9 +348,7 @@ def _any_open(open_bits, words, x0, x1, y0, y1):
 
 
 @numba.njit(cache=True, nogil=True, fastmath={"contract", "nsz"}, error_model="numpy")
-def _blend(
-    count, order, records, image, open_bits, size
-):
+def _blend(count, order, records, image, open_bits, size):
     """Blend splats in the given order, each over the rows of its ellipse, until no pixel is open.
 
     Per row the exponent is written as `log2_peak - falloff·(x - centre)²`, a square completed in x: sums of squares do not
@@ -442,7 +440,20 @@ def _tan_limits(k, size, tan_limit):
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def _project_scene(
-    chunks, bounds, planes, base_colors, rest, rest_offset, num_rest, view, k, near, tan_limit, tile, antialiased, scratch
+    chunks,
+    bounds,
+    planes,
+    base_colors,
+    rest,
+    rest_offset,
+    num_rest,
+    view,
+    k,
+    near,
+    tan_limit,
+    tile,
+    antialiased,
+    scratch,
 ):
     """Cull, project, colour and collect one camera's splats; returns how many."""
     xyz, out, box, records, keys, directions, weights, colors = scratch
