@@ -1,10 +1,12 @@
 """The build from capture to scene, with poses taken from the truth so that structure from motion does not cost minutes."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from gaussgym_recon import build as build_module
+from gaussgym_recon.__main__ import Build
 from gaussgym_recon.build import BuildCfg, build, require_goal_path
 from gaussgym_recon.posed import Similarity
 from gaussgym_recon.quality import align_cameras, compare_with_truth
@@ -117,6 +119,18 @@ def test_a_scene_without_a_long_path_is_refused_for_goals():
     scene.paths.points[:, :2] *= 0.01
     with pytest.raises(InputError, match="10 m"):
         require_goal_path(scene)
+
+
+def test_the_command_refuses_it_too_when_asked_and_keeps_the_scene(tmp_path, monkeypatch):
+    scene = synthesize("flat")
+    scene.paths.points[:, :2] *= 0.01
+    scene.save(tmp_path / "scene")
+    monkeypatch.setattr(build_module, "build", lambda *args, **kwargs: tmp_path / "scene" / "scene.json")
+    command = Build(tmp_path / "capture", output=tmp_path / "scene")
+    assert command() == tmp_path / "scene" / "scene.json"
+    with pytest.raises(InputError, match="a goal needs 10 m"):
+        replace(command, require_path=True)()
+    assert Scene.load(tmp_path / "scene").name == scene.name
 
 
 def test_a_folder_that_is_no_capture_is_named(tmp_path):

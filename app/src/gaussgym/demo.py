@@ -225,7 +225,7 @@ def own_capture_stages(options: Demo, layout: Layout) -> list[Stage]:
             outputs=(layout.capture,),
             estimate_s=20,
             code=RECON_CODE,
-            cores=1,
+            cores=0,  # first of all, with the build behind it: photos are what may turn out to be of no use
             disk_mb=600,
         )
     ]
@@ -241,7 +241,7 @@ def scene_stages(options: Demo, layout: Layout) -> list[Stage]:
             title="photos → splats → terrain",
             command=(
                 "gaussgym_recon", "build", str(layout.capture), "--output", str(layout.scene),
-                "--minutes", f"{minutes:g}", "--seed", str(options.seed), *height,
+                "--minutes", f"{minutes:g}", "--seed", str(options.seed), *height, "--require-path",
             ),
             inputs=(layout.capture,),
             outputs=(layout.scene,),

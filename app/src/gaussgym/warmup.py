@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -22,6 +23,9 @@ def compile_renderer() -> None:
 
 def compile_reconstruction() -> None:
     """See `gaussgym_recon.warmup.compile_kernels`."""
+    os.environ["NUMBA_THREADING_LAYER"] = (
+        "workqueue"  # as `gaussgym-recon` sets it; others want libraries of their own
+    )
     from gaussgym_recon.warmup import compile_kernels
 
     compile_kernels()

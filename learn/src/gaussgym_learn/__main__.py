@@ -4,13 +4,43 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 from gaussgym_scene import command
 from gaussgym_scene.errors import InputError
+
+
+@dataclass
+class RunOptions:
+    """What every training has."""
+
+    minutes: float | None = None
+    """Training time [min], of all resumed parts together."""
+    iterations: int | None = None
+    """Updates, instead of or beside minutes."""
+    init_from: Path | None = None
+    """Run folder whose networks to start from (of a student: fine-tuning)."""
+    resume: bool = False
+    """Go on from the checkpoint in the run folder if there is one."""
+    seed: int = 0
+    """Of everything random."""
+    num_envs: int | None = None
+    """Environments (of a student: rendered ones); default: the recipe's."""
+    save_minutes: float = 2.0
+    """Time between checkpoints [min]."""
+    renderer: str = "auto"
+    """Backend of the camera, for recipes that see."""
+    wandb: bool = False
+    """Also log to Weights & Biases (offline unless WANDB_MODE says otherwise)."""
+
+    def arguments(self) -> dict[str, Any]:
+        """What `train` and `distill` take by these names; `num_envs` belongs into the recipe."""
+        named = {field.name: getattr(self, field.name) for field in fields(self)}
+        del named["num_envs"]
+        return {**named, "progress": True}
 
 
 @dataclass
@@ -23,24 +53,7 @@ class Train:
     """Scene folders; without any, the recipe's own course."""
     output: Path = Path("runs/train")
     """Run folder."""
-    minutes: float | None = None
-    """Training time [min], of all resumed parts together."""
-    iterations: int | None = None
-    """Updates, instead of or beside minutes."""
-    init_from: Path | None = None
-    """Run folder whose networks to start from."""
-    resume: bool = False
-    """Go on from the checkpoint in the run folder if there is one."""
-    seed: int = 0
-    """Of everything random."""
-    num_envs: int | None = None
-    """Environments; default: the recipe's."""
-    save_minutes: float = 2.0
-    """Time between checkpoints [min]."""
-    renderer: str = "auto"
-    """Backend of the camera, for recipes that see."""
-    wandb: bool = False
-    """Also log to Weights & Biases (offline unless WANDB_MODE says otherwise)."""
+    options: Annotated[RunOptions, tyro.conf.arg(name="")] = field(default_factory=RunOptions)
 
     def run(self) -> Path:
         """Train and return the checkpoint's path."""
@@ -51,22 +64,11 @@ class Train:
         from gaussgym_learn.train import train
 
         recipe = get_recipe(self.recipe)
-        if self.num_envs is not None:
-            recipe = replace(recipe, ppo=replace(recipe.ppo, num_envs=self.num_envs))
-        return train(
-            recipe,
-            self.scenes or default_course(self.recipe, seed=self.seed),
-            self.output,
-            minutes=self.minutes,
-            iterations=self.iterations,
-            init_from=self.init_from,
-            resume=self.resume,
-            seed=self.seed,
-            save_minutes=self.save_minutes,
-            renderer=self.renderer,
-            wandb=self.wandb,
-            progress=True,
-        )
+        options = self.options
+        if options.num_envs is not None:
+            recipe = replace(recipe, ppo=replace(recipe.ppo, num_envs=options.num_envs))
+        scenes = self.scenes or default_course(self.recipe, seed=options.seed)
+        return train(recipe, scenes, self.output, **options.arguments())
 
 
 @dataclass
@@ -94,6 +96,7 @@ class Evaluate:
 
     def run(self) -> Path | None:
         """Evaluate and write the JSON."""
+        from gaussgym_learn.checkpoint import write_bytes
         from gaussgym_learn.evaluate import evaluate
         from gaussgym_learn.train import torch_threads
 
@@ -116,7 +119,7 @@ class Evaluate:
             print(text)
             return None
         self.json.parent.mkdir(parents=True, exist_ok=True)
-        self.json.write_text(text + "\n", encoding="utf-8")
+        write_bytes(self.json, f"{text}\n".encode())
         return self.json
 
 
@@ -130,24 +133,7 @@ class Distill:
     """Scene folders; environments are split over them evenly (name one twice to double its share)."""
     output: Path = Path("runs/student")
     """Run folder."""
-    minutes: float | None = None
-    """Training time [min], of all resumed parts together."""
-    iterations: int | None = None
-    """Updates, instead of or beside minutes."""
-    init_from: Path | None = None
-    """Run folder of a student to go on from (fine-tuning)."""
-    resume: bool = False
-    """Go on from the checkpoint in the run folder if there is one."""
-    seed: int = 0
-    """Of everything random."""
-    num_envs: int | None = None
-    """Rendered environments; default: the recipe's."""
-    save_minutes: float = 2.0
-    """Time between checkpoints [min]."""
-    renderer: str = "auto"
-    """Backend of the camera."""
-    wandb: bool = False
-    """Also log to Weights & Biases (offline unless WANDB_MODE says otherwise)."""
+    options: Annotated[RunOptions, tyro.conf.arg(name="")] = field(default_factory=RunOptions)
 
     def run(self) -> Path:
         """Distill and return the checkpoint's path."""
@@ -159,23 +145,10 @@ class Distill:
         if not self.scenes:
             raise InputError("no scene given; add --scenes DIR [DIR ...]")
         recipe = get_recipe("distill")
-        if self.num_envs is not None:
-            recipe = replace(recipe, distill=replace(recipe.distill, num_envs=self.num_envs))
-        return distill(
-            self.teacher,
-            self.scenes,
-            self.output,
-            recipe=recipe,
-            minutes=self.minutes,
-            iterations=self.iterations,
-            init_from=self.init_from,
-            resume=self.resume,
-            seed=self.seed,
-            save_minutes=self.save_minutes,
-            renderer=self.renderer,
-            wandb=self.wandb,
-            progress=True,
-        )
+        options = self.options
+        if options.num_envs is not None:
+            recipe = replace(recipe, distill=replace(recipe.distill, num_envs=options.num_envs))
+        return distill(self.teacher, self.scenes, self.output, recipe=recipe, **options.arguments())
 
 
 @dataclass

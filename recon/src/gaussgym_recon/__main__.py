@@ -121,12 +121,14 @@ class Build:
     """Most splats to keep."""
     seed: int = 0
     """Of all random numbers."""
+    require_path: bool = False
+    """Fail where no path of 10 m can be walked, which goals need; the scene is written all the same."""
 
     def __call__(self) -> Path:
         """Run the command; returns the path written."""
         from dataclasses import replace
 
-        from gaussgym_recon.build import BuildCfg, build
+        from gaussgym_recon.build import BuildCfg, build, require_goal_path
         from gaussgym_recon.trainer import TrainerCfg
 
         cfg = BuildCfg(
@@ -136,7 +138,10 @@ class Build:
             trainer=replace(TrainerCfg(), max_splats=self.max_splats),
         )
         with _Bars() as bars:
-            return build(self.capture, self.output, cfg, progress=bars)
+            manifest = build(self.capture, self.output, cfg, progress=bars)
+        if self.require_path:
+            require_goal_path(Scene.load(self.output))
+        return manifest
 
 
 def main() -> None:
