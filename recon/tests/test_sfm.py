@@ -2,6 +2,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from gaussgym_recon.exif import exif_block
 from gaussgym_recon.georegister import umeyama
@@ -10,7 +11,7 @@ from gaussgym_recon.posed import PosedCapture
 from gaussgym_recon.sfm import SfmCfg, _reason, _similar_pairs, reconstruct_poses, sequential_pairs
 from gaussgym_recon.synthetic import SynthesizeCfg, read_truth, synthesize_capture
 from gaussgym_scene.capture import Capture
-from gaussgym_scene.errors import InputError
+from gaussgym_scene.errors import InputError, StageError
 from gaussgym_scene.synth import synthesize
 from PIL import Image
 
@@ -147,6 +148,26 @@ def test_finished_poses_are_not_made_again(walk, monkeypatch):
     # Another height changes the scale only: no images are matched or mapped again.
     taller = reconstruct_poses(capture, workdir, camera_height_m=3.0)
     assert taller.world_from_capture.scale == pytest.approx(2 * first.world_from_capture.scale)
+
+
+@pytest.mark.slow
+def test_a_killed_pycolmap_is_one_line_and_the_next_run_goes_on(walk, tmp_path):
+    capture, _ = walk
+    steps = []
+
+    def kill_once(step, fraction):
+        steps.append(step)
+        if 0.2 < fraction < 1 and "killed" not in steps:
+            steps.append("killed")
+            for child in psutil.Process().children():
+                if "gaussgym_recon.colmap_jobs" in child.cmdline():
+                    child.kill()
+
+    with pytest.raises(StageError, match="pycolmap was killed by signal 9"):
+        reconstruct_poses(capture, tmp_path / "work", camera_height_m=1.5, progress=kill_once)
+    assert "killed" in steps
+    posed = reconstruct_poses(capture, tmp_path / "work", camera_height_m=1.5)
+    assert posed.registered_fraction >= 0.9
 
 
 @pytest.mark.slow

@@ -379,6 +379,11 @@ def _reason(complaints: str, status: int) -> str:
     said = (telling or lines or ["no reason given"])[-1 if not telling else 0].removeprefix("what():").strip()
     if "disk is full" in complaints or "No space left" in complaints:
         said = "the disk is full; make room and run it again"
+    if status < 0 and not lines:
+        return (
+            f"pycolmap was killed by signal {-status} (9 is often the system running out of memory); "
+            "run the same command to go on"
+        )
     return f"pycolmap stopped with status {status}: {said}"
 
 
