@@ -90,7 +90,7 @@ class Teach:
     """Training time [min]."""
     every_minutes: float = 0.25
     """Time between snapshots [min]."""
-    first_minutes: float = 0.5
+    first_minutes: float = 0.75
     """Time of the first snapshot [min]."""
     seed: int = 0
     """Seed of everything random."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from gaussgym_scene.errors import InputError
@@ -36,14 +36,14 @@ class Demo:
     output: Path = Path("runs/demo")
     """Run folder; ends with report.html and summary.json."""
     minutes_splats: float | None = None
-    """Time for training the splats [min]; default 2.5, with a capture of one's own 8."""
+    """Time for training the splats [min]; default 2.5, with a capture of one's own 6."""
     minutes_teacher_flat: float = 2.0
     """Time for the teacher to learn to walk on the flat [min]."""
-    minutes_teacher: float = 2.0
+    minutes_teacher: float = 1.5
     """Time for it to learn the place [min]."""
-    minutes_pixels: float = 0.75
+    minutes_pixels: float = 0.5
     """Time for PPO straight from pixels [min]."""
-    minutes_fine_tune: float = 1.5
+    minutes_fine_tune: float = 1.25
     """Time for fine-tuning the shipped student in the place [min]."""
     episodes: int = 256
     """Episodes of each evaluation."""
@@ -154,17 +154,13 @@ def demo_stages(options: Demo, layout: Layout) -> list[Stage]:
     policies = shipped_policies(options.shipped)
     own = options.capture is not None
     before = own_capture_stages(options, layout) if own else synthetic_capture_stages(options, layout)
-    stages = [
+    return [
         *before,
         *scene_stages(options, layout),
         *teacher_stages(options, layout),
         *student_stages(options, layout, policies),
         *bundle_stages(options, layout),
         *report_stages(options, layout),
-    ]
-    return [
-        replace(stage, estimate_s=3 * stage.estimate_s) if own and stage.name == "build" else stage
-        for stage in stages
     ]
 
 
@@ -233,7 +229,7 @@ def own_capture_stages(options: Demo, layout: Layout) -> list[Stage]:
 
 def scene_stages(options: Demo, layout: Layout) -> list[Stage]:
     """From photos to a scene, and the two procedural scenes that every demo uses."""
-    minutes = options.minutes_splats or (2.5 if options.capture is None else 8.0)
+    minutes = options.minutes_splats or (2.5 if options.capture is None else 6.0)
     height = () if options.camera_height is None else ("--camera-height", f"{options.camera_height:g}")
     return [
         Stage(
@@ -245,7 +241,7 @@ def scene_stages(options: Demo, layout: Layout) -> list[Stage]:
             ),
             inputs=(layout.capture,),
             outputs=(layout.scene,),
-            estimate_s=60 * minutes + 170,
+            estimate_s=60 * minutes + (90 if options.capture is None else 240),
             code=RECON_CODE,
             cores=0,
             memory_mb=3000,
@@ -347,7 +343,7 @@ def student_stages(options: Demo, layout: Layout, policies: Path) -> list[Stage]
         ),
         evaluation(
             options, layout, "pixels", layout.pixels, layout.scene, "PPO from pixels", seconds=25,
-            episodes=min(64, options.episodes),
+            episodes=min(32, options.episodes),
         ),
         evaluation(options, layout, "student_before", shipped, layout.scene, "shipped student in this place", seconds=75),
         Stage(

@@ -260,6 +260,7 @@ def run_episodes(
     own_row = torch.arange(env.num_envs).clamp_max(episodes - 1)
     camera = env.env.camera  # episodes that are over, and images that nobody is shown, need not be rendered
     hidden = ablate == "blank" and recorder is None
+    parked = torch.zeros(env.num_envs, dtype=torch.bool)
     for _ in range(longest):
         command, row = env.env.commands.command.clone(), env.env.start_id.clone()
         row = torch.where(row >= 0, row, own_row)
@@ -273,9 +274,12 @@ def run_episodes(
             bar.update(int(tally.done.sum()) - before)
         if bool(tally.done.all()):
             break
+        next_row = torch.where(env.env.start_id >= 0, env.env.start_id, own_row)
+        if bool((tally.done[next_row] & ~parked).any()):
+            env.sim.park((tally.done[next_row] & ~parked).nonzero().squeeze(1))
+            parked |= tally.done[next_row]
         if camera is not None:
-            next_row = torch.where(env.env.start_id >= 0, env.env.start_id, own_row)
-            camera.unwatched |= tally.done[next_row] | hidden
+            camera.unwatched |= parked | hidden
         shown = _held_ablation(obs, shown, ablate, rng)
     seconds = tally.seconds.clamp_min(env.control_dt_s)
     weight = env.sim.total_mass_kg * _GRAVITY  # type: ignore[attr-defined]

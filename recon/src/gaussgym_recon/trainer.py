@@ -54,7 +54,8 @@ class TrainerCfg:
         scale_step: Step of log scales.
         rotation_step: Step of quaternions.
         exposure_step: Step of the per-image colour gains.
-        opacity_weight: Pull of opacities towards 0, so that needless splats can be pruned.
+        opacity_weight: Pull of opacities towards 0: needless splats fade and are pruned, and fewer of them hang before the
+            camera in views that training did not see (Lund, held out: 16.7 dB at 0.002, 17.2 at 0.03, 17.4 at 0.1).
         flat_weight: Pull of each splat's smallest scale towards 0, relative to its largest.
         depth_weight: Weight of the relative depth error where stereo measured depth.
         min_opacity: Splats below this are pruned.
@@ -78,7 +79,7 @@ class TrainerCfg:
     scale_step: float = 0.008
     rotation_step: float = 0.003
     exposure_step: float = 0.002
-    opacity_weight: float = 0.002
+    opacity_weight: float = 0.05
     flat_weight: float = 0.002
     depth_weight: float = 0.1
     min_opacity: float = 0.02

@@ -67,11 +67,12 @@ class _SceneBatch:
         self.friction = self.batch.expand("geom_friction")
         self.robot_geoms = np.flatnonzero(model.geom_bodyid > 0)
         self.payload: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
+        self.moving = np.arange(count, dtype=np.int32)
 
     def step_once(self, bad: np.ndarray) -> None:
         """One substep; simulations in which MuJoCo raised an error keep their state and are marked in ``bad``."""
         try:
-            self.batch.step()
+            self.batch.step(None if len(self.moving) == len(self.qpos) else self.moving)
         except batch.SimulationError as error:
             bad[np.asarray(error.ids)] = True
 
@@ -218,6 +219,11 @@ class MujocoSim:
             part.qvel[rows[:, None], self._v] = v[picked]
             part.batch.forward(rows, stage=mujoco.mjtStage.mjSTAGE_VEL)
             self._read(part, rows, contacts=False)
+
+    def park(self, env_ids: Tensor) -> None:
+        """See `VecSim.park`."""
+        for part, rows, _ in self._split(env_ids):
+            part.moving = np.setdiff1d(part.moving, rows.astype(np.int32))
 
     def kick(self, env_ids: Tensor, delta_lin_vel_w: Tensor) -> None:
         """See `VecSim.kick`."""

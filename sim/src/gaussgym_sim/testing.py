@@ -307,6 +307,29 @@ def check_reset_isolation(make: MakeSim) -> list[CheckResult]:
     ]
 
 
+def check_parking(make: MakeSim) -> list[CheckResult]:
+    """Parked envs stay as they are; the others move as if nothing had happened."""
+    sim, twin = (make([flat_scene(), wavy_scene()], 4) for _ in range(2))
+    target = torch.tensor(sim.robot.default_joint_pos).repeat(4, 1)
+    for each in (sim, twin):
+        place(each, pos_w=torch.tensor([[0.0, 0.0, 0.5], [1.0, 0.0, 0.5], [0.5, 0.2, 1.2], [2.0, 1.0, 1.1]]))
+        each.step(target)
+    before = sim.state.root_pos_w.clone()
+    parked = torch.tensor([1, 2])
+    sim.park(parked)
+    for each in (sim, twin):
+        for _ in range(5):
+            each.step(target)
+    moved = (sim.state.root_pos_w - before).norm(dim=1)
+    others = torch.tensor([0, 3])
+    unlike = (sim.state.root_pos_w - twin.state.root_pos_w)[others].abs().max()
+    return [
+        CheckResult("parking: parked envs", float(moved[parked].max()), 0.0, 0.0, "m"),
+        CheckResult("parking: others", float(unlike), 0.0, 0.0, "m"),
+        CheckResult("parking: others moved", float(moved[others].min() > 0.01), 1.0, 0.0, ""),
+    ]
+
+
 def check_invalid(make: MakeSim) -> list[CheckResult]:
     """A state that is not finite is reported in its env alone, read as finite numbers, and mended by a reset."""
     sim = make([flat_scene()], 3)
@@ -337,6 +360,7 @@ CONFORMANCE: tuple[Callable[[MakeSim], list[CheckResult]], ...] = (
     check_frames,
     check_determinism,
     check_reset_isolation,
+    check_parking,
     check_invalid,
 )
 """Every backend passes all of these."""

@@ -90,6 +90,10 @@ class VecSim(Protocol):
         """Put envs ``env_ids`` [R] (sorted, unique) into a state; contacts and torques read zero until the next step."""
         ...
 
+    def park(self, env_ids: Tensor) -> None:
+        """Stop simulating envs ``env_ids`` [R] for good: `step` leaves their state as it is (evaluations whose episodes end)."""
+        ...
+
     def kick(self, env_ids: Tensor, delta_lin_vel_w: Tensor) -> None:
         """Add [R, 3] m/s to the base velocity of envs ``env_ids`` [R]."""
         ...
