@@ -296,7 +296,7 @@ def teacher_stages(options: Demo, layout: Layout) -> list[Stage]:
             command=("gaussgym", "walk", str(layout.snapshots), "--json", str(layout.result("walk"))),
             inputs=(layout.snapshots,),
             outputs=(layout.result("walk"),),
-            estimate_s=40,
+            estimate_s=50,
             code=WALK_CODE,
             cores=1,
             memory_mb=1500,
@@ -317,8 +317,8 @@ def teacher_stages(options: Demo, layout: Layout) -> list[Stage]:
             resume=("--resume",),
             stop_grace_s=20,
         ),
-        evaluation(options, layout, "teacher_flat", layout.teacher_flat, layout.flat_scene, "teacher on the flat", seconds=20),
-        evaluation(options, layout, "teacher", layout.teacher, layout.scene, "teacher in this place", seconds=25),
+        evaluation(options, layout, "teacher_flat", layout.teacher_flat, layout.flat_scene, "teacher on the flat", seconds=35),
+        evaluation(options, layout, "teacher", layout.teacher, layout.scene, "teacher in this place", seconds=35),
     ]  # fmt: skip
 
 
@@ -342,10 +342,10 @@ def student_stages(options: Demo, layout: Layout, policies: Path) -> list[Stage]
             stop_grace_s=20,
         ),
         evaluation(
-            options, layout, "pixels", layout.pixels, layout.scene, "PPO from pixels", seconds=25,
+            options, layout, "pixels", layout.pixels, layout.scene, "PPO from pixels", seconds=300,
             episodes=min(32, options.episodes),
         ),
-        evaluation(options, layout, "student_before", shipped, layout.scene, "shipped student in this place", seconds=75),
+        evaluation(options, layout, "student_before", shipped, layout.scene, "shipped student in this place", seconds=90),
         Stage(
             name="fine-tune",
             title="student: tune it to this place",
@@ -362,7 +362,7 @@ def student_stages(options: Demo, layout: Layout, policies: Path) -> list[Stage]
             resume=("--resume",),
             stop_grace_s=20,
         ),
-        evaluation(options, layout, "student_tuned", layout.tuned, layout.scene, "tuned student in this place", seconds=75),
+        evaluation(options, layout, "student_tuned", layout.tuned, layout.scene, "tuned student in this place", seconds=90),
         Stage(
             name="choose",
             title="student: deliver the better of the two",
@@ -377,10 +377,10 @@ def student_stages(options: Demo, layout: Layout, policies: Path) -> list[Stage]
             code=("gaussgym.choice",),
             cores=1,
         ),
-        evaluation(options, layout, "student_stairs", layout.student, layout.stairs_scene, "student on 15 cm stairs", seconds=60),
+        evaluation(options, layout, "student_stairs", layout.student, layout.stairs_scene, "student on 15 cm stairs", seconds=90),
         evaluation(
             options, layout, "student_stairs_blank", layout.student, layout.stairs_scene,
-            "student on 15 cm stairs, images blanked", seconds=40, ablate="blank",
+            "student on 15 cm stairs, images blanked", seconds=70, ablate="blank",
         ),
     ]  # fmt: skip
 
@@ -397,7 +397,7 @@ def bundle_stages(options: Demo, layout: Layout) -> list[Stage]:
             ),
             inputs=(layout.student, layout.scene),
             outputs=(layout.bundle,),
-            estimate_s=20,
+            estimate_s=12,
             code=DEPLOY_CODE,
             cores=1,
         ),
@@ -420,7 +420,7 @@ def bundle_stages(options: Demo, layout: Layout) -> list[Stage]:
             ),
             inputs=(layout.bundle, layout.scene),
             outputs=(layout.result("sim2sim"),),
-            estimate_s=75,
+            estimate_s=110,
             code=DEPLOY_CODE,
             cores=1,
             memory_mb=1500,
@@ -459,7 +459,7 @@ def film_stage(options: Demo, layout: Layout, name: str, scene: Path, where: str
         command=("gaussgym", "film", str(layout.student), "--scene", str(scene), "--output", str(output)),
         inputs=(layout.student, scene),
         outputs=(output,),
-        estimate_s=40,
+        estimate_s=30,
         code=(*LEARN_CODE, "gaussgym.video", "gaussgym.robot_drawing"),
         cores=1,
         memory_mb=1500,
