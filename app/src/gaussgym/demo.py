@@ -36,14 +36,14 @@ class Demo:
     output: Path = Path("runs/demo")
     """Run folder; ends with report.html and summary.json."""
     minutes_splats: float | None = None
-    """Time for training the splats [min]; default 2.5, with a capture of one's own 6."""
-    minutes_teacher_flat: float = 2.0
+    """Time for training the splats [min]; default 2.25, with a capture of one's own 6."""
+    minutes_teacher_flat: float = 1.75
     """Time for the teacher to learn to walk on the flat [min]."""
-    minutes_teacher: float = 1.5
+    minutes_teacher: float = 1.25
     """Time for it to learn the place [min]."""
-    minutes_pixels: float = 0.5
+    minutes_pixels: float = 0.4
     """Time for PPO straight from pixels [min]."""
-    minutes_fine_tune: float = 1.25
+    minutes_fine_tune: float = 1.0
     """Time for fine-tuning the shipped student in the place [min]."""
     episodes: int = 256
     """Episodes of each evaluation."""
@@ -229,7 +229,7 @@ def own_capture_stages(options: Demo, layout: Layout) -> list[Stage]:
 
 def scene_stages(options: Demo, layout: Layout) -> list[Stage]:
     """From photos to a scene, and the two procedural scenes that every demo uses."""
-    minutes = options.minutes_splats or (2.5 if options.capture is None else 6.0)
+    minutes = options.minutes_splats or (2.25 if options.capture is None else 6.0)
     height = () if options.camera_height is None else ("--camera-height", f"{options.camera_height:g}")
     return [
         Stage(
@@ -343,7 +343,7 @@ def student_stages(options: Demo, layout: Layout, policies: Path) -> list[Stage]
         ),
         evaluation(
             options, layout, "pixels", layout.pixels, layout.scene, "PPO from pixels", seconds=300,
-            episodes=min(32, options.episodes),
+            episodes=min(16, options.episodes),
         ),
         evaluation(options, layout, "student_before", shipped, layout.scene, "shipped student in this place", seconds=90),
         Stage(

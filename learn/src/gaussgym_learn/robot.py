@@ -24,7 +24,7 @@ from gaussgym_sim.mujoco_sim import build_model
 from gaussgym_sim.randomize import Uniform
 from gaussgym_sim.robot import RobotCfg, get_robot
 from gaussgym_sim.starts import FixedStarts, Starts
-from gaussgym_sim.terrain import TerrainLookup, physics_heightfield
+from gaussgym_sim.terrain import is_flat, physics_heightfield
 from numpy.typing import NDArray
 
 from gaussgym_learn.evaluate import evaluation_cfg, fixed_starts
@@ -65,16 +65,20 @@ class PlainRobot:
         self.data = mujoco.MjData(self.model)
         self._index_model()
         device = torch.device("cpu")
-        self._terrain = TerrainLookup([physics_heightfield(scene)], device=device)
+        self._field = physics_heightfield(scene)
+        self._has_border = not is_flat(self._field)
+        low, size = np.array(self._field.origin_xy_m), np.array(self._field.size_m)
+        margin = cfg.terminations.border_margin_m
+        self._inside_xy_m = low + margin, low + size - margin
         self._network = PathNetwork([scene], device=device)
         FixedStarts(starts, self._network, torch.zeros(1, dtype=torch.long))  # checks them
         self._follower = PathFollower(self._network, 1, device)
-        rough = ~self._terrain.flat[:1]
+        rough = torch.tensor([self._has_border])
         uniform = Uniform(torch.Generator().manual_seed(0), device)
         self._commands = VelocityCommands(cfg.commands, self._follower, rough, uniform, task="goal")
         self._default = np.array(robot.default_joint_pos)
         self._limit = np.array(robot.torque_limit_nm)
-        self._scene_id = torch.zeros(1, dtype=torch.long)
+        self._goal_xy = np.zeros(2)
         self._camera = _SplatCamera(scene, camera, renderer) if camera is not None else None
         self._camera_period = cfg.camera.period_steps(cfg.control_s)
         self._time_s = 0.0  # grows over resets, as the link demands
@@ -101,7 +105,7 @@ class PlainRobot:
         xy, yaw = starts.xy_m[number].astype(np.float64), float(starts.yaw_rad[number])
         cos, sin = np.cos(yaw), np.sin(yaw)
         below = _FOOTPRINT_M @ np.array([[cos, sin], [-sin, cos]]) + xy
-        ground = self._ground(below).max()
+        ground = self._field.sample(below).max()
         mujoco.mj_resetData(self.model, data)
         data.qpos[:3] = *xy, ground + self.robot.base_height_m + _START_CLEARANCE_M
         data.qpos[3:_ROOT] = np.cos(yaw / 2), 0.0, 0.0, np.sin(yaw / 2)
@@ -112,6 +116,7 @@ class PlainRobot:
             torch.tensor([int(a[number])]) for a in (starts.point, starts.direction, starts.goal_point)
         )
         self._follower.start(everyone, point, direction, goal)
+        self._goal_xy = self._follower.goal_xy()[0].numpy().astype(np.float64)
         self._commands.resample(everyone, speed=torch.tensor([float(starts.speed_m_s[number])]))
         self._steps = 0
         self._time_s += self.cfg.control_s
@@ -130,21 +135,17 @@ class PlainRobot:
         self._observe()
         return result
 
-    def _ground(self, xy: NDArray[np.float64]) -> NDArray[np.float32]:
-        points = torch.from_numpy(np.atleast_2d(xy).astype(np.float32))[None]
-        return self._terrain.sample(points, self._scene_id)[0].numpy()
-
     def _verdict(self) -> EpisodeResult:
         data, limits = self.data, self.cfg.terminations
         up_z = matrix_from_quat_wxyz(data.qpos[3:_ROOT])[2, 2] if np.isfinite(data.qpos).all() else -1.0
-        height = data.qpos[2] - self._ground(data.qpos[:2])[0]
+        height = data.qpos[2] - float(self._field.sample(data.qpos[:2]))
         touches = bool((data.sensordata[self._trunk] > 0).any())
         if touches or up_z < np.cos(limits.max_tilt_rad) or height < limits.min_base_height_m:
             return EpisodeResult.FELL
-        xy = torch.from_numpy(data.qpos[None, :2].astype(np.float32))
-        if float((self._follower.goal_xy() - xy).norm()) < self.cfg.commands.goal_radius_m:
+        xy, (low, high) = data.qpos[:2], self._inside_xy_m
+        if np.hypot(*(self._goal_xy - xy)) < self.cfg.commands.goal_radius_m:
             return EpisodeResult.SUCCESS
-        outside = bool(self._terrain.outside(xy, self._scene_id, margin_m=limits.border_margin_m)[0])
+        outside = self._has_border and bool((xy < low).any() or (xy > high).any())
         if outside or self._steps >= round(self.cfg.episode_s / self.cfg.control_s):
             return EpisodeResult.TIMEOUT
         return EpisodeResult.RUNNING
