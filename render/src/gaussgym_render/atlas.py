@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from gaussgym_render import harmonics
 
 CHUNK = 256
-"""Splats per chunk."""
+"""Splats per chunk. Compiled into the kernels, whose cache does not notice a change here: then delete `__pycache__`."""
 NUM_PLANES = 13
 """Quantities per splat in `Atlas.planes`: mean 0-2, rotation times scale 3-11 (row-major), opacity 12."""
 BLANK_OPACITY = 0.0
