@@ -13,6 +13,7 @@ import psutil
 import pytest
 from gaussgym import pipeline
 from gaussgym.pipeline import Pipeline, covered_s
+from gaussgym.processes import StageProcess
 from gaussgym.stages import RunState, StageRecord, in_order
 from gaussgym.testing import tiny_stage
 from gaussgym_scene.errors import InputError, StageError
@@ -109,8 +110,49 @@ def test_wide_stages_go_first_and_then_the_longest_chain(tmp_path):
     wide = replace(tiny_stage("wide", tmp_path), cores=0)
     Pipeline(tmp_path, [a, b, behind, wide], cores=2).run()
     done = RunState.load(tmp_path).stages
-    assert sorted(done, key=lambda name: done[name].started_s) == ["wide", "b", "a", "c"]
-    assert done["wide"].ended_s <= done["b"].started_s
+    assert sorted(done, key=lambda name: done[name].started_s)[:2] == ["wide", "b"]
+
+
+def test_a_narrow_stage_fills_what_a_wide_one_leaves_idle(tmp_path, monkeypatch):
+    """One at a time, at the lowest priority, never in the way of the next wide stage, and brought forward at the end."""
+    first = replace(tiny_stage("first", tmp_path, sleep_s=0.6), cores=0)
+    second = replace(tiny_stage("second", tmp_path, inputs=first.outputs, sleep_s=0.6), cores=0)
+    long, short = tiny_stage("long", tmp_path, sleep_s=2.5), tiny_stage("short", tmp_path, sleep_s=0.1)
+    behind = tiny_stage("behind", tmp_path, inputs=long.outputs)
+    seen: list[dict[str, tuple[bool, int]]] = []
+    watch = Pipeline._watch
+
+    def look(self):
+        watch(self)
+        seen.append(
+            {
+                p.stage.name: (p.in_background, psutil.Process(p.pid).nice()) for p in self._running
+            }  # a zombie still has one
+        )
+
+    monkeypatch.setattr(Pipeline, "_watch", look)
+    Pipeline(tmp_path, [first, second, long, short, behind], cores=2).run()
+    done = RunState.load(tmp_path).stages
+    assert done["long"].started_s < done["first"].ended_s
+    assert done["second"].started_s < done["long"].ended_s  # it did not wait for the one in the background
+    assert done["short"].started_s > done["second"].ended_s - 0.1  # one in the background at a time
+    states = [moment["long"] for moment in seen if "long" in moment]
+    assert states[0] == (True, 19)
+    assert not states[-1][0]
+    assert all(moment["first"] == (False, 0) for moment in seen if "first" in moment)
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self/autogroup").exists(), reason="this system does not group tasks by session"
+)
+def test_background_weighs_the_whole_session(tmp_path):
+    stage = tiny_stage("a", tmp_path, sleep_s=20.0)
+    process = StageProcess(stage, stage.command, tmp_path, cores=1, in_background=True)
+    group = Path(f"/proc/{process.pid}/autogroup")
+    assert group.read_text().endswith("nice 19\n")
+    process.bring_forward()
+    assert group.read_text().endswith("nice 0\n")
+    process.kill()
 
 
 def test_records_time_and_memory(tmp_path):

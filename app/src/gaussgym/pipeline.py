@@ -151,10 +151,27 @@ class Pipeline:
         tails = self._tails_s()
         ready.sort(key=lambda stage: (-self._cores_of(stage), -tails[stage.name]))
         for stage in ready:
-            busy = sum(self._cores_of(process.stage) for process in self._running)
-            if busy + self._cores_of(stage) <= self.cores:
+            if self._cores_of(stage) <= self._free_cores():
                 waiting.remove(stage)
                 self._start(stage)
+        self._fill(waiting, [stage for stage in ready if stage in waiting])
+
+    def _fill(self, waiting: list[Stage], ready: Sequence[Stage]) -> None:
+        """Use what the others leave idle: a stage of all cores waits for one of them about a third of its time."""
+        background = [process for process in self._running if process.in_background]
+        for process in background:
+            if self._cores_of(process.stage) <= self._free_cores():
+                process.bring_forward()
+        wide = any(self._cores_of(process.stage) > 1 for process in self._running)
+        narrow = [stage for stage in ready if self._cores_of(stage) == 1]
+        if wide and narrow and not background:
+            waiting.remove(narrow[0])
+            self._start(narrow[0], in_background=True)
+
+    def _free_cores(self) -> int:
+        return self.cores - sum(
+            self._cores_of(process.stage) for process in self._running if not process.in_background
+        )
 
     def _tails_s(self) -> dict[str, float]:
         """For each stale stage the estimated time [s] from its start to the end of the longest chain behind it."""
@@ -165,7 +182,7 @@ class Pipeline:
                 tails[before] = max(tails[before], own[before] + tails[stage.name])
         return tails
 
-    def _start(self, stage: Stage) -> None:
+    def _start(self, stage: Stage, *, in_background: bool = False) -> None:
         key = self.state.key(stage)
         if key is None:
             broken = [path for path in stage.inputs if fingerprints.of_path(path) is None]
@@ -180,7 +197,9 @@ class Pipeline:
         self.state.begun[stage.name] = mark
         self.state.save()
         command = (*stage.command, *words)
-        self._running.append(StageProcess(stage, command, self.run_dir, cores=self.cores))
+        self._running.append(
+            StageProcess(stage, command, self.run_dir, cores=self.cores, in_background=in_background)
+        )
         self.progress.say(f"{self._position(stage)} {stage.title} (about {clock(self._estimate_s(stage))})")
 
     def _watch(self) -> None:
@@ -359,9 +378,9 @@ def check_resources(run_dir: Path, stages: Sequence[Stage], cores: int) -> None:
             f"{run_dir}: {free_mb:.0f} MB free on this disk, expected at least {needed_mb:.0f} MB; "
             "free some space or give --output on another disk"
         )
-    alone = max(stage.memory_mb for stage in stages)
-    pairs = [stage.memory_mb for stage in stages if 0 < stage.cores < cores]
-    needed_mb = max(alone, sum(sorted(pairs)[-2:]))
+    wide = [stage.memory_mb for stage in stages if not 0 < stage.cores < cores]
+    narrow = sorted(stage.memory_mb for stage in stages if 0 < stage.cores < cores)
+    needed_mb = max(max(wide, default=0.0) + sum(narrow[-1:]), sum(narrow[-2:]))
     available_mb = psutil.virtual_memory().available / 1e6
     if available_mb < needed_mb:
         raise InputError(

@@ -1,5 +1,6 @@
 """A stage's process: started in a group of its own, watched for output and memory, stopped whole."""
 
+import contextlib
 import logging
 import os
 import re
@@ -19,6 +20,8 @@ logger = logging.getLogger(__name__)
 
 MARK = "GAUSSGYM_RUN_DIR"
 """Environment variable that says which run folder a process works for."""
+LOWEST_PRIORITY = 19
+"""The nice value of a stage in the background."""
 PERCENT = re.compile(r"(\d{1,3})(?:\.\d+)?\s?%")
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
@@ -42,10 +45,14 @@ class StageProcess:
         cpu_seconds: User and system time [s]; known when it ended.
         percent: What its own progress bar says, or None.
         doing: The words before that bar.
+        in_background: Whether it only takes what the others leave idle.
     """
 
-    def __init__(self, stage: Stage, command: Sequence[str], run_dir: Path, *, cores: int) -> None:
+    def __init__(
+        self, stage: Stage, command: Sequence[str], run_dir: Path, *, cores: int, in_background: bool = False
+    ) -> None:
         self.stage = stage
+        self.in_background = in_background
         self.started_s = time.time()
         self.ended_s = 0.0
         self.peak_rss_mb = 0.0
@@ -71,11 +78,21 @@ class StageProcess:
         )
         assert self._process.stdout is not None
         os.set_blocking(self._process.stdout.fileno(), False)
+        if in_background:
+            psutil.Process(self.pid).nice(LOWEST_PRIORITY)
+            _weigh_session(self.pid, LOWEST_PRIORITY)
 
     @property
     def pid(self) -> int:
         """Process id, which is also the id of its group."""
         return self._process.pid
+
+    def bring_forward(self) -> None:
+        """Let a stage of the background have a share of the cores like any other."""
+        self.in_background = False
+        _weigh_session(
+            self.pid, 0
+        )  # its own nice value stays, and counts among the threads of its session only
 
     def output_fd(self) -> int:
         """File descriptor to wait on for output."""
@@ -179,6 +196,14 @@ def leftovers(run_dir: Path) -> list[psutil.Process]:
         except (psutil.Error, OSError):
             continue
     return found
+
+
+def _weigh_session(pid: int, nice: int) -> None:
+    """Set the nice value of a process's whole session, which is what Linux weighs where it groups tasks by session."""
+    with contextlib.suppress(
+        OSError
+    ):  # a kernel that does not group them, or another system: the process's own value counts
+        Path(f"/proc/{pid}/autogroup").write_text(str(nice))
 
 
 def _die_with_parent() -> None:

@@ -39,7 +39,8 @@ class Stage:
     code: tuple[str, ...] = ()
     """Packages whose source decides about the result."""
     cores: int = 0
-    """Cores to reserve; 0 means all, so that nothing runs beside it: for work that is given a time rather than an amount."""
+    """Cores to reserve; 0 means all, for work that is given a time rather than an amount: a stage of one core then runs beside
+    it at the lowest priority only."""
     threads: int = 1
     """Threads of torch and BLAS; more than one fights with the threads of the physics and the renderer."""
     memory_mb: float = 500.0
