@@ -201,8 +201,16 @@ def test_tiles_cover_the_image_once(width, height):
 
 def test_sorted_by_depth_with_ties_by_input():
     rng = np.random.default_rng(13)
+    runs = np.repeat(
+        rng.uniform(0.01, 300, 400), rng.integers(2, 40, 400)
+    )  # sorted by insertion, and the long ones not
     depths = np.concatenate(
-        [rng.uniform(0.01, 300, 5000), np.full(700, 2.0), rng.choice([0.5, 1.0, 7.0], 900)]
+        [
+            rng.uniform(0.01, 300, 5000),
+            np.full(700, 2.0),
+            rng.choice([0.5, 1.0, 7.0], 900),
+            rng.permutation(runs),
+        ]
     ).astype(np.float32)
     n = len(depths)
     keys, order = depths.view(np.uint32).copy(), np.empty(n, np.int32)

@@ -20,6 +20,14 @@ LEARN_CODE = ("gaussgym_learn",)
 WALK_CODE = ("gaussgym_learn", "gaussgym.walking")
 DEPLOY_CODE = ("gaussgym_learn", "gaussgym_deploy")
 STAIRS_HEIGHT_M = 0.15
+MINUTES = {
+    "minutes_splats": (2.25, 6.0),
+    "minutes_teacher_flat": (1.75, 1.75),
+    "minutes_teacher": (1.0, 2.0),
+    "minutes_pixels": (0.3, 1.0),
+    "minutes_fine_tune": (0.8, 3.0),
+}
+"""Time for each training [min], in the embedded demo and with a capture of one's own, which is worth more of it."""
 
 
 @dataclass
@@ -37,14 +45,14 @@ class Demo:
     """Run folder; ends with report.html and summary.json."""
     minutes_splats: float | None = None
     """Time for training the splats [min]; default 2.25, with a capture of one's own 6."""
-    minutes_teacher_flat: float = 1.75
-    """Time for the teacher to learn to walk on the flat [min]."""
-    minutes_teacher: float = 1.25
-    """Time for it to learn the place [min]."""
-    minutes_pixels: float = 0.4
-    """Time for PPO straight from pixels [min]."""
-    minutes_fine_tune: float = 1.0
-    """Time for fine-tuning the shipped student in the place [min]."""
+    minutes_teacher_flat: float | None = None
+    """Time for the teacher to learn to walk on the flat [min]; default 1.75."""
+    minutes_teacher: float | None = None
+    """Time for it to learn the place [min]; default 1, with a capture of one's own 2."""
+    minutes_pixels: float | None = None
+    """Time for PPO straight from pixels [min]; default 0.3, with a capture of one's own 1."""
+    minutes_fine_tune: float | None = None
+    """Time for fine-tuning the shipped student in the place [min]; default 0.8, with a capture of one's own 3."""
     episodes: int = 256
     """Episodes of each evaluation."""
     sim2sim_episodes: int = 64
@@ -57,6 +65,11 @@ class Demo:
     """Rebuild nothing because source code changed."""
     shipped: Path | None = None
     """Folder with `student` and `stairs_teacher`; default: those that come with gaussgym_learn."""
+
+    def minutes(self, name: str) -> float:
+        """Time for a training [min]: what was asked for, else its default for the kind of capture."""
+        given = getattr(self, name)
+        return given if given is not None else MINUTES[name][self.capture is not None]
 
     def run(self) -> Path:
         """Build what is missing and write summary and report.
@@ -102,13 +115,7 @@ def check_options(options: Demo) -> None:
     """
     if options.capture is not None and not options.capture.exists():
         raise InputError(f"{options.capture}: not found; give a folder of photos or a video")
-    for name in (
-        "minutes_teacher_flat",
-        "minutes_teacher",
-        "minutes_pixels",
-        "minutes_fine_tune",
-        "minutes_splats",
-    ):
+    for name in MINUTES:
         value = getattr(options, name)
         if value is not None and value <= 0:
             raise InputError(f"--{name.replace('_', '-')} is {value:g}, expected more than 0 min")
@@ -229,7 +236,7 @@ def own_capture_stages(options: Demo, layout: Layout) -> list[Stage]:
 
 def scene_stages(options: Demo, layout: Layout) -> list[Stage]:
     """From photos to a scene, and the two procedural scenes that every demo uses."""
-    minutes = options.minutes_splats or (2.25 if options.capture is None else 6.0)
+    minutes = options.minutes("minutes_splats")
     height = () if options.camera_height is None else ("--camera-height", f"{options.camera_height:g}")
     return [
         Stage(
@@ -281,11 +288,11 @@ def teacher_stages(options: Demo, layout: Layout) -> list[Stage]:
             title="teacher: learn to walk from nothing",
             command=(
                 "gaussgym", "teach", "teacher_flat", "--output", str(layout.teacher_flat),
-                "--snapshots", str(layout.snapshots), "--minutes", f"{options.minutes_teacher_flat:g}",
+                "--snapshots", str(layout.snapshots), "--minutes", f"{options.minutes('minutes_teacher_flat'):g}",
                 "--seed", str(options.seed),
             ),
             outputs=(layout.teacher_flat, layout.snapshots),
-            estimate_s=60 * options.minutes_teacher_flat + 8,
+            estimate_s=60 * options.minutes("minutes_teacher_flat") + 8,
             code=WALK_CODE,
             memory_mb=1500,
             stop_grace_s=20,
@@ -307,11 +314,11 @@ def teacher_stages(options: Demo, layout: Layout) -> list[Stage]:
             command=(
                 "gaussgym_learn", "train", "teacher_rough", "--scenes", str(layout.scene),
                 "--init-from", str(layout.teacher_flat), "--output", str(layout.teacher),
-                "--minutes", f"{options.minutes_teacher:g}", "--seed", str(options.seed),
+                "--minutes", f"{options.minutes('minutes_teacher'):g}", "--seed", str(options.seed),
             ),
             inputs=(layout.teacher_flat, layout.scene),
             outputs=(layout.teacher,),
-            estimate_s=60 * options.minutes_teacher + 8,
+            estimate_s=60 * options.minutes("minutes_teacher") + 8,
             code=LEARN_CODE,
             memory_mb=1500,
             resume=("--resume",),
@@ -331,11 +338,11 @@ def student_stages(options: Demo, layout: Layout, policies: Path) -> list[Stage]
             title="PPO straight from pixels",
             command=(
                 "gaussgym_learn", "train", "pixels", "--scenes", str(layout.scene), "--output", str(layout.pixels),
-                "--minutes", f"{options.minutes_pixels:g}", "--seed", str(options.seed),
+                "--minutes", f"{options.minutes('minutes_pixels'):g}", "--seed", str(options.seed),
             ),
             inputs=(layout.scene,),
             outputs=(layout.pixels,),
-            estimate_s=60 * options.minutes_pixels + 12,
+            estimate_s=60 * options.minutes("minutes_pixels") + 12,
             code=LEARN_CODE,
             memory_mb=2500,
             resume=("--resume",),
@@ -352,11 +359,11 @@ def student_stages(options: Demo, layout: Layout, policies: Path) -> list[Stage]
             command=(
                 "gaussgym_learn", "distill", str(shipped_teacher), "--init-from", str(shipped),
                 "--scenes", str(layout.scene), str(layout.stairs_scene), "--output", str(layout.tuned),
-                "--minutes", f"{options.minutes_fine_tune:g}", "--seed", str(options.seed),
+                "--minutes", f"{options.minutes('minutes_fine_tune'):g}", "--seed", str(options.seed),
             ),
             inputs=(shipped, shipped_teacher, layout.scene, layout.stairs_scene),
             outputs=(layout.tuned,),
-            estimate_s=60 * options.minutes_fine_tune + 12,
+            estimate_s=60 * options.minutes("minutes_fine_tune") + 12,
             code=LEARN_CODE,
             memory_mb=3000,
             resume=("--resume",),

@@ -47,6 +47,7 @@ _NUM_PROJECTED = 7  # u, v, z, slope, falloff, row falloff, log2 of the opacity
 _NUM_BOX = 5  # x0, x1, y0, y1, whether visible
 _RECORD = 16  # the seven above, x0 | x1 << 16, y0 | y1 << 16, slot, three of colour, spare: a cache line
 _RADIX_BITS = 11
+_SHORT_RUN = 24  # splats of equal depth that are sorted by insertion
 _AHEAD = 8  # splats between asking for a record and using it
 _FLAGS = {
     "contract",
@@ -278,12 +279,21 @@ def _break_ties(keys, count, order, records, source):
     for i in range(1, count + 1):
         if i < count and keys[i] == keys[start]:
             continue
-        if i - start > 1:
+        if i - start > _SHORT_RUN:
             run = order[start:i]
             slots = np.empty(len(run), np.int32)
             for j in range(len(run)):
                 slots[j] = source[lanes.float_bits(records[run[j] * _RECORD + 9])]
             run[:] = run[np.argsort(slots)]
+        elif i - start > 1:  # by insertion: scenes on a grid hold thousands of pairs
+            for j in range(start + 1, i):
+                moved = order[j]
+                slot = source[lanes.float_bits(records[moved * _RECORD + 9])]
+                to = j
+                while to > start and source[lanes.float_bits(records[order[to - 1] * _RECORD + 9])] > slot:
+                    order[to] = order[to - 1]
+                    to -= 1
+                order[to] = moved
         start = i
 
 
