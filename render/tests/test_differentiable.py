@@ -291,3 +291,9 @@ def test_wrong_shapes_are_named(key):
     scene[key] = scene[key][:, :2]
     with pytest.raises(InputError, match=key if key != "quats" else "quats_wxyz"):
         draw(tensors(scene, *camera()), sh_degree=1)
+
+
+def test_hop_visits_every_tile_once():
+    for tiles in (1, 2, 3, 4, 6, 7, 12, 510, 8160):
+        hop = differentiable._hop(tiles)
+        assert sorted(turn * hop % tiles for turn in range(tiles)) == list(range(tiles))

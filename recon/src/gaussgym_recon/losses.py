@@ -6,27 +6,78 @@
 
 from __future__ import annotations
 
-import cv2
+import math
+
 import numpy as np
 from numba import njit, prange
 from numpy.typing import NDArray
 
 _C1, _C2 = np.float32(0.01**2), np.float32(0.03**2)
 _WINDOW, _SIGMA = 11, 1.5
+_REACH = _WINDOW // 2
+_TAPS = tuple(
+    np.float32(
+        math.exp(-0.5 * (t / _SIGMA) ** 2)
+        / sum(math.exp(-0.5 * (u / _SIGMA) ** 2) for u in range(-_REACH, _REACH + 1))
+    )
+    for t in range(_REACH + 1)
+)
+"""The window's weights from its centre outwards."""
 
 
-def _blur(image: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Gaussian window of SSIM with zeros outside, which makes it its own adjoint."""
-    return cv2.GaussianBlur(image, (_WINDOW, _WINDOW), _SIGMA, borderType=cv2.BORDER_CONSTANT)
+@njit(inline="always")
+def _window_sum(a, at, hop):
+    """Weighted sum of eleven numbers ``hop`` apart around ``a[at]``.
+
+    Written out, with unsigned indices: those that might be negative would keep LLVM from vectorizing over ``at``.
+    """
+    hop2, hop3, hop4, hop5 = hop + hop, hop + hop + hop, hop + hop + hop + hop, hop + hop + hop + hop + hop
+    return (
+        _TAPS[0] * a[at]
+        + _TAPS[1] * (a[at - hop] + a[at + hop])
+        + _TAPS[2] * (a[at - hop2] + a[at + hop2])
+        + _TAPS[3] * (a[at - hop3] + a[at + hop3])
+        + _TAPS[4] * (a[at - hop4] + a[at + hop4])
+        + _TAPS[5] * (a[at - hop5] + a[at + hop5])
+    )
 
 
 @njit(parallel=True, cache=True, fastmath=True)
-def _products(x, y, xx, xy, yy):
+def _blur(images, channels, across, out):
+    """Gaussian window of SSIM over images ``[M, H, W*C]``, with zeros outside, which makes it its own adjoint.
+
+    ``across`` is a buffer ``[M, (H + 10) * W*C]``.
+    """
+    count, height, width = images.shape
+    margin, edge = _REACH * channels, _REACH * width
+    for turn in prange(count * height):
+        image, i = turn // height, turn % height
+        line = np.zeros(width + 2 * margin, np.float32)
+        line[margin : margin + width] = images[image, i]
+        row = across[image, edge + i * width : edge + (i + 1) * width]
+        for j in range(width):
+            row[np.uintp(j)] = _window_sum(line, np.uintp(margin + j), np.uintp(channels))
+    for image in range(count):
+        across[image, :edge] = 0.0
+        across[image, edge + height * width :] = 0.0
+    for turn in prange(count * height):
+        image, i = turn // height, turn % height
+        column, row = across[image], out[image, i]
+        for j in range(width):
+            row[np.uintp(j)] = _window_sum(column, np.uintp(edge + i * width + j), np.uintp(width))
+
+
+@njit(parallel=True, cache=True, fastmath=True)
+def _products(x, y, products):
+    """The images and their products ``x, y, xx, xy, yy``, ``[5, H, W*C]``."""
     for i in prange(x.shape[0]):
         for j in range(x.shape[1]):
-            xx[i, j] = x[i, j] * x[i, j]
-            xy[i, j] = x[i, j] * y[i, j]
-            yy[i, j] = y[i, j] * y[i, j]
+            a, b = x[i, j], y[i, j]
+            products[0, i, j] = a
+            products[1, i, j] = b
+            products[2, i, j] = a * a
+            products[3, i, j] = a * b
+            products[4, i, j] = b * b
 
 
 @njit(parallel=True, cache=True, fastmath=True)
@@ -79,14 +130,16 @@ def photometric_loss(
     """
     h, w, c = image.shape
     x, y = image.reshape(h, w * c), target.reshape(h, w * c)
-    xx, xy, yy = np.empty_like(x), np.empty_like(x), np.empty_like(x)
-    _products(x, y, xx, xy, yy)
-    moments = [_blur(m.reshape(h, w, c)).reshape(h, w * c) for m in (x, y, xx, xy, yy)]
-    d_mean, d_square, d_cross = np.empty_like(x), np.empty_like(x), np.empty_like(x)
+    products, moments = np.empty((5, *x.shape), np.float32), np.empty((5, *x.shape), np.float32)
+    buffer = np.empty((5, (h + 2 * _REACH) * w * c), np.float32)
+    _products(x, y, products)
+    _blur(products, c, buffer, moments)
+    slopes = products[:3]  # by the mean, the square and the cross product; the products are done with
     rows = np.empty(h, np.float32)
-    _ssim_terms(*moments, d_mean, d_square, d_cross, rows)
+    _ssim_terms(*moments, *slopes, rows)
     ssim = float(rows.sum()) / x.size
-    terms = [_blur(m.reshape(h, w, c)).reshape(h, w * c) for m in (d_mean, d_square, d_cross)]
+    terms = moments[:3]
+    _blur(slopes, c, buffer[:3], terms)
     gradient = np.empty_like(x)
     _combine(
         x, y, *terms, np.float32((1 - ssim_weight) / x.size), np.float32(ssim_weight / x.size), gradient, rows

@@ -837,10 +837,11 @@ def _all_done(buf):
 
 
 @njit(parallel=True, cache=True, boundscheck=False)
-def _blend(tile_start, list_rank, record, tiles_x, tiles_y, width, height, rgb, depth, trans):
+def _blend(tile_start, list_rank, record, tiles_x, tiles_y, hop, width, height, rgb, depth, trans):
     """Composite front to back; ``depth`` accumulates weight x z, ``trans`` is what remains of the background."""
     half = np.float32(0.5)
-    for tile in prange(tiles_x * tiles_y):
+    for turn in prange(tiles_x * tiles_y):
+        tile = turn * hop % (tiles_x * tiles_y)
         ox, oy = (tile % tiles_x) * TILE, (tile // tiles_x) * TILE
         buf = np.zeros(6 * _PLANE, np.float32)
         y_end = min(oy + TILE, height)
@@ -871,7 +872,19 @@ def _blend(tile_start, list_rank, record, tiles_x, tiles_y, width, height, rgb, 
 
 @njit(parallel=True, cache=True, boundscheck=False)
 def _blend_backward(
-    tile_start, list_rank, list_slot, record, tiles_x, tiles_y, width, height, v_rgb, v_depth, behind, partial
+    tile_start,
+    list_rank,
+    list_slot,
+    record,
+    tiles_x,
+    tiles_y,
+    hop,
+    width,
+    height,
+    v_rgb,
+    v_depth,
+    behind,
+    partial,
 ):
     """Partial gradients of every (tile, splat) pair.
 
@@ -879,7 +892,8 @@ def _blend_backward(
     what is left is what lies behind the splat.
     """
     half = np.float32(0.5)
-    for tile in prange(tiles_x * tiles_y):
+    for turn in prange(tiles_x * tiles_y):
+        tile = turn * hop % (tiles_x * tiles_y)
         ox, oy = (tile % tiles_x) * TILE, (tile // tiles_x) * TILE
         buf = np.zeros(6 * _PLANE + 7 * TILE, np.float32)
         y_end = min(oy + TILE, height)
@@ -992,6 +1006,17 @@ class RasterGradients:
     pull_visible: np.ndarray
 
 
+def _hop(tiles: int) -> int:
+    """A step through all tiles that never visits one twice and never stays in one part of the image.
+
+    Threads get equal runs of turns: in the order of the image one would have the sky and another the ground.
+    """
+    hop = max(1, round(0.618 * tiles))
+    while math.gcd(hop, tiles) != 1:
+        hop += 1
+    return hop
+
+
 def raster_forward(
     means: np.ndarray,
     quats: np.ndarray,
@@ -1076,7 +1101,8 @@ def raster_forward(
     rgb = np.empty((height, width, 3), np.float32)
     depth_sum = np.empty((height, width), np.float32)
     trans = np.empty((height, width), np.float32)
-    _blend(tile_start, list_rank, record, tiles_x, tiles_y, width, height, rgb, depth_sum, trans)
+    hop = _hop(tiles_x * tiles_y)
+    _blend(tile_start, list_rank, record, tiles_x, tiles_y, hop, width, height, rgb, depth_sum, trans)
     state = RasterState(
         view, K, width, height, antialiased, ids, rect, row_offset, slot, tile_start, list_rank, list_slot, record,
         rgb_visible, sh_degree, (tiles_x, tiles_y), mean2d,
@@ -1123,7 +1149,8 @@ def raster_backward(
     partial = np.empty(len(state.list_rank) * PARTIAL, np.float32)
     tiles_x, tiles_y = state.tiles
     _blend_backward(
-        state.tile_start, state.list_rank, state.list_slot, state.record, tiles_x, tiles_y, state.width, state.height,
+        state.tile_start, state.list_rank, state.list_slot, state.record, tiles_x, tiles_y, _hop(tiles_x * tiles_y),
+        state.width, state.height,
         np.ascontiguousarray(v_rgb, np.float32), np.ascontiguousarray(v_depth_sum, np.float32), behind, partial,
     )  # fmt: skip
     v2d = np.empty((count, 8), np.float32)
