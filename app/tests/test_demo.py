@@ -4,7 +4,9 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from gaussgym import choice, fingerprints, walking
 from gaussgym.demo import Demo, check_options, demo_stages, shipped_policies
@@ -189,6 +191,20 @@ def measure(tmp_path, monkeypatch, errors, falls):
     monkeypatch.setattr("gaussgym_learn.evaluate.evaluate", evaluate)
     path = walking.minutes_to_walk(tmp_path / "snapshots", [Path("scene")], tmp_path / "walk.json")
     return json.loads(path.read_text()), asked
+
+
+def test_snapshot_lies_where_the_manifest_says(tmp_path, monkeypatch):
+    """0.75483 min is 0.755 in the manifest: the folder must be that of 0.755, not of 0.75483."""
+    made = []
+    monkeypatch.setattr("gaussgym_learn.train.run_fields", lambda recipe, env, seed: {})
+    monkeypatch.setattr(
+        "gaussgym_learn.checkpoint.save_checkpoint", lambda folder, *args, **fields: made.append(folder.name)
+    )
+    trainer = SimpleNamespace(recipe=None, env=None, state=dict, iteration=0)
+    for seconds in np.arange(45.27, 45.34, 0.01):
+        keeper = walking.SnapshotKeeper(tmp_path, every_minutes=0.25, first_minutes=0.5, seed=0)
+        keeper(trainer, {"Perf/collection_time": seconds, "Perf/learning_time": 0.0})
+        assert made[-1] == walking.snapshot_name(keeper.minutes[-1])
 
 
 def test_first_snapshot_that_neither_errs_nor_falls_counts(tmp_path, monkeypatch):

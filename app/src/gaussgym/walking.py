@@ -95,9 +95,10 @@ class SnapshotKeeper:
         if now < self._due:
             return
         self._due = now + self.every_minutes
-        self.minutes.append(round(now, 3))
+        minutes = round(now, 3)  # the folder is named by the number that the manifest holds
+        self.minutes.append(minutes)
         fields = {**run_fields(trainer.recipe, trainer.env, seed=self.seed), "train_seconds": self._trained_s}
-        folder = self.folder / snapshot_name(now)
+        folder = self.folder / snapshot_name(minutes)
         save_checkpoint(folder, trainer.state(), fields, iteration=trainer.iteration)
 
 
