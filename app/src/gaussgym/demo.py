@@ -21,7 +21,7 @@ WALK_CODE = ("gaussgym_learn", "gaussgym.walking")
 DEPLOY_CODE = ("gaussgym_learn", "gaussgym_deploy")
 STAIRS_HEIGHT_M = 0.15
 MINUTES = {
-    "minutes_splats": (2.25, 6.0),
+    "minutes_splats": (2.6, 6.0),
     "minutes_teacher_flat": (1.75, 1.75),
     "minutes_teacher": (1.0, 2.0),
     "minutes_pixels": (0.3, 1.0),
@@ -44,7 +44,7 @@ class Demo:
     output: Path = Path("runs/demo")
     """Run folder; ends with report.html and summary.json."""
     minutes_splats: float | None = None
-    """Time for training the splats [min]; default 2.25, with a capture of one's own 6."""
+    """Time for training the splats [min]; default 2.6, with a capture of one's own 6."""
     minutes_teacher_flat: float | None = None
     """Time for the teacher to learn to walk on the flat [min]; default 1.75."""
     minutes_teacher: float | None = None
