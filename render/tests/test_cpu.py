@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 from gaussgym_render import SplatRenderer, cpu, harmonics, oracle
-from gaussgym_render.atlas import CHUNK, build_atlas, morton_order
+from gaussgym_render.atlas import CHUNK, build_atlas
 from gaussgym_render.testing import pinhole, random_cameras, random_splats, street_cameras, street_splats
 from gaussgym_scene import Splats
+from gaussgym_scene.morton import morton_order
 
 BACKGROUND = (0.2, 0.4, 0.6)
 

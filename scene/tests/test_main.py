@@ -4,6 +4,7 @@ import sys
 import numpy as np
 import pytest
 from gaussgym_scene import Scene
+from gaussgym_scene.formats import load_splats
 from gaussgym_scene.splats import Splats
 from gaussgym_scene.testing import random_splats
 
@@ -96,7 +97,20 @@ def test_convert_cuts_degree_and_faint_splats(tmp_path):
     np.testing.assert_allclose(again.sh, splats.sh[keep][:, :4], atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["missing.ply", "missing"])
+def test_convert_between_splat_files(tmp_path):
+    splats = random_splats(300, sh_degree=1, seed=2)
+    splats.save_ply(tmp_path / "in.ply")
+    before = tmp_path / "in.ply"
+    for name in ("a.spz", "b.sog", "c.compressed.ply", "d.splat", "e.ply"):
+        done = run("convert", before, "--output", tmp_path / name)
+        assert done.returncode == 0, done.stderr
+        before = tmp_path / name
+    again = load_splats(tmp_path / "e.ply")
+    assert len(again) == 300
+    np.testing.assert_allclose(np.sort(again.means[:, 0]), np.sort(splats.means[:, 0]), atol=0.05)
+
+
+@pytest.mark.parametrize("name", ["missing.ply", "missing", "missing.spz"])
 def test_convert_of_nothing_fails_in_one_line(name, tmp_path):
     done = run("convert", tmp_path / name, "--output", tmp_path / "out")
     assert done.returncode == 2
@@ -108,5 +122,5 @@ def test_convert_of_nothing_fails_in_one_line(name, tmp_path):
 def test_convert_does_not_overwrite_its_source(stairs):
     done = run("convert", stairs, "--output", stairs)
     assert done.returncode == 2
-    assert "choose another folder" in done.stderr
+    assert "choose another name" in done.stderr
     assert Scene.load(stairs)

@@ -13,6 +13,7 @@ import numpy as np
 import tyro
 from gaussgym_scene import InputError, Scene, Splats, command, synthesize
 from gaussgym_scene.artifact import replace_directory
+from gaussgym_scene.formats import SUFFIXES, load_splats
 from PIL import Image
 from tqdm import tqdm
 
@@ -29,7 +30,7 @@ class Images:
     """Render a scene's images into a folder: NAME.png for each camera, and cameras.json with the cameras used."""
 
     scene: tyro.conf.Positional[Path]
-    """Scene folder, or a 3DGS PLY (then give --cameras)."""
+    """Scene folder, or a splat file (PLY, compressed PLY, SPZ, splat, SOG; then give --cameras)."""
     output: Path
     """Folder to write; replaced if it exists."""
     cameras: Path | None = None
@@ -80,10 +81,10 @@ class Images:
         if self.every < 1 or (self.width is not None and self.width < 1):
             raise InputError(f"--every {self.every} and --width {self.width}: expected at least 1")
         cameras = load_viewpoints(self.cameras) if self.cameras else None
-        if self.scene.suffix == ".ply":
-            splats = Splats.load_ply(self.scene)
+        if self.scene.name.lower().endswith(SUFFIXES):
+            splats = load_splats(self.scene)
             if cameras is None:
-                raise InputError(f"{self.scene}: a PLY brings no cameras; give --cameras FILE")
+                raise InputError(f"{self.scene}: a splat file brings no cameras; give --cameras FILE")
         else:
             scene = Scene.load(self.scene)
             splats, cameras = scene.splats, cameras or scene_viewpoints(scene)

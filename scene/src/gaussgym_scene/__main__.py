@@ -13,8 +13,8 @@ from PIL import Image
 from gaussgym_scene import command
 from gaussgym_scene.artifact import replace_directory
 from gaussgym_scene.errors import InputError
+from gaussgym_scene.formats import SUFFIXES, load_splats, save_splats
 from gaussgym_scene.scene import Scene
-from gaussgym_scene.splats import Splats
 from gaussgym_scene.synth import KINDS
 
 
@@ -33,16 +33,16 @@ class Check:
 
 @dataclass
 class Convert:
-    """Write the parts of a scene in formats that other tools open.
+    """Write a scene in formats that other tools open.
 
-    A splat file of Inria's code, nerfstudio or gsplat becomes a standard 3DGS PLY (splats.ply). A scene folder gives
-    that and mesh.obj, with its textures if the scene is procedural.
+    To a name that ends in .ply, .compressed.ply, .spz, .splat or .sog go the splats alone. To a folder go splats.ply
+    (standard 3DGS) and, of a scene, mesh.obj with its textures if the scene is procedural.
     """
 
     source: tyro.conf.Positional[Path]
-    """A splat PLY or a scene folder."""
+    """A splat file (.ply, .compressed.ply, .spz, .splat, .sog) or a scene folder."""
     output: Path
-    """Folder to write; replaced if it exists."""
+    """Splat file or folder to write; replaced if it exists."""
     max_sh_degree: int = 3
     """Highest degree of the splats' spherical harmonics to keep, 0 to 3."""
     min_opacity: float = 0.0
@@ -124,30 +124,34 @@ def facts_of(scene: Scene) -> list[tuple[str, str]]:
 
 
 def convert(source: Path, output: Path, *, max_sh_degree: int = 3, min_opacity: float = 0.0) -> Path:
-    """Write the parts of a scene in formats that other tools open.
-
-    A splat file of Inria's code, nerfstudio or gsplat becomes a standard 3DGS PLY (`splats.ply`). A scene folder gives
-    that and `mesh.obj`, with its textures if the scene is procedural.
+    """Write a scene in formats that other tools open; see `Convert`.
 
     Args:
-        source: A splat PLY or a scene folder.
-        output: Folder to write; replaced if it exists.
+        source: A splat file or a scene folder.
+        output: A splat file by its name (see `gaussgym_scene.formats`), else a folder; replaced if it exists.
         max_sh_degree: Highest degree of the splats' spherical harmonics to keep, 0 to 3.
         min_opacity: Leave out splats that are fainter, 0 to 1.
 
     Returns:
-        The folder.
+        The file or folder.
+
+    Raises:
+        InputError: If the source cannot be read, lies inside the output, or a setting is out of range.
     """
     if not (0 <= max_sh_degree <= 3 and 0 <= min_opacity <= 1):
         raise InputError(
             f"max_sh_degree {max_sh_degree} and min_opacity {min_opacity}: expected 0 to 3 and 0 to 1"
         )
     if source.resolve() == output.resolve() or output.resolve() in source.resolve().parents:
-        raise InputError(f"{output}: holds the source {source}; choose another folder")
-    scene = None if source.suffix == ".ply" else Scene.load(source)
-    splats = Splats.load_ply(source) if scene is None else scene.splats
+        raise InputError(f"{output}: holds the source {source}; choose another name")
+    scene = None if _is_splat_file(source) else Scene.load(source)
+    splats = load_splats(source) if scene is None else scene.splats
     splats = splats.subset(splats.opacities >= min_opacity)
     splats.sh = np.ascontiguousarray(splats.sh[:, : (max_sh_degree + 1) ** 2])
+    if _is_splat_file(output):
+        output.parent.mkdir(parents=True, exist_ok=True)
+        save_splats(splats, output)
+        return output
     partial = output.with_name(output.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -156,6 +160,11 @@ def convert(source: Path, output: Path, *, max_sh_degree: int = 3, min_opacity: 
         write_obj(scene, partial)
     replace_directory(partial, output)
     return output
+
+
+def _is_splat_file(path: Path) -> bool:
+    """Whether a name is that of a splat file; a folder may be an unbundled SOG."""
+    return path.name.lower().endswith(SUFFIXES) or (path / "meta.json").exists() or path.name == "meta.json"
 
 
 def write_obj(scene: Scene, folder: Path) -> None:

@@ -114,7 +114,7 @@ def _parse_header(path: Path, data: bytes) -> tuple[list[_Element], int]:
         words = line.split()
         try:
             if words[:1] == ["element"]:
-                elements.append(_Element(words[1], int(words[2]), []))
+                elements.append(_Element(words[1], _count(words[2]), []))
             elif words[:2] == ["property", "list"]:
                 elements[-1].list_count_dtype = _DTYPES[words[2]]
                 elements[-1].fields.append((words[4], _DTYPES[words[3]]))
@@ -122,7 +122,20 @@ def _parse_header(path: Path, data: bytes) -> tuple[list[_Element], int]:
                 elements[-1].fields.append((words[2], _DTYPES[words[1]]))
         except (IndexError, KeyError, ValueError):
             raise InputError(f"{path}: header line {line!r} is not understood") from None
+    for element in elements:
+        names = [name for name, _ in element.fields]
+        if not names or len(set(names)) < len(names) or (element.list_count_dtype and len(names) > 1):
+            raise InputError(
+                f"{path}: element '{element.name}' has no properties, one twice, or a list among others"
+            )
     return elements, data.index(b"\n", end) + 1
+
+
+def _count(word: str) -> int:
+    """A number of rows; `int` would take signs, underscores and numbers without end."""
+    if not (word.isascii() and word.isdigit() and len(word) <= 15):
+        raise ValueError(word)
+    return int(word)
 
 
 def _element_dtype(element: _Element) -> np.dtype:
