@@ -334,7 +334,7 @@ def try_damaged(suffix, tmp_path, rounds, seed):
             data = inside(suffix, good, rng) if packed and index % 2 else mutate(good, rng)
             path.write_bytes(data)
             tracemalloc.reset_peak()
-            before, begin = tracemalloc.get_traced_memory()[0], time.perf_counter()
+            before, begin = tracemalloc.get_traced_memory()[0], time.process_time()
             text = ""
             try:
                 load_splats(path)
@@ -342,7 +342,7 @@ def try_damaged(suffix, tmp_path, rounds, seed):
                 refused += 1
                 text = str(error)
             assert "\n" not in text, text
-            assert time.perf_counter() - begin < 1.0, index
+            assert time.process_time() - begin < 1.0, index
             peak = tracemalloc.get_traced_memory()[1] - before
             assert peak <= 10 * max(len(data), unpacked) + 300_000, (index, peak, len(data))
     finally:
