@@ -138,6 +138,28 @@ def test_images_are_held_between_frames_and_the_flag_says_so(course):
     assert (torch.stack(flags).sum(0) >= 2).all()
 
 
+def test_a_robots_camera_changes_the_images_and_nothing_else(course):
+    """Same episodes, other images; the same images again after a reset; a scene that is given twice is shared."""
+
+    def roll(env):
+        env.reset(seed=4)
+        g = torch.Generator().manual_seed(0)
+        steps = [env.step(torch.randn(4, JOINTS, generator=g) * 0.5)[0] for _ in range(12)]
+        return torch.stack([s["proprio"] for s in steps]), torch.stack([s["rgb"] for s in steps])
+
+    env = make_env("velocity", [course, course], 4, renderer="cpu", camera_model="robot")
+    proprio, rgb = roll(env)
+    again = roll(env)
+    assert torch.equal(again[0], proprio)
+    assert torch.equal(again[1], rgb)
+    plain = roll(make_env("velocity", [course, course], 4, renderer="cpu"))
+    assert torch.equal(plain[0], proprio)
+    assert plain[1].shape == rgb.shape
+    assert (plain[1].float() - rgb.float()).abs().mean() > 1
+    with pytest.raises(InputError, match="unknown camera model 'phone'"):
+        make_env("velocity", course, 1, renderer="cpu", camera_model="phone")
+
+
 def test_the_same_seed_gives_the_same_episodes_also_after_a_reset(course):
     def roll(env):
         g = torch.Generator().manual_seed(0)

@@ -185,3 +185,18 @@ def test_bench_writes_what_it_measured(scene_dir, tmp_path, monkeypatch, capsys)
     for t in result["timings"]:
         assert 0 < t["frames_per_s_min"] <= t["frames_per_s"] <= t["frames_per_s_max"]
         assert 0 < t["visible_splats_mean"] <= result["splats"]
+
+
+def test_bench_of_effects_compares_them_with_the_plain_renderer(scene_dir, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(bench, "EFFECTS_BATCH", 8)
+    monkeypatch.setattr(bench, "EFFECTS_REPEATS", 2)
+    path = tmp_path / "bench.json"
+    assert run(monkeypatch, "bench", scene_dir, "--json", path, "--effects") == 0
+    assert "CPU time over none" in capsys.readouterr().out
+    timings = {t["effects"]: t for t in json.loads(path.read_text())["timings"]}
+    assert list(timings) == ["none", "lens", "shutter", "sensor", "all"]
+    assert timings["none"]["time_ratio"] == 1.0
+    assert timings["lens"]["images_per_frame"] == timings["sensor"]["images_per_frame"] == 1.0
+    assert timings["all"]["images_per_frame"] > 1.0
+    for t in timings.values():
+        assert 0 < t["time_ratio_min"] <= t["time_ratio"] <= t["time_ratio_max"]

@@ -4,9 +4,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import torch
-from gaussgym_sim.camera import CameraCfg, camera_to_world, intrinsics, mount_pose
+from gaussgym_sim.camera import CameraCfg, camera_to_world, camera_twist, intrinsics, mount_pose
 from gaussgym_sim.env import Env, EnvCfg
-from gaussgym_sim.frames import quat_from_yaw
+from gaussgym_sim.frames import matrix_from_rotation_vector, quat_from_yaw
 from gaussgym_sim.randomize import RandomizeCfg
 from gaussgym_sim.robot import get_robot
 from gaussgym_sim.testing import flat_scene, wavy_scene
@@ -136,3 +136,63 @@ def test_training_spreads_the_frames_over_the_period():
 def test_blind_env_has_no_image():
     env = Env(make_sim("mujoco", "go1", [flat_scene()], 1), EnvCfg())
     assert set(env.get_observations()) == {"proprio", "base_vel", "scan"}
+
+
+class MovingRenderer(CountingRenderer):
+    """Also asks which cameras these are and how they move."""
+
+    takes_motion = True
+
+    def __init__(self, cfg):
+        super().__init__(cfg)
+        self.motions = []
+
+    def render(self, c2w, K, scene_ids, *, twist_c, camera_ids, frame_ids):
+        self.motions.append((twist_c.clone(), camera_ids.clone(), frame_ids.clone()))
+        return super().render(c2w, K, scene_ids)
+
+
+def test_camera_twist_is_the_derivative_of_the_pose():
+    generator = torch.Generator().manual_seed(0)
+    lin_b, ang_b = torch.randn(2, 5, 3, generator=generator, dtype=torch.float64)
+    mount = mount_pose(get_robot("go1")).double().repeat(5, 1, 1)
+    mount[:, :3, :3] = mount[:, :3, :3] @ matrix_from_rotation_vector(
+        torch.randn(5, 3, generator=generator).double()
+    )
+    start = torch.eye(4, dtype=torch.float64).repeat(5, 1, 1)
+    start[:, :3, :3] = matrix_from_rotation_vector(torch.randn(5, 3, generator=generator).double())
+    dt = 1e-6
+
+    def pose(t):
+        base = start.clone()
+        base[:, :3, :3] = start[:, :3, :3] @ matrix_from_rotation_vector(ang_b * t)
+        base[:, :3, 3] = (start[:, :3, :3] @ (lin_b * t)[..., None])[..., 0]
+        return base @ mount
+
+    rate = torch.linalg.inv(pose(0.0)) @ (pose(dt) - pose(-dt)) / (2 * dt)
+    twist = camera_twist(lin_b, ang_b, mount)
+    np.testing.assert_allclose(twist[:, :3], rate[:, :3, 3], atol=1e-6)
+    np.testing.assert_allclose(
+        twist[:, 3:], torch.stack((rate[:, 2, 1], rate[:, 0, 2], rate[:, 1, 0]), 1), atol=1e-6
+    )
+
+
+def test_a_renderer_that_takes_motion_is_told_who_and_how_fast():
+    cfg = replace(EnvCfg().for_evaluation(), camera=CameraCfg(width=8, height=6), episode_s=0.06)
+    renderers = [MovingRenderer(cfg.camera) for _ in range(2)]
+    for renderer, seed in zip(renderers, (5, 5)):
+        env = Env(make_sim("mujoco", "go1", [flat_scene()], 3), cfg, renderer=renderer, seed=seed)
+        for _ in range(4):
+            env.step(torch.zeros(3, 12))
+    (_, first, numbers), (twist, second, more) = renderers[0].motions[0], renderers[0].motions[-1]
+    assert numbers.tolist() == [0, 0, 0]
+    assert more.tolist() == [1, 1, 1]
+    assert len(set(first.tolist() + second.tolist())) == 6  # a new episode is a new camera
+    assert torch.isfinite(twist).all()
+    for a, b in zip(*(r.motions for r in renderers)):
+        assert all(torch.equal(x, y) for x, y in zip(a, b))
+    state = env.sim.state
+    expected = camera_twist(env.lin_vel_b, state.root_ang_vel_b, env.camera.pose_b_c)
+    env.camera._age[:] = 99
+    env._capture()
+    assert torch.equal(renderers[1].motions[-1][0], expected)

@@ -33,13 +33,15 @@ class RunOptions:
     """Time between checkpoints [min]."""
     renderer: str = "auto"
     """Backend of the camera, for recipes that see."""
+    camera_model: str | None = None
+    """Lens, shutter and sensor of the camera (ideal, robot), for recipes that see; default: the recipe's, ideal."""
     wandb: bool = False
     """Also log to Weights & Biases (offline unless WANDB_MODE says otherwise)."""
 
     def arguments(self) -> dict[str, Any]:
-        """What `train` and `distill` take by these names; `num_envs` belongs into the recipe."""
+        """What `train` and `distill` take by these names; `num_envs` and `camera_model` belong into the recipe."""
         named = {field.name: getattr(self, field.name) for field in fields(self)}
-        del named["num_envs"]
+        del named["num_envs"], named["camera_model"]
         return {**named, "progress": True}
 
 
@@ -67,6 +69,8 @@ class Train:
         options = self.options
         if options.num_envs is not None:
             recipe = replace(recipe, ppo=replace(recipe.ppo, num_envs=options.num_envs))
+        if options.camera_model is not None:
+            recipe = replace(recipe, camera_model=options.camera_model)
         scenes = self.scenes or default_course(self.recipe, seed=options.seed)
         return train(recipe, scenes, self.output, **options.arguments())
 
@@ -89,6 +93,8 @@ class Evaluate:
     """Of the starts."""
     renderer: str = "auto"
     """Backend of the camera."""
+    camera_model: str = "ideal"
+    """Lens, shutter and sensor of the camera (ideal, robot)."""
     record: Path | None = None
     """Write the trajectory and camera frames of one episode to this npz."""
     json: Path | None = None
@@ -111,6 +117,7 @@ class Evaluate:
                 ablate=self.ablate,
                 seed=self.seed,
                 renderer=self.renderer,
+                camera_model=self.camera_model,
                 record=self.record,
                 progress=True,
             )
@@ -148,6 +155,8 @@ class Distill:
         options = self.options
         if options.num_envs is not None:
             recipe = replace(recipe, distill=replace(recipe.distill, num_envs=options.num_envs))
+        if options.camera_model is not None:
+            recipe = replace(recipe, camera_model=options.camera_model)
         return distill(self.teacher, self.scenes, self.output, recipe=recipe, **options.arguments())
 
 

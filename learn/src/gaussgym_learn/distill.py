@@ -371,6 +371,7 @@ def distill(
                 renderer=renderer,
                 seed=seed,
                 cfg=recipe.env,
+                camera_model=recipe.camera_model,
             )
         acting.check(env)
         trainer = DistillTrainer(recipe, env, acting.model, seed=seed)
@@ -439,6 +440,8 @@ def finetune(
 
     out = Path(out)
     options: dict[str, Any] = {"episodes": episodes, "renderer": renderer, "progress": progress}
+    if recipe is not None:
+        options["camera_model"] = recipe.camera_model
     before = evaluate(student, scene, **options)
     trained_dir = out.with_name(out.name + "_trained")
     # The new scene counts as much as all the old ones together: the environments are split evenly over this list.

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from gaussgym_scene.scene import Scene
-from gaussgym_sim.camera import CameraRenderer, RenderedFrames
+from gaussgym_sim.camera import CameraRenderer, RenderedFrames, intrinsics
 from gaussgym_sim.env import Env, EnvCfg
 from gaussgym_sim.starts import Starts
 from gaussgym_sim.vecsim import VecSim, make_sim
@@ -188,6 +188,7 @@ def make_env(
     clearance: tuple[float, float] = (0.0, 0.08),
     num_threads: int | None = None,
     starts: Starts | None = None,
+    camera_model: str = "ideal",
 ) -> GaussgymVecEnv:
     """An environment that rsl_rl can train in.
 
@@ -204,6 +205,7 @@ def make_env(
         clearance: see `GaussgymVecEnv`.
         num_threads: of physics and rendering.
         starts: fixed episodes to run instead of drawn ones.
+        camera_model: lens, shutter and sensor of the camera, see `gaussgym_render.robot_camera.CAMERA_MODELS`.
 
     Returns:
         A VecEnv whose observations are a TensorDict of the groups proprio, base_vel, scan, and with a renderer rgb.
@@ -217,13 +219,20 @@ def make_env(
         scene_hashes={scene.name: scene_hash(scene) for scene in opened},
         seed=seed,
         clearance=clearance,
-        renderer=make_camera_renderer(opened, cfg, renderer, num_threads) if renderer is not None else None,
+        renderer=make_camera_renderer(opened, cfg, renderer, num_threads, camera_model=camera_model)
+        if renderer is not None
+        else None,
         starts=starts,
     )
 
 
 def make_camera_renderer(
-    scenes: Sequence[Scene], cfg: EnvCfg, backend: str, num_threads: int | None = None
+    scenes: Sequence[Scene],
+    cfg: EnvCfg,
+    backend: str,
+    num_threads: int | None = None,
+    *,
+    camera_model: str = "ideal",
 ) -> CameraRenderer:
     """The splat renderer of the robot's camera. A scene that is given several times is kept once.
 
@@ -232,8 +241,13 @@ def make_camera_renderer(
         cfg: gives the image size.
         backend: see `gaussgym_render.SplatRenderer`.
         num_threads: of the renderer.
+        camera_model: see `make_env`; episodes draw their cameras from it, by the environment's seed.
+
+    Raises:
+        InputError: no such camera model.
     """
     from gaussgym_render import SplatRenderer
+    from gaussgym_render.robot_camera import get_camera_model, make_robot_camera
 
     distinct: list[Scene] = []
     place = []
@@ -243,7 +257,13 @@ def make_camera_renderer(
         if known is None:
             distinct.append(scene)
     size = (cfg.camera.width, cfg.camera.height)
-    renderer = SplatRenderer([s.splats for s in distinct], *size, backend=backend, num_threads=num_threads)
+    splats = [s.splats for s in distinct]
+    model = get_camera_model(camera_model)
+    if model.ideal:
+        renderer = SplatRenderer(splats, *size, backend=backend, num_threads=num_threads)
+    else:
+        k = intrinsics(cfg.camera).numpy()
+        renderer = make_robot_camera(splats, k, *size, model, backend=backend, num_threads=num_threads)
     return renderer if len(distinct) == len(scenes) else _SharedScenes(renderer, torch.tensor(place))  # type: ignore[return-value]
 
 
@@ -252,6 +272,7 @@ class _SharedScenes:
 
     def __init__(self, renderer: CameraRenderer, place: torch.Tensor) -> None:
         self._renderer, self._place = renderer, place
+        self.takes_motion = bool(getattr(renderer, "takes_motion", False))
 
-    def render(self, c2w: Any, K: Any, scene_ids: Any, *, mask: Any | None = None) -> RenderedFrames:
-        return self._renderer.render(c2w, K, self._place[scene_ids], mask=mask)
+    def render(self, c2w: Any, K: Any, scene_ids: Any, **options: Any) -> RenderedFrames:
+        return self._renderer.render(c2w, K, self._place[scene_ids], **options)

@@ -135,6 +135,7 @@ def evaluate(
     cfg: EnvCfg | None = None,
     starts: Starts | None = None,
     record: Path | str | None = None,
+    camera_model: str = "ideal",
 ) -> dict[str, Any]:
     """Run one episode from each fixed start and summarize.
 
@@ -154,6 +155,7 @@ def evaluate(
         record: write one episode (the first that succeeds, else the first) to this npz; see `EpisodeRecorder`.
         cfg: the learning problem, for other commands or observations than the default; evaluated without noise,
             randomization or curriculum.
+        camera_model: lens, shutter and sensor of the camera, see `gaussgym_learn.env.make_env`.
 
     Returns:
         A plain dictionary: `success`, `fell`, `timeout` (shares of the episodes), `velocity_error_m_s`, `yaw_rate_error_rad_s`,
@@ -187,6 +189,7 @@ def evaluate(
         seed=seed,
         cfg=cfg,
         starts=starts,
+        camera_model=camera_model,
     )
     bar = tqdm(total=episodes, desc=f"evaluate {ablate}", unit="episode", disable=not progress)
     recorder = EpisodeRecorder(env) if record is not None else None
@@ -198,6 +201,7 @@ def evaluate(
         "policy": acting.name,
         "task": task,
         "ablate": ablate,
+        "camera_model": camera_model,
         "seed": seed,
         **summarize(table, [scene.name for scene in opened]),
         "wall_seconds": round(time.perf_counter() - start, 1),

@@ -119,6 +119,7 @@ class Recipe:
         distill: see `DistillCfg`; only read by distillation.
         env: the simulator's environment settings.
         clearance: weight [1/s] and target [m] of the penalty on swing feet that move low.
+        camera_model: lens, shutter and sensor of the camera, of recipes that see; see `gaussgym_learn.env.make_env`.
     """
 
     name: str
@@ -128,6 +129,7 @@ class Recipe:
     distill: DistillCfg = field(default_factory=DistillCfg)
     env: EnvCfg = field(default_factory=EnvCfg)
     clearance: tuple[float, float] = (0.0, 0.08)
+    camera_model: str = "ideal"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dictionary, for the checkpoint's manifest."""

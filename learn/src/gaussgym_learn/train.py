@@ -370,4 +370,5 @@ def _make_env(recipe: Recipe, scenes: Any, robot: str, sim: str, renderer: str |
         seed=seed,
         cfg=recipe.env,
         clearance=recipe.clearance,
+        camera_model=recipe.camera_model,
     )

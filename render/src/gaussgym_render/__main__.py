@@ -123,6 +123,8 @@ class Bench:
     """CPU threads; default: all cores."""
     seconds: float = 3.0
     """Time to spend per image size [s]."""
+    effects: bool = False
+    """Time the parts of the camera model at 64x48 instead, against the plain renderer."""
 
     def run(self) -> Path | None:
         """Time and report; returns the file written, if any."""
@@ -130,9 +132,13 @@ class Bench:
             raise InputError(f"--seconds {self.seconds}: expected a positive time")
         scene = synthesize("street", 0) if self.scene is None else Scene.load(self.scene)
         backend = SplatRenderer([scene.splats], 8, 8, backend=self.backend, num_threads=self.threads).backend
-        timings = bench.time_sizes(
-            scene, path_viewpoints(scene), backend=backend, threads=self.threads, seconds=self.seconds
-        )
+        cameras = path_viewpoints(scene)
+        if self.effects:
+            timings = bench.time_effects(scene, cameras, backend=backend, threads=self.threads)
+        else:
+            timings = bench.time_sizes(
+                scene, cameras, backend=backend, threads=self.threads, seconds=self.seconds
+            )
         result = bench.report(scene, timings, backend=backend, threads=self.threads)
         _print_table(result)
         if self.json is None:
@@ -149,6 +155,14 @@ def _print_table(result: dict) -> None:
         f"{result['scene']}: {result['splats']} splats of SH degree {result['sh_degree']}, backend {result['backend']}"
     )
     print(f"{result['threads']} threads on {machine['processor']} ({machine['cores']} cores)")
+    if "effects" in result["timings"][0]:
+        print("effects     frames per CPU second    CPU time over none (min to max)    images per frame")
+        for t in result["timings"]:
+            spread = f"{t['time_ratio']:.2f} ({t['time_ratio_min']:.2f} to {t['time_ratio_max']:.2f})"
+            print(
+                f"{t['effects']:<11} {t['frames_per_cpu_s']:<24.0f} {spread:<34} {t['images_per_frame']:.2f}"
+            )
+        return
     print("size [px]    frames/s (min to max of repeats)    frames per CPU second    visible splats")
     for t in result["timings"]:
         spread = f"{t['frames_per_s']:.0f} ({t['frames_per_s_min']:.0f} to {t['frames_per_s_max']:.0f})"

@@ -1,10 +1,10 @@
-"""Frames per second of a renderer on one scene."""
+"""Frames per second of a renderer on one scene, and what the camera model costs."""
 
 from __future__ import annotations
 
 import platform
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,14 @@ from gaussgym_scene import Scene
 
 from gaussgym_render.cpu import CpuRasterizer, available_cores
 from gaussgym_render.renderer import SplatRenderer
+from gaussgym_render.robot_camera import RobotCameraCfg, make_robot_camera
 from gaussgym_render.viewpoints import Viewpoints
 
 SIZES = ((64, 48), (84, 48), (160, 120), (480, 270))
 """Image sizes timed [px]: the policy's, the one of GaussGym's released configuration, two larger."""
+
+EFFECTS_BATCH, EFFECTS_REPEATS = 256, 7
+"""Cameras in a batch, and batches, that each part of the camera model is timed on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +97,83 @@ def _time_size(
     )
 
 
-def report(scene: Scene, timings: list[Timing], *, backend: str, threads: int | None) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class EffectTiming:
+    """What a part of the camera model costs at 64x48, against the plain renderer in the same run.
+
+    Attributes:
+        effects: What was on.
+        frames_per_cpu_s: Median over the repeats.
+        time_ratio: Median over the repeats of the CPU time of a batch over the plain renderer's just before it.
+        time_ratio_min: Least of them.
+        time_ratio_max: Greatest of them.
+        images_per_frame: Pinhole images rendered for a frame, mean.
+    """
+
+    effects: str
+    frames_per_cpu_s: float
+    time_ratio: float
+    time_ratio_min: float
+    time_ratio_max: float
+    images_per_frame: float
+
+
+def time_effects(
+    scene: Scene, cameras: Viewpoints, *, backend: str, threads: int | None
+) -> list[EffectTiming]:
+    """Time `RobotCameraCfg.typical`, whole and by parts, on cameras that move as on a walking robot.
+
+    Args:
+        scene: What is rendered.
+        cameras: Poses, cycled to fill a batch of `EFFECTS_BATCH`.
+        backend: Renderer backend.
+        threads: CPU threads, None for all.
+    """
+    typical, batch, repeats = RobotCameraCfg.typical(), EFFECTS_BATCH, EFFECTS_REPEATS
+    width, height = SIZES[0]
+    index = np.arange(batch) % len(cameras)
+    k = 0.5 * width
+    ks = np.tile(np.array([[k, 0.0, k], [0.0, k, 0.5 * height], [0.0, 0.0, 1.0]]), (batch, 1, 1))
+    # Of a trotting Go1's order: 0.6 m/s ahead, and the body sways by about 1 rad/s about each axis.
+    twist = np.random.default_rng(0).normal(size=(batch, 6)) * [0.2, 0.2, 0.2, 1.0, 1.0, 1.0]
+    twist[:, 2] += 0.6
+    kinds = {
+        "none": RobotCameraCfg(),
+        "lens": replace(RobotCameraCfg(), lens=typical.lens),
+        "shutter": replace(RobotCameraCfg(), shutter=typical.shutter),
+        "sensor": replace(RobotCameraCfg(), sensor=typical.sensor),
+        "all": typical,
+    }
+    made = {
+        name: make_robot_camera(
+            [scene.splats], ks[0], width, height, cfg, backend=backend, num_threads=threads
+        )
+        for name, cfg in kinds.items()
+    }
+    seconds = np.empty((repeats + 1, len(made)))
+    for r in range(repeats + 1):  # the first warms up
+        for i, camera in enumerate(made.values()):
+            start = time.process_time()
+            camera.render(cameras.c2w[index], ks, np.zeros(batch, np.int64), twist_c=twist)
+            seconds[r, i] = time.process_time() - start
+    seconds = seconds[1:]
+    ratios = seconds / seconds[:, :1]
+    return [
+        EffectTiming(
+            effects=name,
+            frames_per_cpu_s=float(np.median(batch / seconds[:, i])),
+            time_ratio=float(np.median(ratios[:, i])),
+            time_ratio_min=float(ratios[:, i].min()),
+            time_ratio_max=float(ratios[:, i].max()),
+            images_per_frame=made[name].num_images / (batch * (repeats + 1)) if i else 1.0,
+        )
+        for i, name in enumerate(made)
+    ]
+
+
+def report(
+    scene: Scene, timings: list[Timing] | list[EffectTiming], *, backend: str, threads: int | None
+) -> dict[str, Any]:
     """Everything a reader needs to judge the numbers, as plain values."""
     return {
         "scene": scene.name,

@@ -241,16 +241,29 @@ class SplatRenderer:
         poses = _to_numpy(c2w, np.float64)
         ks = _to_numpy(K, np.float64)
         ids = _to_numpy(scene_ids, None)
-        chosen = self._check(poses, ks, ids, mask)
+        chosen = self.check(poses, ks, ids, mask)
         ids = ids.astype(np.int64, copy=False)
-        frames = self._frames(len(poses), out)
+        frames = frame_arrays(len(poses), self.width, self.height, out)
         self.rasterizer.render(poses, ks, ids, chosen, self.background, frames)
         return _deliver(frames, out, torch_device)
 
-    def _check(
+    def check(
         self, poses: NDArray[np.float64], ks: NDArray[np.float64], ids: NDArray[Any], mask: Array | None
     ) -> NDArray[np.int64]:
-        """Validate a batch; returns the cameras to render."""
+        """Validate a batch as `render` does.
+
+        Args:
+            poses: `[C, 4, 4]`.
+            ks: `[C, 3, 3]`.
+            ids: `[C]`.
+            mask: bool `[C]` or None.
+
+        Returns:
+            The cameras to render, indices into C.
+
+        Raises:
+            InputError: See `render`.
+        """
         c = len(poses) if poses.ndim else 0
         for name, array, shape in (
             ("c2w", poses, (c, 4, 4)),
@@ -270,22 +283,6 @@ class SplatRenderer:
         _check_values(poses[chosen], ks[chosen], ids[chosen], chosen, self.num_scenes)
         return chosen
 
-    def _frames(self, c: int, out: Frames | None) -> FrameArrays:
-        """The numpy arrays to render into: views of `out` where it lies in main memory."""
-        shapes = ((c, self.height, self.width, 3), (c, self.height, self.width), (c, self.height, self.width))
-        dtypes = (np.uint8, np.float32, np.float32)
-        if out is None:
-            return tuple(np.zeros(shape, dtype) for shape, dtype in zip(shapes, dtypes))  # type: ignore[return-value]
-        arrays = []
-        for name, shape, dtype in zip(("rgb", "depth", "alpha"), shapes, dtypes):
-            array = _to_numpy(getattr(out, name), None)
-            if array.shape != shape or array.dtype != dtype or not array.flags.c_contiguous:
-                raise InputError(
-                    f"out.{name} is {array.dtype} {array.shape}, expected contiguous {np.dtype(dtype)} {shape}"
-                )
-            arrays.append(array)
-        return tuple(arrays)  # type: ignore[return-value]
-
 
 def _choose(name: str) -> tuple[str, BackendFactory]:
     """Resolve a backend's name."""
@@ -298,6 +295,27 @@ def _choose(name: str) -> tuple[str, BackendFactory]:
             f"renderer backend {name!r} is not available here; available: {', '.join(sorted(found))} (or 'auto')"
         )
     return name, found[name]()
+
+
+def frame_arrays(count: int, width: int, height: int, out: Frames | None) -> FrameArrays:
+    """The numpy arrays of `count` frames to render into: views of `out` where it lies in main memory, else new ones.
+
+    Raises:
+        InputError: `out` has other shapes or types, or is not contiguous.
+    """
+    shapes = ((count, height, width, 3), (count, height, width), (count, height, width))
+    dtypes = (np.uint8, np.float32, np.float32)
+    if out is None:
+        return tuple(np.zeros(shape, dtype) for shape, dtype in zip(shapes, dtypes))  # type: ignore[return-value]
+    arrays = []
+    for name, shape, dtype in zip(("rgb", "depth", "alpha"), shapes, dtypes):
+        array = _to_numpy(getattr(out, name), None)
+        if array.shape != shape or array.dtype != dtype or not array.flags.c_contiguous:
+            raise InputError(
+                f"out.{name} is {array.dtype} {array.shape}, expected contiguous {np.dtype(dtype)} {shape}"
+            )
+        arrays.append(array)
+    return tuple(arrays)  # type: ignore[return-value]
 
 
 def _check_values(

@@ -22,7 +22,11 @@ class RenderedFrames(Protocol):
 
 
 class CameraRenderer(Protocol):
-    """A renderer of scenes, such as `gaussgym_render.SplatRenderer`; scene ids count as the simulator's scenes do."""
+    """A renderer of scenes, such as `gaussgym_render.SplatRenderer`; scene ids count as the simulator's scenes do.
+
+    One with an attribute ``takes_motion`` that is true, such as `gaussgym_render.RobotCamera`, is also given ``twist_c`` [C, 6]
+    (`camera_twist`), ``camera_ids`` [C] int64 (drawn anew for each episode) and ``frame_ids`` [C] int64 (counting up).
+    """
 
     def render(self, c2w: Any, K: Any, scene_ids: Any, *, mask: Any | None = None) -> RenderedFrames:
         """Render one image per camera.
@@ -75,6 +79,22 @@ def camera_to_world(root_pos_w: Tensor, root_quat_wxyz: Tensor, pose_b_c: Tensor
     return base @ pose_b_c
 
 
+def camera_twist(root_lin_vel_b: Tensor, root_ang_vel_b: Tensor, pose_b_c: Tensor) -> Tensor:
+    """Velocity of cameras mounted at ``pose_b_c`` [C, 4, 4], in their own frames.
+
+    Args:
+        root_lin_vel_b: [C, 3] of the base's origin, in the base frame [m/s].
+        root_ang_vel_b: [C, 3] in the base frame [rad/s].
+        pose_b_c: [C, 4, 4] camera in the base frame.
+
+    Returns:
+        [C, 6], linear [m/s] then angular [rad/s].
+    """
+    lin_vel_b = root_lin_vel_b + torch.linalg.cross(root_ang_vel_b, pose_b_c[:, :3, 3])
+    velocity_b = torch.stack((lin_vel_b, root_ang_vel_b), dim=1)  # [C, 2, 3]
+    return (velocity_b @ pose_b_c[:, :3, :3]).flatten(1)  # rows times R_b_c: into the camera's axes
+
+
 class CameraRig:
     """One camera an env, with its own small error of pose and focal length, rendering every few steps.
 
@@ -105,11 +125,17 @@ class CameraRig:
         self.unwatched = torch.zeros(count, dtype=torch.bool, device=device)
         self._period = cfg.period_steps(control_s)
         self._age = torch.full((count,), self._period, dtype=torch.long, device=device)
+        self._takes_motion = bool(getattr(renderer, "takes_motion", False))
+        self._generator: torch.Generator | None = None
+        self._camera_ids = torch.zeros(count, dtype=torch.long, device=device)
+        self._frame_ids = torch.zeros(count, dtype=torch.long, device=device)
 
     def restart(self, env_ids: Tensor, cfg: RandomizeCfg, uniform: Uniform) -> None:
         """New episodes in envs ``env_ids`` [R]: draw their cameras' errors and ask for a frame."""
         self._age[env_ids] = self._period
         self.unwatched[env_ids] = False
+        if self._takes_motion:
+            self._camera_ids[env_ids] = self._draw_ids(len(env_ids), uniform)
         if cfg.camera_pos_m == 0 and cfg.camera_rot_rad == 0 and cfg.camera_focal == 0:
             return
         count = len(env_ids)
@@ -123,12 +149,32 @@ class CameraRig:
         self.K[env_ids, 0, 0] = self._k[0, 0] * focal
         self.K[env_ids, 1, 1] = self._k[1, 1] * focal
 
+    def _draw_ids(self, count: int, uniform: Uniform) -> Tensor:
+        """Ids of new cameras [count], from a generator of their own: episodes do not depend on the kind of camera."""
+        if self._generator is None:
+            seed = uniform.generator.initial_seed()
+            self._generator = torch.Generator(device=self.K.device).manual_seed(seed)
+        return torch.randint(2**62, (count,), generator=self._generator, device=self.K.device)
+
     def stagger(self, uniform: Uniform) -> None:
         """Spread the envs' frames over the period."""
         self._age[:] = (uniform(0.0, 1.0, len(self._age)) * self._period).long()
 
-    def capture(self, root_pos_w: Tensor, root_quat_wxyz: Tensor) -> None:
-        """Call once a control step: render the cameras that are due from the current poses; the others keep their image."""
+    def capture(
+        self,
+        root_pos_w: Tensor,
+        root_quat_wxyz: Tensor,
+        root_lin_vel_b: Tensor | None = None,
+        root_ang_vel_b: Tensor | None = None,
+    ) -> None:
+        """Call once a control step: render the cameras that are due from the current poses; the others keep their image.
+
+        Args:
+            root_pos_w: [E, 3].
+            root_quat_wxyz: [E, 4].
+            root_lin_vel_b: [E, 3] [m/s], for renderers that take motion; None = at rest.
+            root_ang_vel_b: [E, 3] [rad/s], likewise.
+        """
         due = self._age >= self._period
         self._age = torch.where(due, 1, self._age + 1)
         self.new[:, 0] = due
@@ -136,5 +182,11 @@ class CameraRig:
         if len(ids) == 0:
             return
         c2w = camera_to_world(root_pos_w[ids], root_quat_wxyz[ids], self.pose_b_c[ids])
-        frames = self._renderer.render(c2w, self.K[ids], self._scenes[ids])
+        motion = {}
+        if self._takes_motion:
+            motion = {"camera_ids": self._camera_ids[ids], "frame_ids": self._frame_ids[ids]}
+            self._frame_ids[ids] += 1
+            if root_lin_vel_b is not None and root_ang_vel_b is not None:
+                motion["twist_c"] = camera_twist(root_lin_vel_b[ids], root_ang_vel_b[ids], self.pose_b_c[ids])
+        frames = self._renderer.render(c2w, self.K[ids], self._scenes[ids], **motion)
         self.rgb[ids] = torch.as_tensor(frames.rgb).to(self.rgb.device).permute(0, 3, 1, 2)
