@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import platform
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from gaussgym_scene import Scene
+from numpy.typing import NDArray
 
 from gaussgym_render.cpu import CpuRasterizer, available_cores
 from gaussgym_render.renderer import SplatRenderer
+from gaussgym_render.testing import quadruped_before
 from gaussgym_render.viewpoints import Viewpoints
 
 SIZES = ((64, 48), (84, 48), (160, 120), (480, 270))
@@ -33,6 +36,20 @@ class Timing:
     frames_per_cpu_s: float
     visible_splats_mean: float | None
     """Splats that touch the image, mean over cameras; None where the backend does not count or renders in tiles."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectsTiming:
+    """What objects cost at the policy's image size: time with them divided by time without, median over repeats and range."""
+
+    parts_per_camera: int
+    faces_per_camera: int
+    changed_pixels: float
+    """Share of pixels whose depth the objects change."""
+    frames_per_s: float
+    time_ratio: float
+    time_ratio_min: float
+    time_ratio_max: float
 
 
 def time_sizes(
@@ -62,28 +79,24 @@ def _time_size(
 ) -> Timing:
     width, height = size
     renderer = SplatRenderer([scene.splats], width, height, backend=backend, num_threads=threads)
-    batch = int(np.clip(256 * 64 * 48 // (width * height), 16, 256))
-    index = np.arange(batch) % len(cameras)
-    k = cameras.K[index] * (width / cameras.width)
-    k[:, 0, 2], k[:, 1, 2], k[:, 2, 2] = width / 2, height / 2, 1.0
-    ids = np.zeros(batch, np.int64)
-    out = renderer.render(cameras.c2w[index], k, ids)  # compiles
+    c2w, k, ids = _views(cameras, width, height)
+    out = renderer.render(c2w, k, ids)  # compiles
     start = time.perf_counter()
-    renderer.render(cameras.c2w[index], k, ids, out=out)
+    renderer.render(c2w, k, ids, out=out)
     calls = max(1, int(seconds / repeats / (time.perf_counter() - start)))
     wall, cpu = np.empty(repeats), np.empty(repeats)
     for r in range(repeats):
         start, start_cpu = time.perf_counter(), time.process_time()
         for _ in range(calls):
-            renderer.render(cameras.c2w[index], k, ids, out=out)
+            renderer.render(c2w, k, ids, out=out)
         wall[r], cpu[r] = time.perf_counter() - start, time.process_time() - start_cpu
-    frames = calls * batch
+    frames = calls * len(ids)
     rasterizer = renderer.rasterizer
     counted = isinstance(rasterizer, CpuRasterizer) and len(rasterizer.tiles) == 1
     return Timing(
         width_px=width,
         height_px=height,
-        cameras_per_batch=batch,
+        cameras_per_batch=len(ids),
         repeats=repeats,
         frames_per_s=float(np.median(frames / wall)),
         frames_per_s_min=float(frames / wall.max()),
@@ -93,7 +106,49 @@ def _time_size(
     )
 
 
-def report(scene: Scene, timings: list[Timing], *, backend: str, threads: int | None) -> dict[str, Any]:
+def _views(
+    cameras: Viewpoints, width: int, height: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
+    """Poses, calibration matrices and scene ids of one batch, with the cameras' horizontal field of view."""
+    index = np.arange(int(np.clip(256 * 64 * 48 // (width * height), 16, 256))) % len(cameras)
+    k = cameras.K[index] * (width / cameras.width)
+    k[:, 0, 2], k[:, 1, 2], k[:, 2, 2] = width / 2, height / 2, 1.0
+    return cameras.c2w[index], k, np.zeros(len(index), np.int64)
+
+
+def time_objects(
+    scene: Scene, cameras: Viewpoints, *, backend: str, threads: int | None, seconds: float, repeats: int = 5
+) -> ObjectsTiming:
+    """Time 64x48 px with and without a quadruped of 13 parts before every camera, in turns (arguments as `time_sizes`)."""
+    width, height = SIZES[0]
+    renderer = SplatRenderer([scene.splats], width, height, backend=backend, num_threads=threads)
+    c2w, k, ids = _views(cameras, width, height)
+    instances = quadruped_before(c2w)
+    out = renderer.render(c2w, k, ids)
+    covered = renderer.render(c2w, k, ids, objects=instances).depth != out.depth
+    start = time.perf_counter()
+    renderer.render(c2w, k, ids, out=out)
+    calls = max(1, int(seconds / repeats / 2 / (time.perf_counter() - start)))
+    spent = np.zeros((repeats, 2))
+    for r in range(repeats):
+        for _ in range(calls):
+            for kind, shown in enumerate((None, instances)):
+                start = time.perf_counter()
+                renderer.render(c2w, k, ids, out=out, objects=shown)
+                spent[r, kind] += time.perf_counter() - start
+    ratios = spent[:, 1] / spent[:, 0]
+    return ObjectsTiming(
+        parts_per_camera=len(instances.objects),
+        faces_per_camera=len(instances.objects.faces),
+        changed_pixels=float(covered.mean()),
+        frames_per_s=float(np.median(calls * len(ids) / spent[:, 1])),
+        time_ratio=float(np.median(ratios)),
+        time_ratio_min=float(ratios.min()),
+        time_ratio_max=float(ratios.max()),
+    )
+
+
+def report(scene: Scene, timings: Sequence[Timing | ObjectsTiming], *, backend: str, threads: int | None) -> dict[str, Any]:
     """Everything a reader needs to judge the numbers, as plain values."""
     return {
         "scene": scene.name,

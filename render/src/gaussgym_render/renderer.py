@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from gaussgym_render import oracle
 from gaussgym_render.atlas import build_atlas
 from gaussgym_render.cpu import CpuRasterizer
+from gaussgym_render.objects import Instances, check_instances, is_rigid
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +77,7 @@ class Rasterizer(Protocol):
         cameras: NDArray[np.int64],
         background: NDArray[np.float32],
         frames: FrameArrays,
+        objects: Instances | None = None,
     ) -> None:
         """See `gaussgym_render.cpu.CpuRasterizer.render`."""
         ...
@@ -83,11 +85,13 @@ class Rasterizer(Protocol):
 
 BackendFactory = Callable[[Sequence[Splats], RasterizerCfg], Rasterizer]
 _BACKENDS: dict[str, BackendFactory] = {}
+_DRAW_OBJECTS: set[str] = set()  # names of backends whose `render` takes objects
 
 
-def register_backend(name: str, factory: BackendFactory) -> None:
-    """Make a backend available to `SplatRenderer(backend=name)`."""
+def register_backend(name: str, factory: BackendFactory, *, draws_objects: bool = False) -> None:
+    """Make a backend available to `SplatRenderer(backend=name)`; `draws_objects` if its `render` takes objects."""
     _BACKENDS[name] = factory
+    (_DRAW_OBJECTS.add if draws_objects else _DRAW_OBJECTS.discard)(name)
 
 
 def available_backends() -> list[str]:
@@ -119,6 +123,7 @@ class ReferenceRasterizer:
         cameras: NDArray[np.int64],
         background: NDArray[np.float32],
         frames: FrameArrays,
+        objects: Instances | None = None,
     ) -> None:
         """See `gaussgym_render.cpu.CpuRasterizer.render`."""
         rgb, depth, alpha = frames
@@ -134,9 +139,34 @@ class ReferenceRasterizer:
                 antialiased=cfg.antialiased,
                 sh_degree=cfg.sh_degree,
                 background=tuple(background.tolist()),
+                surface=None if objects is None else self._surface(objects, c, c2w[c], ks[c]),
             )
             rgb[c] = np.floor(np.clip(image.rgb, 0.0, 1.0) * 255.0 + 0.5)
             depth[c], alpha[c] = image.depth_m, image.alpha
+
+    def _surface(
+        self, objects: Instances, camera: int, c2w: NDArray[np.float64], k: NDArray[np.float64]
+    ) -> oracle.Surface:
+        """The nearest surface of one camera's objects, whose triangles are put into the world one instance at a time."""
+        shapes, cfg = objects.objects, self.cfg
+        triangles_w, colors = [np.zeros((0, 3, 3))], [np.zeros((0, 3))]
+        for i in range(objects.camera_offsets[camera], objects.camera_offsets[camera + 1]):
+            n, pose_w = objects.object_ids[i], objects.poses_w[i]
+            vertices_o = shapes.vertices_o[shapes.vertex_offsets[n] : shapes.vertex_offsets[n + 1]]
+            own = slice(shapes.face_offsets[n], shapes.face_offsets[n + 1])
+            triangles_w.append((vertices_o @ pose_w[:3, :3].T + pose_w[:3, 3])[shapes.faces[own]])
+            colors.append(shapes.colors[own])
+        return oracle.cast(
+            np.concatenate(triangles_w),
+            np.concatenate(colors),
+            c2w,
+            k,
+            cfg.width,
+            cfg.height,
+            near=cfg.near,
+            light_w=shapes.light[:3],
+            ambient=float(shapes.light[3]),
+        )
 
 
 def _make_cpu(splats: Sequence[Splats], cfg: RasterizerCfg) -> Rasterizer:
@@ -146,8 +176,8 @@ def _make_cpu(splats: Sequence[Splats], cfg: RasterizerCfg) -> Rasterizer:
     )
 
 
-register_backend("cpu", _make_cpu)
-register_backend("reference", ReferenceRasterizer)
+register_backend("cpu", _make_cpu, draws_objects=True)
+register_backend("reference", ReferenceRasterizer, draws_objects=True)
 
 
 class SplatRenderer:
@@ -221,6 +251,7 @@ class SplatRenderer:
         *,
         mask: Array | None = None,
         out: Frames | None = None,
+        objects: Instances | None = None,
     ) -> Frames:
         """Render one image per camera.
 
@@ -230,12 +261,15 @@ class SplatRenderer:
             scene_ids: Scene of each camera, integers `[C]`.
             mask: Which cameras to render, bool `[C]`; None: all. The others keep what `out` holds, or are 0.
             out: Frames to write into, of the kind and device of `c2w`; None: new ones.
+            objects: Opaque meshes posed for each camera, hidden by the splats before them and hiding those behind; None:
+                there are none.
 
         Returns:
             `out`, or new frames: torch tensors on the device of `c2w` if that is a tensor, else numpy arrays.
 
         Raises:
-            InputError: On wrong shapes, poses that are not rigid or not finite, or scene ids out of range.
+            InputError: On wrong shapes, poses that are not rigid or not finite, scene or object ids out of range, or
+                objects for a backend that draws none.
         """
         torch_device = _device_of(c2w) if self.device is None else self.device
         poses = _to_numpy(c2w, np.float64)
@@ -244,7 +278,11 @@ class SplatRenderer:
         chosen = self._check(poses, ks, ids, mask)
         ids = ids.astype(np.int64, copy=False)
         frames = self._frames(len(poses), out)
-        self.rasterizer.render(poses, ks, ids, chosen, self.background, frames)
+        if objects is None:
+            self.rasterizer.render(poses, ks, ids, chosen, self.background, frames)
+        else:
+            instances = self._check_objects(objects, len(poses), chosen)
+            self.rasterizer.render(poses, ks, ids, chosen, self.background, frames, instances)
         return _deliver(frames, out, torch_device)
 
     def _check(
@@ -269,6 +307,21 @@ class SplatRenderer:
             chosen = np.flatnonzero(flags)
         _check_values(poses[chosen], ks[chosen], ids[chosen], chosen, self.num_scenes)
         return chosen
+
+    def _check_objects(
+        self, objects: Instances, num_cameras: int, cameras: NDArray[np.int64]
+    ) -> Instances:
+        """Validate objects; gives them as numpy arrays."""
+        if self.backend not in _DRAW_OBJECTS:
+            able = sorted(_DRAW_OBJECTS & set(_find_backends()))
+            raise InputError(f"renderer backend {self.backend!r} cannot draw objects; those that can: {', '.join(able)}")
+        arrays = Instances(
+            objects.objects,
+            _to_numpy(objects.camera_offsets, None),
+            _to_numpy(objects.object_ids, None),
+            _to_numpy(objects.poses_w, np.float64),
+        )
+        return check_instances(arrays, num_cameras, cameras)
 
     def _frames(self, c: int, out: Frames | None) -> FrameArrays:
         """The numpy arrays to render into: views of `out` where it lies in main memory."""
@@ -310,17 +363,10 @@ def _check_values(
     """Raise an `InputError` that names the first camera that cannot be rendered."""
     if not len(cameras):
         return
-    rotation = poses[:, :3, :3]
-    # Tolerates poses that float32 arithmetic has rounded, not ones that carry a scale or a reflection.
-    gram = rotation @ rotation.transpose(0, 2, 1)
-    with np.errstate(invalid="ignore"):
-        rigid = (np.abs(gram - np.eye(3)).max((1, 2)) < 1e-2) & (
-            np.einsum("ci,ci->c", np.cross(rotation[:, 0], rotation[:, 1]), rotation[:, 2]) > 0
-        )
     focal = np.stack([ks[:, 0, 0], ks[:, 1, 1]], -1)
     problems = (
         (~np.isfinite(poses).all((1, 2)), "c2w", "has NaN or infinite entries"),
-        (~rigid, "c2w", "is not a rigid pose (a right-handed rotation and a translation)"),
+        (~is_rigid(poses), "c2w", "is not a rigid pose (a right-handed rotation and a translation)"),
         (~np.isfinite(ks).all((1, 2)), "K", "has NaN or infinite entries"),
         (~(focal > 0).all(1), "K", "needs positive focal lengths [px]"),
         (ks[:, 0, 1] != 0, "K", "has skew, which is not supported"),
