@@ -33,7 +33,9 @@ NAMES = ("rgb", "depth", "alpha")
 
 def splat(mean, scale, opacity, rgb):
     sh = ((np.asarray(rgb, float) - 0.5) / harmonics.C0)[None, None]
-    return Splats(np.array([mean]), np.array([[1.0, 0, 0, 0]]), np.full((1, 3), scale), np.array([opacity]), sh)
+    return Splats(
+        np.array([mean]), np.array([[1.0, 0, 0, 0]]), np.full((1, 3), scale), np.array([opacity]), sh
+    )
 
 
 def join(*parts):
@@ -54,7 +56,9 @@ def at(x, y, z):
     return rigid(np.eye(3), (x, y, z))
 
 
-def render_one(meshes, size, k, *, splats=None, poses=None, backend="cpu", light_w=TOWARDS_CAMERA, **settings):
+def render_one(
+    meshes, size, k, *, splats=None, poses=None, backend="cpu", light_w=TOWARDS_CAMERA, **settings
+):
     """One camera at the origin, all meshes in view; ambient light is 0."""
     poses = np.tile(np.eye(4), (len(meshes), 1, 1)) if poses is None else np.stack(poses)
     shapes = build_objects(meshes, light_w=light_w, ambient=0.0)
@@ -179,16 +183,25 @@ def test_brightness_follows_the_normal_towards_the_camera(backend):
     light = np.array([-0.2, -0.5, -0.7])
     cosine = normal @ light / np.linalg.norm(light)
     assert cosine > 0.2
-    for face in (wall(0.0, 50.0), Mesh(wall(0.0, 50.0).vertices, [[2, 1, 0], [3, 2, 0]], np.full((4, 3), 255, np.uint8))):
+    for face in (
+        wall(0.0, 50.0),
+        Mesh(wall(0.0, 50.0).vertices, [[2, 1, 0], [3, 2, 0]], np.full((4, 3), 255, np.uint8)),
+    ):
         shapes = build_objects([face], light_w=light, ambient=0.25)
         renderer = SplatRenderer([Splats.empty(0)], 8, 8, backend=backend)
         frames = renderer.render(
-            AHEAD[None], np.array(k)[None], np.zeros(1, int), objects=Instances.dense(shapes, [0], pose[None, None])
+            AHEAD[None],
+            np.array(k)[None],
+            np.zeros(1, int),
+            objects=Instances.dense(shapes, [0], pose[None, None]),
         )
         assert np.abs(frames.rgb[0] - 255 * (0.25 + 0.75 * cosine)).max() <= 0.51
         away = build_objects([face], light_w=-light, ambient=0.25)
         dark = renderer.render(
-            AHEAD[None], np.array(k)[None], np.zeros(1, int), objects=Instances.dense(away, [0], pose[None, None])
+            AHEAD[None],
+            np.array(k)[None],
+            np.zeros(1, int),
+            objects=Instances.dense(away, [0], pose[None, None]),
         )
         assert np.abs(dark.rgb[0] - 255 * 0.25).max() <= 0.51
 
@@ -244,6 +257,34 @@ def test_an_opaque_splat_hides_an_object(backend):
     np.testing.assert_allclose(alpha[0, 0], 1.0)
 
 
+@BOTH
+def test_instances_name_the_object_that_makes_up_most_of_a_pixel(backend):
+    k = np.array([[[10.0, 0, 8], [0, 10.0, 8], [0, 0, 1]]])
+    shapes = build_objects([wall(0.0), wall(0.0, 0.48)])
+    # Camera 0 sees nothing; camera 1 the small wall before the big one, both behind a veil on its right half.
+    poses = np.stack([at(0, 0, 3.0), at(0, 0, 2.0), at(0, 0, -1.0)])
+    instances = Instances(shapes, np.array([0, 0, 3]), np.array([0, 1, 0]), poses)
+    veil = [
+        splat((x, y, 1.0), 0.1, 0.95, (1, 0, 0)) for x in (0.3, 0.5, 0.7) for y in np.linspace(-0.9, 0.9, 13)
+    ]
+    renderer = SplatRenderer([join(*veil)], 16, 16, backend=backend)
+    cameras = (np.tile(AHEAD, (2, 1, 1)), np.tile(k, (2, 1, 1)), np.zeros(2, int))
+    frames = renderer.render(*cameras, objects=instances)
+    expected = np.zeros((16, 16), int)
+    expected[6:10, 6:10] = 1
+    assert (frames.instances[0] == -1).all()
+    np.testing.assert_array_equal(frames.instances[1, :, :8], expected[:, :8])
+    assert (frames.instances[1, :, 11:15] == -1).all()
+    assert renderer.render(*cameras).instances is None
+    out = dataclasses.replace(frames, instances=np.full((2, 16, 16), 7, np.int32))
+    assert renderer.render(*cameras, objects=instances, out=out) is out
+    np.testing.assert_array_equal(out.instances, frames.instances)
+    without = dataclasses.replace(frames, instances=None)
+    assert renderer.render(*cameras, objects=instances, out=without).instances is None
+    with pytest.raises(InputError, match=r"out\.instances is int64"):
+        renderer.render(*cameras, objects=instances, out=dataclasses.replace(out, instances=expected))
+
+
 def test_object_inside_a_cloud_shows_behind_the_splats_before_it():
     """A wall across the view: the splats before it alone, and what they let through is the wall."""
     rng = np.random.default_rng(3)
@@ -278,7 +319,9 @@ def random_instances(c2w, rng, *, most=7):
             objects.cylinder(0.3, 0.2, (20, 80, 220), around=9),
             Mesh(np.zeros((0, 3)), np.zeros((0, 3))),
             tangle,
-            objects.joined([(objects.box((0.1, 0.1, 0.1)), at(0.3, 0, 0)), (objects.sphere(0.2, around=8), np.eye(4))]),
+            objects.joined(
+                [(objects.box((0.1, 0.1, 0.1)), at(0.3, 0, 0)), (objects.sphere(0.2, around=8), np.eye(4))]
+            ),
         ],
         light_w=rng.normal(size=3),
         ambient=0.3,
@@ -328,6 +371,7 @@ def assert_parity(fast, slow):
     assert psnr_db >= 50
     assert np.mean(difference <= 2) >= 0.999
     assert covered_otherwise <= 1e-3 * difference.size
+    assert np.mean(fast.instances == slow.instances) >= 0.999
     relative = np.abs(fast.depth - slow.depth) / (1 + slow.depth)
     assert np.quantile(relative[slow.alpha > 0.02], 0.999) < 2e-3
 
@@ -362,7 +406,9 @@ def test_without_objects_in_view_nothing_changes(batch):
     no_shapes = Instances(build_objects([]), np.zeros(15, int), np.zeros(0, int), np.zeros((0, 4, 4)))
     assert_same(renderer.render(c2w, k, ids, objects=no_shapes), plain)
     for x, y, z in ((0, 0, -3.0), (9.0, 0, 2.0), (-9.0, 0, 2.0), (0, 9.0, 2.0), (0, -9.0, 2.0)):
-        unseen = Instances.dense(instances.objects, [0, 1, 4], np.tile(c2w[:, None] @ at(x, y, z), (1, 3, 1, 1)))
+        unseen = Instances.dense(
+            instances.objects, [0, 1, 4], np.tile(c2w[:, None] @ at(x, y, z), (1, 3, 1, 1))
+        )
         assert_same(renderer.render(c2w, k, ids, objects=unseen), plain)
     no_cameras = dataclasses.replace(none, camera_offsets=np.zeros(1, int))
     assert renderer.render(c2w[:0], k[:0], ids[:0], objects=no_cameras).rgb.shape == (0, 30, 40, 3)
@@ -390,7 +436,9 @@ def test_images_do_not_depend_on_threads_or_buffers(batch):
             scenes, 40, 30, backend="cpu", background=(0.2, 0.4, 0.6), num_threads=threads
         )
         plain = renderer.render(c2w, k, ids)
-        small = Instances.dense(build_objects([objects.box((0.1, 0.1, 0.1))]), [0], c2w[:, None] @ at(0, 0, 1))
+        small = Instances.dense(
+            build_objects([objects.box((0.1, 0.1, 0.1))]), [0], c2w[:, None] @ at(0, 0, 1)
+        )
         renderer.render(c2w, k, ids, objects=small)  # buffers grow afterwards
         assert_same(renderer.render(c2w, k, ids, objects=instances), together)
         assert_same(renderer.render(c2w, k, ids), plain)
@@ -403,6 +451,8 @@ def test_masked_cameras_are_not_looked_at(batch):
     poses[np.repeat(~mask, np.diff(instances.camera_offsets))] = np.nan
     frames = renderer.render(c2w, k, ids, mask=mask, objects=dataclasses.replace(instances, poses_w=poses))
     np.testing.assert_array_equal(frames.rgb[mask], together.rgb[mask])
+    np.testing.assert_array_equal(frames.instances[mask], together.instances[mask])
+    assert (frames.instances[~mask] == -1).all()
     assert (frames.rgb[~mask] == 0).all()
 
 
@@ -429,6 +479,7 @@ def test_tensors_and_any_layout_use_the_one_compiled_kernel(batch):
     )
     frames = renderer.render(*(torch.as_tensor(a) for a in (c2w, k, ids)), objects=tensors)
     np.testing.assert_array_equal(frames.rgb.numpy(), together.rgb)
+    np.testing.assert_array_equal(frames.instances.numpy(), together.instances)
     frozen = dataclasses.replace(instances, poses_w=np.asfortranarray(instances.poses_w))
     frozen.poses_w.flags.writeable = False
     assert_same(renderer.render(c2w, k, ids, objects=frozen), together)

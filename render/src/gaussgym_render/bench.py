@@ -148,7 +148,9 @@ def time_objects(
     )
 
 
-def report(scene: Scene, timings: Sequence[Timing | ObjectsTiming], *, backend: str, threads: int | None) -> dict[str, Any]:
+def report(
+    scene: Scene, timings: Sequence[Timing | ObjectsTiming], *, backend: str, threads: int | None
+) -> dict[str, Any]:
     """Everything a reader needs to judge the numbers, as plain values."""
     return {
         "scene": scene.name,

@@ -454,8 +454,9 @@ def _blend_before_surfaces(splats, surfaces, records, image, open_bits, size):
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _show_surfaces(covered, pixels, depth, rgb, image, width, stride):
-    """Let the transmittance that is left at the opaque surfaces show them; nothing is left behind."""
+def _show_surfaces(covered, pixels, layer, image, width, stride):
+    """Let the transmittance that is left at the opaque surfaces show them; an owner that is mostly veiled gives its pixel up."""
+    _, _, depth, rgb, owner = layer
     for s in range(covered):
         pixel = pixels[s]
         at = (pixel // width) * lanes.CHANNELS * stride + pixel % width
@@ -464,6 +465,16 @@ def _show_surfaces(covered, pixels, depth, rgb, image, width, stride):
         for c in range(3):
             image[at + (c + 1) * stride] += left * rgb[3 * pixel + c]
         image[at + 4 * stride] += left * _F(depth[pixel])
+        if left <= _F(0.5):
+            owner[pixel] = -1
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _write_seen(tile, covered, owner, seen):
+    """Say which instance each pixel of a tile shows; the owners of a tile without surfaces are not filled."""
+    for y in range(tile[3]):
+        for x in range(tile[2]):
+            seen[tile[1] + y, tile[0] + x] = owner[y * tile[2] + x] if covered > 0 else -1
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
@@ -532,7 +543,7 @@ def _project_scene(
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def _draw_objects(camera, instances, view, k, near, tile, histogram, scratch):
     """Draw a camera's objects and sort the pixels that show one by its depth; returns how many do."""
-    offsets, object_ids, poses_w, objects = instances
+    offsets, object_ids, poses_w, objects, _ = instances
     layer, (pixels, order, keys, order_b, keys_b) = scratch
     if len(offsets) == 0 or offsets[camera] == offsets[camera + 1]:
         return 0
@@ -554,6 +565,7 @@ def _render_jobs(
     projection, (order, keys_b, order_b, histogram), (image, open_bits, view, tan_limit), surfaces = scratch
     records, keys = projection[3], projection[4]
     layer, (pixels, surface_order, surface_keys, _, _) = surfaces
+    seen = instances[4]
     while True:
         job = lanes.next_job(counter)
         if job >= len(jobs):
@@ -574,9 +586,16 @@ def _render_jobs(
         picture = (tile[2], tile[3], size[2], tile[2] // 64 + 2)
         _clear(picture[1], picture[0], picture[2], picture[3], image, open_bits)
         _blend_before_surfaces(
-            (count, order, keys), (covered, pixels, surface_order, surface_keys), records, image, open_bits, picture
+            (count, order, keys),
+            (covered, pixels, surface_order, surface_keys),
+            records,
+            image,
+            open_bits,
+            picture,
         )
-        _show_surfaces(covered, pixels, layer[2], layer[3], image, tile[2], size[2])
+        _show_surfaces(covered, pixels, layer, image, tile[2], size[2])
+        if len(seen) > 0:
+            _write_seen(tile, covered, layer[4], seen[camera])
         _write(tile, size[2], image, background, frames[0][camera], frames[1][camera], frames[2][camera])
 
 
@@ -611,6 +630,7 @@ def _object_scratch(num_vertices: int, num_pixels: int) -> tuple[Any, ...]:
         np.empty((num_vertices, 5), np.float64),
         np.empty(num_pixels, np.float64),
         np.empty(3 * num_pixels, np.float32),
+        np.empty(num_pixels, np.int32),
     )
     sort = (
         np.empty(num_pixels, np.int64),
@@ -624,6 +644,7 @@ def _object_scratch(num_vertices: int, num_pixels: int) -> tuple[Any, ...]:
 
 _NO_INSTANCES = (
     np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros((0, 4, 4)), _object_arrays(build_objects([])),
+    np.zeros((0, 0, 0), np.int32),
 )  # fmt: skip
 
 
@@ -659,7 +680,9 @@ class CpuRasterizer:
             atlas.chunk_offsets, atlas.bounds_w, atlas.planes.reshape(-1), atlas.source, atlas.base_colors.reshape(-1),
             atlas.rest, atlas.rest_offsets, atlas.num_rest,
         )  # fmt: skip
-        self._object_vertices = -1  # of the largest object that the scratch memory holds; none before objects come
+        self._object_vertices = (
+            -1
+        )  # of the largest object that the scratch memory holds; none before objects come
         self._scratch = [(*self._make_scratch(), _object_scratch(0, 0)) for _ in range(self.num_threads)]
         self._counter = np.zeros(1, np.int64)
         self._pool: ThreadPoolExecutor | None = None
@@ -715,6 +738,7 @@ class CpuRasterizer:
         background: NDArray[np.float32],
         frames: tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32]],
         objects: Instances | None = None,
+        seen: NDArray[np.int32] | None = None,
     ) -> None:
         """Render the chosen cameras into `frames`.
 
@@ -726,6 +750,7 @@ class CpuRasterizer:
             background: Linear RGB `[3]`.
             frames: rgb `[C, H, W, 3]`, depth `[C, H, W]`, alpha `[C, H, W]`; other cameras stay as they are.
             objects: Opaque objects, as `gaussgym_render.objects.check_instances` gives them.
+            seen: Filled with the instance that makes up most of each pixel `[C, H, W]`, -1 where none does; None: not wanted.
         """
         # Cameras of one scene follow each other: its splats stay in the cache.
         cameras = cameras[np.argsort(scene_ids[cameras], kind="stable")]
@@ -742,7 +767,7 @@ class CpuRasterizer:
             np.array(scene_ids, np.int64, order="C"),
         )
         background = np.array(background, np.float32, order="C")
-        instances = self._instances(objects)
+        instances = self._instances(objects, seen)
 
         def work(thread: int) -> None:
             _render_jobs(
@@ -756,8 +781,8 @@ class CpuRasterizer:
         for future in futures:
             future.result()
 
-    def _instances(self, objects: Instances | None) -> tuple[Any, ...]:
-        """The objects as the kernel takes them; makes room for their largest."""
+    def _instances(self, objects: Instances | None, seen: NDArray[np.int32] | None) -> tuple[Any, ...]:
+        """The objects and where to say which is seen, as the kernel takes them; makes room for the largest object."""
         if objects is None:
             return _NO_INSTANCES
         if objects.objects.max_vertices > self._object_vertices:
@@ -766,7 +791,9 @@ class CpuRasterizer:
             self._scratch = [
                 (*scratch[:-1], _object_scratch(self._object_vertices, pixels)) for scratch in self._scratch
             ]
-        return objects.camera_offsets, objects.object_ids, objects.poses_w, _object_arrays(objects.objects)
+        arrays = _object_arrays(objects.objects)
+        seen = _NO_INSTANCES[4] if seen is None else seen
+        return objects.camera_offsets, objects.object_ids, objects.poses_w, arrays, seen
 
     def _executor(self) -> ThreadPoolExecutor:
         """The worker threads; a forked child has none of its parent's and starts its own."""

@@ -109,7 +109,9 @@ def build_objects(
     """
     light = np.asarray(light_w, np.float64)
     if light.shape != (3,) or not np.isfinite(light).all() or not light.any():
-        raise InputError(f"light_w is {light_w!r}, expected three finite numbers, not all 0 (towards the light)")
+        raise InputError(
+            f"light_w is {light_w!r}, expected three finite numbers, not all 0 (towards the light)"
+        )
     if not 0.0 <= ambient <= 1.0:
         raise InputError(f"ambient is {ambient}, expected a share in 0..1")
     return ObjectSet(
@@ -192,7 +194,11 @@ def check_instances(instances: Instances, num_cameras: int, cameras: NDArray[np.
     used = np.flatnonzero(np.repeat(rendered, np.diff(offsets)))
     problems = (
         (~np.isfinite(poses[used]).all((1, 2)), poses, "poses_w has NaN or infinite entries"),
-        (~is_rigid(poses[used]), poses, "poses_w is not a rigid pose (a right-handed rotation and a translation)"),
+        (
+            ~is_rigid(poses[used]),
+            poses,
+            "poses_w is not a rigid pose (a right-handed rotation and a translation)",
+        ),
         (
             (ids[used] < 0) | (ids[used] >= len(instances.objects)),
             ids,

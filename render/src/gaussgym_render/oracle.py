@@ -60,19 +60,23 @@ class Projection:
 
 @dataclass
 class Image:
-    """`rgb [H, W, 3]` float64 (not clamped), `depth_m [H, W]` expected depth along +Z (0 = no hit), `alpha [H, W]`."""
+    """`rgb [H, W, 3]` float64 (not clamped), `depth_m [H, W]` expected depth along +Z (0 = no hit), `alpha [H, W]`, and
+    `surface_weight [H, W]`, the transmittance with which an opaque surface shows."""
 
     rgb: NDArray[np.float64]
     depth_m: NDArray[np.float64]
     alpha: NDArray[np.float64]
+    surface_weight: NDArray[np.float64]
 
 
 @dataclass
 class Surface:
-    """The nearest opaque surface of each pixel: `rgb [H, W, 3]`, `depth_m [H, W]` along +Z, infinite where there is none."""
+    """The nearest opaque surface of each pixel: `rgb [H, W, 3]`, `depth_m [H, W]` along +Z, infinite where there is none, and
+    `face [H, W]`, the triangle that it belongs to (0 where there is none)."""
 
     rgb: NDArray[np.float64]
     depth_m: NDArray[np.float64]
+    face: NDArray[np.int64]
 
 
 def rotation_matrices(quats_wxyz: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -217,6 +221,7 @@ def composite(
         rgb[box] += weight[..., None] * projection.colors[i]
         depth[box] += weight * projection.depths_m[i]
         transmittance[box] = np.where(touched, after, transmittance[box])
+    left = np.zeros_like(transmittance)
     if surface is not None:
         left = np.where(np.isfinite(surface.depth_m), transmittance, 0.0)
         rgb += left[..., None] * surface.rgb
@@ -224,7 +229,7 @@ def composite(
         transmittance = transmittance - left
     alpha = 1.0 - transmittance
     depth = np.divide(depth, alpha, out=np.zeros_like(depth), where=alpha > 0)
-    return Image(rgb + transmittance[..., None] * np.asarray(background), depth, alpha)
+    return Image(rgb + transmittance[..., None] * np.asarray(background), depth, alpha, left)
 
 
 def cast(
@@ -258,7 +263,9 @@ def cast(
     k = np.asarray(intrinsics, np.float64)
     u, v = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
     rays_c = np.stack([(u - k[0, 2]) / k[0, 0], (v - k[1, 2]) / k[1, 1], np.ones_like(u)], -1).reshape(-1, 3)
-    rays = rays_c @ np.asarray(c2w, np.float64)[:3, :3].T  # of length 1 along +Z: a hit's distance is its depth
+    rays = (
+        rays_c @ np.asarray(c2w, np.float64)[:3, :3].T
+    )  # of length 1 along +Z: a hit's distance is its depth
     depth, face = np.full(len(rays), np.inf), np.zeros(len(rays), np.int64)
     for start in range(0, len(triangles_w), 128):
         corner, second, third = np.swapaxes(triangles_w[start : start + 128], 0, 1)
@@ -283,7 +290,8 @@ def cast(
     normals[(normals * rays[seen]).sum(-1) > 0] *= -1
     bright = ambient + (1.0 - ambient) * np.maximum(normals @ light_w, 0.0)
     rgb[seen] = np.asarray(colors, np.float64)[face[seen]] * bright[:, None]
-    return Surface(rgb.reshape(height, width, 3), depth.reshape(height, width))
+    shape = (height, width)
+    return Surface(rgb.reshape(*shape, 3), depth.reshape(shape), face.reshape(shape))
 
 
 def render(

@@ -38,11 +38,14 @@ class Frames:
         rgb: uint8 `[C, H, W, 3]`.
         depth: float32 `[C, H, W]`, expected depth along the camera's +Z [m], 0 where nothing was hit.
         alpha: float32 `[C, H, W]`, opacity in 0..1.
+        instances: int32 `[C, H, W]`, which of the call's object instances makes up more than half of a pixel, -1 where none
+            does. Only calls with objects write it.
     """
 
     rgb: Array
     depth: Array
     alpha: Array
+    instances: Array | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +81,7 @@ class Rasterizer(Protocol):
         background: NDArray[np.float32],
         frames: FrameArrays,
         objects: Instances | None = None,
+        seen: NDArray[np.int32] | None = None,
     ) -> None:
         """See `gaussgym_render.cpu.CpuRasterizer.render`."""
         ...
@@ -124,11 +128,15 @@ class ReferenceRasterizer:
         background: NDArray[np.float32],
         frames: FrameArrays,
         objects: Instances | None = None,
+        seen: NDArray[np.int32] | None = None,
     ) -> None:
         """See `gaussgym_render.cpu.CpuRasterizer.render`."""
         rgb, depth, alpha = frames
         cfg = self.cfg
         for c in cameras.tolist():
+            surface, owners = None, np.zeros(0, np.int64)
+            if objects is not None:
+                surface, owners = self._surface(objects, c, c2w[c], ks[c])
             image = oracle.render(
                 self.splats[int(scene_ids[c])],
                 c2w[c],
@@ -139,24 +147,29 @@ class ReferenceRasterizer:
                 antialiased=cfg.antialiased,
                 sh_degree=cfg.sh_degree,
                 background=tuple(background.tolist()),
-                surface=None if objects is None else self._surface(objects, c, c2w[c], ks[c]),
+                surface=surface,
             )
             rgb[c] = np.floor(np.clip(image.rgb, 0.0, 1.0) * 255.0 + 0.5)
             depth[c], alpha[c] = image.depth_m, image.alpha
+            if seen is not None:
+                shown = image.surface_weight > 0.5
+                seen[c] = -1
+                seen[c][shown] = owners[surface.face[shown]]  # type: ignore[union-attr]
 
     def _surface(
         self, objects: Instances, camera: int, c2w: NDArray[np.float64], k: NDArray[np.float64]
-    ) -> oracle.Surface:
-        """The nearest surface of one camera's objects, whose triangles are put into the world one instance at a time."""
+    ) -> tuple[oracle.Surface, NDArray[np.int64]]:
+        """The nearest surface of one camera's objects, and which instance each triangle belongs to `[F]`."""
         shapes, cfg = objects.objects, self.cfg
-        triangles_w, colors = [np.zeros((0, 3, 3))], [np.zeros((0, 3))]
+        triangles_w, colors, owners = [np.zeros((0, 3, 3))], [np.zeros((0, 3))], [np.zeros(0, np.int64)]
         for i in range(objects.camera_offsets[camera], objects.camera_offsets[camera + 1]):
             n, pose_w = objects.object_ids[i], objects.poses_w[i]
             vertices_o = shapes.vertices_o[shapes.vertex_offsets[n] : shapes.vertex_offsets[n + 1]]
             own = slice(shapes.face_offsets[n], shapes.face_offsets[n + 1])
             triangles_w.append((vertices_o @ pose_w[:3, :3].T + pose_w[:3, 3])[shapes.faces[own]])
             colors.append(shapes.colors[own])
-        return oracle.cast(
+            owners.append(np.full(len(shapes.colors[own]), i))
+        surface = oracle.cast(
             np.concatenate(triangles_w),
             np.concatenate(colors),
             c2w,
@@ -167,6 +180,7 @@ class ReferenceRasterizer:
             light_w=shapes.light[:3],
             ambient=float(shapes.light[3]),
         )
+        return surface, np.concatenate(owners)
 
 
 def _make_cpu(splats: Sequence[Splats], cfg: RasterizerCfg) -> Rasterizer:
@@ -260,7 +274,7 @@ class SplatRenderer:
             K: Calibration matrices `[C, 3, 3]` [px], pixel centres at +0.5, no skew.
             scene_ids: Scene of each camera, integers `[C]`.
             mask: Which cameras to render, bool `[C]`; None: all. The others keep what `out` holds, or are 0.
-            out: Frames to write into, of the kind and device of `c2w`; None: new ones.
+            out: Frames to write into, of the kind and device of `c2w` (`instances` may be None); None: new ones.
             objects: Opaque meshes posed for each camera, hidden by the splats before them and hiding those behind; None:
                 there are none.
 
@@ -278,12 +292,14 @@ class SplatRenderer:
         chosen = self._check(poses, ks, ids, mask)
         ids = ids.astype(np.int64, copy=False)
         frames = self._frames(len(poses), out)
+        seen = None
         if objects is None:
             self.rasterizer.render(poses, ks, ids, chosen, self.background, frames)
         else:
             instances = self._check_objects(objects, len(poses), chosen)
-            self.rasterizer.render(poses, ks, ids, chosen, self.background, frames, instances)
-        return _deliver(frames, out, torch_device)
+            seen = self._seen(len(poses), out)
+            self.rasterizer.render(poses, ks, ids, chosen, self.background, frames, instances, seen)
+        return _deliver(frames, seen, out, torch_device)
 
     def _check(
         self, poses: NDArray[np.float64], ks: NDArray[np.float64], ids: NDArray[Any], mask: Array | None
@@ -308,13 +324,13 @@ class SplatRenderer:
         _check_values(poses[chosen], ks[chosen], ids[chosen], chosen, self.num_scenes)
         return chosen
 
-    def _check_objects(
-        self, objects: Instances, num_cameras: int, cameras: NDArray[np.int64]
-    ) -> Instances:
+    def _check_objects(self, objects: Instances, num_cameras: int, cameras: NDArray[np.int64]) -> Instances:
         """Validate objects; gives them as numpy arrays."""
         if self.backend not in _DRAW_OBJECTS:
             able = sorted(_DRAW_OBJECTS & set(_find_backends()))
-            raise InputError(f"renderer backend {self.backend!r} cannot draw objects; those that can: {', '.join(able)}")
+            raise InputError(
+                f"renderer backend {self.backend!r} cannot draw objects; those that can: {', '.join(able)}"
+            )
         arrays = Instances(
             objects.objects,
             _to_numpy(objects.camera_offsets, None),
@@ -322,6 +338,20 @@ class SplatRenderer:
             _to_numpy(objects.poses_w, np.float64),
         )
         return check_instances(arrays, num_cameras, cameras)
+
+    def _seen(self, c: int, out: Frames | None) -> NDArray[np.int32] | None:
+        """The array for `Frames.instances`: that of `out`, if it has one."""
+        shape = (c, self.height, self.width)
+        if out is None:
+            return np.full(shape, -1, np.int32)
+        if out.instances is None:
+            return None
+        array = _to_numpy(out.instances, None)
+        if array.shape != shape or array.dtype != np.int32 or not array.flags.c_contiguous:
+            raise InputError(
+                f"out.instances is {array.dtype} {array.shape}, expected contiguous int32 {shape} or None"
+            )
+        return array
 
     def _frames(self, c: int, out: Frames | None) -> FrameArrays:
         """The numpy arrays to render into: views of `out` where it lies in main memory."""
@@ -393,18 +423,23 @@ def _to_numpy(array: Array, dtype: Any) -> NDArray[Any]:
     return np.asarray(array) if dtype is None else np.ascontiguousarray(array, dtype)
 
 
-def _deliver(frames: FrameArrays, out: Frames | None, torch_device: Any) -> Frames:
+def _deliver(
+    frames: FrameArrays, seen: NDArray[np.int32] | None, out: Frames | None, torch_device: Any
+) -> Frames:
     """Give the caller frames of the kind it speaks."""
     if out is not None:
-        for name, array in zip(("rgb", "depth", "alpha"), frames):
+        for name, array in zip(("rgb", "depth", "alpha", "instances"), (*frames, seen)):
             target = getattr(out, name)
-            if _device_of(target) is not None and _device_of(target).type != "cpu":
+            if array is not None and _device_of(target) is not None and _device_of(target).type != "cpu":
                 import torch
 
                 target.copy_(torch.from_numpy(array))
         return out
     if torch_device is None:
-        return Frames(*frames)
+        return Frames(*frames, seen)
     import torch
 
-    return Frames(*(torch.from_numpy(array).to(torch_device) for array in frames))
+    tensors = (
+        None if array is None else torch.from_numpy(array).to(torch_device) for array in (*frames, seen)
+    )
+    return Frames(*tensors)

@@ -150,7 +150,11 @@ def quadruped_before(c2w: NDArray[np.float64]) -> Instances:
     """That quadruped 0.9 m before each of C cameras `[C, 4, 4]`, turned by 35°, so that all of it is in view."""
     meshes, poses_b = quadruped_parts()
     yaw = np.radians(35.0)
-    forward, left, up = np.array([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]])  # of the base, in camera axes
-    turned = np.stack([np.cos(yaw) * forward + np.sin(yaw) * left, np.cos(yaw) * left - np.sin(yaw) * forward, up], 1)
+    forward, left, up = np.array(
+        [[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]]
+    )  # of the base, in camera axes
+    turned = np.stack(
+        [np.cos(yaw) * forward + np.sin(yaw) * left, np.cos(yaw) * left - np.sin(yaw) * forward, up], 1
+    )
     pose_c = rigid(turned, (0.0, 0.1, 0.9)) @ poses_b
     return Instances.dense(objects.build_objects(meshes), np.arange(len(meshes)), c2w[:, None] @ pose_c)

@@ -108,7 +108,9 @@ def _cross(ax, ay, az, bx, by, bz):
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _draw_triangle(corners, a, b, c, red, green, blue, light_c, ambient, k, near, tile, depth, rgb):
+def _draw_triangle(
+    corners, a, b, c, red, green, blue, light_c, ambient, k, near, tile, instance, depth, rgb, owner
+):
     """Put one triangle, either side of it, into the depth buffer."""
     x0, x1, y0, y1 = _pixel_box(corners, a, b, c, k, near, tile)
     if x0 > x1 or y0 > y1:
@@ -142,7 +144,7 @@ def _draw_triangle(corners, a, b, c, red, green, blue, light_c, ambient, k, near
             ):
                 z, at = volume / facing, y * tile[2] + x
                 if near <= z and z < depth[at]:
-                    depth[at] = z
+                    depth[at], owner[at] = z, instance
                     rgb[3 * at], rgb[3 * at + 1], rgb[3 * at + 2] = red, green, blue
 
 
@@ -161,11 +163,13 @@ def draw_instances(first, last, object_ids, poses_w, objects, view, k, near, til
         near: Nothing nearer than this along +Z is drawn [m].
         tile: x, y, width, height [px].
         scratch: `pose_c [12]`, `corners [V, 5]`, and of the tile's pixels, row by row, what is filled: `depth` float64
-            along +Z [m], infinite where there is no object, and the shaded colours `rgb` float32, three per pixel.
+            along +Z [m], infinite where there is no object, the shaded colours `rgb` float32, three per pixel, and `owner`
+            int32, the instance in view, -1 where there is none.
     """
     vertices, faces, colors, vertex_offsets, face_offsets, bounds, light = objects
-    pose_c, corners, depth, rgb = scratch
+    pose_c, corners, depth, rgb, owner = scratch
     depth[: tile[2] * tile[3]] = np.inf
+    owner[: tile[2] * tile[3]] = -1
     light_c = (
         view[0] * light[0] + view[1] * light[1] + view[2] * light[2],
         view[3] * light[0] + view[4] * light[1] + view[5] * light[2],
@@ -180,7 +184,7 @@ def draw_instances(first, last, object_ids, poses_w, objects, view, k, near, til
         for f in range(face_offsets[n], face_offsets[n + 1]):
             _draw_triangle(
                 corners, faces[f, 0], faces[f, 1], faces[f, 2], colors[f, 0], colors[f, 1], colors[f, 2],
-                light_c, light[3], k, near, tile, depth, rgb,
+                light_c, light[3], k, near, tile, i, depth, rgb, owner,
             )  # fmt: skip
 
 
