@@ -399,7 +399,7 @@ def test_parity_with_a_quadruped_among_splats():
 
 
 def test_without_objects_in_view_nothing_changes(batch):
-    scenes, c2w, k, ids, instances, renderer, _ = batch
+    _, c2w, k, ids, instances, renderer, _ = batch
     plain = renderer.render(c2w, k, ids)
     none = Instances(instances.objects, np.zeros(15, int), np.zeros(0, int), np.zeros((0, 4, 4)))
     assert_same(renderer.render(c2w, k, ids, objects=none), plain)

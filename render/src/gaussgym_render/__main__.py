@@ -146,9 +146,9 @@ class Bench:
         )
         result = bench.report(scene, [timing], backend=backend, threads=self.threads)
         print(
-            f"{timing.parts_per_camera} parts of {timing.faces_per_camera} triangles in {100 * timing.changed_pixels:.0f} % of the "
-            f"pixels: {timing.frames_per_s:.0f} frames/s, {timing.time_ratio:.3f} ({timing.time_ratio_min:.3f} to "
-            f"{timing.time_ratio_max:.3f}) times the time without"
+            f"{timing.parts_per_camera} parts of {timing.faces_per_camera} triangles in {100 * timing.covered_pixels:.1f} % of "
+            f"the pixels: {timing.frames_per_cpu_s:.0f} frames per CPU second, {timing.time_ratio:.3f} "
+            f"({timing.time_ratio_min:.3f} to {timing.time_ratio_max:.3f}) times the CPU time without"
         )
         return result
 

@@ -456,7 +456,7 @@ def _blend_before_surfaces(splats, surfaces, records, image, open_bits, size):
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def _show_surfaces(covered, pixels, layer, image, width, stride):
     """Let the transmittance that is left at the opaque surfaces show them; an owner that is mostly veiled gives its pixel up."""
-    _, _, depth, rgb, owner = layer
+    _, _, _, depth, rgb, owner = layer
     for s in range(covered):
         pixel = pixels[s]
         at = (pixel // width) * lanes.CHANNELS * stride + pixel % width
@@ -550,7 +550,7 @@ def _draw_objects(camera, instances, view, k, near, tile, histogram, scratch):
     zbuffer.draw_instances(
         offsets[camera], offsets[camera + 1], object_ids, poses_w, objects, view, k, near, tile, layer
     )
-    covered = zbuffer.list_covered(tile[2] * tile[3], layer[2], pixels, keys)
+    covered = zbuffer.list_covered(tile[2] * tile[3], layer[3], pixels, keys)
     _sort(keys, covered, order, keys_b, order_b, histogram)
     return covered
 
@@ -595,7 +595,7 @@ def _render_jobs(
         )
         _show_surfaces(covered, pixels, layer, image, tile[2], size[2])
         if len(seen) > 0:
-            _write_seen(tile, covered, layer[4], seen[camera])
+            _write_seen(tile, covered, layer[5], seen[camera])
         _write(tile, size[2], image, background, frames[0][camera], frames[1][camera], frames[2][camera])
 
 
@@ -628,6 +628,7 @@ def _object_scratch(num_vertices: int, num_pixels: int) -> tuple[Any, ...]:
     layer = (
         np.empty(12, np.float64),
         np.empty((num_vertices, 5), np.float64),
+        np.empty((num_vertices, 4), np.int64),
         np.empty(num_pixels, np.float64),
         np.empty(3 * num_pixels, np.float32),
         np.empty(num_pixels, np.int32),

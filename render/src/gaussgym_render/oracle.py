@@ -61,7 +61,8 @@ class Projection:
 @dataclass
 class Image:
     """`rgb [H, W, 3]` float64 (not clamped), `depth_m [H, W]` expected depth along +Z (0 = no hit), `alpha [H, W]`, and
-    `surface_weight [H, W]`, the transmittance with which an opaque surface shows."""
+    `surface_weight [H, W]`, the transmittance with which an opaque surface shows.
+    """
 
     rgb: NDArray[np.float64]
     depth_m: NDArray[np.float64]
@@ -72,7 +73,8 @@ class Image:
 @dataclass
 class Surface:
     """The nearest opaque surface of each pixel: `rgb [H, W, 3]`, `depth_m [H, W]` along +Z, infinite where there is none, and
-    `face [H, W]`, the triangle that it belongs to (0 where there is none)."""
+    `face [H, W]`, the triangle that it belongs to (0 where there is none).
+    """
 
     rgb: NDArray[np.float64]
     depth_m: NDArray[np.float64]

@@ -146,15 +146,19 @@ def _turn_y(angle: float) -> NDArray[np.float64]:
     return np.array([[c, 0, s], [0, 1, 0], [-s, 0, c]])
 
 
-def quadruped_before(c2w: NDArray[np.float64]) -> Instances:
-    """That quadruped 0.9 m before each of C cameras `[C, 4, 4]`, turned by 35°, so that all of it is in view."""
+def quadruped_before(c2w: NDArray[np.float64], *, down_rad: float = 0.0) -> Instances:
+    """That quadruped 0.9 m before each of C cameras `[C, 4, 4]`, turned by 35°, so that all of it is in view.
+
+    Args:
+        c2w: The cameras.
+        down_rad: By how much they look down; the quadruped stands level if they have no roll.
+    """
     meshes, poses_b = quadruped_parts()
     yaw = np.radians(35.0)
-    forward, left, up = np.array(
-        [[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]]
-    )  # of the base, in camera axes
+    # Axes of the base as a level camera sees them.
+    forward, left, up = np.array([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]])
     turned = np.stack(
         [np.cos(yaw) * forward + np.sin(yaw) * left, np.cos(yaw) * left - np.sin(yaw) * forward, up], 1
     )
-    pose_c = rigid(turned, (0.0, 0.1, 0.9)) @ poses_b
+    pose_c = rigid(_turn_x(down_rad), np.zeros(3)) @ rigid(turned, (0.0, 0.07, 0.9)) @ poses_b
     return Instances.dense(objects.build_objects(meshes), np.arange(len(meshes)), c2w[:, None] @ pose_c)

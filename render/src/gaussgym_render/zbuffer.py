@@ -51,23 +51,40 @@ def _sphere_visible(bounds, pose_c, k, near, tile):
     return True
 
 
+@numba.njit(cache=True, nogil=True, error_model="numpy", inline="always")
+def _pixel_range(low, high, first, count):
+    """First and last of a tile's `count` pixels, from `first` on, whose centres lie in `low` to `high` [px]."""
+    # Clamped as floats: beside the image a pixel coordinate may be too large for an integer.
+    low, high = np.ceil(low - first - 0.5 - _SLACK_PX), np.floor(high - first - 0.5 + _SLACK_PX)
+    return np.int64(min(max(low, 0.0), count + 0.0)), np.int64(max(min(high, count - 1.0), -1.0))
+
+
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _place_corners(vertices, first, last, pose_c, k, near, corners):
-    """Write x, y, z in the camera frame and, where it is in front of the near plane, u, v [px] of each vertex."""
+def _place_corners(vertices, first, last, pose_c, k, near, tile, corners, lines):
+    """Write x, y, z in the camera frame and u, v [px] of each vertex, and its first column to the right, last to the left,
+    first row below, last above; returns whether the near plane cuts the object (behind it u, v and lines mean nothing).
+    """
+    fx, fy, cx, cy = k[0, 0], k[1, 1], k[0, 2], k[1, 2]
+    cut = False
     for i in range(first, last):
         px, py, pz = vertices[i, 0], vertices[i, 1], vertices[i, 2]
         x = pose_c[0] * px + pose_c[1] * py + pose_c[2] * pz + pose_c[9]
         y = pose_c[3] * px + pose_c[4] * py + pose_c[5] * pz + pose_c[10]
         z = pose_c[6] * px + pose_c[7] * py + pose_c[8] * pz + pose_c[11]
-        at = i - first
-        corners[at, 0], corners[at, 1], corners[at, 2] = x, y, z
-        if z >= near:
-            corners[at, 3], corners[at, 4] = k[0, 0] * x / z + k[0, 2], k[1, 1] * y / z + k[1, 2]
+        cut |= z < near
+        scale = 1.0 / max(z, near)
+        u, v = fx * x * scale + cx, fy * y * scale + cy
+        at = np.uintp(i - first)
+        corners[at, 0], corners[at, 1], corners[at, 2], corners[at, 3], corners[at, 4] = x, y, z, u, v
+        x0, x1 = _pixel_range(u, u, tile[0], tile[2])
+        y0, y1 = _pixel_range(v, v, tile[1], tile[3])
+        lines[at, 0], lines[at, 1], lines[at, 2], lines[at, 3] = x0, x1, y0, y1
+    return cut
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _extent_before_near(corners, a, b, c, k, near):
-    """Lowest and highest u and v of a triangle's part in front of the near plane, which cuts it."""
+def _box_before_near(corners, a, b, c, k, near, tile):
+    """First and last column and row that a triangle's part in front of the near plane can cover; empty if first > last."""
     low_u, high_u, low_v, high_v = np.inf, -np.inf, np.inf, -np.inf
     p = c
     for q in (a, b, c):
@@ -81,25 +98,9 @@ def _extent_before_near(corners, a, b, c, k, near):
             u, v = corners[q, 3], corners[q, 4]
             low_u, high_u, low_v, high_v = min(low_u, u), max(high_u, u), min(low_v, v), max(high_v, v)
         p = q
-    return low_u, high_u, low_v, high_v
-
-
-@numba.njit(cache=True, nogil=True, error_model="numpy")
-def _pixel_box(corners, a, b, c, k, near, tile):
-    """First and last column and row, within the tile, whose centres a triangle can cover; empty if first > last."""
-    if corners[a, 2] >= near and corners[b, 2] >= near and corners[c, 2] >= near:
-        low_u = min(corners[a, 3], min(corners[b, 3], corners[c, 3]))
-        high_u = max(corners[a, 3], max(corners[b, 3], corners[c, 3]))
-        low_v = min(corners[a, 4], min(corners[b, 4], corners[c, 4]))
-        high_v = max(corners[a, 4], max(corners[b, 4], corners[c, 4]))
-    else:
-        low_u, high_u, low_v, high_v = _extent_before_near(corners, a, b, c, k, near)
-    low_u, high_u = low_u - tile[0] - 0.5 - _SLACK_PX, high_u - tile[0] - 0.5 + _SLACK_PX
-    low_v, high_v = low_v - tile[1] - 0.5 - _SLACK_PX, high_v - tile[1] - 0.5 + _SLACK_PX
-    # Clamped as floats: beside the image a pixel coordinate may be too large for an integer.
-    x0, x1 = min(max(np.ceil(low_u), 0.0), tile[2] + 0.0), max(min(np.floor(high_u), tile[2] - 1.0), -1.0)
-    y0, y1 = min(max(np.ceil(low_v), 0.0), tile[3] + 0.0), max(min(np.floor(high_v), tile[3] - 1.0), -1.0)
-    return np.int64(x0), np.int64(x1), np.int64(y0), np.int64(y1)
+    x0, x1 = _pixel_range(low_u, high_u, tile[0], tile[2])
+    y0, y1 = _pixel_range(low_v, high_v, tile[1], tile[3])
+    return x0, x1, y0, y1
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
@@ -109,12 +110,10 @@ def _cross(ax, ay, az, bx, by, bz):
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def _draw_triangle(
-    corners, a, b, c, red, green, blue, light_c, ambient, k, near, tile, instance, depth, rgb, owner
+    corners, a, b, c, box, red, green, blue, light_c, ambient, k, near, tile, instance, depth, rgb, owner
 ):
-    """Put one triangle, either side of it, into the depth buffer."""
-    x0, x1, y0, y1 = _pixel_box(corners, a, b, c, k, near, tile)
-    if x0 > x1 or y0 > y1:
-        return
+    """Put one triangle, either side of it, into the depth buffer; `box` holds all pixels that it covers."""
+    x0, x1, y0, y1 = box
     ax, ay, az = corners[a, 0], corners[a, 1], corners[a, 2]
     bx, by, bz = corners[b, 0], corners[b, 1], corners[b, 2]
     cx, cy, cz = corners[c, 0], corners[c, 1], corners[c, 2]
@@ -149,7 +148,7 @@ def _draw_triangle(
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def draw_instances(first, last, object_ids, poses_w, objects, view, k, near, tile, scratch):
+def draw_instances(first, last, object_ids, poses_w, objects, view, k, near, tile, scratch) -> None:
     """Draw a camera's instances into a tile's depth buffer, cleared before.
 
     Args:
@@ -162,12 +161,12 @@ def draw_instances(first, last, object_ids, poses_w, objects, view, k, near, til
         k: Calibration matrix `[3, 3]` [px].
         near: Nothing nearer than this along +Z is drawn [m].
         tile: x, y, width, height [px].
-        scratch: `pose_c [12]`, `corners [V, 5]`, and of the tile's pixels, row by row, what is filled: `depth` float64
-            along +Z [m], infinite where there is no object, the shaded colours `rgb` float32, three per pixel, and `owner`
-            int32, the instance in view, -1 where there is none.
+        scratch: `pose_c [12]`, `corners [V, 5]`, `lines [V, 4]` int64, and what is filled, row by row of the tile's pixels:
+            `depth` float64 along +Z [m], infinite where there is no object, the shaded colours `rgb` float32, three per pixel,
+            and `owner` int32, the instance in view, -1 where there is none.
     """
     vertices, faces, colors, vertex_offsets, face_offsets, bounds, light = objects
-    pose_c, corners, depth, rgb, owner = scratch
+    pose_c, corners, lines, depth, rgb, owner = scratch
     depth[: tile[2] * tile[3]] = np.inf
     owner[: tile[2] * tile[3]] = -1
     light_c = (
@@ -180,16 +179,31 @@ def draw_instances(first, last, object_ids, poses_w, objects, view, k, near, til
         _pose_in_camera(view, poses_w[i], pose_c)
         if not _sphere_visible(bounds[n], pose_c, k, near, tile):
             continue
-        _place_corners(vertices, vertex_offsets[n], vertex_offsets[n + 1], pose_c, k, near, corners)
+        cut = _place_corners(
+            vertices, vertex_offsets[n], vertex_offsets[n + 1], pose_c, k, near, tile, corners, lines
+        )
         for f in range(face_offsets[n], face_offsets[n + 1]):
-            _draw_triangle(
-                corners, faces[f, 0], faces[f, 1], faces[f, 2], colors[f, 0], colors[f, 1], colors[f, 2],
-                light_c, light[3], k, near, tile, i, depth, rgb, owner,
-            )  # fmt: skip
+            a, b, c = np.uintp(faces[f, 0]), np.uintp(faces[f, 1]), np.uintp(faces[f, 2])
+            if cut:
+                x0, x1, y0, y1 = _box_before_near(corners, a, b, c, k, near, tile)
+            else:
+                x0, x1 = (
+                    min(lines[a, 0], lines[b, 0], lines[c, 0]),
+                    max(lines[a, 1], lines[b, 1], lines[c, 1]),
+                )
+                y0, y1 = (
+                    min(lines[a, 2], lines[b, 2], lines[c, 2]),
+                    max(lines[a, 3], lines[b, 3], lines[c, 3]),
+                )
+            if x0 <= x1 and y0 <= y1:  # most triangles fall between the pixel centres
+                _draw_triangle(
+                    corners, a, b, c, (x0, x1, y0, y1), colors[f, 0], colors[f, 1], colors[f, 2],
+                    light_c, light[3], k, near, tile, i, depth, rgb, owner,
+                )  # fmt: skip
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def list_covered(num_pixels, depth, pixels, keys):
+def list_covered(num_pixels, depth, pixels, keys) -> int:
     """Fill `pixels` with those that show an object and `keys` with the bits of their float32 depth; returns how many."""
     count = 0
     for p in range(num_pixels):
