@@ -56,6 +56,10 @@ def at(x, y, z):
     return rigid(np.eye(3), (x, y, z))
 
 
+def random_rotations(n, rng):
+    return matrix_from_quat_wxyz(rng.normal(size=(n, 4)))
+
+
 def render_one(
     meshes, size, k, *, splats=None, poses=None, backend="cpu", light_w=TOWARDS_CAMERA, **settings
 ):
@@ -120,6 +124,24 @@ def test_camera_inside_a_box_sees_its_walls(backend):
     x, y = rays((20, 15), k)
     assert (alpha == 1).all()
     np.testing.assert_allclose(depth, 1 / np.maximum(1, np.maximum(np.abs(x), np.abs(y))), rtol=1e-6)
+
+
+@BOTH
+def test_camera_off_the_middle_of_a_turned_box_sees_its_walls(backend):
+    # In the box's frame a ray from o along d leaves the cube [-1, 1]³ at the smallest (±1 - o)/d over the axes.
+    k = [[6.0, 0, 10.2], [0, 6.0, 7.7], [0, 0, 1]]
+    rng = np.random.default_rng(7)
+    x, y = rays((20, 15), k)
+    ahead = np.stack([x, y, np.ones_like(x)], -1)
+    for rotation in random_rotations(8, rng):
+        centre = rotation @ rng.uniform(-0.8, 0.8, 3)
+        _, depth, alpha = render_one(
+            [objects.box((1, 1, 1))], (20, 15), k, poses=[rigid(rotation, centre)], backend=backend
+        )
+        origin, direction = -rotation.T @ centre, ahead @ rotation
+        expected = ((np.sign(direction) - origin) / direction).min(-1)
+        assert (alpha == 1).all()
+        np.testing.assert_allclose(depth, expected, rtol=1e-5)
 
 
 @BOTH
@@ -301,10 +323,6 @@ def test_object_inside_a_cloud_shows_behind_the_splats_before_it():
     assert np.abs(rgb - expected)[unsaturated].max() <= 1.01
     np.testing.assert_allclose(depth, alone.depth[0] * alone.alpha[0] + left * 2.0, rtol=1e-4)
     np.testing.assert_array_equal(alpha, np.ones_like(alpha))
-
-
-def random_rotations(n, rng):
-    return matrix_from_quat_wxyz(rng.normal(size=(n, 4)))
 
 
 def random_instances(c2w, rng, *, most=7):

@@ -115,8 +115,8 @@ def build_objects(
     if not 0.0 <= ambient <= 1.0:
         raise InputError(f"ambient is {ambient}, expected a share in 0..1")
     return ObjectSet(
-        vertices_o=np.concatenate([np.zeros((0, 3)), *(mesh.vertices for mesh in meshes)]),
-        faces=np.concatenate([np.zeros((0, 3), np.int64), *(mesh.faces for mesh in meshes)]),
+        vertices_o=np.concatenate([np.zeros((0, 3)), *(mesh.vertices.astype(np.float64) for mesh in meshes)]),
+        faces=np.concatenate([np.zeros((0, 3), np.int64), *(mesh.faces.astype(np.int64) for mesh in meshes)]),
         colors=np.concatenate([np.zeros((0, 3), np.float32), *(_face_colors(mesh) for mesh in meshes)]),
         vertex_offsets=_offsets([len(mesh.vertices) for mesh in meshes]),
         face_offsets=_offsets([len(mesh.faces) for mesh in meshes]),
@@ -277,7 +277,9 @@ def joined(parts: Sequence[tuple[Mesh, ArrayLike]]) -> Mesh:
         np.concatenate([mesh.faces + offset for (mesh, _), offset in zip(parts, offsets)]).astype(np.int32),
         np.concatenate(
             [
-                np.tile(np.uint8(GREY), (len(mesh.vertices), 1)) if mesh.colors is None else mesh.colors
+                np.tile(np.array(GREY, np.uint8), (len(mesh.vertices), 1))
+                if mesh.colors is None
+                else mesh.colors
                 for mesh, _ in parts
             ]
         ),
@@ -313,5 +315,7 @@ def _revolve(radii: NDArray[np.float64], z: NDArray[np.float64], around: int, co
 
 def _colored(vertices: NDArray[np.float64], faces: NDArray[np.int64], color: Color) -> Mesh:
     return Mesh(
-        vertices.astype(np.float32), faces.astype(np.int32), np.tile(np.uint8(color), (len(vertices), 1))
+        vertices.astype(np.float32),
+        faces.astype(np.int32),
+        np.tile(np.array(color, np.uint8), (len(vertices), 1)),
     )

@@ -167,7 +167,7 @@ class ReferenceRasterizer:
             vertices_o = shapes.vertices_o[shapes.vertex_offsets[n] : shapes.vertex_offsets[n + 1]]
             own = slice(shapes.face_offsets[n], shapes.face_offsets[n + 1])
             triangles_w.append((vertices_o @ pose_w[:3, :3].T + pose_w[:3, 3])[shapes.faces[own]])
-            colors.append(shapes.colors[own])
+            colors.append(shapes.colors[own].astype(np.float64))
             owners.append(np.full(len(shapes.colors[own]), i))
         surface = oracle.cast(
             np.concatenate(triangles_w),
