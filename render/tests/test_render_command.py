@@ -185,3 +185,14 @@ def test_bench_writes_what_it_measured(scene_dir, tmp_path, monkeypatch, capsys)
     for t in result["timings"]:
         assert 0 < t["frames_per_s_min"] <= t["frames_per_s"] <= t["frames_per_s_max"]
         assert 0 < t["visible_splats_mean"] <= result["splats"]
+
+
+def test_bench_of_objects_writes_what_it_measured(scene_dir, tmp_path, monkeypatch, capsys):
+    path = tmp_path / "bench.json"
+    assert run(monkeypatch, "bench", scene_dir, "--objects", "--json", path, "--seconds", 0.2) == 0
+    assert "13 parts" in capsys.readouterr().out
+    (timing,) = json.loads(path.read_text())["timings"]
+    assert timing["parts_per_camera"] == 13
+    assert 0.01 < timing["covered_pixels"] < 0.2
+    low, high = timing["time_ratio_quartiles"]
+    assert 0 < low <= timing["time_ratio"] <= high

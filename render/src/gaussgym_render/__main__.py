@@ -148,7 +148,8 @@ class Bench:
         print(
             f"{timing.parts_per_camera} parts of {timing.faces_per_camera} triangles in {100 * timing.covered_pixels:.1f} % of "
             f"the pixels: {timing.frames_per_cpu_s:.0f} frames per CPU second, {timing.time_ratio:.3f} "
-            f"({timing.time_ratio_min:.3f} to {timing.time_ratio_max:.3f}) times the CPU time without"
+            f"(quartiles {timing.time_ratio_quartiles[0]:.3f}, {timing.time_ratio_quartiles[1]:.3f}; {timing.turns} turns) times "
+            f"the CPU time without"
         )
         return result
 
