@@ -4,6 +4,8 @@ Homogeneous rasterization (Olano and Greer, 1997): with the corners a, b, c in t
 pixel centre, the ray meets the triangle where d·(b×c), d·(c×a) and d·(a×b) have the sign of the volume, and the triangle's plane
 at depth N·a / N·d. Nothing is divided by a corner's depth, so that triangles which cross the camera's plane need no clipping.
 All in float64: neighbours' shared edges are the same number with opposite signs, so that there are no gaps between them.
+
+Compiled into the kernels of `cpu`, whose cache does not notice a change here: then delete `__pycache__`.
 """
 
 # Compiled functions are typed by numba from their arguments.
