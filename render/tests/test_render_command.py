@@ -200,3 +200,14 @@ def test_bench_of_effects_compares_them_with_the_plain_renderer(scene_dir, tmp_p
     assert timings["all"]["images_per_frame"] > 1.0
     for t in timings.values():
         assert 0 < t["time_ratio_min"] <= t["time_ratio"] <= t["time_ratio_max"]
+
+
+def test_bench_of_objects_writes_what_it_measured(scene_dir, tmp_path, monkeypatch, capsys):
+    path = tmp_path / "bench.json"
+    assert run(monkeypatch, "bench", scene_dir, "--objects", "--json", path, "--seconds", 0.2) == 0
+    assert "13 parts" in capsys.readouterr().out
+    (timing,) = json.loads(path.read_text())["timings"]
+    assert timing["parts_per_camera"] == 13
+    assert 0.01 < timing["covered_pixels"] < 0.2
+    low, high = timing["time_ratio_quartiles"]
+    assert 0 < low <= timing["time_ratio"] <= high

@@ -25,8 +25,9 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from gaussgym_render import harmonics, lanes, oracle
+from gaussgym_render import harmonics, lanes, oracle, zbuffer
 from gaussgym_render.atlas import CHUNK, NUM_PLANES, Atlas
+from gaussgym_render.objects import Instances, ObjectSet, build_objects
 
 MAX_TILE_PIXELS = 26000
 """Above this many pixels an image is cut into tiles, so that a tile's buffers (20 B a pixel) stay in the L2 cache."""
@@ -358,16 +359,18 @@ def _any_open(open_bits, words, x0, x1, y0, y1):
 
 
 @numba.njit(cache=True, nogil=True, fastmath={"contract", "nsz"}, error_model="numpy")
-def _blend(count, order, records, image, open_bits, size):
-    """Blend splats in the given order, each over the rows of its ellipse, until no pixel is open.
+def _blend(span, order, records, image, open_bits, size, pixels_open):
+    """Blend splats in the given order, each over the rows of its ellipse, until no pixel is open; returns how many are.
+
+    `span` is the first splat of the order, one past the last, and how many there are in all (to ask for records ahead).
 
     Per row the exponent is written as `log2_peak - falloff·(x - centre)²`, a square completed in x: sums of squares do not
     cancel, however elongated the splat. Only flat arrays and scalars here: views would count references.
     """
     width, height, stride, words = size
-    pixels_open = width * height
-    worth_testing = (3 * pixels_open) // 4
-    for i in range(count):
+    first_splat, last_splat, count = span
+    worth_testing = (3 * width * height) // 4
+    for i in range(first_splat, last_splat):
         # Records lie in the order of the atlas, all over the L2 cache.
         lanes.prefetch(records, np.int64(order[min(i + _AHEAD, count - 1)]) * _RECORD)
         at = np.int64(order[i]) * _RECORD
@@ -417,6 +420,61 @@ def _blend(count, order, records, image, open_bits, size):
                         pixels_open -= _close(open_bits, word, shift, finished)
         if pixels_open == 0:
             break
+    return pixels_open
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _blend_before_surfaces(splats, surfaces, records, image, open_bits, size):
+    """Blend each pixel's splats as far as those that lie before its opaque surface, if it has one.
+
+    Splats and surfaces are both sorted by depth: between two surfaces runs `_blend`, and a pixel whose surface has been
+    reached is finished like one whose transmittance is used up. Without surfaces that is one run over all splats.
+    """
+    count, order, keys = splats
+    covered, pixels, surface_order, surface_keys = surfaces
+    width, height, stride, words = size
+    pixels_open = width * height
+    first = 0
+    for s in range(covered + 1):
+        last = count
+        if s < covered:
+            last = first
+            while last < count and keys[last] < surface_keys[s]:
+                last += 1
+        if last > first:
+            pixels_open = _blend((first, last, count), order, records, image, open_bits, size, pixels_open)
+            first = last
+        if s == covered or pixels_open == 0:
+            break
+        pixel = pixels[surface_order[s]]
+        x, y = pixel % width, pixel // width
+        at = y * lanes.CHANNELS * stride + x
+        image[at] = -abs(image[at])
+        pixels_open -= _close(open_bits, y * words + (x >> 6), np.uint64(x & 63), np.uint64(1))
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _show_surfaces(covered, pixels, layer, image, width, stride):
+    """Let the transmittance that is left at the opaque surfaces show them; an owner that is mostly veiled gives its pixel up."""
+    _, _, _, depth, rgb, owner = layer
+    for s in range(covered):
+        pixel = pixels[s]
+        at = (pixel // width) * lanes.CHANNELS * stride + pixel % width
+        left = abs(image[at])
+        image[at] = _F(0.0)
+        for c in range(3):
+            image[at + (c + 1) * stride] += left * rgb[3 * pixel + c]
+        image[at + 4 * stride] += left * _F(depth[pixel])
+        if left <= _F(0.5):
+            owner[pixel] = -1
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _write_seen(tile, covered, owner, seen):
+    """Say which instance each pixel of a tile shows; the owners of a tile without surfaces are not filled."""
+    for y in range(tile[3]):
+        for x in range(tile[2]):
+            seen[tile[1] + y, tile[0] + x] = owner[y * tile[2] + x] if covered > 0 else -1
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
@@ -483,14 +541,31 @@ def _project_scene(
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
+def _draw_objects(camera, instances, view, k, near, tile, histogram, scratch):
+    """Draw a camera's objects and sort the pixels that show one by its depth; returns how many do."""
+    offsets, object_ids, poses_w, objects, _ = instances
+    layer, (pixels, order, keys, order_b, keys_b) = scratch
+    if len(offsets) == 0 or offsets[camera] == offsets[camera + 1]:
+        return 0
+    zbuffer.draw_instances(
+        offsets[camera], offsets[camera + 1], object_ids, poses_w, objects, view, k, near, tile, layer
+    )
+    covered = zbuffer.list_covered(tile[2] * tile[3], layer[3], pixels, keys)
+    _sort(keys, covered, order, keys_b, order_b, histogram)
+    return covered
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
 def _render_jobs(
-    counter, jobs, cameras, atlas, size, near, antialiased, background, frames, scratch, visible
+    counter, jobs, cameras, atlas, instances, size, near, antialiased, background, frames, scratch, visible
 ):
     """Take jobs (camera, tile) from the queue until it is empty."""
     c2w, ks, scene_ids = cameras
     chunk_offsets, bounds, planes, source, base_colors, rest, rest_offsets, num_rest = atlas
-    projection, (order, keys_b, order_b, histogram), (image, open_bits, view, tan_limit) = scratch
+    projection, (order, keys_b, order_b, histogram), (image, open_bits, view, tan_limit), surfaces = scratch
     records, keys = projection[3], projection[4]
+    layer, (pixels, surface_order, surface_keys, _, _) = surfaces
+    seen = instances[4]
     while True:
         job = lanes.next_job(counter)
         if job >= len(jobs):
@@ -507,9 +582,20 @@ def _render_jobs(
         visible[job] = count
         _sort(keys, count, order, keys_b, order_b, histogram)
         _break_ties(keys, count, order, records, source)
+        covered = _draw_objects(camera, instances, view, k, near, tile, histogram, surfaces)
         picture = (tile[2], tile[3], size[2], tile[2] // 64 + 2)
         _clear(picture[1], picture[0], picture[2], picture[3], image, open_bits)
-        _blend(count, order, records, image, open_bits, picture)
+        _blend_before_surfaces(
+            (count, order, keys),
+            (covered, pixels, surface_order, surface_keys),
+            records,
+            image,
+            open_bits,
+            picture,
+        )
+        _show_surfaces(covered, pixels, layer, image, tile[2], size[2])
+        if len(seen) > 0:
+            _write_seen(tile, covered, layer[5], seen[camera])
         _write(tile, size[2], image, background, frames[0][camera], frames[1][camera], frames[2][camera])
 
 
@@ -527,6 +613,40 @@ def tile_grid(width: int, height: int) -> NDArray[np.int64]:
         [(xs[i], ys[j], xs[i + 1] - xs[i], ys[j + 1] - ys[j]) for j in range(rows) for i in range(columns)],
         np.int64,
     )
+
+
+def _object_arrays(objects: ObjectSet) -> tuple[NDArray[Any], ...]:
+    """Arrays of an object set in the kernel's order."""
+    return (
+        objects.vertices_o, objects.faces, objects.colors, objects.vertex_offsets, objects.face_offsets,
+        objects.bounds_o, objects.light,
+    )  # fmt: skip
+
+
+def _object_scratch(num_vertices: int, num_pixels: int) -> tuple[Any, ...]:
+    """One thread's buffers for the largest object and a tile's pixels."""
+    layer = (
+        np.empty(12, np.float64),
+        np.empty((num_vertices, 5), np.float64),
+        np.empty((num_vertices, 4), np.int64),
+        np.empty(num_pixels, np.float64),
+        np.empty(3 * num_pixels, np.float32),
+        np.empty(num_pixels, np.int32),
+    )
+    sort = (
+        np.empty(num_pixels, np.int64),
+        np.empty(num_pixels, np.int32),
+        np.empty(num_pixels, np.uint32),
+        np.empty(num_pixels, np.int32),
+        np.empty(num_pixels, np.uint32),
+    )
+    return layer, sort
+
+
+_NO_INSTANCES = (
+    np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros((0, 4, 4)), _object_arrays(build_objects([])),
+    np.zeros((0, 0, 0), np.int32),
+)  # fmt: skip
 
 
 class CpuRasterizer:
@@ -561,7 +681,10 @@ class CpuRasterizer:
             atlas.chunk_offsets, atlas.bounds_w, atlas.planes.reshape(-1), atlas.source, atlas.base_colors.reshape(-1),
             atlas.rest, atlas.rest_offsets, atlas.num_rest,
         )  # fmt: skip
-        self._scratch = [self._make_scratch() for _ in range(self.num_threads)]
+        self._object_vertices = (
+            -1
+        )  # of the largest object that the scratch memory holds; none before objects come
+        self._scratch = [(*self._make_scratch(), _object_scratch(0, 0)) for _ in range(self.num_threads)]
         self._counter = np.zeros(1, np.int64)
         self._pool: ThreadPoolExecutor | None = None
         self._pool_pid = -1
@@ -615,6 +738,8 @@ class CpuRasterizer:
         cameras: NDArray[np.int64],
         background: NDArray[np.float32],
         frames: tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32]],
+        objects: Instances | None = None,
+        seen: NDArray[np.int32] | None = None,
     ) -> None:
         """Render the chosen cameras into `frames`.
 
@@ -625,6 +750,8 @@ class CpuRasterizer:
             cameras: Which cameras to render, indices into C.
             background: Linear RGB `[3]`.
             frames: rgb `[C, H, W, 3]`, depth `[C, H, W]`, alpha `[C, H, W]`; other cameras stay as they are.
+            objects: Opaque objects, as `gaussgym_render.objects.check_instances` gives them.
+            seen: Filled with the instance that makes up most of each pixel `[C, H, W]`, -1 where none does; None: not wanted.
         """
         # Cameras of one scene follow each other: its splats stay in the cache.
         cameras = cameras[np.argsort(scene_ids[cameras], kind="stable")]
@@ -641,10 +768,11 @@ class CpuRasterizer:
             np.array(scene_ids, np.int64, order="C"),
         )
         background = np.array(background, np.float32, order="C")
+        instances = self._instances(objects, seen)
 
         def work(thread: int) -> None:
             _render_jobs(
-                self._counter, jobs, views, self._atlas_arrays, size, self.near, self.antialiased,
+                self._counter, jobs, views, self._atlas_arrays, instances, size, self.near, self.antialiased,
                 background, frames, self._scratch[thread], self.num_visible,
             )  # fmt: skip
 
@@ -653,6 +781,20 @@ class CpuRasterizer:
         work(0)
         for future in futures:
             future.result()
+
+    def _instances(self, objects: Instances | None, seen: NDArray[np.int32] | None) -> tuple[Any, ...]:
+        """The objects and where to say which is seen, as the kernel takes them; makes room for the largest object."""
+        if objects is None:
+            return _NO_INSTANCES
+        if objects.objects.max_vertices > self._object_vertices:
+            self._object_vertices = objects.objects.max_vertices
+            pixels = int((self.tiles[:, 2] * self.tiles[:, 3]).max())
+            self._scratch = [
+                (*scratch[:-1], _object_scratch(self._object_vertices, pixels)) for scratch in self._scratch
+            ]
+        arrays = _object_arrays(objects.objects)
+        seen = _NO_INSTANCES[4] if seen is None else seen
+        return objects.camera_offsets, objects.object_ids, objects.poses_w, arrays, seen
 
     def _executor(self) -> ThreadPoolExecutor:
         """The worker threads; a forked child has none of its parent's and starts its own."""

@@ -60,11 +60,25 @@ class Projection:
 
 @dataclass
 class Image:
-    """`rgb [H, W, 3]` float64 (not clamped), `depth_m [H, W]` expected depth along +Z (0 = no hit), `alpha [H, W]`."""
+    """`rgb [H, W, 3]` float64 (not clamped), `depth_m [H, W]` expected depth along +Z (0 = no hit), `alpha [H, W]`, and
+    `surface_weight [H, W]`, the transmittance with which an opaque surface shows.
+    """
 
     rgb: NDArray[np.float64]
     depth_m: NDArray[np.float64]
     alpha: NDArray[np.float64]
+    surface_weight: NDArray[np.float64]
+
+
+@dataclass
+class Surface:
+    """The nearest opaque surface of each pixel: `rgb [H, W, 3]`, `depth_m [H, W]` along +Z, infinite where there is none, and
+    `face [H, W]`, the triangle that it belongs to (0 where there is none).
+    """
+
+    rgb: NDArray[np.float64]
+    depth_m: NDArray[np.float64]
+    face: NDArray[np.int64]
 
 
 def rotation_matrices(quats_wxyz: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -167,6 +181,7 @@ def composite(
     height: int,
     *,
     background: tuple[float, float, float] = (0.0, 0.0, 0.0),
+    surface: Surface | None = None,
 ) -> Image:
     """Blend projected splats front to back over a background colour.
 
@@ -175,6 +190,7 @@ def composite(
         width: Image width [px].
         height: Image height [px].
         background: Linear RGB behind everything.
+        surface: Opaque surfaces; splats at their depth or behind it are not blended, what is left shows them.
 
     Returns:
         The image.
@@ -197,6 +213,8 @@ def composite(
         sigma = 0.5 * (conic[0, 0] * dx * dx + conic[1, 1] * dy * dy) + conic[0, 1] * dx * dy
         alpha = np.minimum(MAX_ALPHA, projection.opacities[i] * np.exp(-sigma))
         touched = (sigma >= 0) & (alpha >= MIN_ALPHA) & ~done[box]
+        if surface is not None:
+            touched &= np.float32(projection.depths_m[i]) < surface.depth_m[box].astype(np.float32)
         after = transmittance[box] * (1.0 - alpha)
         stops = touched & (after <= MIN_TRANSMITTANCE)
         done[box] |= stops
@@ -205,9 +223,77 @@ def composite(
         rgb[box] += weight[..., None] * projection.colors[i]
         depth[box] += weight * projection.depths_m[i]
         transmittance[box] = np.where(touched, after, transmittance[box])
+    left = np.zeros_like(transmittance)
+    if surface is not None:
+        left = np.where(np.isfinite(surface.depth_m), transmittance, 0.0)
+        rgb += left[..., None] * surface.rgb
+        depth += left * np.where(left > 0, surface.depth_m, 0.0)
+        transmittance = transmittance - left
     alpha = 1.0 - transmittance
     depth = np.divide(depth, alpha, out=np.zeros_like(depth), where=alpha > 0)
-    return Image(rgb + transmittance[..., None] * np.asarray(background), depth, alpha)
+    return Image(rgb + transmittance[..., None] * np.asarray(background), depth, alpha, left)
+
+
+def cast(
+    triangles_w: NDArray[np.float64],
+    colors: NDArray[np.floating],
+    c2w: NDArray[np.floating],
+    intrinsics: NDArray[np.floating],
+    width: int,
+    height: int,
+    *,
+    near: float = 0.01,
+    light_w: NDArray[np.float64],
+    ambient: float,
+) -> Surface:
+    """Meet every pixel's ray with every triangle (Möller and Trumbore, 1997), in the world frame.
+
+    Args:
+        triangles_w: Corners `[F, 3, 3]` [m]; both sides are seen.
+        colors: `[F, 3]`, 0..1.
+        c2w: Camera to world `[4, 4]`, OpenCV axes.
+        intrinsics: `[3, 3]` [px].
+        width: Image width [px].
+        height: Image height [px].
+        near: Nothing nearer than this along +Z [m] is seen.
+        light_w: Unit vector towards the light.
+        ambient: Brightness of a face without light, of 1 for one that the light meets at a right angle.
+
+    Returns:
+        The surface.
+    """
+    k = np.asarray(intrinsics, np.float64)
+    u, v = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
+    rays_c = np.stack([(u - k[0, 2]) / k[0, 0], (v - k[1, 2]) / k[1, 1], np.ones_like(u)], -1).reshape(-1, 3)
+    rays = (
+        rays_c @ np.asarray(c2w, np.float64)[:3, :3].T
+    )  # of length 1 along +Z: a hit's distance is its depth
+    depth, face = np.full(len(rays), np.inf), np.zeros(len(rays), np.int64)
+    for start in range(0, len(triangles_w), 128):
+        corner, second, third = np.swapaxes(triangles_w[start : start + 128], 0, 1)
+        edge_1, edge_2 = second - corner, third - corner
+        origin = np.asarray(c2w, np.float64)[:3, 3] - corner
+        with np.errstate(divide="ignore", invalid="ignore"):
+            scale = 1.0 / (rays @ np.cross(edge_2, edge_1).T)
+            first_share = scale * (rays @ np.cross(edge_2, origin).T)
+            second_share = scale * (rays @ np.cross(origin, edge_1).T)
+            z = scale * (edge_2 * np.cross(origin, edge_1)).sum(-1)
+            hit = (first_share >= 0) & (second_share >= 0) & (first_share + second_share <= 1) & (z >= near)
+        z = np.where(hit & np.isfinite(z), z, np.inf)
+        nearest = z.argmin(-1)
+        closer = z[np.arange(len(rays)), nearest] < depth
+        depth[closer] = z[closer, nearest[closer]]
+        face[closer] = start + nearest[closer]
+    rgb = np.zeros((len(rays), 3))
+    seen = np.isfinite(depth)
+    corner, second, third = np.swapaxes(triangles_w[face[seen]], 0, 1)
+    normals = np.cross(second - corner, third - corner)
+    normals /= np.linalg.norm(normals, axis=-1, keepdims=True)
+    normals[(normals * rays[seen]).sum(-1) > 0] *= -1
+    bright = ambient + (1.0 - ambient) * np.maximum(normals @ light_w, 0.0)
+    rgb[seen] = np.asarray(colors, np.float64)[face[seen]] * bright[:, None]
+    shape = (height, width)
+    return Surface(rgb.reshape(*shape, 3), depth.reshape(shape), face.reshape(shape))
 
 
 def render(
@@ -221,9 +307,10 @@ def render(
     antialiased: bool = True,
     sh_degree: int | None = None,
     background: tuple[float, float, float] = (0.0, 0.0, 0.0),
+    surface: Surface | None = None,
 ) -> Image:
     """Render one camera: `project`, then `composite` (arguments as there)."""
     projection = project(
         splats, c2w, intrinsics, width, height, near=near, antialiased=antialiased, sh_degree=sh_degree
     )
-    return composite(projection, width, height, background=background)
+    return composite(projection, width, height, background=background, surface=surface)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from gaussgym_render import oracle
 from gaussgym_render.atlas import build_atlas
 from gaussgym_render.cpu import CpuRasterizer
+from gaussgym_render.objects import Instances, check_instances, is_rigid
 
 logger = logging.getLogger(__name__)
 
@@ -37,11 +38,14 @@ class Frames:
         rgb: uint8 `[C, H, W, 3]`.
         depth: float32 `[C, H, W]`, expected depth along the camera's +Z [m], 0 where nothing was hit.
         alpha: float32 `[C, H, W]`, opacity in 0..1.
+        instances: int32 `[C, H, W]`, which of the call's object instances makes up more than half of a pixel, -1 where none
+            does. Only calls with objects write it.
     """
 
     rgb: Array
     depth: Array
     alpha: Array
+    instances: Array | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +80,8 @@ class Rasterizer(Protocol):
         cameras: NDArray[np.int64],
         background: NDArray[np.float32],
         frames: FrameArrays,
+        objects: Instances | None = None,
+        seen: NDArray[np.int32] | None = None,
     ) -> None:
         """See `gaussgym_render.cpu.CpuRasterizer.render`."""
         ...
@@ -83,11 +89,13 @@ class Rasterizer(Protocol):
 
 BackendFactory = Callable[[Sequence[Splats], RasterizerCfg], Rasterizer]
 _BACKENDS: dict[str, BackendFactory] = {}
+_DRAW_OBJECTS: set[str] = set()  # names of backends whose `render` takes objects
 
 
-def register_backend(name: str, factory: BackendFactory) -> None:
-    """Make a backend available to `SplatRenderer(backend=name)`."""
+def register_backend(name: str, factory: BackendFactory, *, draws_objects: bool = False) -> None:
+    """Make a backend available to `SplatRenderer(backend=name)`; `draws_objects` if its `render` takes objects."""
     _BACKENDS[name] = factory
+    (_DRAW_OBJECTS.add if draws_objects else _DRAW_OBJECTS.discard)(name)
 
 
 def available_backends() -> list[str]:
@@ -119,11 +127,16 @@ class ReferenceRasterizer:
         cameras: NDArray[np.int64],
         background: NDArray[np.float32],
         frames: FrameArrays,
+        objects: Instances | None = None,
+        seen: NDArray[np.int32] | None = None,
     ) -> None:
         """See `gaussgym_render.cpu.CpuRasterizer.render`."""
         rgb, depth, alpha = frames
         cfg = self.cfg
         for c in cameras.tolist():
+            surface, owners = None, np.zeros(0, np.int64)
+            if objects is not None:
+                surface, owners = self._surface(objects, c, c2w[c], ks[c])
             image = oracle.render(
                 self.splats[int(scene_ids[c])],
                 c2w[c],
@@ -134,9 +147,40 @@ class ReferenceRasterizer:
                 antialiased=cfg.antialiased,
                 sh_degree=cfg.sh_degree,
                 background=tuple(background.tolist()),
+                surface=surface,
             )
             rgb[c] = np.floor(np.clip(image.rgb, 0.0, 1.0) * 255.0 + 0.5)
             depth[c], alpha[c] = image.depth_m, image.alpha
+            if seen is not None:
+                shown = image.surface_weight > 0.5
+                seen[c] = -1
+                seen[c][shown] = owners[surface.face[shown]]  # type: ignore[union-attr]
+
+    def _surface(
+        self, objects: Instances, camera: int, c2w: NDArray[np.float64], k: NDArray[np.float64]
+    ) -> tuple[oracle.Surface, NDArray[np.int64]]:
+        """The nearest surface of one camera's objects, and which instance each triangle belongs to `[F]`."""
+        shapes, cfg = objects.objects, self.cfg
+        triangles_w, colors, owners = [np.zeros((0, 3, 3))], [np.zeros((0, 3))], [np.zeros(0, np.int64)]
+        for i in range(objects.camera_offsets[camera], objects.camera_offsets[camera + 1]):
+            n, pose_w = objects.object_ids[i], objects.poses_w[i]
+            vertices_o = shapes.vertices_o[shapes.vertex_offsets[n] : shapes.vertex_offsets[n + 1]]
+            own = slice(shapes.face_offsets[n], shapes.face_offsets[n + 1])
+            triangles_w.append((vertices_o @ pose_w[:3, :3].T + pose_w[:3, 3])[shapes.faces[own]])
+            colors.append(shapes.colors[own].astype(np.float64))
+            owners.append(np.full(len(shapes.colors[own]), i))
+        surface = oracle.cast(
+            np.concatenate(triangles_w),
+            np.concatenate(colors),
+            c2w,
+            k,
+            cfg.width,
+            cfg.height,
+            near=cfg.near,
+            light_w=shapes.light[:3],
+            ambient=float(shapes.light[3]),
+        )
+        return surface, np.concatenate(owners)
 
 
 def _make_cpu(splats: Sequence[Splats], cfg: RasterizerCfg) -> Rasterizer:
@@ -146,8 +190,8 @@ def _make_cpu(splats: Sequence[Splats], cfg: RasterizerCfg) -> Rasterizer:
     )
 
 
-register_backend("cpu", _make_cpu)
-register_backend("reference", ReferenceRasterizer)
+register_backend("cpu", _make_cpu, draws_objects=True)
+register_backend("reference", ReferenceRasterizer, draws_objects=True)
 
 
 class SplatRenderer:
@@ -221,6 +265,7 @@ class SplatRenderer:
         *,
         mask: Array | None = None,
         out: Frames | None = None,
+        objects: Instances | None = None,
     ) -> Frames:
         """Render one image per camera.
 
@@ -229,13 +274,16 @@ class SplatRenderer:
             K: Calibration matrices `[C, 3, 3]` [px], pixel centres at +0.5, no skew.
             scene_ids: Scene of each camera, integers `[C]`.
             mask: Which cameras to render, bool `[C]`; None: all. The others keep what `out` holds, or are 0.
-            out: Frames to write into, of the kind and device of `c2w`; None: new ones.
+            out: Frames to write into, of the kind and device of `c2w` (`instances` may be None); None: new ones.
+            objects: Opaque meshes posed for each camera, hidden by the splats before them and hiding those behind; None:
+                there are none.
 
         Returns:
             `out`, or new frames: torch tensors on the device of `c2w` if that is a tensor, else numpy arrays.
 
         Raises:
-            InputError: On wrong shapes, poses that are not rigid or not finite, or scene ids out of range.
+            InputError: On wrong shapes, poses that are not rigid or not finite, scene or object ids out of range, or
+                objects for a backend that draws none.
         """
         torch_device = _device_of(c2w) if self.device is None else self.device
         poses = _to_numpy(c2w, np.float64)
@@ -244,8 +292,14 @@ class SplatRenderer:
         chosen = self.check(poses, ks, ids, mask)
         ids = ids.astype(np.int64, copy=False)
         frames = frame_arrays(len(poses), self.width, self.height, out)
-        self.rasterizer.render(poses, ks, ids, chosen, self.background, frames)
-        return _deliver(frames, out, torch_device)
+        seen = None
+        if objects is None:
+            self.rasterizer.render(poses, ks, ids, chosen, self.background, frames)
+        else:
+            instances = self._check_objects(objects, len(poses), chosen)
+            seen = self._seen(len(poses), out)
+            self.rasterizer.render(poses, ks, ids, chosen, self.background, frames, instances, seen)
+        return _deliver(frames, seen, out, torch_device)
 
     def check(
         self, poses: NDArray[np.float64], ks: NDArray[np.float64], ids: NDArray[Any], mask: Array | None
@@ -282,6 +336,35 @@ class SplatRenderer:
             chosen = np.flatnonzero(flags)
         _check_values(poses[chosen], ks[chosen], ids[chosen], chosen, self.num_scenes)
         return chosen
+
+    def _check_objects(self, objects: Instances, num_cameras: int, cameras: NDArray[np.int64]) -> Instances:
+        """Validate objects; gives them as numpy arrays."""
+        if self.backend not in _DRAW_OBJECTS:
+            able = sorted(_DRAW_OBJECTS & set(_find_backends()))
+            raise InputError(
+                f"renderer backend {self.backend!r} cannot draw objects; those that can: {', '.join(able)}"
+            )
+        arrays = Instances(
+            objects.objects,
+            _to_numpy(objects.camera_offsets, None),
+            _to_numpy(objects.object_ids, None),
+            _to_numpy(objects.poses_w, np.float64),
+        )
+        return check_instances(arrays, num_cameras, cameras)
+
+    def _seen(self, c: int, out: Frames | None) -> NDArray[np.int32] | None:
+        """The array for `Frames.instances`: that of `out`, if it has one."""
+        shape = (c, self.height, self.width)
+        if out is None:
+            return np.full(shape, -1, np.int32)
+        if out.instances is None:
+            return None
+        array = _to_numpy(out.instances, None)
+        if array.shape != shape or array.dtype != np.int32 or not array.flags.c_contiguous:
+            raise InputError(
+                f"out.instances is {array.dtype} {array.shape}, expected contiguous int32 {shape} or None"
+            )
+        return array
 
 
 def _choose(name: str) -> tuple[str, BackendFactory]:
@@ -328,17 +411,10 @@ def _check_values(
     """Raise an `InputError` that names the first camera that cannot be rendered."""
     if not len(cameras):
         return
-    rotation = poses[:, :3, :3]
-    # Tolerates poses that float32 arithmetic has rounded, not ones that carry a scale or a reflection.
-    gram = rotation @ rotation.transpose(0, 2, 1)
-    with np.errstate(invalid="ignore"):
-        rigid = (np.abs(gram - np.eye(3)).max((1, 2)) < 1e-2) & (
-            np.einsum("ci,ci->c", np.cross(rotation[:, 0], rotation[:, 1]), rotation[:, 2]) > 0
-        )
     focal = np.stack([ks[:, 0, 0], ks[:, 1, 1]], -1)
     problems = (
         (~np.isfinite(poses).all((1, 2)), "c2w", "has NaN or infinite entries"),
-        (~rigid, "c2w", "is not a rigid pose (a right-handed rotation and a translation)"),
+        (~is_rigid(poses), "c2w", "is not a rigid pose (a right-handed rotation and a translation)"),
         (~np.isfinite(ks).all((1, 2)), "K", "has NaN or infinite entries"),
         (~(focal > 0).all(1), "K", "needs positive focal lengths [px]"),
         (ks[:, 0, 1] != 0, "K", "has skew, which is not supported"),
@@ -365,18 +441,23 @@ def _to_numpy(array: Array, dtype: Any) -> NDArray[Any]:
     return np.asarray(array) if dtype is None else np.ascontiguousarray(array, dtype)
 
 
-def _deliver(frames: FrameArrays, out: Frames | None, torch_device: Any) -> Frames:
+def _deliver(
+    frames: FrameArrays, seen: NDArray[np.int32] | None, out: Frames | None, torch_device: Any
+) -> Frames:
     """Give the caller frames of the kind it speaks."""
     if out is not None:
-        for name, array in zip(("rgb", "depth", "alpha"), frames):
+        for name, array in zip(("rgb", "depth", "alpha", "instances"), (*frames, seen)):
             target = getattr(out, name)
-            if _device_of(target) is not None and _device_of(target).type != "cpu":
+            if array is not None and _device_of(target) is not None and _device_of(target).type != "cpu":
                 import torch
 
                 target.copy_(torch.from_numpy(array))
         return out
     if torch_device is None:
-        return Frames(*frames)
+        return Frames(*frames, seen)
     import torch
 
-    return Frames(*(torch.from_numpy(array).to(torch_device) for array in frames))
+    tensors = (
+        None if array is None else torch.from_numpy(array).to(torch_device) for array in (*frames, seen)
+    )
+    return Frames(*tensors)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from gaussgym_scene import Splats
-from gaussgym_scene.frames import look_at, quat_wxyz_from_matrix
+from gaussgym_scene import Mesh, Splats
+from gaussgym_scene.frames import look_at, quat_wxyz_from_matrix, rigid
 from numpy.typing import NDArray
 
-from gaussgym_render import harmonics
+from gaussgym_render import harmonics, objects
+from gaussgym_render.objects import Instances
 
 
 def _splats(
@@ -104,3 +105,60 @@ def pinhole(width: int, height: int, horizontal_fov_rad: float = np.pi / 2) -> N
     """Calibration matrix `[3, 3]` [px] with square pixels and the principal point in the middle."""
     focal = 0.5 * width / np.tan(0.5 * horizontal_fov_rad)
     return np.array([[focal, 0.0, 0.5 * width], [0.0, focal, 0.5 * height], [0.0, 0.0, 1.0]])
+
+
+def quadruped_parts() -> tuple[list[Mesh], NDArray[np.float64]]:
+    """A standing quadruped of the Go1's size out of primitives.
+
+    Returns:
+        Its 13 bodies (trunk with head; hip, thigh, calf with foot of each leg), and their poses in the base frame
+        `[13, 4, 4]` (+X forward, +Z up).
+    """
+    shell, dark = (220, 120, 40), (60, 60, 70)
+    head = objects.capsule(0.05, 0.02, shell)
+    trunk = [
+        (objects.box((0.19, 0.047, 0.055), shell), np.eye(4)),
+        (head, rigid(_turn_x(np.pi / 2), (0.235, 0, 0.01))),
+    ]
+    meshes, poses = [objects.joined(trunk)], [np.eye(4)]
+    for front, side in ((1, -1), (1, 1), (-1, -1), (-1, 1)):
+        hip = rigid(_turn_x(0.1 * side), (0.1881 * front, 0.04675 * side, 0.0))
+        thigh = hip @ rigid(_turn_y(0.9), (0.0, 0.08 * side, 0.0))
+        calf = thigh @ rigid(_turn_y(-1.8), (0.0, 0.0, -0.213))
+        across = rigid(_turn_x(np.pi / 2), (0.0, 0.03 * side, 0.0))
+        foot = (objects.sphere(0.023, (25, 25, 25), around=12), rigid(np.eye(3), (0.0, 0.0, -0.213)))
+        meshes += [
+            objects.joined([(objects.capsule(0.046, 0.01, dark), across)]),
+            objects.joined([(objects.capsule(0.018, 0.085, dark), rigid(np.eye(3), (-0.012, 0.0, -0.105)))]),
+            objects.joined([(objects.capsule(0.012, 0.083, dark), rigid(np.eye(3), (0, 0, -0.1125))), foot]),
+        ]
+        poses += [hip, thigh, calf]
+    return meshes, np.stack(poses)
+
+
+def _turn_x(angle: float) -> NDArray[np.float64]:
+    c, s = np.cos(angle), np.sin(angle)
+    return np.array([[1, 0, 0], [0, c, -s], [0, s, c]])
+
+
+def _turn_y(angle: float) -> NDArray[np.float64]:
+    c, s = np.cos(angle), np.sin(angle)
+    return np.array([[c, 0, s], [0, 1, 0], [-s, 0, c]])
+
+
+def quadruped_before(c2w: NDArray[np.float64], *, down_rad: float = 0.0) -> Instances:
+    """That quadruped 0.9 m before each of C cameras `[C, 4, 4]`, turned by 35°, so that all of it is in view.
+
+    Args:
+        c2w: The cameras.
+        down_rad: By how much they look down; the quadruped stands level if they have no roll.
+    """
+    meshes, poses_b = quadruped_parts()
+    yaw = np.radians(35.0)
+    # Axes of the base as a level camera sees them.
+    forward, left, up = np.array([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]])
+    turned = np.stack(
+        [np.cos(yaw) * forward + np.sin(yaw) * left, np.cos(yaw) * left - np.sin(yaw) * forward, up], 1
+    )
+    pose_c = rigid(_turn_x(down_rad), np.zeros(3)) @ rigid(turned, (0.0, 0.07, 0.9)) @ poses_b
+    return Instances.dense(objects.build_objects(meshes), np.arange(len(meshes)), c2w[:, None] @ pose_c)
