@@ -1,0 +1,327 @@
+"""Offline: make a scene cheaper to render at robot resolutions, within a PSNR against its full self.
+
+Splats that no camera sees are dropped, the rest becomes a tree of merged splats (`lod`) whose colours are fitted to the full
+scene's images, and all is taken as far as the PSNR allows: by bisection, first the importance below which splats go, then the
+error that a merged node may show.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from gaussgym_scene import InputError, Splats
+from numpy.typing import NDArray
+
+from gaussgym_render import harmonics
+from gaussgym_render.bench import MAX_PSNR_DB, psnr_db
+from gaussgym_render.differentiable import raster_backward, raster_forward
+from gaussgym_render.lod import LodSplats, build_tree
+from gaussgym_render.renderer import AnySplats, SplatRenderer
+from gaussgym_render.viewpoints import Viewpoints
+
+PRUNE_MARGIN_DB = 6.0
+"""Pruning alone stays this far above the wanted PSNR: the rest of the error is left to merging."""
+_STEPS = 9  # of each bisection
+_PRUNE_RANGE = (1e-4, 4.0)  # blending weight summed over a view [px]
+_THRESHOLD_RANGE_PX = (0.02, 3.0)
+_BATCH = 64
+_FIT_MARGIN_DB = 2.0  # colours are fitted at the threshold that gives this much less than wanted
+_RELAXATIONS = (0.6, 0.4, 0.25, 0.15)  # share of a splat's mean residual that it takes on, by pass over the views
+_FIT_DAMPING_PX = 0.05
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizeCfg:
+    """What to optimise for.
+
+    Attributes:
+        psnr_db: Least PSNR against the full scene, mean over the held-out cameras [dB].
+        width: Image width [px].
+        height: Image height [px].
+        max_cameras: Most viewpoints to measure importance from, and most held-out ones.
+        seed: Of the turned and shifted viewpoints.
+        num_threads: CPU threads, None for all.
+    """
+
+    psnr_db: float = 40.0
+    width: int = 64
+    height: int = 48
+    max_cameras: int = 240
+    seed: int = 0
+    num_threads: int | None = None
+
+
+def importance(
+    splats: Splats, cameras: Viewpoints, *, progress: Callable[[int], None] = lambda _: None
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Blending weight of each splat, summed over the pixels of a view.
+
+    Args:
+        splats: N of them.
+        cameras: The views.
+        progress: Called with 1 after each view.
+
+    Returns:
+        The highest of all views and the sum over views, `[N]` [px].
+    """
+    n = len(splats)
+    highest, total = np.zeros(n, np.float32), np.zeros(n, np.float32)
+    parameters = (splats.means, splats.quats_wxyz, splats.scales, splats.opacities, np.zeros((n, 3), np.float32))
+    size = (cameras.height, cameras.width)
+    ones, nothing = np.ones((*size, 3), np.float32), np.zeros(size, np.float32)
+    for c2w, k in zip(cameras.c2w, cameras.K):
+        rgb, depth, trans, state = raster_forward(*parameters, np.linalg.inv(c2w), k, cameras.width, cameras.height)
+        # The gradient of the sum of an image by a splat's colour is the splat's weight in that image.
+        gradients = raster_backward(*parameters, state, rgb, depth, trans, ones, nothing, nothing)
+        weight = gradients.colors[:, 0]
+        np.maximum(highest, weight, out=highest)
+        total += weight
+        progress(1)
+    return highest, total
+
+
+def turned(cameras: Viewpoints, rng: np.random.Generator) -> Viewpoints:
+    """The cameras as a robot that leaves its path carries them: any heading, up to 0.2 m aside, 0.1 m up or down, 0.15 rad of pitch."""
+    c = len(cameras)
+    yaw, pitch = rng.uniform(-np.pi, np.pi, c), rng.uniform(-0.15, 0.15, c)
+    heading, tilt = np.tile(np.eye(3), (c, 1, 1)), np.tile(np.eye(3), (c, 1, 1))
+    heading[:, 0, 0] = heading[:, 1, 1] = np.cos(yaw)
+    heading[:, 1, 0], heading[:, 0, 1] = np.sin(yaw), -np.sin(yaw)
+    tilt[:, 1, 1] = tilt[:, 2, 2] = np.cos(pitch)
+    tilt[:, 2, 1], tilt[:, 1, 2] = np.sin(pitch), -np.sin(pitch)
+    c2w = cameras.c2w.copy()
+    c2w[:, :3, :3] = heading @ c2w[:, :3, :3] @ tilt
+    c2w[:, :3, 3] += rng.uniform(-1.0, 1.0, (c, 3)) * [0.2, 0.2, 0.1]
+    return Viewpoints([f"{name}-turned" for name in cameras.names], c2w, cameras.K, cameras.width, cameras.height)
+
+
+def split_cameras(cameras: Viewpoints, most: int, seed: int) -> tuple[Viewpoints, Viewpoints]:
+    """Viewpoints to measure importance from (every other camera, and turned twice) and held-out ones (the others, and turned).
+
+    Raises:
+        InputError: If there are fewer than two cameras.
+    """
+    if len(cameras) < 2:
+        raise InputError(f"found {len(cameras)} cameras, expected at least 2: half of them are held out")
+    rng = np.random.default_rng(seed)
+    train, held_out = _every(cameras, 0, most // 3), _every(cameras, 1, most // 2)
+    return (
+        _join(train, turned(train, rng), turned(train, rng)),
+        _join(held_out, turned(held_out, rng)),
+    )
+
+
+def _every(cameras: Viewpoints, first: int, most: int) -> Viewpoints:
+    """Every other camera from `first` on, thinned evenly to at most `most`."""
+    index = np.arange(first, len(cameras), 2)
+    if len(index) > max(most, 1):
+        index = index[np.linspace(0, len(index) - 1, max(most, 1)).round().astype(int)]
+    return Viewpoints(
+        [cameras.names[i] for i in index], cameras.c2w[index], cameras.K[index], cameras.width, cameras.height
+    )
+
+
+def _join(*parts: Viewpoints) -> Viewpoints:
+    names = [name for part in parts for name in part.names]
+    c2w, k = (np.concatenate([getattr(part, key) for part in parts]) for key in ("c2w", "K"))
+    return Viewpoints(names, c2w, k, parts[0].width, parts[0].height)
+
+
+def render_all(
+    splats: AnySplats, cameras: Viewpoints, *, num_threads: int | None = None
+) -> NDArray[np.uint8]:
+    """Images of all cameras by the CPU backend, uint8 `[C, H, W, 3]`."""
+    renderer = SplatRenderer([splats], cameras.width, cameras.height, backend="cpu", num_threads=num_threads)
+    images = [
+        renderer.render(cameras.c2w[i : i + _BATCH], cameras.K[i : i + _BATCH], np.zeros(len(cameras.c2w[i : i + _BATCH]), int)).rgb
+        for i in range(0, len(cameras), _BATCH)
+    ]
+    return np.concatenate(images)
+
+
+def optimize(
+    splats: Splats,
+    cameras: Viewpoints,
+    cfg: OptimizeCfg,
+    *,
+    progress: Callable[[int], None] = lambda _: None,
+) -> LodSplats:
+    """Prune and merge a scene as far as the PSNR allows.
+
+    Args:
+        splats: The full scene.
+        cameras: Where robots look from, along the scene's paths in order; half of them are held out.
+        cfg: What to optimise for.
+        progress: Called with the work done since the last call, `num_steps(cameras, cfg)` in all.
+
+    Returns:
+        The scene with levels of detail, its threshold and its recipe.
+
+    Raises:
+        InputError: If the PSNR is out of reach or not positive, or there are too few cameras or no splats.
+    """
+    if not (np.isfinite(cfg.psnr_db) and 0 < cfg.psnr_db < MAX_PSNR_DB - PRUNE_MARGIN_DB):
+        raise InputError(f"PSNR of {cfg.psnr_db} dB, expected above 0 and below {MAX_PSNR_DB - PRUNE_MARGIN_DB:g}")
+    if not len(splats):
+        raise InputError("found a scene without splats, expected at least one")
+    cameras = cameras.resized(cfg.width, cfg.height)
+    views, held_out = split_cameras(cameras, cfg.max_cameras, cfg.seed)
+    # At twice the resolution, so that what counts in a closer view counts here.
+    highest, total = importance(splats, views.resized(2 * cfg.width, 2 * cfg.height), progress=progress)
+    highest /= 4.0
+    full = render_all(splats, held_out, num_threads=cfg.num_threads)
+
+    def quality(candidate: AnySplats) -> float:
+        progress(1)
+        return float(psnr_db(render_all(candidate, held_out, num_threads=cfg.num_threads), full).mean())
+
+    def pruned(least: float) -> Splats:
+        return splats.subset(np.flatnonzero(highest >= least))
+
+    least = _bisect(lambda x: quality(pruned(x)) >= cfg.psnr_db + PRUNE_MARGIN_DB, _PRUNE_RANGE)
+    kept = np.flatnonzero(highest >= least)
+    tree = build_tree(splats.subset(kept), source=kept, seen=total[kept])
+
+    def threshold(candidate: LodSplats, least_db: float) -> LodSplats:
+        holds = lambda x: quality(replace(candidate, threshold_px=x)) >= least_db  # noqa: E731
+        return replace(candidate, threshold_px=_bisect(holds, _THRESHOLD_RANGE_PX))
+
+    result = threshold(tree, cfg.psnr_db - _FIT_MARGIN_DB)
+    targets = render_all(splats, views, num_threads=cfg.num_threads)
+    result = threshold(fit_colors(result, views, targets, seed=cfg.seed, progress=progress), cfg.psnr_db)
+    reached = quality(result)
+    if reached < cfg.psnr_db:
+        raise InputError(f"reached {reached:.2f} dB, expected {cfg.psnr_db:g}: this scene does not allow any merging; ask for less")
+    recipe = _recipe(splats, result, cfg, least, reached, len(views), len(held_out))
+    return replace(result, recipe=recipe)
+
+
+def fit_colors(
+    lod: LodSplats,
+    cameras: Viewpoints,
+    targets: NDArray[np.uint8],
+    *,
+    seed: int = 0,
+    progress: Callable[[int], None] = lambda _: None,
+) -> LodSplats:
+    """Fit the colours of merged splats to images, at the scene's threshold.
+
+    View by view, each drawn splat takes on a share of the mean residual of its pixels, weighted as it is blended (the simultaneous
+    algebraic reconstruction technique, Andersen and Kak 1984: images are linear in the colours). Leaves stay as they are.
+
+    Args:
+        lod: The scene.
+        cameras: C views.
+        targets: Their images, uint8 `[C, H, W, 3]`.
+        seed: Of the order of views.
+        progress: Called with 1 after each view.
+    """
+    rng = np.random.default_rng(seed)
+    sh, merged = lod.sh.copy(), np.repeat(~lod.is_leaf, lod.node_sizes)
+    drawn = [_drawn(lod, c2w, k) for c2w, k in zip(cameras.c2w, cameras.K)]
+    weights: list[NDArray[np.float32] | None] = [None] * len(cameras)
+    for relaxation in _RELAXATIONS:
+        for c in rng.permutation(len(cameras)).tolist():
+            index = drawn[c]
+            step, weights[c] = _mean_residual(lod, sh, index, cameras, c, targets[c], weights[c])
+            step[~merged[index]] = 0.0
+            sh[index, 0] += np.float32(relaxation / harmonics.C0) * step
+            progress(1)
+    return replace(lod, sh=sh)
+
+
+def _drawn(lod: LodSplats, c2w: NDArray[np.float64], k: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Splats of the nodes that a camera draws."""
+    chosen = np.zeros(len(lod.node_sizes), bool)
+    chosen[lod.select(c2w, k)] = True
+    return np.flatnonzero(np.repeat(chosen, lod.node_sizes))
+
+
+def _mean_residual(
+    lod: LodSplats,
+    sh: NDArray[np.float32],
+    index: NDArray[np.int64],
+    cameras: Viewpoints,
+    c: int,
+    target: NDArray[np.uint8],
+    weight: NDArray[np.float32] | None,
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Residual of one view, averaged over each drawn splat's pixels, and the weights [px], both `[n, 3]` (measured if not given)."""
+    parameters = (lod.means[index], lod.quats_wxyz[index], lod.scales[index], lod.opacities[index], sh[index])
+    size = (cameras.height, cameras.width)
+    rgb, depth, trans, state = raster_forward(
+        *parameters, np.linalg.inv(cameras.c2w[c]), cameras.K[c], cameras.width, cameras.height, sh_degree=lod.sh_degree
+    )
+    nothing = np.zeros(size, np.float32)
+
+    def gather(image: NDArray[np.float32]) -> NDArray[np.float32]:
+        gradients = raster_backward(*parameters, state, rgb, depth, trans, image, nothing, nothing)
+        return gradients.colors[:, 0] / np.float32(harmonics.C0)
+
+    if weight is None:
+        weight = gather(np.ones((*size, 3), np.float32))
+    residual = target.astype(np.float32) / np.float32(255.0) - np.clip(rgb, 0.0, 1.0)
+    return gather(residual) / (weight + np.float32(_FIT_DAMPING_PX)), weight
+
+
+def num_steps(cameras: Viewpoints, cfg: OptimizeCfg) -> int:
+    """Steps that `optimize` reports: views measured, and candidates judged."""
+    views = len(split_cameras(cameras, cfg.max_cameras, cfg.seed)[0])
+    return views * (1 + len(_RELAXATIONS)) + 3 * _STEPS + 1
+
+
+def _bisect(holds: Callable[[float], bool], interval: tuple[float, float]) -> float:
+    """About the largest value in an interval at which a condition holds that fails towards its end; 0 if it does nowhere."""
+    low, high = np.log(interval)
+    best = 0.0
+    for _ in range(_STEPS):
+        middle = (low + high) / 2
+        if holds(float(np.exp(middle))):
+            best, low = float(np.exp(middle)), middle
+        else:
+            high = middle
+    return best
+
+
+def _recipe(
+    splats: Splats,
+    lod: LodSplats,
+    cfg: OptimizeCfg,
+    least: float,
+    reached: float,
+    num_views: int,
+    num_held_out: int,
+) -> dict[str, Any]:
+    """How the result was made, for its manifest."""
+    return {
+        "source": {"num_splats": len(splats), "sh_degree": splats.sh_degree, "sha256": digest(splats)},
+        "image_px": [cfg.width, cfg.height],
+        "seed": cfg.seed,
+        "views": num_views,
+        "held_out_views": num_held_out,
+        "least_importance_px": least,
+        "wanted_psnr_db": cfg.psnr_db,
+        "held_out_psnr_db": reached,
+        "threshold_px": lod.threshold_px,
+        "splats_kept": int(lod.node_sizes[lod.is_leaf].sum()),
+        "splats_by_height": _by_height(lod),
+    }
+
+
+def _by_height(lod: LodSplats) -> list[int]:
+    """Splats of all nodes that stand for 1, 2, 4, … leaves (rounded up to a power of two)."""
+    leaves = np.concatenate([[0], np.cumsum(lod.is_leaf)])
+    height = np.ceil(np.log2(leaves[lod.skip] - leaves[:-1])).astype(int)
+    return np.bincount(height, lod.node_sizes).astype(int).tolist()
+
+
+def digest(splats: Splats) -> str:
+    """SHA-256 of a scene's splats as float32 arrays, hexadecimal: ties a result to what it was made from."""
+    hashed = hashlib.sha256()
+    for name in ("means", "quats_wxyz", "scales", "opacities", "sh"):
+        hashed.update(np.ascontiguousarray(getattr(splats, name), "<f4").tobytes())
+    return hashed.hexdigest()
