@@ -91,7 +91,9 @@ def test_moments_of_a_mixture():
         own = np.flatnonzero(labels == g)
         p = mass[own] / mass[own].sum()
         first = sum(pi * s.means[i].astype(float) for pi, i in zip(p, own))
-        second = sum(pi * (covariance[i] + np.outer(s.means[i], s.means[i].astype(float))) for pi, i in zip(p, own))
+        second = sum(
+            pi * (covariance[i] + np.outer(s.means[i], s.means[i].astype(float))) for pi, i in zip(p, own)
+        )
         np.testing.assert_allclose(merged.masses[g], mass[own].sum(), rtol=1e-6)
         np.testing.assert_allclose(merged.means[g], first, atol=1e-6)
         np.testing.assert_allclose(merged.covariances[g], second - np.outer(first, first), atol=1e-5)
@@ -123,7 +125,9 @@ def test_optical_depth_is_the_integral():
     peaks, depths = lod._optical_depth_table()
     assert (np.diff(peaks) > 0).all()
     assert (np.diff(depths) > 0).all()
-    assert np.interp(0.5, peaks, depths) == pytest.approx(np.pi**2 / 12 - np.log(2) ** 2 / 2, rel=1e-4)  # Li2(1/2)
+    assert np.interp(0.5, peaks, depths) == pytest.approx(
+        np.pi**2 / 12 - np.log(2) ** 2 / 2, rel=1e-4
+    )  # Li2(1/2)
     t = np.linspace(0, 40, 400001)
     for x in (0.01, 0.3, 0.95, 0.999, 2.0, 8.0):
         values = -np.log1p(-np.minimum(oracle.MAX_ALPHA, x * np.exp(-t)))
@@ -167,7 +171,9 @@ def test_clusters_are_neighbours_of_one_colour():
     group = np.repeat(np.arange(4), 20)
     s = random_splats(80, rng, sh_degree=0, log_scale_mean=-4, log_scale_std=0.1)
     s.means[:] = centres[group] + rng.normal(size=(80, 3)) * 0.05
-    s.sh[:] = np.where(group == 3, 1.0, -1.0)[:, None, None]  # the fourth lies beside the first, in another colour
+    s.sh[:] = np.where(group == 3, 1.0, -1.0)[
+        :, None, None
+    ]  # the fourth lies beside the first, in another colour
     labels = cluster(Gaussians.of(s), 4)
     assert sorted(set(labels)) == [0, 1, 2, 3]
     for g in range(4):
@@ -249,7 +255,11 @@ def test_the_cpu_backend_draws_the_nodes_of_the_reference(street_tree, cameras):
 
 
 def test_images_do_not_depend_on_the_batch(street, street_tree, cameras):
-    scenes = [street, street_tree, build_tree(random_splats(700, np.random.default_rng(11)), threshold_px=1.0)]
+    scenes = [
+        street,
+        street_tree,
+        build_tree(random_splats(700, np.random.default_rng(11)), threshold_px=1.0),
+    ]
     ids = np.arange(16) % 3
     together = render(scenes, cameras, ids, backend="cpu")
     for c in (1, 2, 13):
@@ -301,7 +311,13 @@ def test_damaged_files_are_refused(street_tree, tmp_path):
     (copy("lost") / "lod.npz").unlink()
     manifest = copy("other") / "lod.json"
     manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "version": 99}))
-    for name, text in (("cut", "bytes"), ("flipped", "sha256"), ("lost", "missing"), ("other", "version"), ("no", "found")):
+    for name, text in (
+        ("cut", "bytes"),
+        ("flipped", "sha256"),
+        ("lost", "missing"),
+        ("other", "version"),
+        ("no", "found"),
+    ):
         with pytest.raises(InputError, match=text):
             LodSplats.load(tmp_path / name)
 

@@ -174,7 +174,9 @@ def _pack_scene(splats: Splats | LodSplats, sh_degree: int | None) -> dict[str, 
     sigma = np.zeros(slots, np.float32)
     sigma[used] = splats.scales[own].max(1, initial=0.0)
     bounds = _bounds(
-        splats, flat[:, :3].reshape(num_chunks, CHUNK, 3), sigma.reshape(num_chunks, CHUNK).max(1, initial=0.0)
+        splats,
+        flat[:, :3].reshape(num_chunks, CHUNK, 3),
+        sigma.reshape(num_chunks, CHUNK).max(1, initial=0.0),
     )
     with_levels = isinstance(splats, LodSplats)
     return {

@@ -507,7 +507,19 @@ def _render_jobs(
 ):
     """Take jobs (camera, tile) from the queue until it is empty."""
     c2w, ks, scene_ids = cameras
-    chunk_offsets, bounds, skip, errors_m, thresholds_px, planes, source, base_colors, rest, rest_offsets, num_rest = atlas
+    (
+        chunk_offsets,
+        bounds,
+        skip,
+        errors_m,
+        thresholds_px,
+        planes,
+        source,
+        base_colors,
+        rest,
+        rest_offsets,
+        num_rest,
+    ) = atlas
     projection, (order, keys_b, order_b, histogram), (image, open_bits, view, tan_limit) = scratch
     records, keys = projection[3], projection[4]
     while True:

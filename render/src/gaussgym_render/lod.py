@@ -122,13 +122,17 @@ class LodSplats:
             if not np.isfinite(values).all():
                 raise InputError(f"{where}: {name} holds NaN or infinite values; make it again")
         if k not in (1, 4, 9, 16):
-            raise InputError(f"{where}: sh has shape {self.sh.shape}, expected (M, 1 | 4 | 9 | 16, 3); make it again")
+            raise InputError(
+                f"{where}: sh has shape {self.sh.shape}, expected (M, 1 | 4 | 9 | 16, 3); make it again"
+            )
         self._validate_values(where)
         self._validate_nodes(where)
 
     def _validate_values(self, where: str) -> None:
         if len(self) and (self.scales.min() <= 0 or np.linalg.norm(self.quats_wxyz, axis=1).min() < 1e-6):
-            raise InputError(f"{where}: expected positive scales and quaternions other than zero; make it again")
+            raise InputError(
+                f"{where}: expected positive scales and quaternions other than zero; make it again"
+            )
         if len(self) and (self.opacities.min() < 0 or self.opacities.max() > MAX_OPACITY):
             raise InputError(f"{where}: expected opacities within 0..{MAX_OPACITY:g}; make it again")
         if len(np.unique(self.source)) != len(self) or (len(self) and self.source.min() < 0):
@@ -139,7 +143,9 @@ class LodSplats:
     def _validate_nodes(self, where: str) -> None:
         b = len(self.node_sizes)
         total = int(self.node_sizes.sum())
-        if total != len(self) or (b and not 1 <= self.node_sizes.min() <= self.node_sizes.max() <= NODE_SPLATS):
+        if total != len(self) or (
+            b and not 1 <= self.node_sizes.min() <= self.node_sizes.max() <= NODE_SPLATS
+        ):
             raise InputError(
                 f"{where}: nodes of 1 to {NODE_SPLATS} splats should add up to {len(self)}, found {total}; make it again"
             )
@@ -148,10 +154,14 @@ class LodSplats:
             while ends[-1] == i:
                 ends.pop()
             if not i < skip <= ends[-1]:
-                raise InputError(f"{where}: node {i} is followed by {skip}, which breaks the tree; make it again")
+                raise InputError(
+                    f"{where}: node {i} is followed by {skip}, which breaks the tree; make it again"
+                )
             ends.append(skip)
         if (self.errors_m[self.is_leaf] != 0).any() or (self.errors_m[~self.is_leaf] <= 0).any():
-            raise InputError(f"{where}: expected errors of 0 for leaves and above 0 for merged nodes; make it again")
+            raise InputError(
+                f"{where}: expected errors of 0 for leaves and above 0 for merged nodes; make it again"
+            )
 
     def boxes(self) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
         """Lowest and highest mean of each node's subtree `[B, 3]`, and its largest standard deviation `[B]` [m]."""
@@ -190,11 +200,16 @@ class LodSplats:
     def take(self, nodes: NDArray[np.int64]) -> oracle.SplatArrays:
         """The splats of some nodes, in the order of their ranks (what `oracle.render` reads)."""
         index = np.concatenate(
-            [np.arange(s, s + n) for s, n in zip(self.node_starts[nodes], self.node_sizes[nodes])] or [np.zeros(0, int)]
+            [np.arange(s, s + n) for s, n in zip(self.node_starts[nodes], self.node_sizes[nodes])]
+            or [np.zeros(0, int)]
         ).astype(np.int64)
         index = index[np.argsort(self.source[index], kind="stable")]
         return _Cut(
-            self.means[index], self.quats_wxyz[index], self.scales[index], self.opacities[index], self.sh[index]
+            self.means[index],
+            self.quats_wxyz[index],
+            self.scales[index],
+            self.opacities[index],
+            self.sh[index],
         )
 
     def save(self, directory: Path | str) -> Path:
@@ -228,7 +243,9 @@ class LodSplats:
             raise InputError(f"{directory / MANIFEST}: lists no {ARRAYS_FILE}, expected one; make it again")
         threshold = fields.get("threshold_px")
         if not isinstance(threshold, int | float):
-            raise InputError(f"{directory / MANIFEST}: threshold_px is {threshold!r}, expected a number [px]; make it again")
+            raise InputError(
+                f"{directory / MANIFEST}: threshold_px is {threshold!r}, expected a number [px]; make it again"
+            )
         try:
             with np.load(path, allow_pickle=False) as data:
                 arrays = {name: data[name] for name in _ARRAYS}
@@ -303,7 +320,11 @@ class Gaussians:
         else:
             weights = np.asarray(seen, np.float64) / max(float(np.sum(seen)), 1e-300) + _HIDDEN_WEIGHT * share
         return cls(
-            masses, splats.means.astype(np.float64), factor @ factor.transpose(0, 2, 1), weights, splats.sh.astype(np.float64)
+            masses,
+            splats.means.astype(np.float64),
+            factor @ factor.transpose(0, 2, 1),
+            weights,
+            splats.sh.astype(np.float64),
         )
 
     def take(self, index: NDArray[np.int64]) -> Gaussians:
@@ -315,7 +336,10 @@ class Gaussians:
     def join(self, other: Gaussians) -> Gaussians:
         """These, then the others."""
         return Gaussians(
-            *(np.concatenate([getattr(self, n), getattr(other, n)]) for n in ("masses", "means", "covariances", "seen", "sh"))
+            *(
+                np.concatenate([getattr(self, n), getattr(other, n)])
+                for n in ("masses", "means", "covariances", "seen", "sh")
+            )
         )
 
 
@@ -551,7 +575,9 @@ class _TreeBuilder:
         self.skip[node] = len(self.parts)
         labels = np.empty(len(index), np.int64)
         labels[near], labels[far] = left_labels, right_labels + len(left)
-        return self._merge_node(node, index, left.join(right), labels, np.concatenate([left_moved, right_moved]))
+        return self._merge_node(
+            node, index, left.join(right), labels, np.concatenate([left_moved, right_moved])
+        )
 
     def _split(self, index: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Cut along the longest side of the box, in whole nodes, into positions within `index`."""
@@ -592,7 +618,14 @@ class _TreeBuilder:
 
     def finish(self, threshold_px: float) -> LodSplats:
         """The tree."""
-        empty = (np.zeros((0, 3)), np.zeros((0, 4)), np.zeros((0, 3)), np.zeros(0), self.splats.sh[:0], np.zeros(0, int))
+        empty = (
+            np.zeros((0, 3)),
+            np.zeros((0, 4)),
+            np.zeros((0, 3)),
+            np.zeros(0),
+            self.splats.sh[:0],
+            np.zeros(0, int),
+        )
         columns = [np.concatenate(column) for column in zip(empty, *self.parts)]
         sizes = np.array([len(part[0]) for part in self.parts], np.int64)
         return LodSplats(

@@ -30,7 +30,12 @@ _PRUNE_RANGE = (1e-4, 4.0)  # blending weight summed over a view [px]
 _THRESHOLD_RANGE_PX = (0.02, 3.0)
 _BATCH = 64
 _FIT_MARGIN_DB = 2.0  # colours are fitted at the threshold that gives this much less than wanted
-_RELAXATIONS = (0.6, 0.4, 0.25, 0.15)  # share of a splat's mean residual that it takes on, by pass over the views
+_RELAXATIONS = (
+    0.6,
+    0.4,
+    0.25,
+    0.15,
+)  # share of a splat's mean residual that it takes on, by pass over the views
 _FIT_DAMPING_PX = 0.05
 
 
@@ -70,11 +75,19 @@ def importance(
     """
     n = len(splats)
     highest, total = np.zeros(n, np.float32), np.zeros(n, np.float32)
-    parameters = (splats.means, splats.quats_wxyz, splats.scales, splats.opacities, np.zeros((n, 3), np.float32))
+    parameters = (
+        splats.means,
+        splats.quats_wxyz,
+        splats.scales,
+        splats.opacities,
+        np.zeros((n, 3), np.float32),
+    )
     size = (cameras.height, cameras.width)
     ones, nothing = np.ones((*size, 3), np.float32), np.zeros(size, np.float32)
     for c2w, k in zip(cameras.c2w, cameras.K):
-        rgb, depth, trans, state = raster_forward(*parameters, np.linalg.inv(c2w), k, cameras.width, cameras.height)
+        rgb, depth, trans, state = raster_forward(
+            *parameters, np.linalg.inv(c2w), k, cameras.width, cameras.height
+        )
         # The gradient of the sum of an image by a splat's colour is the splat's weight in that image.
         gradients = raster_backward(*parameters, state, rgb, depth, trans, ones, nothing, nothing)
         weight = gradients.colors[:, 0]
@@ -96,7 +109,9 @@ def turned(cameras: Viewpoints, rng: np.random.Generator) -> Viewpoints:
     c2w = cameras.c2w.copy()
     c2w[:, :3, :3] = heading @ c2w[:, :3, :3] @ tilt
     c2w[:, :3, 3] += rng.uniform(-1.0, 1.0, (c, 3)) * [0.2, 0.2, 0.1]
-    return Viewpoints([f"{name}-turned" for name in cameras.names], c2w, cameras.K, cameras.width, cameras.height)
+    return Viewpoints(
+        [f"{name}-turned" for name in cameras.names], c2w, cameras.K, cameras.width, cameras.height
+    )
 
 
 def split_cameras(cameras: Viewpoints, most: int, seed: int) -> tuple[Viewpoints, Viewpoints]:
@@ -137,7 +152,11 @@ def render_all(
     """Images of all cameras by the CPU backend, uint8 `[C, H, W, 3]`."""
     renderer = SplatRenderer([splats], cameras.width, cameras.height, backend="cpu", num_threads=num_threads)
     images = [
-        renderer.render(cameras.c2w[i : i + _BATCH], cameras.K[i : i + _BATCH], np.zeros(len(cameras.c2w[i : i + _BATCH]), int)).rgb
+        renderer.render(
+            cameras.c2w[i : i + _BATCH],
+            cameras.K[i : i + _BATCH],
+            np.zeros(len(cameras.c2w[i : i + _BATCH]), int),
+        ).rgb
         for i in range(0, len(cameras), _BATCH)
     ]
     return np.concatenate(images)
@@ -165,7 +184,9 @@ def optimize(
         InputError: If the PSNR is out of reach or not positive, or there are too few cameras or no splats.
     """
     if not (np.isfinite(cfg.psnr_db) and 0 < cfg.psnr_db < MAX_PSNR_DB - PRUNE_MARGIN_DB):
-        raise InputError(f"PSNR of {cfg.psnr_db} dB, expected above 0 and below {MAX_PSNR_DB - PRUNE_MARGIN_DB:g}")
+        raise InputError(
+            f"PSNR of {cfg.psnr_db} dB, expected above 0 and below {MAX_PSNR_DB - PRUNE_MARGIN_DB:g}"
+        )
     if not len(splats):
         raise InputError("found a scene without splats, expected at least one")
     cameras = cameras.resized(cfg.width, cfg.height)
@@ -195,7 +216,9 @@ def optimize(
     result = threshold(fit_colors(result, views, targets, seed=cfg.seed, progress=progress), cfg.psnr_db)
     reached = quality(result)
     if reached < cfg.psnr_db:
-        raise InputError(f"reached {reached:.2f} dB, expected {cfg.psnr_db:g}: this scene does not allow any merging; ask for less")
+        raise InputError(
+            f"reached {reached:.2f} dB, expected {cfg.psnr_db:g}: this scene does not allow any merging; ask for less"
+        )
     recipe = _recipe(splats, result, cfg, least, reached, len(views), len(held_out))
     return replace(result, recipe=recipe)
 
@@ -254,7 +277,12 @@ def _mean_residual(
     parameters = (lod.means[index], lod.quats_wxyz[index], lod.scales[index], lod.opacities[index], sh[index])
     size = (cameras.height, cameras.width)
     rgb, depth, trans, state = raster_forward(
-        *parameters, np.linalg.inv(cameras.c2w[c]), cameras.K[c], cameras.width, cameras.height, sh_degree=lod.sh_degree
+        *parameters,
+        np.linalg.inv(cameras.c2w[c]),
+        cameras.K[c],
+        cameras.width,
+        cameras.height,
+        sh_degree=lod.sh_degree,
     )
     nothing = np.zeros(size, np.float32)
 

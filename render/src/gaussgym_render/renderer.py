@@ -202,7 +202,9 @@ class SplatRenderer:
         if sh_degree is not None and not 0 <= sh_degree <= 3:
             raise InputError(f"SH degree {sh_degree}, expected 0 to 3 or None")
         if not antialiased and any(isinstance(scene, LodSplats) for scene in splats):
-            raise InputError("found a scene with levels of detail and antialiased=False; its merged splats are made for True")
+            raise InputError(
+                "found a scene with levels of detail and antialiased=False; its merged splats are made for True"
+            )
         if num_threads is not None and num_threads < 1:
             raise InputError(f"num_threads is {num_threads}, expected at least 1 or None")
         self.background = np.asarray(background, np.float32)
