@@ -171,8 +171,8 @@ class Optimize:
     height: int = 48
     """Image height to optimise for [px]."""
     cameras: Path | None = None
-    """Camera file, JSON as `gaussgym-render images --help` shows; default: one each half metre along the scene's paths. Every other
-    one is held out."""
+    """Camera file, JSON as `gaussgym-render images --help` shows; default: one each half metre along the scene's paths.
+    Every other one is held out."""
     max_cameras: int = 240
     """Most cameras to measure importance from, and most held-out ones."""
     seed: int = 0

@@ -38,10 +38,11 @@ NODE_SPLATS = 256
 MAX_OPACITY = 20.0
 """Bound on the opacity of a merged splat."""
 
-_COLOR_WEIGHT = 4.0  # a difference in colour of 1/4 weighs like the distance between neighbours
+_COLOR_WEIGHT = 8.0  # a difference in colour of 1/8 weighs like the distance between neighbours
 _NORMAL_WEIGHT = 1.5  # of the difference between two projectors n·nᵀ
 _MATCH_ERROR_PX = 0.35  # opacities are matched where a node's error looks this large …
-_MATCH_INCIDENCE = 0.5  # … and its surfaces are seen at this cosine
+_MATCH_INCIDENCE = 0.3  # … and its surfaces are seen at this cosine
+_LARGE = 3.0  # times the median size
 _MIN_ERROR_M = 1e-9  # keeps an inner node apart from a leaf, whose error is 0
 _HIDDEN_WEIGHT = 1e-3  # colour weight of what no camera saw, as a share of its mass
 _MIN_SCALE_M = 1e-7
@@ -57,8 +58,8 @@ class LodSplats:
         scales: Standard deviations [m], `[M, 3]`.
         opacities: `[M]`; those of merged splats may exceed 1.
         sh: Spherical harmonics, `[M, K, 3]`.
-        source: Ranks by which equal depths are ordered, distinct, `[M]` int32: for a leaf's splat its index in the scene that the tree was
-            made from.
+        source: Ranks by which equal depths are ordered, distinct, `[M]` int32: for a leaf's splat its index in the scene that
+            the tree was made from.
         node_sizes: Splats of each node, 1 to 256, `[B]`.
         skip: The node that follows a node's subtree, `[B]`; `b + 1` for leaves.
         errors_m: How far a node's merging moved mass, root mean square [m], `[B]`; 0 for leaves, grows towards the root.
@@ -197,19 +198,26 @@ class LodSplats:
             i = int(self.skip[i]) if shown[i] else i + 1
         return np.array(chosen, np.int64)
 
-    def take(self, nodes: NDArray[np.int64]) -> oracle.SplatArrays:
-        """The splats of some nodes, in the order of their ranks (what `oracle.render` reads)."""
-        index = np.concatenate(
-            [np.arange(s, s + n) for s, n in zip(self.node_starts[nodes], self.node_sizes[nodes])]
-            or [np.zeros(0, int)]
-        ).astype(np.int64)
-        index = index[np.argsort(self.source[index], kind="stable")]
+    def splats_of(self, nodes: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Indices of the splats of some nodes, in the order of their ranks, which decides between equal depths."""
+        chosen = np.zeros(len(self.node_sizes), bool)
+        chosen[nodes] = True
+        index = np.flatnonzero(np.repeat(chosen, self.node_sizes))
+        return index[np.argsort(self.source[index], kind="stable")]
+
+    def take(self, index: NDArray[np.int64], sh: NDArray[np.float32] | None = None) -> oracle.SplatArrays:
+        """Some of the splats, such as `oracle.render` reads them.
+
+        Args:
+            index: Which, `[n]`.
+            sh: Other colours for all splats, `[M, K, 3]`; None: their own.
+        """
         return _Cut(
             self.means[index],
             self.quats_wxyz[index],
             self.scales[index],
             self.opacities[index],
-            self.sh[index],
+            (self.sh if sh is None else sh)[index],
         )
 
     def save(self, directory: Path | str) -> Path:
@@ -346,8 +354,8 @@ class Gaussians:
 def merge(gaussians: Gaussians, labels: NDArray[np.int64], count: int) -> Gaussians:
     """One Gaussian per cluster, with the moments of the mixture.
 
-    With shares `p_i = m_i / Σm`: mean `μ = Σ p_i μ_i`, covariance `Σ p_i (C_i + (μ_i - μ)(μ_i - μ)ᵀ)`; colours are averaged with the
-    weights `seen`.
+    With shares `p_i = m_i / Σm`: mean `μ = Σ p_i μ_i`, covariance `Σ p_i (C_i + (μ_i - μ)(μ_i - μ)ᵀ)`; colours are averaged with
+    the weights `seen`.
 
     Args:
         gaussians: N of them.
@@ -372,7 +380,7 @@ def merge(gaussians: Gaussians, labels: NDArray[np.int64], count: int) -> Gaussi
 def principal_axes(
     covariances: NDArray[np.float64],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Standard deviations `[N, 3]` [m], ascending, and right-handed axes as unit quaternions wxyz `[N, 4]`, of `[N, 3, 3]` [m²]."""
+    """Standard deviations `[N, 3]` [m], ascending, and their axes as unit quaternions wxyz `[N, 4]`, of `[N, 3, 3]` [m²]."""
     variances, axes = np.linalg.eigh(covariances)
     axes[:, :, 0] *= np.sign(np.linalg.det(axes))[:, None]
     return np.sqrt(np.maximum(variances, _MIN_SCALE_M**2)), quat_wxyz_from_matrix(axes)
@@ -581,6 +589,12 @@ class _TreeBuilder:
 
     def _split(self, index: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Cut along the longest side of the box, in whole nodes, into positions within `index`."""
+        if len(self.parts) == 1:
+            # Large splats apart from the start: in boxes of their own they neither widen those of small ones nor merge with them.
+            large = self.splats.scales[index].max(1)
+            large = large > _LARGE * np.median(large)
+            if large.any():
+                return np.flatnonzero(~large), np.flatnonzero(large)
         points = self.splats.means[index]
         order = np.argsort(points[:, int(np.argmax(np.ptp(points, axis=0)))], kind="stable")
         nodes = -(-len(index) // self.node_splats)

@@ -16,7 +16,7 @@ import numpy as np
 from gaussgym_scene import InputError, Splats
 from numpy.typing import NDArray
 
-from gaussgym_render import harmonics
+from gaussgym_render import harmonics, oracle
 from gaussgym_render.bench import MAX_PSNR_DB, psnr_db
 from gaussgym_render.differentiable import raster_backward, raster_forward
 from gaussgym_render.lod import LodSplats, build_tree
@@ -73,32 +73,37 @@ def importance(
     Returns:
         The highest of all views and the sum over views, `[N]` [px].
     """
-    n = len(splats)
-    highest, total = np.zeros(n, np.float32), np.zeros(n, np.float32)
-    parameters = (
-        splats.means,
-        splats.quats_wxyz,
-        splats.scales,
-        splats.opacities,
-        np.zeros((n, 3), np.float32),
-    )
-    size = (cameras.height, cameras.width)
-    ones, nothing = np.ones((*size, 3), np.float32), np.zeros(size, np.float32)
+    highest, total = np.zeros(len(splats), np.float32), np.zeros(len(splats), np.float32)
     for c2w, k in zip(cameras.c2w, cameras.K):
-        rgb, depth, trans, state = raster_forward(
-            *parameters, np.linalg.inv(c2w), k, cameras.width, cameras.height
-        )
-        # The gradient of the sum of an image by a splat's colour is the splat's weight in that image.
-        gradients = raster_backward(*parameters, state, rgb, depth, trans, ones, nothing, nothing)
-        weight = gradients.colors[:, 0]
+        weight, _ = _blending_weights(splats, c2w, k, cameras.width, cameras.height)
         np.maximum(highest, weight, out=highest)
         total += weight
         progress(1)
     return highest, total
 
 
+def _blending_weights(
+    splats: oracle.SplatArrays, c2w: NDArray[np.float64], k: NDArray[np.float64], width: int, height: int
+) -> tuple[NDArray[np.float32], NDArray[np.integer]]:
+    """Weight of each splat, summed over one view's pixels `[N]`, and the indices of those that touch the image."""
+    parameters = (
+        splats.means,
+        splats.quats_wxyz,
+        splats.scales,
+        splats.opacities,
+        np.zeros_like(splats.means),
+    )
+    rgb, depth, trans, state = raster_forward(*parameters, np.linalg.inv(c2w), k, width, height)
+    nothing = np.zeros((height, width), np.float32)
+    # The gradient of the sum of an image by a splat's colour is the splat's weight in that image.
+    gradients = raster_backward(
+        *parameters, state, rgb, depth, trans, np.ones((height, width, 3), np.float32), nothing, nothing
+    )
+    return gradients.colors[:, 0], state.ids
+
+
 def turned(cameras: Viewpoints, rng: np.random.Generator) -> Viewpoints:
-    """The cameras as a robot that leaves its path carries them: any heading, up to 0.2 m aside, 0.1 m up or down, 0.15 rad of pitch."""
+    """The cameras off their path: at any heading, moved by up to 0.2 m in x and y and 0.1 m in z, pitched by up to 0.15 rad."""
     c = len(cameras)
     yaw, pitch = rng.uniform(-np.pi, np.pi, c), rng.uniform(-0.15, 0.15, c)
     heading, tilt = np.tile(np.eye(3), (c, 1, 1)), np.tile(np.eye(3), (c, 1, 1))
@@ -233,73 +238,55 @@ def fit_colors(
 ) -> LodSplats:
     """Fit the colours of merged splats to images, at the scene's threshold.
 
-    View by view, each drawn splat takes on a share of the mean residual of its pixels, weighted as it is blended (the simultaneous
-    algebraic reconstruction technique, Andersen and Kak 1984: images are linear in the colours). Leaves stay as they are.
+    View by view, each drawn splat takes on a share of the mean residual of its pixels, weighted as it is blended (the
+    simultaneous algebraic reconstruction technique, Andersen and Kak 1984: images are linear in the colours). Leaves stay.
 
     Args:
         lod: The scene.
         cameras: C views.
         targets: Their images, uint8 `[C, H, W, 3]`.
         seed: Of the order of views.
-        progress: Called with 1 after each view.
+        progress: Called with 1 after each view of each pass, and of one before the first.
     """
     rng = np.random.default_rng(seed)
     sh, merged = lod.sh.copy(), np.repeat(~lod.is_leaf, lod.node_sizes)
-    drawn = [_drawn(lod, c2w, k) for c2w, k in zip(cameras.c2w, cameras.K)]
-    weights: list[NDArray[np.float32] | None] = [None] * len(cameras)
+    drawn = []
+    for c2w, k in zip(cameras.c2w, cameras.K):
+        index = lod.splats_of(lod.select(c2w, k))
+        weight, visible = _blending_weights(lod.take(index), c2w, k, cameras.width, cameras.height)
+        visible = np.sort(visible)
+        drawn.append((index[visible], weight[visible]))
+        progress(1)
     for relaxation in _RELAXATIONS:
         for c in rng.permutation(len(cameras)).tolist():
-            index = drawn[c]
-            step, weights[c] = _mean_residual(lod, sh, index, cameras, c, targets[c], weights[c])
-            step[~merged[index]] = 0.0
-            sh[index, 0] += np.float32(relaxation / harmonics.C0) * step
+            index, weight = drawn[c]
+            residual = _backprojected_residual(lod.take(index, sh), cameras.c2w[c], cameras.K[c], targets[c])
+            step = relaxation * residual / (weight + _FIT_DAMPING_PX)[:, None]
+            sh[index, 0] += np.where(merged[index, None], step, 0.0) / harmonics.C0
             progress(1)
     return replace(lod, sh=sh)
 
 
-def _drawn(lod: LodSplats, c2w: NDArray[np.float64], k: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Splats of the nodes that a camera draws."""
-    chosen = np.zeros(len(lod.node_sizes), bool)
-    chosen[lod.select(c2w, k)] = True
-    return np.flatnonzero(np.repeat(chosen, lod.node_sizes))
-
-
-def _mean_residual(
-    lod: LodSplats,
-    sh: NDArray[np.float32],
-    index: NDArray[np.int64],
-    cameras: Viewpoints,
-    c: int,
-    target: NDArray[np.uint8],
-    weight: NDArray[np.float32] | None,
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Residual of one view, averaged over each drawn splat's pixels, and the weights [px], both `[n, 3]` (measured if not given)."""
-    parameters = (lod.means[index], lod.quats_wxyz[index], lod.scales[index], lod.opacities[index], sh[index])
-    size = (cameras.height, cameras.width)
+def _backprojected_residual(
+    splats: oracle.SplatArrays, c2w: NDArray[np.float64], k: NDArray[np.float64], target: NDArray[np.uint8]
+) -> NDArray[np.float32]:
+    """Target minus image, summed over the pixels of each splat with the splat's weights, `[N, 3]`."""
+    height, width = target.shape[:2]
+    parameters = (splats.means, splats.quats_wxyz, splats.scales, splats.opacities, splats.sh)
+    degree = harmonics.degree_of(splats.sh.shape[1])
     rgb, depth, trans, state = raster_forward(
-        *parameters,
-        np.linalg.inv(cameras.c2w[c]),
-        cameras.K[c],
-        cameras.width,
-        cameras.height,
-        sh_degree=lod.sh_degree,
+        *parameters, np.linalg.inv(c2w), k, width, height, sh_degree=degree
     )
-    nothing = np.zeros(size, np.float32)
-
-    def gather(image: NDArray[np.float32]) -> NDArray[np.float32]:
-        gradients = raster_backward(*parameters, state, rgb, depth, trans, image, nothing, nothing)
-        return gradients.colors[:, 0] / np.float32(harmonics.C0)
-
-    if weight is None:
-        weight = gather(np.ones((*size, 3), np.float32))
     residual = target.astype(np.float32) / np.float32(255.0) - np.clip(rgb, 0.0, 1.0)
-    return gather(residual) / (weight + np.float32(_FIT_DAMPING_PX)), weight
+    nothing = np.zeros((height, width), np.float32)
+    gradients = raster_backward(*parameters, state, rgb, depth, trans, residual, nothing, nothing)
+    return gradients.colors[:, 0] / np.float32(harmonics.C0)
 
 
 def num_steps(cameras: Viewpoints, cfg: OptimizeCfg) -> int:
     """Steps that `optimize` reports: views measured, and candidates judged."""
     views = len(split_cameras(cameras, cfg.max_cameras, cfg.seed)[0])
-    return views * (1 + len(_RELAXATIONS)) + 3 * _STEPS + 1
+    return views * (2 + len(_RELAXATIONS)) + 3 * _STEPS + 1
 
 
 def _bisect(holds: Callable[[float], bool], interval: tuple[float, float]) -> float:

@@ -129,7 +129,7 @@ class ReferenceRasterizer:
         for c in cameras.tolist():
             splats = self.splats[int(scene_ids[c])]
             if isinstance(splats, LodSplats):
-                splats = splats.take(splats.select(c2w[c], ks[c]))
+                splats = splats.take(splats.splats_of(splats.select(c2w[c], ks[c])))
             image = oracle.render(
                 splats,
                 c2w[c],
