@@ -11,7 +11,15 @@ from gaussgym_render import SplatRenderer, bench, harmonics, lod, oracle
 from gaussgym_render import __main__ as cli
 from gaussgym_render.atlas import CHUNK
 from gaussgym_render.lod import Gaussians, LodSplats, build_tree, cluster, merge, principal_axes
-from gaussgym_render.optimize import OptimizeCfg, digest, importance, optimize, split_cameras
+from gaussgym_render.optimize import (
+    OptimizeCfg,
+    digest,
+    importance,
+    optimize,
+    render_all,
+    split_cameras,
+    tune,
+)
 from gaussgym_render.testing import pinhole, random_cameras, random_splats, street_cameras, street_splats
 from gaussgym_render.viewpoints import Viewpoints
 from gaussgym_scene import InputError, Scene, Splats, synthesize
@@ -375,6 +383,16 @@ def test_held_out_cameras_are_others():
     assert np.abs(views.c2w[:, None, :3, 3] - held_out.c2w[None, :, :3, 3]).max(-1).min() > 1e-9
     gram = views.c2w[:, :3, :3] @ views.c2w[:, :3, :3].transpose(0, 2, 1)
     np.testing.assert_allclose(gram, np.tile(np.eye(3), (18, 1, 1)), atol=1e-9)
+
+
+def test_tuning_brings_other_views_nearer(street):
+    tree = build_tree(street, threshold_px=0.8)
+    views, held_out = split_cameras(viewpoints(street_cameras(60, np.random.default_rng(15))), 60, 0)
+    tuned = tune(tree, views, render_all(street, views))
+    full, before, after = (render_all(s, held_out) for s in (street, tree, tuned))
+    assert bench.psnr_db(after, full).mean() > bench.psnr_db(before, full).mean() + 1
+    for name in ("quats_wxyz", "source", "skip", "errors_m"):
+        np.testing.assert_array_equal(getattr(tuned, name), getattr(tree, name))
 
 
 def test_the_psnr_gate_holds(street):

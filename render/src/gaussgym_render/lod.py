@@ -35,6 +35,7 @@ MANIFEST = "lod.json"
 ARRAYS_FILE = "lod.npz"
 NODE_SPLATS = 256
 """Most splats of a node: `atlas.CHUNK`."""
+MIN_SCALE_M = 1e-7
 MAX_OPACITY = 20.0
 """Bound on the opacity of a merged splat."""
 
@@ -45,7 +46,6 @@ _MATCH_INCIDENCE = 0.3  # … and its surfaces are seen at this cosine
 _LARGE = 3.0  # times the median size
 _MIN_ERROR_M = 1e-9  # keeps an inner node apart from a leaf, whose error is 0
 _HIDDEN_WEIGHT = 1e-3  # colour weight of what no camera saw, as a share of its mass
-_MIN_SCALE_M = 1e-7
 
 
 @dataclass
@@ -383,7 +383,7 @@ def principal_axes(
     """Standard deviations `[N, 3]` [m], ascending, and their axes as unit quaternions wxyz `[N, 4]`, of `[N, 3, 3]` [m²]."""
     variances, axes = np.linalg.eigh(covariances)
     axes[:, :, 0] *= np.sign(np.linalg.det(axes))[:, None]
-    return np.sqrt(np.maximum(variances, _MIN_SCALE_M**2)), quat_wxyz_from_matrix(axes)
+    return np.sqrt(np.maximum(variances, MIN_SCALE_M**2)), quat_wxyz_from_matrix(axes)
 
 
 def _optical_depth_table() -> tuple[NDArray[np.float64], NDArray[np.float64]]:

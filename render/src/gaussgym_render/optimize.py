@@ -1,8 +1,8 @@
 """Offline: make a scene cheaper to render at robot resolutions, within a PSNR against its full self.
 
-Splats that no camera sees are dropped, the rest becomes a tree of merged splats (`lod`) whose colours are fitted to the full
-scene's images, and all is taken as far as the PSNR allows: by bisection, first the importance below which splats go, then the
-error that a merged node may show.
+Splats that no camera sees are dropped, the rest becomes a tree of merged splats (`lod`) that is tuned on the full scene's images,
+and all is taken as far as the PSNR allows: by bisection, first the importance below which splats go, then the error that a merged
+node may show.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import numpy as np
 from gaussgym_scene import InputError, Splats
 from numpy.typing import NDArray
 
-from gaussgym_render import harmonics, oracle
+from gaussgym_render import oracle
 from gaussgym_render.bench import MAX_PSNR_DB, psnr_db
 from gaussgym_render.differentiable import raster_backward, raster_forward
-from gaussgym_render.lod import LodSplats, build_tree
+from gaussgym_render.lod import MAX_OPACITY, MIN_SCALE_M, LodSplats, build_tree
 from gaussgym_render.renderer import AnySplats, SplatRenderer
 from gaussgym_render.viewpoints import Viewpoints
 
@@ -29,14 +29,10 @@ _STEPS = 9  # of each bisection
 _PRUNE_RANGE = (1e-4, 4.0)  # blending weight summed over a view [px]
 _THRESHOLD_RANGE_PX = (0.02, 3.0)
 _BATCH = 64
-_FIT_MARGIN_DB = 2.0  # colours are fitted at the threshold that gives this much less than wanted
-_RELAXATIONS = (
-    0.6,
-    0.4,
-    0.25,
-    0.15,
-)  # share of a splat's mean residual that it takes on, by pass over the views
-_FIT_DAMPING_PX = 0.05
+_TUNE_MARGIN_DB = 7.0  # splats are tuned at the threshold that gives this much less than wanted before
+_PASSES = 4
+_RATES = {"means": 0.03, "scales": 0.02, "opacities": 0.03, "sh": 0.03}
+_BETAS = (0.8, 0.98)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,9 +213,9 @@ def optimize(
         holds = lambda x: quality(replace(candidate, threshold_px=x)) >= least_db  # noqa: E731
         return replace(candidate, threshold_px=_bisect(holds, _THRESHOLD_RANGE_PX))
 
-    result = threshold(tree, cfg.psnr_db - _FIT_MARGIN_DB)
+    result = threshold(tree, cfg.psnr_db - _TUNE_MARGIN_DB)
     targets = render_all(splats, views, num_threads=cfg.num_threads)
-    result = threshold(fit_colors(result, views, targets, seed=cfg.seed, progress=progress), cfg.psnr_db)
+    result = threshold(tune(result, views, targets, seed=cfg.seed, progress=progress), cfg.psnr_db)
     reached = quality(result)
     if reached < cfg.psnr_db:
         raise InputError(
@@ -229,7 +225,7 @@ def optimize(
     return replace(result, recipe=recipe)
 
 
-def fit_colors(
+def tune(
     lod: LodSplats,
     cameras: Viewpoints,
     targets: NDArray[np.uint8],
@@ -237,10 +233,10 @@ def fit_colors(
     seed: int = 0,
     progress: Callable[[int], None] = lambda _: None,
 ) -> LodSplats:
-    """Fit the colours of merged splats to images, at the scene's threshold.
+    """Fit what is drawn at the scene's threshold to images, by gradient descent (Adam, Kingma and Ba 2015; one view a step).
 
-    View by view, each drawn splat takes on a share of the mean residual of its pixels, weighted as it is blended (the
-    simultaneous algebraic reconstruction technique, Andersen and Kak 1984: images are linear in the colours). Leaves stay.
+    Moments cannot tell in which order splats cover each other, nor what pruned ones left open; the images do. Colours, opacities,
+    sizes and places move; rotations, the tree and its errors stay.
 
     Args:
         lod: The scene.
@@ -249,45 +245,86 @@ def fit_colors(
         seed: Of the order of views.
         progress: Called with 1 after each view of each pass, and of one before the first.
     """
-    rng = np.random.default_rng(seed)
-    sh, merged = lod.sh.copy(), np.repeat(~lod.is_leaf, lod.node_sizes)
     drawn = []
     for c2w, k in zip(cameras.c2w, cameras.K):
         index = lod.splats_of(lod.select(c2w, k))
-        weight, visible = _blending_weights(lod.take(index), c2w, k, cameras.width, cameras.height)
-        visible = np.sort(visible)
-        drawn.append((index[visible], weight[visible]))
+        _, visible = _blending_weights(lod.take(index), c2w, k, cameras.width, cameras.height)
+        drawn.append(index[np.sort(visible)])
         progress(1)
-    for relaxation in _RELAXATIONS:
-        for c in rng.permutation(len(cameras)).tolist():
-            index, weight = drawn[c]
-            residual = _backprojected_residual(lod.take(index, sh), cameras.c2w[c], cameras.K[c], targets[c])
-            step = relaxation * residual / (weight + _FIT_DAMPING_PX)[:, None]
-            sh[index, 0] += np.where(merged[index, None], step, 0.0) / harmonics.C0
-            progress(1)
-    return replace(lod, sh=sh)
+    rng, descent = np.random.default_rng(seed), _Descent(lod)
+    order = np.concatenate([rng.permutation(len(cameras)) for _ in range(_PASSES)])
+    for step, c in enumerate(order.tolist()):
+        descent.step(drawn[c], cameras.c2w[c], cameras.K[c], targets[c], 1.0 - 0.9 * step / len(order))
+        progress(1)
+    return descent.result()
 
 
-def _backprojected_residual(
-    splats: oracle.SplatArrays, c2w: NDArray[np.float64], k: NDArray[np.float64], target: NDArray[np.uint8]
-) -> NDArray[np.float32]:
-    """Target minus image, summed over the pixels of each splat with the splat's weights, `[N, 3]`."""
-    height, width = target.shape[:2]
-    parameters = (splats.means, splats.quats_wxyz, splats.scales, splats.opacities, splats.sh)
-    degree = harmonics.degree_of(splats.sh.shape[1])
-    rgb, depth, trans, state = raster_forward(
-        *parameters, np.linalg.inv(c2w), k, width, height, sh_degree=degree
-    )
-    residual = target.astype(np.float32) / np.float32(255.0) - np.clip(rgb, 0.0, 1.0)
-    nothing = np.zeros((height, width), np.float32)
-    gradients = raster_backward(*parameters, state, rgb, depth, trans, residual, nothing, nothing)
-    return gradients.colors[:, 0] / np.float32(harmonics.C0)
+class _Descent:
+    """Adam over a scene's splats: opacities and scales by their logarithms, means in units of their splat's size."""
+
+    def __init__(self, lod: LodSplats) -> None:
+        self.lod = lod
+        self.values = {name: getattr(lod, name).copy() for name in _RATES}
+        self.first = {name: np.zeros_like(v) for name, v in self.values.items()}
+        self.second = {name: np.zeros_like(v) for name, v in self.values.items()}
+        self.seen = np.zeros(len(lod), np.int64)
+        self.size_m = np.exp(np.log(lod.scales).mean(1, keepdims=True))
+        self.band_rates = np.full((lod.sh.shape[1], 1), 0.3, np.float32)  # view dependence moves less
+        self.band_rates[0] = 1.0
+
+    def step(
+        self,
+        index: NDArray[np.int64],
+        c2w: NDArray[np.float64],
+        k: NDArray[np.float64],
+        target: NDArray[np.uint8],
+        pace: float,
+    ) -> None:
+        """Move the splats that a view shows, `pace` times their rates, down the gradient of its squared error."""
+        height, width = target.shape[:2]
+        means, scales, opacities, sh = (
+            self.values[name][index] for name in ("means", "scales", "opacities", "sh")
+        )
+        parameters = (means, self.lod.quats_wxyz[index], scales, opacities, sh)
+        rgb, depth, trans, state = raster_forward(
+            *parameters, np.linalg.inv(c2w), k, width, height, sh_degree=self.lod.sh_degree
+        )
+        residual = np.clip(rgb, 0.0, 1.0) - target.astype(np.float32) / np.float32(255.0)
+        nothing = np.zeros((height, width), np.float32)
+        gradients = raster_backward(*parameters, state, rgb, depth, trans, residual, nothing, nothing)
+        self.seen[index] += 1
+        size_m = self.size_m[index]
+        move = {
+            "means": size_m * self._adam("means", index, gradients.means * size_m),
+            "scales": self._adam("scales", index, gradients.scales * scales),
+            "opacities": self._adam("opacities", index, gradients.opacities * opacities),
+            "sh": self.band_rates * self._adam("sh", index, gradients.colors),
+        }
+        move = {name: -pace * _RATES[name] * direction for name, direction in move.items()}
+        self.values["means"][index] = means + move["means"]
+        self.values["scales"][index] = np.maximum(scales * np.exp(move["scales"]), MIN_SCALE_M)
+        self.values["opacities"][index] = np.clip(opacities * np.exp(move["opacities"]), 1e-4, MAX_OPACITY)
+        self.values["sh"][index] = sh + move["sh"]
+
+    def _adam(
+        self, name: str, index: NDArray[np.int64], gradient: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """Adam's direction for the splats of a view; moments of the others wait."""
+        first = self.first[name][index] * _BETAS[0] + (1 - _BETAS[0]) * gradient
+        second = self.second[name][index] * _BETAS[1] + (1 - _BETAS[1]) * gradient**2
+        self.first[name][index], self.second[name][index] = first, second
+        times = self.seen[index].reshape(-1, *[1] * (gradient.ndim - 1))
+        return first / (1 - _BETAS[0] ** times) / (np.sqrt(second / (1 - _BETAS[1] ** times)) + 1e-6)
+
+    def result(self) -> LodSplats:
+        """The scene as it is now."""
+        return replace(self.lod, **self.values)
 
 
 def num_steps(cameras: Viewpoints, cfg: OptimizeCfg) -> int:
     """Steps that `optimize` reports: views measured, and candidates judged."""
     views = len(split_cameras(cameras, cfg.max_cameras, cfg.seed)[0])
-    return views * (2 + len(_RELAXATIONS)) + 3 * _STEPS + 1
+    return views * (2 + _PASSES) + 3 * _STEPS + 1
 
 
 def _bisect(holds: Callable[[float], bool], interval: tuple[float, float]) -> float:
