@@ -215,7 +215,7 @@ def optimize(
         return replace(candidate, threshold_px=_bisect(holds, _THRESHOLD_RANGE_PX))
 
     targets = render_all(splats, views, num_threads=cfg.num_threads)
-    candidates = []
+    candidates = [threshold(tree, cfg.psnr_db)]
     for margin_db in _TUNE_MARGINS_DB:
         coarse = threshold(tree, cfg.psnr_db - margin_db)
         tuned = tune(coarse, views, targets, seed=cfg.seed, progress=progress)
@@ -241,7 +241,7 @@ def tune(
     """Fit what is drawn at the scene's threshold to images, by gradient descent (Adam, Kingma and Ba 2015; one view a step).
 
     Moments cannot tell in which order splats cover each other, nor what pruned ones left open; the images do. Colours, opacities,
-    sizes and places move; rotations, the tree and its errors stay.
+    sizes and places of merged splats move; rotations, leaves, the tree and its errors stay.
 
     Args:
         lod: The scene.
@@ -273,6 +273,8 @@ class _Descent:
         self.first = {name: np.zeros_like(v) for name, v in self.values.items()}
         self.second = {name: np.zeros_like(v) for name, v in self.values.items()}
         self.seen = np.zeros(len(lod), np.int64)
+        # Steps of Adam have one length whatever the residual: leaves, which are right as they are, would wander.
+        self.merged = np.repeat(~lod.is_leaf, lod.node_sizes)
         self.size_m = np.exp(np.log(lod.scales).mean(1, keepdims=True))
         self.band_rates = np.full((lod.sh.shape[1], 1), 0.3, np.float32)  # view dependence moves less
         self.band_rates[0] = 1.0
@@ -297,13 +299,15 @@ class _Descent:
         residual = np.clip(rgb, 0.0, 1.0) - target.astype(np.float32) / np.float32(255.0)
         nothing = np.zeros((height, width), np.float32)
         gradients = raster_backward(*parameters, state, rgb, depth, trans, residual, nothing, nothing)
+        free = self.merged[index]
+        index, means, scales, opacities, sh = (a[free] for a in (index, means, scales, opacities, sh))
         self.seen[index] += 1
         size_m = self.size_m[index]
         move = {
-            "means": size_m * self._adam("means", index, gradients.means * size_m),
-            "scales": self._adam("scales", index, gradients.scales * scales),
-            "opacities": self._adam("opacities", index, gradients.opacities * opacities),
-            "sh": self.band_rates * self._adam("sh", index, gradients.colors),
+            "means": size_m * self._adam("means", index, gradients.means[free] * size_m),
+            "scales": self._adam("scales", index, gradients.scales[free] * scales),
+            "opacities": self._adam("opacities", index, gradients.opacities[free] * opacities),
+            "sh": self.band_rates * self._adam("sh", index, gradients.colors[free]),
         }
         move = {name: -pace * _RATES[name] * direction for name, direction in move.items()}
         self.values["means"][index] = means + move["means"]
@@ -329,7 +333,7 @@ class _Descent:
 def num_steps(cameras: Viewpoints, cfg: OptimizeCfg) -> int:
     """Steps that `optimize` reports: views measured, and candidates judged."""
     views = len(split_cameras(cameras, cfg.max_cameras, cfg.seed)[0])
-    return views + _STEPS + len(_TUNE_MARGINS_DB) * (views * (1 + _PASSES) + 2 * _STEPS) + 1
+    return views + 2 * _STEPS + len(_TUNE_MARGINS_DB) * (views * (1 + _PASSES) + 2 * _STEPS) + 1
 
 
 def _bisect(holds: Callable[[float], bool], interval: tuple[float, float]) -> float:
