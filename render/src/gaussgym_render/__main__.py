@@ -1,11 +1,11 @@
-"""Command `gaussgym-render`: images of a scene, and how fast they come."""
+"""Command `gaussgym-render`: images of a scene, how fast they come, and a scene with levels of detail."""
 
 from __future__ import annotations
 
 import json
 import shutil
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -18,6 +18,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from gaussgym_render import bench
+from gaussgym_render.lod import LodSplats
 from gaussgym_render.renderer import Frames, SplatRenderer
 from gaussgym_render.viewpoints import Viewpoints, load_viewpoints, path_viewpoints, scene_viewpoints
 
@@ -190,7 +191,101 @@ def _print_table(result: dict) -> None:
         print(f"{t['width_px']}x{t['height_px']:<8} {spread:<35} {t['frames_per_cpu_s']:<24.0f} {visible}")
 
 
-Command = Annotated[Images, tyro.conf.subcommand("images")] | Annotated[Bench, tyro.conf.subcommand("bench")]
+@dataclass(kw_only=True)
+class Optimize:
+    """Prune a scene and merge its splats at a distance, as far as a PSNR allows; writes a folder for `LodSplats.load`."""
+
+    scene: tyro.conf.Positional[Path]
+    """Scene folder with paths; or with --cameras any scene folder, or a 3DGS PLY."""
+    output: Path
+    """Folder to write: lod.npz, and lod.json with the recipe and what was measured. Replaced if it exists."""
+    psnr_db: float = 40.0
+    """Least PSNR against the full scene at the same image size, mean over held-out cameras, on the paths and turned each [dB]."""
+    width: int = 64
+    """Image width to optimise for [px]."""
+    height: int = 48
+    """Image height to optimise for [px]."""
+    cameras: Path | None = None
+    """Camera file, JSON as `gaussgym-render images --help` shows; default: one each half metre along the scene's paths.
+    Every other one is held out."""
+    max_cameras: int = 160
+    """Most cameras to measure importance from, and most held-out ones."""
+    seed: int = 0
+    """Of the headings and offsets of cameras beside the paths."""
+    threads: int | None = None
+    """CPU threads; default: all cores."""
+
+    def run(self) -> Path:
+        """Optimise, compare with the full scene and write; returns the manifest."""
+        from gaussgym_render import optimize  # brings torch, which the other commands do without
+
+        if self.width < 1 or self.height < 1 or self.max_cameras < 4:
+            raise InputError(
+                f"--width {self.width}, --height {self.height}, --max-cameras {self.max_cameras}: expected at least 1, 1 and 4"
+            )
+        splats, near, path = self._load()
+        cfg = optimize.OptimizeCfg(
+            psnr_db=self.psnr_db,
+            width=self.width,
+            height=self.height,
+            max_cameras=self.max_cameras,
+            seed=self.seed,
+            num_threads=self.threads,
+        )
+        with tqdm(total=optimize.num_steps(near, cfg), unit="step", desc="optimize") as bar:
+            lod = optimize.optimize(splats, near, cfg, progress=bar.update)
+        wider = _framed(path, self.width * 21 // 16, self.height)
+        rows = [
+            bench.compare(splats, lod, cameras, threads=self.threads)
+            for cameras in (path.resized(self.width, self.height), wider)
+        ]
+        lod = replace(lod, recipe={**lod.recipe, "measured": [asdict(row) for row in rows]})
+        _print_comparison(splats, lod, rows)
+        return lod.save(self.output)
+
+    def _load(self) -> tuple[Splats, Viewpoints, Viewpoints]:
+        """The splats, the cameras to optimise for, and those to report on."""
+        if self.cameras is not None:
+            cameras = load_viewpoints(self.cameras)
+            ply = self.scene.suffix == ".ply"
+            return Splats.load_ply(self.scene) if ply else Scene.load(self.scene).splats, cameras, cameras
+        if self.scene.suffix == ".ply":
+            raise InputError(f"{self.scene}: a PLY brings no paths; give --cameras FILE")
+        scene = Scene.load(self.scene)
+        size = {"width": self.width, "height": self.height}
+        return scene.splats, path_viewpoints(scene, step_m=0.5, **size), path_viewpoints(scene, **size)
+
+
+def _framed(cameras: Viewpoints, width: int, height: int) -> Viewpoints:
+    """The same cameras with another image size [px] and their horizontal field of view."""
+    k = cameras.K * (width / cameras.width)
+    k[:, 0, 2], k[:, 1, 2], k[:, 2, 2] = width / 2, height / 2, 1.0
+    return Viewpoints(cameras.names, cameras.c2w, k, width, height)
+
+
+def _print_comparison(full: Splats, lod: LodSplats, rows: list[bench.Comparison]) -> None:
+    recipe = lod.recipe
+    print(
+        f"{len(full)} splats, {recipe['splats_kept']} kept (importance at least {recipe['least_importance_px']:.2g} px), "
+        f"{len(lod) - recipe['splats_kept']} merged ones in {len(lod.node_sizes)} nodes; threshold {lod.threshold_px:.3g} px"
+    )
+    print(
+        f"held out: {recipe['held_out_psnr_db']:.2f} dB, the lower of the means of {recipe['held_out_views'] // 2} views on the "
+        "paths and as many turned any way"
+    )
+    print("size [px]    PSNR mean (min) [dB]    visible splats       speed, full = 1 (min to max)")
+    for row in rows:
+        quality = f"{row.psnr_db_mean:.2f} ({row.psnr_db_min:.2f})"
+        visible = f"{row.visible_splats_full:.0f} -> {row.visible_splats:.0f}"
+        ratio = f"{row.speed_ratio:.2f} ({row.speed_ratio_min:.2f} to {row.speed_ratio_max:.2f})"
+        print(f"{row.width_px}x{row.height_px:<8} {quality:<23} {visible:<20} {ratio}")
+
+
+Command = (
+    Annotated[Images, tyro.conf.subcommand("images")]
+    | Annotated[Bench, tyro.conf.subcommand("bench")]
+    | Annotated[Optimize, tyro.conf.subcommand("optimize")]
+)
 
 
 def main() -> int:

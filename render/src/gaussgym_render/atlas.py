@@ -3,6 +3,8 @@
 Splats are sorted along a Morton curve within their scene and cut into chunks of 256 that carry bounds, so that a camera
 discards most of a scene chunk by chunk, and the ones left are projected with vector instructions: a chunk stores each quantity
 of its splats contiguously. Short chunks are padded with splats of opacity 0.
+
+A scene with levels of detail has a chunk per node of its tree, in pre-order; that of a plain scene has leaves only.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from gaussgym_scene.morton import morton_order
 from numpy.typing import NDArray
 
 from gaussgym_render import harmonics
+from gaussgym_render.lod import LodSplats
 
 CHUNK = 256
 """Splats per chunk. Compiled into the kernels, whose cache does not notice a change here: then delete `__pycache__`."""
@@ -33,7 +36,13 @@ class Atlas:
     chunk_offsets: NDArray[np.int64]
     """Scene s owns the chunks `chunk_offsets[s]` to `chunk_offsets[s + 1]`, `[S + 1]`."""
     bounds_w: NDArray[np.float32]
-    """Centre and half size of the box round the means, and the largest standard deviation [m], `[B, 7]`."""
+    """Centre and half size of the box round the means, and the largest standard deviation [m], of a chunk's subtree, `[B, 7]`."""
+    skip: NDArray[np.int64]
+    """How many chunks to go forward to leave a chunk's subtree, `[B]`; 1 for leaves."""
+    errors_m: NDArray[np.float32]
+    """What merging cost, as in `LodSplats`, `[B]`; 0 for leaves."""
+    thresholds_px: NDArray[np.float64]
+    """Largest error that each scene may show [px], `[S]`."""
     planes: NDArray[np.float32]
     """Geometry, `[B, 13, 256]`."""
     source: NDArray[np.int32]
@@ -55,11 +64,11 @@ class Atlas:
         return int(np.diff(self.chunk_offsets).max(initial=0))
 
 
-def build_atlas(scenes: Sequence[Splats], *, sh_degree: int | None = None) -> Atlas:
+def build_atlas(scenes: Sequence[Splats | LodSplats], *, sh_degree: int | None = None) -> Atlas:
     """Pack scenes.
 
     Args:
-        scenes: Any number of splat sets, empty ones allowed.
+        scenes: Any number of splat sets, with levels of detail or without, empty ones allowed.
         sh_degree: Highest SH degree to keep; default: all that each scene has.
 
     Returns:
@@ -76,6 +85,9 @@ def build_atlas(scenes: Sequence[Splats], *, sh_degree: int | None = None) -> At
             np.int64
         ),
         bounds_w=join("bounds"),
+        skip=join("skip"),
+        errors_m=join("errors"),
+        thresholds_px=np.array([part["threshold"] for part in parts], np.float64),
         planes=join("planes"),
         source=join("source"),
         base_colors=join("base"),
@@ -86,39 +98,68 @@ def build_atlas(scenes: Sequence[Splats], *, sh_degree: int | None = None) -> At
     )
 
 
-def _pack_scene(splats: Splats, sh_degree: int | None) -> dict[str, Any]:
-    """One scene's arrays in chunk layout."""
+def _layout(
+    splats: Splats | LodSplats,
+) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.int32]]:
+    """Which splat each slot holds, whether it is one of its own (or padding, at the place of its chunk's last), and its rank."""
+    if isinstance(splats, LodSplats):
+        i = np.arange(CHUNK)
+        sizes = splats.node_sizes[:, None]
+        index = (splats.node_starts[:, None] + np.minimum(i, sizes - 1)).reshape(-1)
+        used = (i < sizes).reshape(-1)
+        return index, used, np.where(used, splats.source[index], -1).astype(np.int32)
     n = len(splats.means)
-    num_chunks = -(-n // CHUNK)
     order = morton_order(splats.means)
-    slots = num_chunks * CHUNK
+    slots = -(-n // CHUNK) * CHUNK
+    index = np.concatenate([order, np.repeat(order[-1:], slots - n)])
+    used = np.arange(slots) < n
+    return index, used, np.where(used, index, -1).astype(np.int32)
+
+
+def _bounds(
+    splats: Splats | LodSplats, means: NDArray[np.float32], sigma: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """`Atlas.bounds_w` of chunks with `means [b, 256, 3]` and `sigma [b]`."""
+    if isinstance(splats, LodSplats):
+        low, high, sigma = splats.boxes()
+    else:
+        low, high = means.min(1), means.max(1)
+    return np.concatenate([(low + high) / 2, (high - low) / 2, sigma[:, None]], 1).astype(np.float32)
+
+
+def _pack_scene(splats: Splats | LodSplats, sh_degree: int | None) -> dict[str, Any]:
+    """One scene's arrays in chunk layout."""
+    index, used, source = _layout(splats)
+    slots = len(index)
+    num_chunks = slots // CHUNK
     have = harmonics.degree_of(splats.sh.shape[1])
     num_rest = harmonics.num_coefficients(have if sh_degree is None else min(have, sh_degree)) - 1
+    own = index[used]
 
     flat = np.zeros((slots, NUM_PLANES), np.float32)
-    flat[:n, 0:3] = splats.means[order]
-    flat[n:, 0:3] = splats.means[order[-1]] if n else 0.0
-    factor = matrix_from_quat_wxyz(splats.quats_wxyz[order]) * splats.scales[order][:, None, :]
-    flat[:n, 3:12] = factor.reshape(n, 9)
-    flat[:n, 12] = splats.opacities[order]
-    flat[n:, 12] = BLANK_OPACITY
-    source = np.full(slots, -1, np.int32)
-    source[:n] = order
+    flat[:, 0:3] = splats.means[index]
+    factor = matrix_from_quat_wxyz(splats.quats_wxyz[own]) * splats.scales[own][:, None, :]
+    flat[used, 3:12] = factor.reshape(-1, 9)
+    flat[:, 12] = BLANK_OPACITY
+    flat[used, 12] = splats.opacities[own]
     base = np.zeros((slots, 3), np.float32)
-    base[:n] = 0.5 + harmonics.C0 * splats.sh[order, 0]
+    base[used] = 0.5 + harmonics.C0 * splats.sh[own, 0]
     rest = np.zeros((slots, num_rest, 3), np.float32)
-    rest[:n] = splats.sh[order, 1 : num_rest + 1]
-
-    means = flat[:, :3].reshape(num_chunks, CHUNK, 3)
-    low, high = means.min(1), means.max(1)
+    rest[used] = splats.sh[own, 1 : num_rest + 1]
     sigma = np.zeros(slots, np.float32)
-    sigma[:n] = splats.scales[order].max(1) if n else 0.0
-    bounds = np.concatenate(
-        [(low + high) / 2, (high - low) / 2, sigma.reshape(num_chunks, CHUNK).max(1, keepdims=True)], 1
+    sigma[used] = splats.scales[own].max(1, initial=0.0)
+    bounds = _bounds(
+        splats,
+        flat[:, :3].reshape(num_chunks, CHUNK, 3),
+        sigma.reshape(num_chunks, CHUNK).max(1, initial=0.0),
     )
+    with_levels = isinstance(splats, LodSplats)
     return {
         "planes": flat.reshape(num_chunks, CHUNK, NUM_PLANES).transpose(0, 2, 1),
-        "bounds": bounds.astype(np.float32),
+        "bounds": bounds,
+        "skip": splats.skip - np.arange(num_chunks) if with_levels else np.ones(num_chunks, np.int64),
+        "errors": splats.errors_m if with_levels else np.zeros(num_chunks, np.float32),
+        "threshold": splats.threshold_px if with_levels else 0.0,
         "source": source,
         "base": base.reshape(num_chunks, CHUNK, 3).transpose(0, 2, 1),
         "rest": rest.reshape(num_chunks, CHUNK, num_rest, 3).transpose(0, 2, 3, 1).reshape(-1),

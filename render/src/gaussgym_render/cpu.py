@@ -135,6 +135,18 @@ def _chunk_visible(bounds, view, k, near, tan_limit, tile):
     return True
 
 
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _detailed_enough(bounds, error_m, view, focal, threshold_px):
+    """Whether a node may stand for its subtree: its error, at the nearest point of the box of means, against the threshold.
+
+    Distances, not depths: a camera that turns on the spot keeps its levels.
+    """
+    dx = max(abs(view[9] - bounds[0]) - bounds[3], 0.0)
+    dy = max(abs(view[10] - bounds[1]) - bounds[4], 0.0)
+    dz = max(abs(view[11] - bounds[2]) - bounds[5], 0.0)
+    return focal * error_m <= threshold_px * np.sqrt(dx * dx + dy * dy + dz * dz)
+
+
 @numba.njit(cache=True, nogil=True, fastmath=_FLAGS, error_model="numpy")
 def _camera_points(planes, view, xyz):
     """Means of a chunk in the camera frame, rounded from float64: their depth order is the oracle's, bit by bit."""
@@ -509,6 +521,7 @@ def _tan_limits(k, size, tan_limit):
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def _project_scene(
     chunks,
+    levels,
     bounds,
     planes,
     base_colors,
@@ -523,11 +536,17 @@ def _project_scene(
     antialiased,
     scratch,
 ):
-    """Cull, project, colour and collect one camera's splats; returns how many."""
+    """Cull, choose levels, project, colour and collect one camera's splats; returns how many."""
     xyz, out, box, records, keys, directions, weights, colors = scratch
-    count = 0
-    for chunk in range(chunks[0], chunks[1]):
-        if _chunk_visible(bounds[chunk], view, k, near, tan_limit, tile):
+    skip, errors_m, threshold_px = levels
+    focal = max(k[0, 0], k[1, 1])
+    count, next_chunk = 0, chunks[0]
+    while next_chunk < chunks[1]:
+        chunk = next_chunk
+        visible = _chunk_visible(bounds[chunk], view, k, near, tan_limit, tile)
+        drawn = visible and _detailed_enough(bounds[chunk], errors_m[chunk], view, focal, threshold_px)
+        next_chunk += 1 if visible and not drawn else skip[chunk]
+        if drawn:
             geometry = planes[chunk * NUM_PLANES * CHUNK : (chunk + 1) * NUM_PLANES * CHUNK]
             _camera_points(geometry, view, xyz)
             _project_chunk(geometry, xyz, view, k, near, tan_limit, tile, antialiased, out, box)
@@ -561,7 +580,19 @@ def _render_jobs(
 ):
     """Take jobs (camera, tile) from the queue until it is empty."""
     c2w, ks, scene_ids = cameras
-    chunk_offsets, bounds, planes, source, base_colors, rest, rest_offsets, num_rest = atlas
+    (
+        chunk_offsets,
+        bounds,
+        skip,
+        errors_m,
+        thresholds_px,
+        planes,
+        source,
+        base_colors,
+        rest,
+        rest_offsets,
+        num_rest,
+    ) = atlas
     projection, (order, keys_b, order_b, histogram), (image, open_bits, view, tan_limit), surfaces = scratch
     records, keys = projection[3], projection[4]
     layer, (pixels, surface_order, surface_keys, _, _) = surfaces
@@ -576,8 +607,8 @@ def _render_jobs(
         _view(c2w[camera], view)
         _tan_limits(k, size, tan_limit)
         count = _project_scene(
-            chunks, bounds, planes, base_colors, rest, rest_offsets[scene], num_rest[scene], view, k, near, tan_limit, tile,
-            antialiased, projection,
+            chunks, (skip, errors_m, thresholds_px[scene]), bounds, planes, base_colors, rest, rest_offsets[scene],
+            num_rest[scene], view, k, near, tan_limit, tile, antialiased, projection,
         )  # fmt: skip
         visible[job] = count
         _sort(keys, count, order, keys_b, order_b, histogram)
@@ -678,8 +709,8 @@ class CpuRasterizer:
         self.num_visible = np.zeros(0, np.int64)
         self._stride = int(self.tiles[:, 2].max()) + lanes.LANES
         self._atlas_arrays = (
-            atlas.chunk_offsets, atlas.bounds_w, atlas.planes.reshape(-1), atlas.source, atlas.base_colors.reshape(-1),
-            atlas.rest, atlas.rest_offsets, atlas.num_rest,
+            atlas.chunk_offsets, atlas.bounds_w, atlas.skip, atlas.errors_m, atlas.thresholds_px, atlas.planes.reshape(-1),
+            atlas.source, atlas.base_colors.reshape(-1), atlas.rest, atlas.rest_offsets, atlas.num_rest,
         )  # fmt: skip
         self._object_vertices = (
             -1

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from gaussgym_render import oracle
 from gaussgym_render.atlas import build_atlas
 from gaussgym_render.cpu import CpuRasterizer
+from gaussgym_render.lod import LodSplats
 from gaussgym_render.objects import Instances, check_instances, is_rigid
 
 logger = logging.getLogger(__name__)
@@ -87,7 +88,9 @@ class Rasterizer(Protocol):
         ...
 
 
-BackendFactory = Callable[[Sequence[Splats], RasterizerCfg], Rasterizer]
+AnySplats = Splats | LodSplats
+"""A scene as given, or with levels of detail."""
+BackendFactory = Callable[[Sequence[AnySplats], RasterizerCfg], Rasterizer]
 _BACKENDS: dict[str, BackendFactory] = {}
 _DRAW_OBJECTS: set[str] = set()  # names of backends whose `render` takes objects
 
@@ -116,7 +119,7 @@ def _find_backends() -> dict[str, Callable[[], BackendFactory]]:
 class ReferenceRasterizer:
     """The float64 oracle behind the backend interface: exact and slow."""
 
-    def __init__(self, splats: Sequence[Splats], cfg: RasterizerCfg) -> None:
+    def __init__(self, splats: Sequence[AnySplats], cfg: RasterizerCfg) -> None:
         self.splats, self.cfg = splats, cfg
 
     def render(
@@ -134,11 +137,14 @@ class ReferenceRasterizer:
         rgb, depth, alpha = frames
         cfg = self.cfg
         for c in cameras.tolist():
+            splats = self.splats[int(scene_ids[c])]
+            if isinstance(splats, LodSplats):
+                splats = splats.take(splats.splats_of(splats.select(c2w[c], ks[c])))
             surface, owners = None, np.zeros(0, np.int64)
             if objects is not None:
                 surface, owners = self._surface(objects, c, c2w[c], ks[c])
             image = oracle.render(
-                self.splats[int(scene_ids[c])],
+                splats,
                 c2w[c],
                 ks[c],
                 cfg.width,
@@ -183,7 +189,7 @@ class ReferenceRasterizer:
         return surface, np.concatenate(owners)
 
 
-def _make_cpu(splats: Sequence[Splats], cfg: RasterizerCfg) -> Rasterizer:
+def _make_cpu(splats: Sequence[AnySplats], cfg: RasterizerCfg) -> Rasterizer:
     atlas = build_atlas(splats, sh_degree=cfg.sh_degree)
     return CpuRasterizer(
         atlas, cfg.width, cfg.height, near=cfg.near, antialiased=cfg.antialiased, num_threads=cfg.num_threads
@@ -198,7 +204,8 @@ class SplatRenderer:
     """Renders batches of pinhole cameras in several splat scenes.
 
     Args:
-        splats: The scenes; a camera names its scene by its place here. Scenes may be empty and of any size.
+        splats: The scenes; a camera names its scene by its place here. Scenes may be empty and of any size, and have levels of
+            detail (`gaussgym_render.lod.LodSplats`) or not.
         width: Image width [px].
         height: Image height [px].
         backend: One of `available_backends()`, or 'auto'.
@@ -213,12 +220,12 @@ class SplatRenderer:
         backend: Name of the backend in use ('auto' resolved).
 
     Raises:
-        InputError: On no scenes, sizes below 1, a bad setting, or an unknown backend.
+        InputError: On no scenes, sizes below 1, a bad setting, an unknown backend, or levels of detail without antialiasing.
     """
 
     def __init__(
         self,
-        splats: Sequence[Splats],
+        splats: Sequence[AnySplats],
         width: int,
         height: int,
         *,
@@ -238,6 +245,10 @@ class SplatRenderer:
             raise InputError(f"near plane at {near} m, expected a positive distance")
         if sh_degree is not None and not 0 <= sh_degree <= 3:
             raise InputError(f"SH degree {sh_degree}, expected 0 to 3 or None")
+        if not antialiased and any(isinstance(scene, LodSplats) for scene in splats):
+            raise InputError(
+                "found a scene with levels of detail and antialiased=False; its merged splats are made for True"
+            )
         if num_threads is not None and num_threads < 1:
             raise InputError(f"num_threads is {num_threads}, expected at least 1 or None")
         self.background = np.asarray(background, np.float32)
