@@ -383,7 +383,7 @@ def principal_axes(
     """Standard deviations `[N, 3]` [m], ascending, and their axes as unit quaternions wxyz `[N, 4]`, of `[N, 3, 3]` [m²]."""
     variances, axes = np.linalg.eigh(covariances)
     axes[:, :, 0] *= np.sign(np.linalg.det(axes))[:, None]
-    return np.sqrt(np.maximum(variances, MIN_SCALE_M**2)), quat_wxyz_from_matrix(axes)
+    return np.sqrt(np.maximum(variances, MIN_SCALE_M**2)), np.asarray(quat_wxyz_from_matrix(axes))
 
 
 def _optical_depth_table() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -615,7 +615,7 @@ class _TreeBuilder:
         merged = merge(children, groups, count)
         share = children.masses / merged.masses[groups]
         step = ((children.means - merged.means[groups]) ** 2).sum(1)
-        moved = np.bincount(groups, share * (moved + step), count)
+        moved = np.bincount(groups, share * (moved + step), count).astype(np.float64)
         labels = groups[labels]
         below = max(self.errors_m[node + 1], self.errors_m[self.skip[node + 1]])
         error_m = max(float(np.sqrt(np.average(moved, weights=merged.masses))), below, _MIN_ERROR_M)

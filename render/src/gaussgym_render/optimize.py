@@ -58,7 +58,7 @@ class OptimizeCfg:
 
 
 def importance(
-    splats: Splats, cameras: Viewpoints, *, progress: Callable[[int], None] = lambda _: None
+    splats: Splats, cameras: Viewpoints, *, progress: Callable[[int], object] = lambda _: None
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Blending weight of each splat, summed over the pixels of a view.
 
@@ -169,7 +169,7 @@ def optimize(
     cameras: Viewpoints,
     cfg: OptimizeCfg,
     *,
-    progress: Callable[[int], None] = lambda _: None,
+    progress: Callable[[int], object] = lambda _: None,
 ) -> LodSplats:
     """Prune and merge a scene as far as the PSNR allows.
 
@@ -236,7 +236,7 @@ def tune(
     targets: NDArray[np.uint8],
     *,
     seed: int = 0,
-    progress: Callable[[int], None] = lambda _: None,
+    progress: Callable[[int], object] = lambda _: None,
 ) -> LodSplats:
     """Fit what is drawn at the scene's threshold to images, by gradient descent (Adam, Kingma and Ba 2015; one view a step).
 
@@ -300,7 +300,8 @@ class _Descent:
         nothing = np.zeros((height, width), np.float32)
         gradients = raster_backward(*parameters, state, rgb, depth, trans, residual, nothing, nothing)
         free = self.merged[index]
-        index, means, scales, opacities, sh = (a[free] for a in (index, means, scales, opacities, sh))
+        index = index[free]
+        means, scales, opacities, sh = (a[free] for a in (means, scales, opacities, sh))
         self.seen[index] += 1
         size_m = self.size_m[index]
         move = {
