@@ -22,7 +22,7 @@ DEPLOY_CODE = ("gaussgym_learn", "gaussgym_deploy")
 STAIRS_HEIGHT_M = 0.15
 MINUTES = {
     "minutes_splats": (2.6, 6.0),
-    "minutes_teacher_flat": (1.75, 1.75),
+    "minutes_teacher_flat": (1.75, 2.5),
     "minutes_teacher": (1.0, 2.0),
     "minutes_pixels": (0.3, 1.0),
     "minutes_fine_tune": (0.8, 3.0),
@@ -46,7 +46,7 @@ class Demo:
     minutes_splats: float | None = None
     """Time for training the splats [min]; default 2.6, with a capture of one's own 6."""
     minutes_teacher_flat: float | None = None
-    """Time for the teacher to learn to walk on the flat [min]; default 1.75."""
+    """Time for the teacher to learn to walk on the flat [min]; default 1.75, with a capture of one's own 2.5."""
     minutes_teacher: float | None = None
     """Time for it to learn the place [min]; default 1, with a capture of one's own 2."""
     minutes_pixels: float | None = None
