@@ -70,6 +70,10 @@ def _member(path: Path, bundle: zipfile.ZipFile, name: str) -> bytes:
         info = bundle.getinfo(name)
     except KeyError:
         raise InputError(f"{path}: holds no {name}, expected a bundled SOG") from None
+    if info.compress_size > path.stat().st_size:
+        raise InputError(
+            f"{path}: {name} claims {info.compress_size} bytes of a smaller file; export it again"
+        )
     most = max(_META_BYTES, 4 * info.compress_size)
     with bundle.open(info) as file:
         data = file.read(most + 1)
