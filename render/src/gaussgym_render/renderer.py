@@ -6,6 +6,7 @@ import logging
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import entry_points
 from typing import Any, Protocol
 
@@ -13,7 +14,7 @@ import numpy as np
 from gaussgym_scene import InputError, Splats
 from numpy.typing import NDArray
 
-from gaussgym_render import oracle
+from gaussgym_render import gsplat_backend, oracle
 from gaussgym_render.atlas import build_atlas
 from gaussgym_render.cpu import CpuRasterizer
 from gaussgym_render.lod import LodSplats
@@ -93,17 +94,34 @@ AnySplats = Splats | LodSplats
 BackendFactory = Callable[[Sequence[AnySplats], RasterizerCfg], Rasterizer]
 _BACKENDS: dict[str, BackendFactory] = {}
 _DRAW_OBJECTS: set[str] = set()  # names of backends whose `render` takes objects
+_MISSING: dict[str, Callable[[], str | None]] = {}
 
 
-def register_backend(name: str, factory: BackendFactory, *, draws_objects: bool = False) -> None:
-    """Make a backend available to `SplatRenderer(backend=name)`; `draws_objects` if its `render` takes objects."""
+def register_backend(
+    name: str,
+    factory: BackendFactory,
+    *,
+    draws_objects: bool = False,
+    missing: Callable[[], str | None] | None = None,
+) -> None:
+    """Make a backend available to `SplatRenderer(backend=name)`.
+
+    Args:
+        name: How it is asked for.
+        factory: Makes it.
+        draws_objects: Its `render` takes objects.
+        missing: Says what the backend needs that this machine lacks, None if nothing; None: it runs everywhere.
+    """
     _BACKENDS[name] = factory
+    _MISSING.pop(name, None)
+    if missing is not None:
+        _MISSING[name] = missing
     (_DRAW_OBJECTS.add if draws_objects else _DRAW_OBJECTS.discard)(name)
 
 
 def available_backends() -> list[str]:
-    """Names that `SplatRenderer` accepts here, beside 'auto'."""
-    return sorted(_find_backends())
+    """Names that `SplatRenderer` accepts here, beside 'auto'; one that lacks something on this machine is left out."""
+    return sorted(name for name in _find_backends() if name not in _MISSING or _MISSING[name]() is None)
 
 
 def _find_backends() -> dict[str, Callable[[], BackendFactory]]:
@@ -198,6 +216,12 @@ def _make_cpu(splats: Sequence[AnySplats], cfg: RasterizerCfg) -> Rasterizer:
 
 register_backend("cpu", _make_cpu, draws_objects=True)
 register_backend("reference", ReferenceRasterizer, draws_objects=True)
+for _name, _batch_scenes in (("gsplat", False), ("gsplat-batched", True)):
+    register_backend(
+        _name,
+        partial(gsplat_backend.make_gsplat, gsplat_cfg=gsplat_backend.GsplatCfg(batch_scenes=_batch_scenes)),
+        missing=gsplat_backend.missing,
+    )
 
 
 class SplatRenderer:
@@ -384,9 +408,11 @@ def _choose(name: str) -> tuple[str, BackendFactory]:
     if name == "auto":
         name = next(candidate for candidate in AUTO_PREFERENCE if candidate in found)
         logger.info("splat renderer backend 'auto' took %r (available: %s)", name, ", ".join(sorted(found)))
-    if name not in found:
+    lacking = _MISSING[name]() if name in _MISSING else None
+    if name not in found or lacking:
+        reason = f"cannot run here: {lacking}" if lacking else "is not available here"
         raise InputError(
-            f"renderer backend {name!r} is not available here; available: {', '.join(sorted(found))} (or 'auto')"
+            f"renderer backend {name!r} {reason}; available: {', '.join(available_backends())} (or 'auto')"
         )
     return name, found[name]()
 
