@@ -185,7 +185,7 @@ def test_objects_are_refused(scenes):
     from gaussgym_render.testing import quadruped_before
 
     renderer = SplatRenderer(scenes, WIDTH, HEIGHT, backend="loop")
-    with pytest.raises(InputError, match="'loop' cannot draw objects"):
+    with pytest.raises(InputError, match="'loop' cannot take objects"):
         renderer.render(*CAMERAS, objects=quadruped_before(CAMERAS[0]))
 
 

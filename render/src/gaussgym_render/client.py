@@ -25,6 +25,7 @@ however it ends: the server holds byte 0 of the file, the client of slot i byte 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import mmap
@@ -37,10 +38,9 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tu
 
 import numpy as np
 
-try:
+fcntl: Any = None
+with contextlib.suppress(ImportError):  # Windows has none; RenderClient says what is wrong
     import fcntl
-except ImportError:  # Windows; RenderClient says what is wrong
-    fcntl = None  # type: ignore[assignment]
 
 __all__ = ["Frames", "RenderClient", "RenderServerError", "RequestError"]
 
@@ -249,7 +249,7 @@ class RenderClient:
             self.scenes: List[str] = self.description["scenes"]
             self.width, self.height = int(header["width"]), int(header["height"])
             self.max_cameras = int(header["max_cameras"])
-            self._slot = self._claim(int(header["num_slots"]))
+            self._slot: Any = self._claim(int(header["num_slots"]))
         except BaseException:
             os.close(self._fd)
             raise
@@ -371,7 +371,8 @@ class RenderClient:
         if self._memory is None:
             return
         memory, self._memory = self._memory, None
-        self._header, self._slot = None, None  # type: ignore[assignment]
+        self._slot = None
+        del self._header
         os.close(self._fd)  # drops the lock
         try:
             memory.close()

@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from gaussgym_render.oracle import EPS_2D
 
 if TYPE_CHECKING:
-    from gaussgym_render.objects import Instances
     from gaussgym_render.renderer import AnySplats, FrameArrays, RasterizerCfg
 
 GSPLAT_VERSION = "1.5.3"
@@ -99,7 +98,8 @@ class GsplatRasterizer:
         rasterization: Callable[..., Any],
         device: Any,
     ) -> None:
-        if not all(isinstance(scene, Splats) for scene in splats):
+        scenes = [scene for scene in splats if isinstance(scene, Splats)]
+        if len(scenes) < len(splats):
             raise InputError(
                 "renderer backend 'gsplat' draws no levels of detail; give it the scene they were made from, or take 'cpu'"
             )
@@ -107,16 +107,16 @@ class GsplatRasterizer:
             raise InputError(f"{gsplat_cfg.cameras_per_call} cameras a call, expected at least 1")
         self.cfg, self.gsplat_cfg, self.device = cfg, gsplat_cfg, device
         self._rasterization = rasterization
-        self._sizes = [len(scene) for scene in splats]
+        self._sizes = [len(scene) for scene in scenes]
         self._degrees = [
-            min(scene.sh_degree, 3 if cfg.sh_degree is None else cfg.sh_degree) for scene in splats
+            min(scene.sh_degree, 3 if cfg.sh_degree is None else cfg.sh_degree) for scene in scenes
         ]
         if gsplat_cfg.batch_scenes:
-            size = (max(self._sizes), max(scene.sh.shape[1] for scene in splats))
-            padded = [_padded(scene, *size) for scene in splats]
+            size = (max(self._sizes), max(scene.sh.shape[1] for scene in scenes))
+            padded = [_padded(scene, *size) for scene in scenes]
             self._all = [self._upload(np.stack(column)) for column in zip(*padded)]
         else:
-            self._scenes = [[self._upload(array) for array in _padded(scene)] for scene in splats]
+            self._scenes = [[self._upload(array) for array in _padded(scene)] for scene in scenes]
 
     def render(
         self,
@@ -126,10 +126,12 @@ class GsplatRasterizer:
         cameras: NDArray[np.int64],
         background: NDArray[np.float32],
         frames: FrameArrays,
-        objects: Instances | None = None,
-        seen: NDArray[np.int32] | None = None,
+        objects: Any = None,
+        seen: Any = None,
+        changes: Any = None,
+        extra: Any = None,
     ) -> None:
-        """See `gaussgym_render.cpu.CpuRasterizer.render`; draws no objects."""
+        """See `gaussgym_render.cpu.CpuRasterizer.render`; without `ABILITIES` the last four are never given."""
         sizes = np.asarray(self._sizes, np.int64)
         empty = cameras[sizes[scene_ids[cameras]] == 0]
         frames[0][empty] = np.floor(np.clip(background, 0.0, 1.0) * 255.0 + 0.5)
@@ -226,7 +228,7 @@ def _padded(scene: Splats, count: int | None = None, coefficients: int | None = 
     more, higher = (count or n) - n, max(0, (coefficients or k) - k)
     return [
         np.pad(scene.means, ((0, more), (0, 0))),
-        np.concatenate([scene.quats_wxyz, np.tile(np.float32([1, 0, 0, 0]), (more, 1))]),
+        np.concatenate([scene.quats_wxyz, np.tile(np.array([1, 0, 0, 0], np.float32), (more, 1))]),
         np.pad(scene.scales, ((0, more), (0, 0)), constant_values=1e-3),
         np.pad(scene.opacities, (0, more)),
         np.pad(scene.sh, ((0, more), (0, higher), (0, 0))),
