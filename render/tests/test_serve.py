@@ -520,6 +520,16 @@ def test_what_the_way_through_shared_memory_costs(name, tmp_path):
     with server_process(tmp_path / "street.ply", "--name", name) as (process, _):
         watched = psutil.Process(process.pid)
         with RenderClient(name) as remote:
+            nothing = np.zeros((0, 4, 4)), np.zeros((0, 3, 3)), np.zeros(0, int)
+            for pause_s in (0.0, 0.02):
+                took = []
+                for _ in range(100):
+                    time.sleep(pause_s)
+                    start = time.perf_counter()
+                    remote.render(*nothing)
+                    took.append(1e3 * (time.perf_counter() - start))
+                low, middle, high = np.quantile(took, (0.25, 0.5, 0.75))
+                print(f"no cameras, {pause_s} s after the last: {middle:.2f} ms (quartiles {low:.2f}, {high:.2f})")
             for count, repeats in ((64, 12), (256, 3)):
                 batch = (
                     street_cameras(count, rng),
