@@ -179,8 +179,8 @@ def test_bench_of_a_scene_with_levels_of_detail(scene_dir, lod_dir, tmp_path, mo
     path = tmp_path / "bench.json"
     for source in (lod_dir, scene_dir / "splats.ply"):
         assert run(monkeypatch, "bench", source, "--seconds", 0.1) == 2
-        assert "brings no paths to place cameras on; give --cameras FILE" in capsys.readouterr().err
-        arguments = ("--cameras", scene_dir, "--seconds", 0.1, "--json", path)
+        assert "brings no paths to place cameras on; give --viewpoints FILE" in capsys.readouterr().err
+        arguments = ("--viewpoints", scene_dir, "--seconds", 0.1, "--json", path)
         assert run(monkeypatch, "bench", source, *arguments) == 0
         result = json.loads(path.read_text())
         assert result["scene"] == source.name

@@ -86,7 +86,7 @@ class Images:
             raise InputError(f"--every {self.every} and --width {self.width}: expected at least 1")
         source = open_splats(self.scene)
         if self.cameras is None:
-            cameras = scene_viewpoints(source.whole_scene("cameras"))
+            cameras = scene_viewpoints(source.whole_scene("cameras", "--cameras"))
         else:
             cameras = open_viewpoints(self.cameras, scene_viewpoints)
         if self.every > 1:
@@ -115,9 +115,9 @@ class Bench:
     """Time rendering of one scene at several image sizes; prints a table."""
 
     scene: tyro.conf.Positional[Path | None] = None
-    """Scene folder, or with --cameras a folder written by `gaussgym-render optimize` or a splat file; default: the procedural
+    """Scene folder, or with --viewpoints a folder written by `gaussgym-render optimize` or a splat file; default: the procedural
     street, seed 0."""
-    cameras: Path | None = None
+    viewpoints: Path | None = None
     """Camera file, JSON as `gaussgym-render images --help` shows, or a scene folder, along whose paths cameras are placed;
     default: along the scene's own."""
     json: Path | None = None
@@ -158,9 +158,9 @@ class Bench:
             source = SplatSource(street.name, street.splats, street, Path(street.name))
         else:
             source = open_splats(self.scene)
-        if self.cameras is None:
-            return source, path_viewpoints(source.whole_scene("paths to place cameras on"))
-        return source, open_viewpoints(self.cameras, path_viewpoints)
+        if self.viewpoints is None:
+            return source, path_viewpoints(source.whole_scene("paths to place cameras on", "--viewpoints"))
+        return source, open_viewpoints(self.viewpoints, path_viewpoints)
 
     def _time_objects(self, scene: SplatSource, cameras: Viewpoints, backend: str) -> dict:
         timing = bench.time_objects(

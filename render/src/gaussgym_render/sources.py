@@ -34,8 +34,8 @@ class SplatSource:
     scene: Scene | None
     path: Path
 
-    def whole_scene(self, needed: str) -> Scene:
-        """The scene, of which something is `needed` that splats alone do not bring.
+    def whole_scene(self, needed: str, option: str) -> Scene:
+        """The scene, of which something is `needed` that splats alone do not bring, but a command's `option` may.
 
         Raises:
             InputError: Splats alone were opened.
@@ -43,7 +43,7 @@ class SplatSource:
         if self.scene is None:
             kind = "a folder with levels of detail" if isinstance(self.splats, LodSplats) else "a splat file"
             raise InputError(
-                f"{self.path}: {kind} brings no {needed}; give --cameras FILE, or --cameras SCENE with a scene folder"
+                f"{self.path}: {kind} brings no {needed}; give {option} FILE, or {option} SCENE with a scene folder"
             )
         return self.scene
 
