@@ -14,13 +14,14 @@ from typing import Any
 
 import numba
 import numpy as np
-from gaussgym_scene import InputError, Splats
+from gaussgym_scene import InputError
 from numpy.typing import NDArray
 
 from gaussgym_render import lens, sensor, shutter
 from gaussgym_render.cpu import available_cores
 from gaussgym_render.lens import LensCfg
 from gaussgym_render.renderer import (
+    AnySplats,
     Array,
     FrameArrays,
     Frames,
@@ -365,7 +366,7 @@ class RobotCamera:
 
 
 def make_robot_camera(
-    splats: Sequence[Splats],
+    splats: Sequence[AnySplats],
     K: Any,
     width: int,
     height: int,
