@@ -49,7 +49,9 @@ _MIN_T = _F(oracle.MIN_TRANSMITTANCE)
 _SLACK_PX = _F(2e-3)
 _NUM_PROJECTED = 7  # u, v, z, slope, falloff, row falloff, log2 of the opacity
 _NUM_BOX = 5  # x0, x1, y0, y1, whether visible
-_RECORD = 16  # the seven above, x0 | x1 << 16, y0 | y1 << 16, slot, three of colour, spare: a cache line
+_RECORD = (
+    lanes.RECORD
+)  # the seven above, x0 | x1 << 16, y0 | y1 << 16, slot, three of colour, spare: a cache line
 _RADIX_BITS = 11
 _SHORT_RUN = 24  # splats of equal depth that are sorted by insertion
 _AHEAD = 8  # splats between asking for a record and using it
@@ -238,23 +240,14 @@ def _widen(halves, start, count, out):
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def _collect(out, box, colors, first_slot, count, records, keys):
-    """Append a chunk's visible splats to the camera's list, one cache line each; returns the new length.
-
-    Every splat is written and the length advanced by 0 or 1: which are visible is unpredictable, a branch costs more.
-    """
-    for i in range(CHUNK):
-        at = count * _RECORD
-        for j in range(7):
-            records[np.uintp(at + j)] = out[j * CHUNK + i]
-        records[np.uintp(at + 7)] = lanes.bits_float(box[i] | (box[CHUNK + i] << np.int32(16)))
-        records[np.uintp(at + 8)] = lanes.bits_float(
-            box[2 * CHUNK + i] | (box[3 * CHUNK + i] << np.int32(16))
+    """Append a chunk's visible splats to the camera's list, one cache line each; returns the new length."""
+    first = count
+    for i in range(0, CHUNK, _RECORD):
+        count = lanes.append_records(
+            out, box, colors, np.int64(i), np.int64(CHUNK), np.int64(first_slot + i), records, count
         )
-        records[np.uintp(at + 9)] = lanes.bits_float(np.int32(first_slot + i))
-        for c in range(3):
-            records[np.uintp(at + 10 + c)] = max(colors[np.uintp(c * CHUNK + i)], _F(0.0))
-        keys[np.uintp(count)] = np.uint32(lanes.float_bits(out[2 * CHUNK + i]))
-        count += np.int64(box[4 * CHUNK + i])
+    for i in range(first, count):
+        keys[np.uintp(i)] = np.uint32(lanes.float_bits(records[np.uintp(i * _RECORD + 2)]))
     return count
 
 
@@ -872,7 +865,7 @@ class CpuRasterizer:
 
     def _make_scratch(self) -> tuple[Any, ...]:
         """Buffers of one thread, sized for the largest scene."""
-        most = max(self.atlas.max_chunks, 1) * CHUNK + 1  # one more: `_collect` writes ahead
+        most = max(self.atlas.max_chunks, 1) * CHUNK + _RECORD  # more, since `_collect` writes ahead
         tile_height = int(self.tiles[:, 3].max())
         words = int(self.tiles[:, 2].max()) // 64 + 2
         projection = (

@@ -273,6 +273,96 @@ def bits_float(typing_context: Any, value: Any) -> Any:
     return types.float32(types.int32), codegen
 
 
+RECORD = 16
+"""Floats of a splat's record, a cache line."""
+
+
+@intrinsic
+def append_records(
+    typing_context: Any,
+    planes: Any,
+    words: Any,
+    colors: Any,
+    at: Any,
+    chunk: Any,
+    slot: Any,
+    records: Any,
+    count: Any,
+) -> Any:
+    """Append those of sixteen splats that are kept to the list of records: planes in, records out, by a 16x16 transposition.
+
+    Every record is written and the count advanced by 0 or 1: which are kept is unpredictable, a branch costs more.
+
+    Args:
+        typing_context: Numba's.
+        planes: float32, seven quantities of all splats of a chunk, one after the other.
+        words: int32, five more: first and last column, first and last row, whether kept.
+        colors: float32, three.
+        at: First of the sixteen within the chunk.
+        chunk: Splats of a chunk.
+        slot: Number of the first of the sixteen.
+        records: float32, to append to: the seven quantities, columns (last in the high half), rows, number, colours (at least
+            0), three zeros. Up to fifteen records beyond the last are written to.
+        count: Records there are.
+
+    Returns:
+        Records there are now.
+    """
+    signature = types.int64(planes, words, colors, *(types.int64,) * 3, records, types.int64)
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> ir.Value:
+        def data(i: int) -> ir.Value:
+            return cgutils.create_struct_proxy(signature.args[i])(context, builder, arguments[i]).data
+
+        vector, word = _Vector(builder, RECORD), ir.IntType(64)
+        at, chunk, slot, count = arguments[3], arguments[4], arguments[5], arguments[7]
+
+        def load(source: ir.Value, plane: int, kind: ir.VectorType) -> ir.Value:
+            index = builder.add(at, builder.mul(chunk, ir.Constant(word, plane)))
+            pointer = builder.bitcast(builder.gep(source, [index]), kind.as_pointer())
+            return builder.load(pointer, align=4)
+
+        boxes = [load(data(1), plane, vector.words) for plane in range(5)]
+        high = ir.Constant(vector.words, [16] * RECORD)
+        columns, rows = (builder.or_(boxes[i], builder.shl(boxes[i + 1], high)) for i in (0, 2))
+        first = builder.bitcast(builder.trunc(slot, _I32), _F32)
+        number = builder.add(
+            builder.bitcast(vector.splat(first), vector.words), ir.Constant(vector.words, list(range(RECORD)))
+        )
+        zero = vector.constant(0.0)
+        quantities = [load(data(0), plane, vector.floats) for plane in range(7)]
+        quantities += [builder.bitcast(value, vector.floats) for value in (columns, rows, number)]
+        for channel in range(3):
+            color = load(data(2), channel, vector.floats)
+            quantities.append(builder.select(builder.fcmp_ordered(">", color, zero), color, zero))
+        quantities += [zero] * (RECORD - len(quantities))
+        target = data(6)
+        for i, record in enumerate(_transpose(vector, quantities)):
+            index = builder.mul(count, ir.Constant(word, RECORD))
+            pointer = builder.bitcast(builder.gep(target, [index]), vector.floats.as_pointer())
+            builder.store(record, pointer, align=4)
+            kept = builder.extract_element(boxes[4], ir.Constant(_I32, i))
+            count = builder.add(count, builder.zext(kept, word))
+        return count
+
+    return signature, codegen
+
+
+def _transpose(vector: _Vector, rows: list[ir.Value]) -> list[ir.Value]:
+    """The columns of a square of vectors, by exchanging ever larger blocks off the diagonal."""
+    rows, size = list(rows), len(rows)
+    step = 1
+    while step < size:
+        upper = [i if not i & step else size + i - step for i in range(size)]
+        lower = [i + step if not i & step else size + i for i in range(size)]
+        for i in range(size):
+            if not i & step:
+                a, b = rows[i], rows[i + step]
+                rows[i], rows[i + step] = vector.pick(a, upper, b), vector.pick(a, lower, b)
+        step *= 2
+    return rows
+
+
 HALVES = 16
 """Half-precision numbers that `widen` converts at once."""
 HAS_HALF = platform.machine().lower() not in ("x86_64", "amd64") or bool(
