@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
@@ -14,6 +13,7 @@ from gaussgym_scene import InputError, Splats
 from numpy.typing import NDArray
 
 from gaussgym_render import oracle
+from gaussgym_render.arrays import Array, device_of, to_numpy
 from gaussgym_render.atlas import build_atlas
 from gaussgym_render.cpu import CpuRasterizer
 from gaussgym_render.lod import LodSplats
@@ -26,8 +26,6 @@ ENTRY_POINT_GROUP = "gaussgym_render.backends"
 AUTO_PREFERENCE = ("cuda", "cpu")
 """What 'auto' takes: the first of these that exists."""
 
-Array = Any
-"""A numpy array or a torch tensor."""
 FrameArrays = tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32]]
 
 
@@ -296,10 +294,10 @@ class SplatRenderer:
             InputError: On wrong shapes, poses that are not rigid or not finite, scene or object ids out of range, or
                 objects for a backend that draws none.
         """
-        torch_device = _device_of(c2w) if self.device is None else self.device
-        poses = _to_numpy(c2w, np.float64)
-        ks = _to_numpy(K, np.float64)
-        ids = _to_numpy(scene_ids, None)
+        torch_device = device_of(c2w) if self.device is None else self.device
+        poses = to_numpy(c2w, np.float64)
+        ks = to_numpy(K, np.float64)
+        ids = to_numpy(scene_ids, None)
         chosen = self.check(poses, ks, ids, mask)
         ids = ids.astype(np.int64, copy=False)
         frames = frame_arrays(len(poses), self.width, self.height, out)
@@ -307,10 +305,10 @@ class SplatRenderer:
         if objects is None:
             self.rasterizer.render(poses, ks, ids, chosen, self.background, frames)
         else:
-            instances = self._check_objects(objects, len(poses), chosen)
-            seen = self._seen(len(poses), out)
+            instances = self.check_objects(objects, len(poses), chosen)
+            seen = seen_array(len(poses), self.width, self.height, out)
             self.rasterizer.render(poses, ks, ids, chosen, self.background, frames, instances, seen)
-        return _deliver(frames, seen, out, torch_device)
+        return deliver(frames, seen, out, torch_device)
 
     def check(
         self, poses: NDArray[np.float64], ks: NDArray[np.float64], ids: NDArray[Any], mask: Array | None
@@ -341,15 +339,27 @@ class SplatRenderer:
             raise InputError(f"scene_ids are {ids.dtype}, expected integers")
         chosen = np.arange(c)
         if mask is not None:
-            flags = _to_numpy(mask, None)
+            flags = to_numpy(mask, None)
             if flags.shape != (c,) or flags.dtype != np.bool_:
                 raise InputError(f"mask is {flags.dtype} {flags.shape}, expected bool ({c},)")
             chosen = np.flatnonzero(flags)
         _check_values(poses[chosen], ks[chosen], ids[chosen], chosen, self.num_scenes)
         return chosen
 
-    def _check_objects(self, objects: Instances, num_cameras: int, cameras: NDArray[np.int64]) -> Instances:
-        """Validate objects; gives them as numpy arrays."""
+    def check_objects(self, objects: Instances, num_cameras: int, cameras: NDArray[np.int64]) -> Instances:
+        """Validate objects as `render` does.
+
+        Args:
+            objects: What a caller gave.
+            num_cameras: C.
+            cameras: Those that are rendered.
+
+        Returns:
+            Their copy out of numpy arrays.
+
+        Raises:
+            InputError: See `render`.
+        """
         if self.backend not in _DRAW_OBJECTS:
             able = sorted(_DRAW_OBJECTS & set(_find_backends()))
             raise InputError(
@@ -357,25 +367,12 @@ class SplatRenderer:
             )
         arrays = Instances(
             objects.objects,
-            _to_numpy(objects.camera_offsets, None),
-            _to_numpy(objects.object_ids, None),
-            _to_numpy(objects.poses_w, np.float64),
+            to_numpy(objects.camera_offsets, None),
+            to_numpy(objects.object_ids, None),
+            to_numpy(objects.poses_w, np.float64),
+            None if objects.twists_o is None else to_numpy(objects.twists_o, np.float64),
         )
         return check_instances(arrays, num_cameras, cameras)
-
-    def _seen(self, c: int, out: Frames | None) -> NDArray[np.int32] | None:
-        """The array for `Frames.instances`: that of `out`, if it has one."""
-        shape = (c, self.height, self.width)
-        if out is None:
-            return np.full(shape, -1, np.int32)
-        if out.instances is None:
-            return None
-        array = _to_numpy(out.instances, None)
-        if array.shape != shape or array.dtype != np.int32 or not array.flags.c_contiguous:
-            raise InputError(
-                f"out.instances is {array.dtype} {array.shape}, expected contiguous int32 {shape} or None"
-            )
-        return array
 
 
 def _choose(name: str) -> tuple[str, BackendFactory]:
@@ -403,13 +400,32 @@ def frame_arrays(count: int, width: int, height: int, out: Frames | None) -> Fra
         return tuple(np.zeros(shape, dtype) for shape, dtype in zip(shapes, dtypes))  # type: ignore[return-value]
     arrays = []
     for name, shape, dtype in zip(("rgb", "depth", "alpha"), shapes, dtypes):
-        array = _to_numpy(getattr(out, name), None)
+        array = to_numpy(getattr(out, name), None)
         if array.shape != shape or array.dtype != dtype or not array.flags.c_contiguous:
             raise InputError(
                 f"out.{name} is {array.dtype} {array.shape}, expected contiguous {np.dtype(dtype)} {shape}"
             )
         arrays.append(array)
     return tuple(arrays)  # type: ignore[return-value]
+
+
+def seen_array(count: int, width: int, height: int, out: Frames | None) -> NDArray[np.int32] | None:
+    """The array for `Frames.instances`: that of `out`, if it has one.
+
+    Raises:
+        InputError: It has another shape or type, or is not contiguous.
+    """
+    shape = (count, height, width)
+    if out is None:
+        return np.full(shape, -1, np.int32)
+    if out.instances is None:
+        return None
+    array = to_numpy(out.instances, None)
+    if array.shape != shape or array.dtype != np.int32 or not array.flags.c_contiguous:
+        raise InputError(
+            f"out.instances is {array.dtype} {array.shape}, expected contiguous int32 {shape} or None"
+        )
+    return array
 
 
 def _check_values(
@@ -439,27 +455,21 @@ def _check_values(
             raise InputError(f"camera {int(cameras[first])}: {name} {text}; found {found}")
 
 
-def _device_of(array: Array) -> Any:
-    """The torch device of a tensor, None of anything else (without importing torch)."""
-    torch = sys.modules.get("torch")
-    return array.device if torch is not None and isinstance(array, torch.Tensor) else None
-
-
-def _to_numpy(array: Array, dtype: Any) -> NDArray[Any]:
-    """A numpy view of an array or CPU tensor where its type allows, a copy otherwise; C-contiguous if converted."""
-    if _device_of(array) is not None:
-        array = array.detach().cpu().numpy()
-    return np.asarray(array) if dtype is None else np.ascontiguousarray(array, dtype)
-
-
-def _deliver(
+def deliver(
     frames: FrameArrays, seen: NDArray[np.int32] | None, out: Frames | None, torch_device: Any
 ) -> Frames:
-    """Give the caller frames of the kind it speaks."""
+    """Give the caller frames of the kind it speaks: `out`, if there is one, else of numpy arrays or tensors.
+
+    Args:
+        frames: rgb, depth, alpha.
+        seen: `Frames.instances`, if it was written.
+        out: What the caller gave to write into; `frames` and `seen` are its memory where that is the processor's.
+        torch_device: Of new tensors; None for numpy arrays.
+    """
     if out is not None:
         for name, array in zip(("rgb", "depth", "alpha", "instances"), (*frames, seen)):
             target = getattr(out, name)
-            if array is not None and _device_of(target) is not None and _device_of(target).type != "cpu":
+            if array is not None and device_of(target) is not None and device_of(target).type != "cpu":
                 import torch
 
                 target.copy_(torch.from_numpy(array))
