@@ -162,7 +162,11 @@ def test_meshes_lie_where_their_file_puts_them_and_hidden_shapes_are_left_out(tm
     [
         (("<freejoint/>", ""), ("knee", "tilt", "push", "turn"), "has 0 free joints"),
         (("", ""), ("knee", "tilt", "push"), "joint 'turn' is none of the robot's joint_names"),
-        (('name="knee" axis="0 0 1"', 'name="knee" type="ball"'), ("knee", "tilt", "push", "turn"), "ball joint"),
+        (
+            ('name="knee" axis="0 0 1"', 'name="knee" type="ball"'),
+            ("knee", "tilt", "push", "turn"),
+            "ball joint",
+        ),
     ],
 )
 def test_robots_that_cannot_be_followed_are_refused(tmp_path, change, joints, message):

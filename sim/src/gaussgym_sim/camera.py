@@ -122,7 +122,9 @@ class RobotsInView:
         self.num_others, self._scenes = num_others, scene_of_env
         self._kinematics = BodyKinematics(robot, count, device=device)
         shown, bodies = count * (1 + num_others), len(self._kinematics.body_names)
-        self._poses = torch.zeros(shown if num_others else 0, bodies, 4, 4, dtype=torch.float64, device=device)
+        self._poses = torch.zeros(
+            shown if num_others else 0, bodies, 4, 4, dtype=torch.float64, device=device
+        )
         self._twists = torch.zeros(shown if num_others else 0, bodies, 6, dtype=torch.float64, device=device)
 
     def look(self, ids: Tensor, state: SimState, lin_vel_b: Tensor | None) -> dict[str, Tensor]:
@@ -159,7 +161,9 @@ class RobotsInView:
         if self.num_others == 0:
             return own, torch.ones_like(own, dtype=torch.bool)
         square = (pos_w[own, :2] - pos_w[None, :, :2]).square().sum(dim=2)
-        hidden = (self._scenes[own] != self._scenes[None]) | (square < OVERLAP_M**2)  # itself is at distance 0
+        hidden = (self._scenes[own] != self._scenes[None]) | (
+            square < OVERLAP_M**2
+        )  # itself is at distance 0
         square.masked_fill_(hidden, torch.inf)
         nearest = min(self.num_others, len(pos_w))
         square, others = square.topk(nearest, dim=1, largest=False)
@@ -257,7 +261,11 @@ class CameraRig:
         given = {}
         if self._takes_motion:
             twist_c = camera_twist(lin_vel_b[ids], state.root_ang_vel_b[ids], self.pose_b_c[ids])
-            given = {"camera_ids": self._camera_ids[ids], "frame_ids": self._frame_ids[ids], "twist_c": twist_c}
+            given = {
+                "camera_ids": self._camera_ids[ids],
+                "frame_ids": self._frame_ids[ids],
+                "twist_c": twist_c,
+            }
             self._frame_ids[ids] += 1
         if self._in_view is not None:
             given |= self._in_view.look(ids, state, lin_vel_b if self._takes_motion else None)

@@ -22,7 +22,6 @@ _HINGE, _SLIDE, _FREE = (
 )
 
 
-
 def _transform(position: NDArray[np.float64], quat_wxyz: NDArray[np.float64]) -> NDArray[np.float64]:
     rotation, pose = np.zeros(9), np.eye(4)
     mujoco.mju_quat2Mat(rotation, np.asarray(quat_wxyz, np.float64))
@@ -56,7 +55,9 @@ class _Tree:
     def _base(self) -> int:
         free = np.flatnonzero(self.model.jnt_type == _FREE)
         if len(free) != 1:
-            raise InputError(f"{self.robot.mjcf}: has {len(free)} free joints, expected one that carries the base")
+            raise InputError(
+                f"{self.robot.mjcf}: has {len(free)} free joints, expected one that carries the base"
+            )
         return int(self.model.jnt_bodyid[free[0]])
 
     def _add(self, body: int) -> None:
@@ -229,7 +230,9 @@ class BodyKinematics:
             world_rate[begin:end] += scratch[begin:end]
         # R^T dT: the skew matrix of the angular velocity, and the linear one.
         poses, rates = self._poses[:, :count], self._rates[:, :count]
-        torch.matmul(poses[..., :3, :3].transpose(-1, -2), world_rate[self._nodes][..., :3, :], out=rates[..., :3, :])
+        torch.matmul(
+            poses[..., :3, :3].transpose(-1, -2), world_rate[self._nodes][..., :3, :], out=rates[..., :3, :]
+        )
         twists = self._twists[:count]
         turned = rates.transpose(0, 1)
         twists[..., :3] = turned[..., :3, 3]
