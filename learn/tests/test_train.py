@@ -253,6 +253,14 @@ def test_a_curve_cut_by_a_kill_is_read_up_to_there(tmp_path):
         (["distill", "/nowhere", "--scenes", "/nowhere", "--minutes", "1"], "not found"),
         (["evaluate", "/nowhere", "--scenes", "/nowhere"], "neither checkpoint.json nor policy.json"),
         (["evaluate", "/nowhere"], "no scene given"),
+        (
+            ["train", "teacher_flat", "--iterations", "1", "--show-robot"],
+            "found show_robot for a policy without",
+        ),
+        (
+            ["train", "teacher_flat", "--iterations", "1", "--camera-model", "phone"],
+            "unknown camera model 'phone'",
+        ),
         (["export", "/nowhere", "--scenes", "/nowhere"], "not found"),
         (["robot", "--scene", "/nowhere", "--shm", "x"], "not found"),
     ],
