@@ -1,6 +1,7 @@
 """Robots in the images: their own legs, other robots, nothing else changed; levels of detail in place of scenes."""
 
 import json
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -9,13 +10,16 @@ import torch
 from gaussgym_learn.courses import stairs_course
 from gaussgym_learn.env import make_camera_renderer, make_env
 from gaussgym_learn.evaluate import EPISODE_S, evaluate
+from gaussgym_learn.recipes import get_recipe
 from gaussgym_learn.robot_view import RobotRenderer, robot_shapes
+from gaussgym_learn.train import PPOTrainer, torch_threads
 from gaussgym_render import SplatRenderer
 from gaussgym_render.lod import build_tree
 from gaussgym_render.optimize import digest
 from gaussgym_render.testing import random_splats
 from gaussgym_scene.errors import InputError
 from gaussgym_scene.splats import Splats
+from gaussgym_scene.synth import synthesize
 from gaussgym_sim import robot as robots
 from gaussgym_sim.camera import CameraCfg, camera_to_world, intrinsics, mount_pose
 from gaussgym_sim.env import EnvCfg
@@ -281,3 +285,50 @@ def test_levels_of_detail_take_the_place_of_their_scene(course, tmp_path):
         make_env("velocity", other, 1, renderer="cpu", lod=[tmp_path / "lod"])
     with pytest.raises(InputError, match="found 1 folders of levels of detail for 2 scenes"):
         make_env("velocity", [course, other], 2, renderer="cpu", lod=[tmp_path / "lod"])
+
+
+class Timed:
+    """A camera rig's `capture`, with the CPU time that it takes."""
+
+    def __init__(self, rig):
+        self.capture, self.seconds, rig.capture = rig.capture, 0.0, self
+
+    def __call__(self, *arguments):
+        start = time.process_time()
+        self.capture(*arguments)
+        self.seconds += time.process_time() - start
+
+
+@pytest.mark.slow
+def test_cost_of_showing_robots():
+    """Prints CPU time of camera frames and of whole training iterations with robots over without, in turns of one run."""
+    scene = synthesize("street", seed=0)
+    base = get_recipe("pixels")
+    kinds = {
+        "none": {},
+        "own": {"show_robot": True},
+        "own, 1 other": {"show_robot": True, "show_others": 1},
+        "own, 4 others": {"show_robot": True, "show_others": 4},
+    }
+    trainers, rigs = [], []
+    with torch_threads(1):
+        for settings in kinds.values():
+            recipe = replace(base, **settings)
+            env = make_env(
+                "velocity", scene, base.ppo.num_envs, renderer="cpu", cfg=recipe.env, num_threads=1,
+                **recipe.camera_options(),
+            )  # fmt: skip
+            trainers.append(PPOTrainer(recipe, env, seed=0))
+            rigs.append(Timed(env.env.camera))
+        frames, whole = np.zeros((9, len(kinds))), np.zeros((9, len(kinds)))
+        for turn in range(len(frames)):
+            for i, trainer in enumerate(trainers):
+                before, start = rigs[i].seconds, time.process_time()
+                trainer.iterate()
+                frames[turn, i], whole[turn, i] = rigs[i].seconds - before, time.process_time() - start
+    for name, seconds in (("camera", frames[1:]), ("training", whole[1:])):  # the first warms up
+        ratios = seconds / seconds[:, :1]
+        for i, kind in enumerate(kinds):
+            low, middle, high = np.quantile(ratios[:, i], (0.0, 0.5, 1.0))
+            print(f"{name}, {kind}: {middle:.3f} ({low:.3f} to {high:.3f}) of {np.median(seconds[:, 0]):.2f} s")
+    assert np.median(frames[1:, 1] / frames[1:, 0]) < 1.3
