@@ -321,7 +321,7 @@ class RobotCamera:
                 objects,
                 seen,
             )
-        return deliver(frames, seen, out, torch_device)
+        return deliver(frames, {"instances": seen}, out, torch_device)
 
     def _render_block(
         self,
