@@ -330,5 +330,7 @@ def test_cost_of_showing_robots():
         ratios = seconds / seconds[:, :1]
         for i, kind in enumerate(kinds):
             low, middle, high = np.quantile(ratios[:, i], (0.0, 0.5, 1.0))
-            print(f"{name}, {kind}: {middle:.3f} ({low:.3f} to {high:.3f}) of {np.median(seconds[:, 0]):.2f} s")
+            print(
+                f"{name}, {kind}: {middle:.3f} ({low:.3f} to {high:.3f}) of {np.median(seconds[:, 0]):.2f} s"
+            )
     assert np.median(frames[1:, 1] / frames[1:, 0]) < 1.3

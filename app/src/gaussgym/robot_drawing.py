@@ -104,7 +104,8 @@ class ThirdPerson:
         frames = self._renderer.render(
             np.tile(c2w, (cameras, 1, 1)), np.tile(K, (cameras, 1, 1)), np.arange(cameras), objects=seen
         )
-        image, shown = frames.rgb[0], frames.instances[0] >= 0
+        assert frames.instances is not None  # a call with objects
+        image, shown = frames.rgb[0], np.asarray(frames.instances[0] >= 0)
         shade = np.ones(shown.shape, np.float32)
         if shadow:
             shade = _shade(frames.instances[1] >= 0, frames.depth[1], frames.depth[0])
@@ -128,7 +129,8 @@ class ThirdPerson:
         k[:2] *= SUPERSAMPLING
         frames = self._fine.render(c2w[None], k[None], np.zeros(1, np.int64), objects=robot)
         part = tuple(slice(int(corner[i]), int(corner[i] + size[i])) for i in (1, 0))
-        shown = _rays(frames.instances[0] >= 0)
+        assert frames.instances is not None
+        shown = _rays(np.asarray(frames.instances[0] >= 0))
         light = np.where(shown, 1.0, shade[part][:, None, :, None])[..., None]
         smooth = np.round((_rays(frames.rgb[0]) * light).mean(axis=(1, 3)))
         image[part] = np.where(shown.any(axis=(1, 3))[..., None], smooth, image[part])

@@ -335,7 +335,7 @@ def make_camera_renderer(
 
     if robot is None:
         raise InputError("found show_robot or show_others without a robot; expected which robot to draw")
-    return RobotRenderer(renderer, robot, own=show_robot, num_others=show_others)
+    return RobotRenderer(renderer, robot, own=show_robot, num_others=show_others)  # type: ignore[return-value]
 
 
 def _with_lod(scenes: Sequence[Scene], lod: Sequence[Path | str] | None) -> list[tuple[Scene, Path | None]]:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numba
 import numpy as np
-from gaussgym_scene import InputError, Splats
+from gaussgym_scene import InputError
 from numpy.typing import NDArray
 
 from gaussgym_render import lens, sensor, shutter
@@ -22,7 +22,15 @@ from gaussgym_render.arrays import Array, device_of, to_numpy
 from gaussgym_render.cpu import available_cores
 from gaussgym_render.lens import LensCfg
 from gaussgym_render.objects import Instances
-from gaussgym_render.renderer import FrameArrays, Frames, SplatRenderer, deliver, frame_arrays, seen_array
+from gaussgym_render.renderer import (
+    AnySplats,
+    FrameArrays,
+    Frames,
+    SplatRenderer,
+    deliver,
+    frame_arrays,
+    seen_array,
+)
 from gaussgym_render.sensor import SensorCfg
 from gaussgym_render.shutter import ShutterCfg
 
@@ -415,7 +423,7 @@ class RobotCamera:
 
 
 def make_robot_camera(
-    splats: Sequence[Splats],
+    splats: Sequence[AnySplats],
     K: Any,
     width: int,
     height: int,
