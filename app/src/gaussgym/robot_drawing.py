@@ -133,7 +133,8 @@ class ThirdPerson:
         shown = _rays(np.asarray(frames.instances[0] >= 0))
         light = np.where(shown, 1.0, shade[part][:, None, :, None])[..., None]
         smooth = np.round((_rays(frames.rgb[0]) * light).mean(axis=(1, 3)))
-        image[part] = np.where(shown.any(axis=(1, 3))[..., None], smooth, image[part])
+        some = np.asarray(shown.any(axis=(1, 3)))[..., None]
+        image[part] = np.where(some, smooth, image[part])
 
 
 def _rays(values: NDArray[Any]) -> NDArray[Any]:
