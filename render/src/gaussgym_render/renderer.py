@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from importlib.metadata import entry_points
 from typing import Any, Protocol
 
@@ -12,7 +13,7 @@ import numpy as np
 from gaussgym_scene import InputError, Splats
 from numpy.typing import NDArray
 
-from gaussgym_render import channels, oracle
+from gaussgym_render import channels, gsplat_backend, oracle
 from gaussgym_render.arrays import Array, device_of, to_numpy
 from gaussgym_render.atlas import build_atlas
 from gaussgym_render.channels import ChannelArrays
@@ -110,16 +111,33 @@ _BACKENDS: dict[str, BackendFactory] = {}
 ABILITIES = ("objects", "edits", "outputs")
 """What a backend's `render` may take beyond cameras: each names its argument of `SplatRenderer.render`."""
 _ABILITIES: dict[str, frozenset[str]] = {}  # of registered backends, by name
+_MISSING: dict[str, Callable[[], str | None]] = {}  # what registered backends lack here, by name
 
 
-def register_backend(name: str, factory: BackendFactory, *, abilities: Collection[str] = ()) -> None:
-    """Make a backend available to `SplatRenderer(backend=name)`; `abilities` are those of `ABILITIES` that it has."""
+def register_backend(
+    name: str,
+    factory: BackendFactory,
+    *,
+    abilities: Collection[str] = (),
+    missing: Callable[[], str | None] | None = None,
+) -> None:
+    """Make a backend available to `SplatRenderer(backend=name)`.
+
+    Args:
+        name: How it is asked for.
+        factory: Makes it.
+        abilities: Those of `ABILITIES` that it has.
+        missing: Says what the backend needs that this machine lacks, None if nothing; None: it runs everywhere.
+    """
     _BACKENDS[name], _ABILITIES[name] = factory, frozenset(abilities)
+    _MISSING.pop(name, None)
+    if missing is not None:
+        _MISSING[name] = missing
 
 
 def available_backends() -> list[str]:
-    """Names that `SplatRenderer` accepts here, beside 'auto'."""
-    return sorted(_find_backends())
+    """Names that `SplatRenderer` accepts here, beside 'auto'; one that lacks something on this machine is left out."""
+    return sorted(name for name in _find_backends() if name not in _MISSING or _MISSING[name]() is None)
 
 
 def _find_backends() -> dict[str, Callable[[], BackendFactory]]:
@@ -247,6 +265,12 @@ def _labels(scene: AnySplats) -> NDArray[np.int32] | None:
 
 register_backend("cpu", _make_cpu, abilities=ABILITIES)
 register_backend("reference", ReferenceRasterizer, abilities=ABILITIES)
+for _name, _batch_scenes in (("gsplat", False), ("gsplat-batched", True)):
+    register_backend(
+        _name,
+        partial(gsplat_backend.make_gsplat, gsplat_cfg=gsplat_backend.GsplatCfg(batch_scenes=_batch_scenes)),
+        missing=gsplat_backend.missing,
+    )
 
 
 class SplatRenderer:
@@ -484,9 +508,11 @@ def _choose(name: str) -> tuple[str, BackendFactory]:
     if name == "auto":
         name = next(candidate for candidate in AUTO_PREFERENCE if candidate in found)
         logger.info("splat renderer backend 'auto' took %r (available: %s)", name, ", ".join(sorted(found)))
-    if name not in found:
+    lacking = _MISSING[name]() if name in _MISSING else None
+    if name not in found or lacking:
+        reason = f"cannot run here: {lacking}" if lacking else "is not available here"
         raise InputError(
-            f"renderer backend {name!r} is not available here; available: {', '.join(sorted(found))} (or 'auto')"
+            f"renderer backend {name!r} {reason}; available: {', '.join(available_backends())} (or 'auto')"
         )
     return name, found[name]()
 
