@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,6 +19,8 @@ from gaussgym_render.atlas import build_atlas
 from gaussgym_render.cpu import CpuRasterizer
 from gaussgym_render.lod import LodSplats
 from gaussgym_render.objects import Instances, check_instances, is_rigid
+from gaussgym_render.packed import PackedCache, SplatSource, open_splats
+from gaussgym_render.paging import PagedRasterizer, PagingStats, ScenePool
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +63,8 @@ class RasterizerCfg:
         antialiased: Whether opacity is compensated for the low-pass.
         sh_degree: Highest SH degree to use, None for all.
         num_threads: CPU threads, None for all cores.
+        memory_budget_bytes: Most that the scenes' arrays may take [B]; None: all scenes stay in memory.
+        cache_dir: Where scenes that take turns lie packed; None: `gaussgym_render.packed.default_cache_dir`.
     """
 
     width: int
@@ -68,6 +73,8 @@ class RasterizerCfg:
     antialiased: bool = True
     sh_degree: int | None = None
     num_threads: int | None = None
+    memory_budget_bytes: int | None = None
+    cache_dir: Path | None = None
 
 
 class Rasterizer(Protocol):
@@ -93,6 +100,9 @@ AnySplats = Splats | LodSplats
 BackendFactory = Callable[[Sequence[AnySplats], RasterizerCfg], Rasterizer]
 _BACKENDS: dict[str, BackendFactory] = {}
 _DRAW_OBJECTS: set[str] = set()  # names of backends whose `render` takes objects
+_PAGE: set[str] = {
+    "cpu"
+}  # names of backends that heed `RasterizerCfg.memory_budget_bytes`; given sources, not splats
 
 
 def register_backend(name: str, factory: BackendFactory, *, draws_objects: bool = False) -> None:
@@ -189,15 +199,34 @@ class ReferenceRasterizer:
         return surface, np.concatenate(owners)
 
 
-def _make_cpu(splats: Sequence[AnySplats], cfg: RasterizerCfg) -> Rasterizer:
+def _make_cpu(splats: Sequence[Any], cfg: RasterizerCfg) -> Rasterizer:
+    if cfg.memory_budget_bytes is not None:
+        return _make_paged_cpu(splats, cfg, cfg.memory_budget_bytes)
     atlas = build_atlas(splats, sh_degree=cfg.sh_degree)
     return CpuRasterizer(
         atlas, cfg.width, cfg.height, near=cfg.near, antialiased=cfg.antialiased, num_threads=cfg.num_threads
     )
 
 
+def _make_paged_cpu(sources: Sequence[SplatSource], cfg: RasterizerCfg, budget_bytes: int) -> PagedRasterizer:
+    cache = PackedCache(cfg.cache_dir)
+    scenes = cache.pack_all(sources, cfg.sh_degree)
+    if not cfg.antialiased and any(scene.levels for scene in scenes):
+        raise InputError(_LEVELS_ALIASED)
+    pool = ScenePool(scenes, budget_bytes, cache)
+    rasterizer = CpuRasterizer(
+        pool.atlas, cfg.width, cfg.height, near=cfg.near, antialiased=cfg.antialiased, num_threads=cfg.num_threads
+    )  # fmt: skip
+    return PagedRasterizer(pool, rasterizer)
+
+
 register_backend("cpu", _make_cpu, draws_objects=True)
 register_backend("reference", ReferenceRasterizer, draws_objects=True)
+
+
+_LEVELS_ALIASED = (
+    "found a scene with levels of detail and antialiased=False; its merged splats are made for True"
+)
 
 
 class SplatRenderer:
@@ -205,7 +234,8 @@ class SplatRenderer:
 
     Args:
         splats: The scenes; a camera names its scene by its place here. Scenes may be empty and of any size, and have levels of
-            detail (`gaussgym_render.lod.LodSplats`) or not.
+            detail (`gaussgym_render.lod.LodSplats`) or not, and be given as paths: a scene folder, a `LodSplats` folder, a
+            splat file.
         width: Image width [px].
         height: Image height [px].
         backend: One of `available_backends()`, or 'auto'.
@@ -215,17 +245,22 @@ class SplatRenderer:
         sh_degree: Highest SH degree to use; None: all that each scene has.
         background: Linear RGB in 0..1 behind the splats.
         num_threads: CPU threads; None: all cores the process may run on.
+        memory_budget_bytes: Most that the scenes may take in memory [B], beside the renderer's own buffers: they then take turns
+            (`gaussgym_render.paging`), and images are the same; None: all are in memory. Give paths, not splats, which their
+            owner keeps in memory.
+        cache_dir: Folder for the packed files of scenes that take turns; None: the user's cache folder.
 
     Attributes:
         backend: Name of the backend in use ('auto' resolved).
 
     Raises:
-        InputError: On no scenes, sizes below 1, a bad setting, an unknown backend, or levels of detail without antialiasing.
+        InputError: On no scenes, sizes below 1, a bad setting, an unknown backend, levels of detail without antialiasing, a
+            scene that cannot be read, or one larger than the budget.
     """
 
     def __init__(
         self,
-        splats: Sequence[AnySplats],
+        splats: Sequence[SplatSource],
         width: int,
         height: int,
         *,
@@ -236,9 +271,17 @@ class SplatRenderer:
         sh_degree: int | None = None,
         background: Sequence[float] = (0.0, 0.0, 0.0),
         num_threads: int | None = None,
+        memory_budget_bytes: int | None = None,
+        cache_dir: Path | str | None = None,
     ) -> None:
         if len(splats) == 0:
             raise InputError("found no scenes, expected at least one set of splats")
+        if memory_budget_bytes is None:
+            splats = [open_splats(source) for source in splats]
+        elif memory_budget_bytes <= 0:
+            raise InputError(
+                f"memory budget is {memory_budget_bytes} bytes, expected a positive number or None"
+            )
         if width < 1 or height < 1:
             raise InputError(f"image size {width}x{height} px, expected at least 1x1")
         if not near > 0:
@@ -246,9 +289,7 @@ class SplatRenderer:
         if sh_degree is not None and not 0 <= sh_degree <= 3:
             raise InputError(f"SH degree {sh_degree}, expected 0 to 3 or None")
         if not antialiased and any(isinstance(scene, LodSplats) for scene in splats):
-            raise InputError(
-                "found a scene with levels of detail and antialiased=False; its merged splats are made for True"
-            )
+            raise InputError(_LEVELS_ALIASED)
         if num_threads is not None and num_threads < 1:
             raise InputError(f"num_threads is {num_threads}, expected at least 1 or None")
         self.background = np.asarray(background, np.float32)
@@ -264,9 +305,37 @@ class SplatRenderer:
             antialiased=antialiased,
             sh_degree=sh_degree,
             num_threads=num_threads,
+            memory_budget_bytes=memory_budget_bytes,
+            cache_dir=None if cache_dir is None else Path(cache_dir),
         )
         self.backend, factory = _choose(backend)
-        self.rasterizer = factory(splats, self.cfg)
+        if memory_budget_bytes is not None and self.backend not in _PAGE:
+            raise InputError(
+                f"renderer backend {self.backend!r} cannot page scenes; those that can: {', '.join(sorted(_PAGE))}"
+            )
+        self.rasterizer = factory(splats, self.cfg)  # type: ignore[arg-type]
+
+    @property
+    def pool(self) -> ScenePool | None:
+        """Where scenes take turns, or None if all are in memory."""
+        return self.rasterizer.pool if isinstance(self.rasterizer, PagedRasterizer) else None
+
+    @property
+    def paging(self) -> PagingStats | None:
+        """What paging did so far, or None if all scenes are in memory."""
+        return None if self.pool is None else self.pool.stats
+
+    def prefetch(self, scene_ids: Iterable[int]) -> None:
+        """Start reading scenes that calls to come will need; returns at once. Does nothing where all scenes are in memory.
+
+        Raises:
+            InputError: On ids out of range.
+        """
+        ids = [int(scene) for scene in scene_ids]
+        if bad := [scene for scene in ids if not 0 <= scene < self.num_scenes]:
+            raise InputError(f"prefetch of scene {bad[0]}, expected 0 to {self.num_scenes - 1}")
+        if self.pool is not None:
+            self.pool.prefetch(ids)
 
     def render(
         self,
