@@ -1,9 +1,10 @@
 """Scenes that take turns in a fixed amount of memory while frames are rendered.
 
-`ScenePool` owns an atlas with room for a fixed number of chunks. A scene occupies a contiguous run of them; when one has to come
-in, the run goes where what it displaces was used longest ago (any number of smaller scenes, or part of a free stretch). Threads of
-its own read packed files straight into the arrays, with the interpreter lock released. A scene in use is pinned: nothing moves or
-overwrites it. `PagedRasterizer` renders a call in groups of scenes that are in memory together, while the next ones are read.
+`ScenePool` owns an atlas with room for a fixed number of chunks. A scene occupies a contiguous run of them; when one has to
+come in, the run goes where what it displaces was used longest ago (any number of smaller scenes, or part of a free stretch).
+Threads of its own read packed files straight into the arrays, with the interpreter lock released. A scene in use is pinned:
+nothing moves or overwrites it. `PagedRasterizer` renders a call in groups of scenes that are in memory together, while the next
+ones are read.
 
 An image does not depend on where its scene lies or on what else is in memory, so paging changes none.
 """
