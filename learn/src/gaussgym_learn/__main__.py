@@ -37,12 +37,28 @@ class RunOptions:
     """Lens, shutter and sensor of the camera (ideal, robot), for recipes that see; default: the recipe's, ideal."""
     wandb: bool = False
     """Also log to Weights & Biases (offline unless WANDB_MODE says otherwise)."""
+    scene_memory_gb: float | None = None
+    """Most that the camera's scenes may take in memory [GB]; they then take turns. Default: all are in memory."""
+    scene_cache: Path | None = None
+    """Folder for the packed files of scenes that take turns; default: the user's cache folder."""
+    scenes_at_once: int | None = None
+    """Scenes in the simulator at a time; default: all."""
+    rotate_every: int = 10
+    """With scenes at once: updates after which one scene gives way to the next."""
 
     def arguments(self) -> dict[str, Any]:
         """What `train` and `distill` take by these names; `num_envs` and `camera_model` belong into the recipe."""
+        from gaussgym_learn.rotation import ScenesCfg
+
         named = {field.name: getattr(self, field.name) for field in fields(self)}
         del named["num_envs"], named["camera_model"]
-        return {**named, "progress": True}
+        memory = ScenesCfg(
+            named.pop("scene_memory_gb"),
+            named.pop("scene_cache"),
+            named.pop("scenes_at_once"),
+            named.pop("rotate_every"),
+        )
+        return {**named, "memory": memory, "progress": True}
 
 
 @dataclass

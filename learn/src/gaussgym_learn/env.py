@@ -5,19 +5,23 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from gaussgym_scene.errors import InputError
 from gaussgym_scene.scene import Scene
-from gaussgym_sim.camera import CameraRenderer, RenderedFrames, intrinsics
+from gaussgym_sim.camera import CameraRenderer, intrinsics
+from gaussgym_sim.commands import PathNetwork
 from gaussgym_sim.env import Env, EnvCfg
 from gaussgym_sim.starts import Starts
 from gaussgym_sim.vecsim import VecSim, make_sim
 from rsl_rl.env import VecEnv
 from tensordict import TensorDict
+
+from gaussgym_learn.rotation import SceneRotation, ScenesCfg, SlotRenderer
 
 FOOT_RADIUS_M = 0.023
 """Of the Go1's ball feet; their sites are at the centre [m]."""
@@ -61,6 +65,7 @@ class GaussgymVecEnv(LearnEnv):
         clearance: `(weight [1/s], target [m])` of the penalty on low swing feet, weight 0 for none.
         renderer: of the sim's scenes, for the robot's camera; None for none.
         starts: episodes to run instead of drawn ones.
+        rotation: exchanges the sim's scenes, and those that a `SlotRenderer` shows; None: they stay.
     """
 
     def __init__(
@@ -73,11 +78,14 @@ class GaussgymVecEnv(LearnEnv):
         clearance: tuple[float, float] = (0.0, 0.08),
         renderer: CameraRenderer | None = None,
         starts: Starts | None = None,
+        rotation: SceneRotation | None = None,
     ) -> None:
         self.sim, self.cfg, self.scene_hashes, self.robot = sim, cfg, scene_hashes, sim.robot.name
         self.num_envs, self.num_actions, self.device = sim.num_envs, sim.robot.num_joints, "cpu"
         self.control_dt_s = cfg.control_s
         self.clearance, self.starts, self._renderer = clearance, starts, renderer
+        self.rotation = rotation
+        self._read_ahead()
         self.reset(seed=seed)
 
     def reset(self, *, seed: int) -> TensorDict:
@@ -106,6 +114,7 @@ class GaussgymVecEnv(LearnEnv):
 
     def step(self, actions: torch.Tensor) -> tuple[TensorDict, torch.Tensor, torch.Tensor, dict]:
         """See `rsl_rl.env.VecEnv.step`."""
+        self._rotate()
         facing = self._facing_path()
         obs, rewards, dones, extras = self.env.step(actions)
         if self.clearance[0] > 0.0:
@@ -143,21 +152,58 @@ class GaussgymVecEnv(LearnEnv):
         """Camera frames a second."""
         return 1.0 / (self.cfg.camera.period_steps(self.cfg.control_s) * self.cfg.control_s)
 
+    def _rotate(self) -> None:
+        """Have the scene whose turn it is come in with the step that begins."""
+        due = None if self.rotation is None else self.rotation.advance()
+        if self.rotation is None or due is None:
+            return
+        slot, number = due
+        self.env.replace_scene(slot, self.rotation.scene(number))
+        if isinstance(self._renderer, SlotRenderer):
+            self._renderer.show(slot, number)
+        self._read_ahead()
+
+    def _read_ahead(self) -> None:
+        """Start reading the scenes whose turn is next, for physics and camera."""
+        if self.rotation is not None:
+            self.rotation.read_ahead()
+            if isinstance(self._renderer, SlotRenderer):
+                self._renderer.prefetch(self.rotation.coming)
+
     def curriculum_state(self) -> dict[str, torch.Tensor]:
-        """Level of each environment."""
-        return {"level": self.env.level.clone()}
+        """Level of each environment, and where the rotation of scenes stands."""
+        rotation = {} if self.rotation is None else {"rotation": self.rotation.state()}
+        return {"level": self.env.level.clone(), **rotation}
 
     def load_curriculum_state(self, state: dict[str, torch.Tensor]) -> None:
-        """Put all environments on their levels (takes effect on starts from the next reset on)."""
+        """Put all environments on their levels and bring in their scenes (takes effect from the next reset on).
+
+        Raises:
+            InputError: the rotation is of other scenes.
+        """
+        if self.rotation is not None and "rotation" in state:
+            before = self.rotation.active
+            self.rotation.load_state(state["rotation"])
+            changed = [(slot, n) for slot, n in enumerate(self.rotation.active) if n != before[slot]]
+            for slot, number in changed:
+                self.sim.replace_scene(slot, self.rotation.scene(number))
+                if isinstance(self._renderer, SlotRenderer):
+                    self._renderer.show(slot, number)
+            self._read_ahead()
+            if changed:
+                self.env = Env(self.sim, self.cfg, renderer=self._renderer)
         level = state.get("level")
         if level is not None and len(level) == self.num_envs:
-            self.env.level[:] = level.clamp(max=self.env.network.num_levels - 1)
+            self.env.level[:] = level
+
+
+def _listed(scenes: Sequence[Scene | Path | str] | Scene | Path | str) -> list[Scene | Path | str]:
+    return [scenes] if isinstance(scenes, Scene | Path | str) else list(scenes)
 
 
 def open_scenes(scenes: Sequence[Scene | Path | str] | Scene | Path | str) -> list[Scene]:
     """Scenes from scenes or folders, one or many."""
-    if isinstance(scenes, Scene | Path | str):
-        scenes = [scenes]
+    scenes = _listed(scenes)
     loaded: dict[Path, Scene] = {}  # a folder that is named twice is read once
     for item in scenes:
         if not isinstance(item, Scene):
@@ -172,6 +218,20 @@ def scene_hash(scene: Scene) -> str:
     for array in (field.height_m, field.origin_xy_m, paths.points, paths.path_id):
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()[:16]
+
+
+def hash_scenes(sources: Sequence[Scene | Path | str]) -> dict[str, str]:
+    """Name and `scene_hash` of scenes, each read and forgotten: so every scene is known to have ground and paths.
+
+    Raises:
+        InputError: One has not.
+    """
+    hashes = {}
+    for source in sources:
+        scene = source if isinstance(source, Scene) else Scene.load(source, verify=False)
+        PathNetwork([scene], device=torch.device("cpu"))
+        hashes[scene.name] = scene_hash(scene)
+    return hashes
 
 
 def make_env(
@@ -189,6 +249,8 @@ def make_env(
     num_threads: int | None = None,
     starts: Starts | None = None,
     camera_model: str = "ideal",
+    memory: ScenesCfg | None = None,
+    update_steps: int = 1,
 ) -> GaussgymVecEnv:
     """An environment that rsl_rl can train in.
 
@@ -206,73 +268,104 @@ def make_env(
         num_threads: of physics and rendering.
         starts: fixed episodes to run instead of drawn ones.
         camera_model: lens, shutter and sensor of the camera, see `gaussgym_render.robot_camera.CAMERA_MODELS`.
+        memory: which scenes are held at a time; None: all of them.
+        update_steps: steps of an update, in which `ScenesCfg.rotate_every` counts.
 
     Returns:
         A VecEnv whose observations are a TensorDict of the groups proprio, base_vel, scan, and with a renderer rgb.
+
+    Raises:
+        InputError: a scene that does not do, more scenes at once than there are, or too little memory for them.
     """
-    opened = open_scenes(scenes)
-    physics = make_sim(sim, robot, opened, num_envs, device=device, seed=seed, num_threads=num_threads)
+    memory = memory or ScenesCfg()
     cfg = dataclasses.replace(cfg or EnvCfg(), task=task)
+    sources = _listed(scenes)
+    rotation = None
+    if memory.at_once is not None:
+        if starts is not None:
+            raise InputError("fixed starts name their scenes: give all scenes at once")
+        every_steps = memory.rotate_every * update_steps
+        rotation = SceneRotation(sources, memory.at_once, every_steps=every_steps, seed=seed)
+        hashes = hash_scenes(sources)
+        opened = [rotation.scene(number) for number in rotation.active]
+    else:
+        sources = opened = open_scenes(scenes)
+        hashes = {scene.name: scene_hash(scene) for scene in opened}
+    physics = make_sim(sim, robot, opened, num_envs, device=device, seed=seed, num_threads=num_threads)
+    camera = None
+    if renderer is not None:
+        shown = None if rotation is None else rotation.active
+        camera = make_camera_renderer(
+            sources, cfg, renderer, num_threads, camera_model=camera_model, memory=memory, shown=shown
+        )
     return GaussgymVecEnv(
         physics,
         cfg,
-        scene_hashes={scene.name: scene_hash(scene) for scene in opened},
+        scene_hashes=hashes,
         seed=seed,
         clearance=clearance,
-        renderer=make_camera_renderer(opened, cfg, renderer, num_threads, camera_model=camera_model)
-        if renderer is not None
-        else None,
+        renderer=camera,
         starts=starts,
+        rotation=rotation,
     )
 
 
 def make_camera_renderer(
-    scenes: Sequence[Scene],
+    scenes: Sequence[Scene | Path | str],
     cfg: EnvCfg,
     backend: str,
     num_threads: int | None = None,
     *,
     camera_model: str = "ideal",
+    memory: ScenesCfg | None = None,
+    shown: Sequence[int] | None = None,
 ) -> CameraRenderer:
     """The splat renderer of the robot's camera. A scene that is given several times is kept once.
 
     Args:
-        scenes: in the simulator's order.
+        scenes: all that there are, without `shown` in the simulator's order.
         cfg: gives the image size.
         backend: see `gaussgym_render.SplatRenderer`.
         num_threads: of the renderer.
         camera_model: see `make_env`; episodes draw their cameras from it, by the environment's seed.
+        memory: see `make_env`.
+        shown: number in `scenes` of each of the simulator's; None: all in order.
 
     Raises:
-        InputError: no such camera model.
+        InputError: no such camera model, or too little memory for the scenes shown.
     """
     from gaussgym_render import SplatRenderer
     from gaussgym_render.robot_camera import get_camera_model, make_robot_camera
 
-    distinct: list[Scene] = []
-    place = []
-    for scene in scenes:
-        known = next((i for i, other in enumerate(distinct) if other is scene), None)
-        place.append(len(distinct) if known is None else known)
-        if known is None:
-            distinct.append(scene)
+    distinct: dict[Any, int] = {}
+    place = [distinct.setdefault(_identity(scene), len(distinct)) for scene in scenes]
+    sources = [scenes[place.index(i)] for i in range(len(distinct))]
     size = (cfg.camera.width, cfg.camera.height)
-    splats = [s.splats for s in distinct]
+    options: dict[str, Any] = {"backend": backend, "num_threads": num_threads}
+    if memory is not None and memory.memory_gb is not None:
+        options |= {"memory_budget_bytes": int(memory.memory_gb * 1e9), "cache_dir": memory.cache}
     model = get_camera_model(camera_model)
     if model.ideal:
-        renderer = SplatRenderer(splats, *size, backend=backend, num_threads=num_threads)
+        renderer = splats = SplatRenderer(sources, *size, **options)
     else:
-        k = intrinsics(cfg.camera).numpy()
-        renderer = make_robot_camera(splats, k, *size, model, backend=backend, num_threads=num_threads)
-    return renderer if len(distinct) == len(scenes) else _SharedScenes(renderer, torch.tensor(place))  # type: ignore[return-value]
+        renderer = make_robot_camera(sources, intrinsics(cfg.camera).numpy(), *size, model, **options)
+        splats = renderer.renderer
+    if shown is None and len(distinct) == len(scenes):
+        return renderer  # type: ignore[return-value]
+    if shown is not None and splats.pool is not None:
+        _check_room(splats.pool.bytes_of, splats.num_scenes, len(shown), options["memory_budget_bytes"])
+    return SlotRenderer(renderer, place, range(len(scenes)) if shown is None else shown)  # type: ignore[return-value]
 
 
-class _SharedScenes:
-    """A renderer whose scene ids are looked up in a table first."""
+def _identity(scene: Scene | Path | str) -> Any:
+    return id(scene) if isinstance(scene, Scene) else Path(scene)
 
-    def __init__(self, renderer: CameraRenderer, place: torch.Tensor) -> None:
-        self._renderer, self._place = renderer, place
-        self.takes_motion = bool(getattr(renderer, "takes_motion", False))
 
-    def render(self, c2w: Any, K: Any, scene_ids: Any, **options: Any) -> RenderedFrames:
-        return self._renderer.render(c2w, K, self._place[scene_ids], **options)
+def _check_room(bytes_of: Callable[[list[int]], int], count: int, slots: int, budget: int) -> None:
+    """Raise an `InputError` if the largest scenes, one a slot, do not fit into the renderer's memory together."""
+    needed = sum(sorted((bytes_of([i]) for i in range(count)), reverse=True)[:slots])
+    if needed > budget:
+        raise InputError(
+            f"{slots} scenes at once take up to {needed / 1e9:.3g} GB of the renderer's memory, found {budget / 1e9:.3g} GB; "
+            "give more memory or fewer scenes at once"
+        )

@@ -28,6 +28,7 @@ from gaussgym_learn.metrics import EpisodeStatistics, MetricWriter, Stopwatch
 from gaussgym_learn.models import build_actor, build_critic, load_actor_weights, sample_observations
 from gaussgym_learn.ppo import AdaptivePPO
 from gaussgym_learn.recipes import Recipe
+from gaussgym_learn.rotation import ScenesCfg
 
 
 @contextlib.contextmanager
@@ -194,6 +195,7 @@ def train(
     save_minutes: float = 2.0,
     save_iterations: int | None = None,
     wandb: bool = False,
+    memory: ScenesCfg | None = None,
     progress: bool = False,
     on_iteration: Callable[[PPOTrainer, dict[str, float]], None] | None = None,
     make: Callable[[], LearnEnv] | None = None,
@@ -215,6 +217,7 @@ def train(
         save_minutes: time between checkpoints [min].
         save_iterations: updates between checkpoints, instead of `save_minutes`.
         wandb: also log to Weights & Biases (offline-safe).
+        memory: which scenes are held at a time, and how they take turns; None: all of them.
         progress: show a progress bar on stderr.
         on_iteration: called after every update with the trainer and its scalars.
         make: makes the environment instead of `make_env` (tests, own tasks).
@@ -232,7 +235,7 @@ def train(
     previous = load_checkpoint(out) if resume and has_checkpoint(out) else None
     initial = load_checkpoint(init_from) if init_from is not None and previous is None else None
     with torch_threads(1):
-        env = make() if make else _make_env(recipe, scenes, robot, sim, renderer, seed)
+        env = make() if make else _make_env(recipe, scenes, robot, sim, renderer, seed, memory)
         trainer = PPOTrainer(recipe, env, seed=seed)
         for checkpoint, action in ((initial, trainer.warm_start), (previous, trainer.restore)):
             if checkpoint is not None:
@@ -356,7 +359,15 @@ def _shapes(state: dict[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
     return {k: tuple(v.shape) for k, v in state.items()}
 
 
-def _make_env(recipe: Recipe, scenes: Any, robot: str, sim: str, renderer: str | None, seed: int) -> LearnEnv:
+def _make_env(
+    recipe: Recipe,
+    scenes: Any,
+    robot: str,
+    sim: str,
+    renderer: str | None,
+    seed: int,
+    memory: ScenesCfg | None,
+) -> LearnEnv:
     from gaussgym_learn.env import make_env
 
     sees = "rgb" in recipe.network.actor_groups
@@ -371,4 +382,6 @@ def _make_env(recipe: Recipe, scenes: Any, robot: str, sim: str, renderer: str |
         cfg=recipe.env,
         clearance=recipe.clearance,
         camera_model=recipe.camera_model,
+        memory=memory,
+        update_steps=recipe.ppo.steps,
     )

@@ -7,19 +7,20 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
 import numba
 import numpy as np
-from gaussgym_scene import InputError, Splats
+from gaussgym_scene import InputError
 from numpy.typing import NDArray
 
 from gaussgym_render import lens, sensor, shutter
 from gaussgym_render.cpu import available_cores
 from gaussgym_render.lens import LensCfg
+from gaussgym_render.packed import SplatSource
 from gaussgym_render.renderer import (
     Array,
     FrameArrays,
@@ -230,6 +231,10 @@ class RobotCamera:
         with _COMPILING:  # two threads must not compile the same function at once
             self._render_block(np.zeros(0, np.int64), *self._nothing())
 
+    def prefetch(self, scene_ids: Iterable[int]) -> None:
+        """See `SplatRenderer.prefetch`."""
+        self.renderer.prefetch(scene_ids)
+
     def _nothing(self) -> tuple[Any, ...]:
         """Arguments of a block without cameras."""
         none = np.zeros(0, np.int64)
@@ -365,7 +370,7 @@ class RobotCamera:
 
 
 def make_robot_camera(
-    splats: Sequence[Splats],
+    splats: Sequence[SplatSource],
     K: Any,
     width: int,
     height: int,
