@@ -187,3 +187,15 @@ def test_what_cannot_be_replaced_says_so():
         env.replace_scene(0, empty)
     env.step(torch.zeros(2, 12))
     assert env.sim.scenes[0].name == "flat"
+
+
+def test_on_rough_ground_all_follow_the_path_at_once():
+    """On a plane half of the robots hold a yaw rate instead; 24 all following by chance would be one in ten million."""
+    env = Env(make_sim("mujoco", "go1", [flat_scene(), wavy_scene()], 48), QUIET, seed=0)
+    assert not env.commands._heading[:24].all()
+    env.replace_scene(0, steep_scene())
+    env.step(torch.zeros(48, 12))
+    assert env.commands._heading.all()
+    env.replace_scene(0, flat_scene())
+    env.step(torch.zeros(48, 12))
+    assert not env.commands._heading[:24].all()
