@@ -560,7 +560,7 @@ def test_bad_shapes_and_light():
         Instances.dense(build_objects([ball]), [0, 0], np.zeros((5, 3, 4, 4)))
 
 
-def test_a_backend_that_draws_no_objects_says_which_do(batch):
+def test_a_backend_that_takes_no_objects_says_which_do(batch):
     class White:
         def __init__(self, splats, cfg):
             pass
@@ -573,7 +573,7 @@ def test_a_backend_that_draws_no_objects_says_which_do(batch):
     try:
         renderer = SplatRenderer(scenes, 40, 30, backend="white")
         assert (renderer.render(c2w, k, ids).rgb == 255).all()
-        with pytest.raises(InputError, match="'white' cannot draw objects; those that can: cpu, reference"):
+        with pytest.raises(InputError, match="'white' cannot take objects; those that can: cpu, reference"):
             renderer.render(c2w, k, ids, objects=instances)
     finally:
         del _BACKENDS["white"]

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from gaussgym_render import RobotCameraCfg, SplatRenderer, make_robot_camera, packed
 from gaussgym_render.atlas import CHUNK, build_atlas
+from gaussgym_render.edits import SceneEdits
 from gaussgym_render.lod import LodSplats
 from gaussgym_render.packed import PackedCache, chunk_bytes
 from gaussgym_render.paging import ScenePool, find_place
@@ -108,16 +109,22 @@ def test_levels_of_detail_are_chosen_as_unpaged(tmp_path):
     assert drawn == {1, 2}
 
 
-def test_objects_masks_and_buffers_go_through(tmp_path):
+def test_objects_edits_and_outputs_go_through(tmp_path):
     rng = np.random.default_rng(2)
     scenes = [random_splats(n, rng) for n in (900, 700, 800)]
     c2w, k, ids = cameras_in([2, 0, 1, 0, 2, 1], rng)
     objects = quadruped_before(c2w)
-    expected = SplatRenderer(scenes, *SIZE).render(c2w, k, ids, objects=objects)
-    got = paged(scenes, tmp_path, bytes_of_chunks(4)).render(c2w, k, ids, objects=objects)
+    edits = SceneEdits.none(6)
+    edits.light[:] *= rng.uniform(0.5, 1.5, (6, 1))
+    outputs = ("rgb_float", "median_depth", "normals")
+    options = {"objects": objects, "edits": edits, "outputs": outputs}
+    expected = SplatRenderer(scenes, *SIZE).render(c2w, k, ids, **options)
+    got = paged(scenes, tmp_path, bytes_of_chunks(4)).render(c2w, k, ids, **options)
     assert_equal(got, expected)
-    np.testing.assert_array_equal(got.instances, expected.instances)
+    for name in ("instances", *outputs):
+        np.testing.assert_array_equal(getattr(got, name), getattr(expected, name))
     assert (got.instances >= 0).any()
+    assert not np.array_equal(got.rgb, SplatRenderer(scenes, *SIZE).render(c2w, k, ids, objects=objects).rgb)
 
 
 def test_robot_camera_pages(tmp_path):
@@ -376,10 +383,14 @@ def test_bad_budgets_and_backends(tmp_path):
         paged(scenes, tmp_path, 100_000)
     with pytest.raises(InputError, match="memory budget is 0 bytes"):
         paged(scenes, tmp_path, 0)
-    with pytest.raises(InputError, match="'reference' cannot page scenes; those that can: cpu"):
+    with pytest.raises(InputError, match="'reference' cannot take memory_budget_bytes; those that can: cpu"):
         paged(scenes, tmp_path, 10**6, backend="reference")
     with pytest.raises(InputError, match="levels of detail and antialiased=False"):
         paged([lod_scene(rng)], tmp_path, 10**7, antialiased=False)
+    with pytest.raises(InputError, match="scenes that take turns carry no features"):
+        paged(scenes, tmp_path, 10**6, features=[np.zeros((100, 2)), np.zeros((3000, 2))])
+    with pytest.raises(InputError, match="scenes that take turns carry no labels"):
+        paged(scenes, tmp_path, 10**6).render(*cameras_in([0], rng), outputs=["labels"])
     with pytest.raises(InputError, match="prefetch of scene 2, expected 0 to 1"):
         paged(scenes, tmp_path, 10**6).prefetch([0, 2])
     with pytest.raises(InputError, match=r"nothing: not found, expected a scene folder or a splat file"):

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -25,8 +26,10 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from gaussgym_render import harmonics, lanes, oracle, zbuffer
+from gaussgym_render import channels, edits, harmonics, lanes, oracle, zbuffer
 from gaussgym_render.atlas import CHUNK, NUM_SHAPE, Atlas
+from gaussgym_render.channels import ChannelArrays
+from gaussgym_render.edits import SceneEdits
 from gaussgym_render.objects import Instances, ObjectSet, build_objects
 
 MAX_TILE_PIXELS = 26000
@@ -539,6 +542,8 @@ def _project_scene(
     tan_limit,
     tile,
     antialiased,
+    camera,
+    changes,
     scratch,
 ):
     """Cull, choose levels, project, colour and collect one camera's splats; returns how many."""
@@ -567,6 +572,9 @@ def _project_scene(
                     bands,
                 )
                 harmonics.add_bands(directions, bands, 0, num_rest, weights, colors)
+            if len(changes[0]) > 0:
+                _widen(base_colors, 3 * CHUNK * chunk, 3 * CHUNK, bands)
+                edits.edit_chunk(camera, changes, bounds[chunk], places, shape, bands, view, colors)
             count = _collect(out, box, colors, chunk * CHUNK, count, records, keys)
     return count
 
@@ -588,12 +596,27 @@ def _draw_objects(camera, instances, view, k, near, tile, histogram, scratch):
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def _render_jobs(
-    counter, jobs, cameras, atlas, instances, size, near, antialiased, background, frames, scratch, visible
+    counter,
+    jobs,
+    cameras,
+    atlas,
+    instances,
+    changes,
+    size,
+    near,
+    antialiased,
+    background,
+    frames,
+    extra,
+    scratch,
+    visible,
 ):
     """Take jobs (camera, tile) from the queue until it is empty."""
     c2w, ks, scene_ids = cameras
     chunk_ranges, bounds, skip, errors_m, thresholds_px, source, splats, rest_offsets, num_rest = atlas
-    projection, (order, keys_b, order_b, histogram), (image, open_bits, view, tan_limit), surfaces = scratch
+    projection, (order, keys_b, order_b, histogram), (image, open_bits, view, tan_limit), sums, surfaces = (
+        scratch
+    )
     records, keys = projection[3], projection[4]
     layer, (pixels, surface_order, surface_keys, _, _) = surfaces
     seen = instances[4]
@@ -608,7 +631,7 @@ def _render_jobs(
         _tan_limits(k, size, tan_limit)
         count = _project_scene(
             chunks, (skip, errors_m, thresholds_px[scene]), bounds, splats, rest_offsets[scene], num_rest[scene],
-            view, k, near, tan_limit, tile, antialiased, projection,
+            view, k, near, tan_limit, tile, antialiased, camera, changes, projection,
         )  # fmt: skip
         visible[job] = count
         _sort(keys, count, order, keys_b, order_b, histogram)
@@ -624,10 +647,68 @@ def _render_jobs(
             open_bits,
             picture,
         )
+        if extra[2]:
+            _blend_channels(
+                camera,
+                tile,
+                (count, order, records),
+                covered,
+                layer[3],
+                extra,
+                splats,
+                changes,
+                view,
+                k,
+                sums,
+            )
         _show_surfaces(covered, pixels, layer, image, tile[2], size[2])
         if len(seen) > 0:
             _write_seen(tile, covered, layer[5], seen[camera])
         _write(tile, size[2], image, background, frames[0][camera], frames[1][camera], frames[2][camera])
+        if len(extra[1][0]) > 0:
+            _write_float(tile, size[2], image, background, extra[1][0][camera])
+        if extra[2]:
+            channels.write_channels(camera, tile, sums[5], frames[2][camera], sums, extra[1])
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _blend_channels(
+    camera, tile, sorted_splats, covered, surface_depth, extra, splats, changes, view, k, sums
+):
+    """Blend what is wanted beside the colours of a tile."""
+    count, order, records = sorted_splats
+    tables, arrays, _ = extra
+    closing = sums[5]
+    for p in range(tile[2] * tile[3]):
+        closing[p] = _F(surface_depth[p]) if covered > 0 else _F(np.inf)
+    wanted = (len(arrays[2]) > 0, len(arrays[3]) > 0, arrays[4].shape[3] if len(arrays[4]) > 0 else 0)
+    channels.blend_channels(
+        count,
+        order,
+        records,
+        tables,
+        splats[0],
+        splats[1],
+        (camera, changes),
+        view,
+        k,
+        tile,
+        closing,
+        wanted,
+        sums,
+    )
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _write_float(tile, stride, image, background, rgb):
+    """As `_write`, the colours alone and not rounded."""
+    for y in range(tile[3]):
+        row = y * lanes.CHANNELS * stride
+        for x in range(tile[2]):
+            left = abs(image[row + x])
+            for c in range(3):
+                value = image[row + (c + 1) * stride + x] + left * background[c]
+                rgb[tile[1] + y, tile[0] + x, c] = min(max(value, _F(0.0)), _F(1.0))
 
 
 def tile_grid(width: int, height: int) -> NDArray[np.int64]:
@@ -674,6 +755,22 @@ def _object_scratch(num_vertices: int, num_pixels: int) -> tuple[Any, ...]:
     return layer, sort
 
 
+def _channel_scratch(num_pixels: int, num_features: int) -> tuple[Any, ...]:
+    """One thread's buffers for the channels of a tile's pixels."""
+    return (
+        np.empty(num_pixels, np.float32),
+        np.empty(num_pixels, np.float32),
+        np.empty(num_pixels, np.int32),
+        np.empty((num_pixels, 3 + num_features), np.float32),
+        np.empty(3 + num_features, np.float32),
+        np.empty(num_pixels, np.float32),
+    )
+
+
+_NO_CHANNELS = ChannelArrays(
+    np.zeros((0, 0, 0, 3), np.float32), np.zeros((0, 0, 0), np.float32), np.zeros((0, 0, 0, 3), np.float32),
+    np.zeros((0, 0, 0), np.int32), np.zeros((0, 0, 0, 0), np.float32),
+)  # fmt: skip
 _NO_INSTANCES = (
     np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros((0, 4, 4)), _object_arrays(build_objects([])),
     np.zeros((0, 0, 0), np.int32),
@@ -718,7 +815,12 @@ class CpuRasterizer:
         self._object_vertices = (
             -1
         )  # of the largest object that the scratch memory holds; none before objects come
-        self._scratch = [(*self._make_scratch(), _object_scratch(0, 0)) for _ in range(self.num_threads)]
+        self._num_features = -1  # that the scratch memory holds sums for; -1: for no channels at all
+        self._tables = (np.zeros(0, np.int32), np.zeros((0, 0), np.float32))
+        self._scratch = [
+            (*self._make_scratch(), _channel_scratch(0, 0), _object_scratch(0, 0))
+            for _ in range(self.num_threads)
+        ]
         self._counter = np.zeros(1, np.int64)
         self._pool: ThreadPoolExecutor | None = None
         self._pool_pid = -1
@@ -776,6 +878,8 @@ class CpuRasterizer:
         frames: tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32]],
         objects: Instances | None = None,
         seen: NDArray[np.int32] | None = None,
+        changes: SceneEdits | None = None,
+        extra: ChannelArrays | None = None,
     ) -> None:
         """Render the chosen cameras into `frames`.
 
@@ -788,6 +892,8 @@ class CpuRasterizer:
             frames: rgb `[C, H, W, 3]`, depth `[C, H, W]`, alpha `[C, H, W]`; other cameras stay as they are.
             objects: Opaque objects, as `gaussgym_render.objects.check_instances` gives them.
             seen: Filled with the instance that makes up most of each pixel `[C, H, W]`, -1 where none does; None: not wanted.
+            changes: Edits, as `gaussgym_render.edits.check_edits` gives them.
+            extra: More outputs to fill.
         """
         # Cameras of one scene follow each other: its splats stay in the cache.
         cameras = cameras[np.argsort(scene_ids[cameras], kind="stable")]
@@ -805,11 +911,13 @@ class CpuRasterizer:
         )
         background = np.array(background, np.float32, order="C")
         instances = self._instances(objects, seen)
+        edit_arrays = edits.kernel_arrays(changes)
+        more = self._channels(extra)
 
         def work(thread: int) -> None:
             _render_jobs(
-                self._counter, jobs, views, self._atlas_arrays, instances, size, self.near, self.antialiased,
-                background, frames, self._scratch[thread], self.num_visible,
+                self._counter, jobs, views, self._atlas_arrays, instances, edit_arrays, size, self.near,
+                self.antialiased, background, frames, more, self._scratch[thread], self.num_visible,
             )  # fmt: skip
 
         threads = min(self.num_threads, len(jobs))
@@ -817,6 +925,39 @@ class CpuRasterizer:
         work(0)
         for future in futures:
             future.result()
+
+    def set_channels(
+        self, labels: Sequence[NDArray[np.int32] | None], features: Sequence[NDArray[np.float32]] | None
+    ) -> None:
+        """Say what the outputs `labels` and `features` are made of.
+
+        Args:
+            labels: Of each scene's splats `[N]`, None for none.
+            features: Of each scene's splats `[N, F]`; None: there are none.
+        """
+        table = np.zeros(0, np.int32)
+        if any(own is not None for own in labels):
+            table = channels.by_slot(self.atlas, labels, (), np.int32, -1)
+        width = 0 if features is None else features[0].shape[1]
+        values = np.zeros((0, 0), np.float32)
+        if features is not None:
+            values = channels.by_slot(self.atlas, features, (width,), np.float32, 0.0)
+        self._tables = table, values
+
+    def _channels(self, extra: ChannelArrays | None) -> tuple[Any, ...]:
+        """Tables, outputs and whether channels are to be blended, as the kernel takes them; makes room for their sums."""
+        if extra is None:
+            return self._tables, _NO_CHANNELS.astuple(), False
+        arrays = extra.astuple()
+        blended = any(len(array) > 0 for array in arrays[1:])
+        width = self._tables[1].shape[1]
+        if blended and width != self._num_features:
+            self._num_features = width
+            pixels = int((self.tiles[:, 2] * self.tiles[:, 3]).max())
+            self._scratch = [
+                (*scratch[:-2], _channel_scratch(pixels, width), scratch[-1]) for scratch in self._scratch
+            ]
+        return self._tables, arrays, blended
 
     def _instances(self, objects: Instances | None, seen: NDArray[np.int32] | None) -> tuple[Any, ...]:
         """The objects and where to say which is seen, as the kernel takes them; makes room for the largest object."""

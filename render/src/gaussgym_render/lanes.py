@@ -332,6 +332,18 @@ def widen_bits(builder: ir.IRBuilder, bits: ir.Value, *, native: bool) -> ir.Val
 
 
 @intrinsic
+def half_float(typing_context: Any, bits: Any) -> Any:
+    """One finite half-precision number, given as its bits (uint16), as float32."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> ir.Value:
+        one = ir.Constant(ir.VectorType(ir.IntType(16), 1), ir.Undefined)
+        vector = builder.insert_element(one, arguments[0], ir.Constant(_I32, 0))
+        return builder.extract_element(widen_bits(builder, vector, native=HAS_HALF), ir.Constant(_I32, 0))
+
+    return types.float32(types.uint16), codegen
+
+
+@intrinsic
 def sqrt(typing_context: Any, value: Any) -> Any:
     """Square root of a float32 ≥ 0, as an instruction (numpy's sets errno, which keeps loops scalar)."""
 
