@@ -162,6 +162,15 @@ def test_every_kind_of_source(tmp_path):
     assert_equal(paged(sources, tmp_path / "cache", 200_000_000).render(*batch), expected)
 
 
+def test_scenes_without_splats_alone(tmp_path):
+    rng = np.random.default_rng(17)
+    renderer = paged([Splats.empty(0), Splats.empty(2)], tmp_path, 1)
+    frames = renderer.render(*cameras_in([0, 1], rng))
+    assert not frames.alpha.any()
+    none = np.zeros(0, np.int64)
+    assert len(renderer.render(np.zeros((0, 4, 4)), np.zeros((0, 3, 3)), none).rgb) == 0
+
+
 def test_sh_degree_is_part_of_the_packed_file(tmp_path):
     rng = np.random.default_rng(5)
     scenes = [random_splats(500, rng)]

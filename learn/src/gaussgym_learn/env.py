@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import logging
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,7 +22,9 @@ from gaussgym_sim.vecsim import VecSim, make_sim
 from rsl_rl.env import VecEnv
 from tensordict import TensorDict
 
-from gaussgym_learn.rotation import SceneRotation, ScenesCfg, SlotRenderer
+from gaussgym_learn.rotation import AHEAD, SceneRotation, ScenesCfg, SlotRenderer
+
+logger = logging.getLogger(__name__)
 
 FOOT_RADIUS_M = 0.023
 """Of the Go1's ball feet; their sites are at the centre [m]."""
@@ -363,9 +366,15 @@ def _identity(scene: Scene | Path | str) -> Any:
 
 def _check_room(bytes_of: Callable[[list[int]], int], count: int, slots: int, budget: int) -> None:
     """Raise an `InputError` if the largest scenes, one a slot, do not fit into the renderer's memory together."""
-    needed = sum(sorted((bytes_of([i]) for i in range(count)), reverse=True)[:slots])
+    sizes = sorted((bytes_of([i]) for i in range(count)), reverse=True)
+    needed = sum(sizes[:slots])
     if needed > budget:
         raise InputError(
             f"{slots} scenes at once take up to {needed / 1e9:.3g} GB of the renderer's memory, found {budget / 1e9:.3g} GB; "
             "give more memory or fewer scenes at once"
         )
+    if sum(sizes[: slots + AHEAD]) > budget:
+        logger.warning(
+            "the renderer's memory has no room for the next %d scenes beside %d at once: exchanges will wait for the disk",
+            AHEAD, slots,
+        )  # fmt: skip

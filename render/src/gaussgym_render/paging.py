@@ -28,6 +28,7 @@ from gaussgym_render.packed import DamagedError, PackedCache, PackedScene, chunk
 
 _ABSENT, _LOADING, _RESIDENT = range(3)
 _NEVER = -1
+_MAX_CHUNKS = (1 << 31) // CHUNK - 1  # rasterizers count splats' places in 32 bits
 
 
 @dataclass
@@ -92,7 +93,7 @@ class ScenePool:
         self._sizes = [scene.num_chunks for scene in scenes]
         max_rest = max((scene.num_rest for scene in scenes), default=0)
         per_chunk = chunk_bytes(max_rest)
-        self._capacity = min(budget_bytes // per_chunk, sum(self._sizes))
+        self._capacity = min(budget_bytes // per_chunk, sum(self._sizes), _MAX_CHUNKS)
         largest = int(np.argmax(self._sizes))
         if self._sizes[largest] > self._capacity:
             raise InputError(
