@@ -115,7 +115,7 @@ def test_objects_edits_and_outputs_go_through(tmp_path):
     c2w, k, ids = cameras_in([2, 0, 1, 0, 2, 1], rng)
     objects = quadruped_before(c2w)
     edits = SceneEdits.none(6)
-    edits.light[:] *= rng.uniform(0.5, 1.5, (6, 1))
+    edits.light[:] *= rng.uniform(0.5, 1.5, (6, 1, 1))
     outputs = ("rgb_float", "median_depth", "normals")
     options = {"objects": objects, "edits": edits, "outputs": outputs}
     expected = SplatRenderer(scenes, *SIZE).render(c2w, k, ids, **options)
@@ -125,6 +125,34 @@ def test_objects_edits_and_outputs_go_through(tmp_path):
         np.testing.assert_array_equal(getattr(got, name), getattr(expected, name))
     assert (got.instances >= 0).any()
     assert not np.array_equal(got.rgb, SplatRenderer(scenes, *SIZE).render(c2w, k, ids, objects=objects).rgb)
+
+
+def test_labels_page_with_their_splats(tmp_path):
+    """A scene without labels may take the place of one with them."""
+    rng = np.random.default_rng(18)
+    scenes = [random_splats(700, rng, sh_degree=0) for _ in range(3)]
+    for i in (0, 2):
+        scenes[i].labels = rng.integers(0, 9, 700).astype(np.int32)
+    relabelled = Splats(
+        *(getattr(scenes[0], n) for n in ("means", "quats_wxyz", "scales", "opacities", "sh"))
+    )
+    relabelled.labels = scenes[0].labels[::-1].copy()
+    scenes.append(relabelled)  # the same splats with other labels are another file
+    scenes[2].save_ply(tmp_path / "2.ply")
+    sources = [scenes[0], scenes[1], tmp_path / "2.ply", relabelled]
+    unpaged = SplatRenderer([*scenes[:2], Splats.load_ply(tmp_path / "2.ply"), relabelled], *SIZE)
+    renderer = paged(sources, tmp_path / "cache", 6 * chunk_bytes(0, labels=True))
+    assert renderer.paging.bytes_capacity == 6 * chunk_bytes(0, labels=True)
+    found = set()
+    for _ in range(6):
+        batch = cameras_in(rng.integers(0, 4, 5), rng)
+        expected = unpaged.render(*batch, outputs=["labels"])
+        got = renderer.render(*batch, outputs=["labels"])
+        assert_equal(got, expected)
+        np.testing.assert_array_equal(got.labels, expected.labels)
+        found.update(np.unique(got.labels).tolist())
+    assert found == set(range(-1, 9))
+    assert renderer.paging.evictions > 3
 
 
 def test_robot_camera_pages(tmp_path):
@@ -398,7 +426,7 @@ def test_bad_budgets_and_backends(tmp_path):
         paged([lod_scene(rng)], tmp_path, 10**7, antialiased=False)
     with pytest.raises(InputError, match="scenes that take turns carry no features"):
         paged(scenes, tmp_path, 10**6, features=[np.zeros((100, 2)), np.zeros((3000, 2))])
-    with pytest.raises(InputError, match="scenes that take turns carry no labels"):
+    with pytest.raises(InputError, match="no scene and no patch has labels"):
         paged(scenes, tmp_path, 10**6).render(*cameras_in([0], rng), outputs=["labels"])
     with pytest.raises(InputError, match="prefetch of scene 2, expected 0 to 1"):
         paged(scenes, tmp_path, 10**6).prefetch([0, 2])

@@ -146,6 +146,7 @@ class ScenePart:
         num_rest: Coefficients per channel beyond band 0.
         num_splats: Splats without padding.
         threshold_px: As in `Atlas.thresholds_px`.
+        labels: Labels by slot `[b, 256]` int32, -1 for padding; None if the scene has none.
     """
 
     arrays: dict[str, NDArray[Any]]
@@ -153,6 +154,7 @@ class ScenePart:
     num_rest: int
     num_splats: int
     threshold_px: float
+    labels: NDArray[np.int32] | None
 
     @property
     def num_chunks(self) -> int:
@@ -197,7 +199,19 @@ def pack_scene(splats: Splats | LodSplats, sh_degree: int | None) -> ScenePart:
         num_rest=num_rest,
         num_splats=len(splats.means),
         threshold_px=splats.threshold_px if with_levels else 0.0,
+        labels=_labels_by_slot(splats, source).reshape(num_chunks, CHUNK) if _has_labels(splats) else None,
     )
+
+
+def _has_labels(splats: Splats | LodSplats) -> bool:
+    return isinstance(splats, Splats) and splats.labels is not None
+
+
+def _labels_by_slot(splats: Any, source: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Labels of the splats that slots hold, -1 where they hold none."""
+    labels = np.full(len(source), -1, np.int32)
+    labels[source >= 0] = splats.labels[source[source >= 0]]
+    return labels
 
 
 def _half(values: NDArray[np.floating]) -> NDArray[np.float16]:

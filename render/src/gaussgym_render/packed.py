@@ -5,7 +5,7 @@ is missing, damaged or of another layout is made anew from its source, and none 
 
     magic (8 bytes) · length and CRC-32 of the header (2 x uint32) · header (JSON) · the arrays of `CHUNK_ARRAYS`, then `rest`
 
-with the arrays C-contiguous, in this machine's byte order, and their CRC-32 in the header.
+and `labels` if there are any, with the arrays C-contiguous, in this machine's byte order, and their CRC-32 in the header.
 """
 
 from __future__ import annotations
@@ -62,12 +62,12 @@ def rest_shape(num_rest: int) -> tuple[int, int, int]:
     return (num_rest, 3, CHUNK)
 
 
-def chunk_bytes(num_rest: int) -> int:
-    """Bytes of one chunk in all arrays of an atlas."""
+def chunk_bytes(num_rest: int, *, labels: bool = False) -> int:
+    """Bytes of one chunk in all arrays of an atlas, and its splats' labels."""
     sizes = [
         np.dtype(dtype).itemsize * int(np.prod(shape, initial=1)) for dtype, shape in CHUNK_ARRAYS.values()
     ]
-    return sum(sizes) + 2 * int(np.prod(rest_shape(num_rest)))
+    return sum(sizes) + 2 * int(np.prod(rest_shape(num_rest))) + 4 * CHUNK * labels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +82,7 @@ class PackedScene:
         num_splats: Splats without padding.
         threshold_px: As in `Atlas.thresholds_px`.
         levels: Whether it has levels of detail.
+        labels: Whether its splats have labels.
         crc32: Of the arrays.
         first_byte: Where the arrays begin.
         sh_degree: What it was packed with.
@@ -95,6 +96,7 @@ class PackedScene:
     num_splats: int
     threshold_px: float
     levels: bool
+    labels: bool
     crc32: int
     first_byte: int
     sh_degree: int | None
@@ -103,23 +105,34 @@ class PackedScene:
     @property
     def num_bytes(self) -> int:
         """Bytes of its arrays."""
-        return self.num_chunks * chunk_bytes(self.num_rest)
+        return self.num_chunks * chunk_bytes(self.num_rest, labels=self.labels)
 
-    def read_into(self, arrays: dict[str, NDArray[Any]], rest: NDArray[np.float16]) -> None:
+    def read_into(
+        self,
+        arrays: dict[str, NDArray[Any]],
+        rest: NDArray[np.float16],
+        labels: NDArray[np.int32] | None = None,
+    ) -> None:
         """Fill arrays straight from the file.
 
         Args:
             arrays: `CHUNK_ARRAYS` of `num_chunks` chunks, C-contiguous.
             rest: As `ScenePart.rest`.
+            labels: As `ScenePart.labels`, flat; filled with -1 if the scene has none. None: only for a scene without.
 
         Raises:
             OSError: The file is gone or cannot be read.
             DamagedError: It is too short or its content differs from what was written.
         """
         crc = 0
+        parts = [*arrays.items(), ("rest", rest)]
+        if self.labels and labels is not None:
+            parts.append(("labels", labels))
+        elif labels is not None:
+            labels[:] = -1
         with self.path.open("rb", buffering=0) as file:
             file.seek(self.first_byte)
-            for name, array in (*arrays.items(), ("rest", rest)):
+            for name, array in parts:
                 view = array.reshape(-1).view(np.uint8).data
                 while len(view):
                     count = file.readinto(view)
@@ -274,6 +287,8 @@ def _content_hash(source: SplatSource) -> str:
             array = np.ascontiguousarray(getattr(source, name))
             digest.update(f"{name}{array.dtype.str}{array.shape}".encode())
             digest.update(array.reshape(-1).view(np.uint8).data)
+        if isinstance(source, Splats) and source.labels is not None:
+            digest.update(b"labels" + np.ascontiguousarray(source.labels, np.int32).tobytes())
         return digest.hexdigest()
     path = Path(source)
     folder = path.parent if path.name in (SCENE_MANIFEST, lod.MANIFEST) else path
@@ -293,19 +308,21 @@ def _content_hash(source: SplatSource) -> str:
 def _key(content: str, sh_degree: int | None) -> str:
     """Name of the packed file of some content."""
     layout = [(name, np.dtype(dtype).str, shape) for name, (dtype, shape) in CHUNK_ARRAYS.items()]
-    text = repr((content, sh_degree, PACKING_VERSION, layout, rest_shape(1), sys.byteorder))
+    text = repr((content, sh_degree, PACKING_VERSION, layout, rest_shape(1), "labels", sys.byteorder))
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def _write(path: Path, part: ScenePart, key: str, *, levels: bool) -> None:
     """Write a packed scene through a temporary file and a rename; its CRC guards against a machine that stops in between."""
     arrays = [*(part.arrays[name] for name in CHUNK_ARRAYS), np.ascontiguousarray(part.rest)]
+    arrays += [] if part.labels is None else [part.labels]
     crc = 0
     for array in arrays:
         crc = zlib.crc32(array.reshape(-1).view(np.uint8).data, crc)
     fields = {
         "key": key, "num_chunks": part.num_chunks, "num_rest": part.num_rest, "num_splats": part.num_splats,
-        "threshold_px": part.threshold_px, "levels": levels, "crc32": crc,
+        "threshold_px": part.threshold_px, "levels": levels,
+        "labels": part.labels is not None, "crc32": crc,
     }  # fmt: skip
     header = json.dumps(fields).encode()
     temporary = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")

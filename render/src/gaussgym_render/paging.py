@@ -81,6 +81,7 @@ class ScenePool:
 
     Attributes:
         atlas: What to render from; only scenes between `take` and `give_back` may be read.
+        labels: Labels by the atlas's slots, int32 `[slots]`, -1 for none; empty if no scene has any.
 
     Raises:
         InputError: A scene does not fit into the budget.
@@ -92,7 +93,8 @@ class ScenePool:
         self._scenes, self._cache, self._num_loaders = list(scenes), cache, num_loaders
         self._sizes = [scene.num_chunks for scene in scenes]
         max_rest = max((scene.num_rest for scene in scenes), default=0)
-        per_chunk = chunk_bytes(max_rest)
+        with_labels = any(scene.labels for scene in scenes)
+        per_chunk = chunk_bytes(max_rest, labels=with_labels)
         self._capacity = min(budget_bytes // per_chunk, sum(self._sizes), _MAX_CHUNKS)
         largest = int(np.argmax(self._sizes))
         if self._sizes[largest] > self._capacity:
@@ -102,6 +104,7 @@ class ScenePool:
             )
         self.bytes_per_chunk = per_chunk
         self.atlas = _empty_atlas(scenes, self._capacity, max_rest)
+        self.labels = np.full(self._capacity * CHUNK if with_labels else 0, -1, np.int32)
         self._rest_stride = int(np.prod(rest_shape(max_rest)))
         self._state = [_ABSENT if size else _RESIDENT for size in self._sizes]
         self._pins, self._errors = [0] * len(scenes), {}
@@ -280,15 +283,17 @@ class ScenePool:
         packed, atlas = self._scenes[scene], self.atlas
         chunks = slice(first, first + packed.num_chunks)
         arrays = {name: getattr(atlas, name)[chunks] for name in CHUNK_ARRAYS if name != "source"}
-        arrays["source"] = atlas.source[CHUNK * chunks.start : CHUNK * chunks.stop]
+        slots = slice(CHUNK * chunks.start, CHUNK * chunks.stop)
+        arrays["source"] = atlas.source[slots]
+        labels = self.labels[slots] if len(self.labels) else None
         at = first * self._rest_stride
         rest = atlas.rest[at : at + packed.num_chunks * int(np.prod(rest_shape(packed.num_rest)))]
         in_order = {name: arrays[name] for name in CHUNK_ARRAYS}
         try:
-            packed.read_into(in_order, rest)
+            packed.read_into(in_order, rest, labels)
         except (FileNotFoundError, DamagedError):
             self._scenes[scene] = self._cache.repack(packed)
-            self._scenes[scene].read_into(in_order, rest)
+            self._scenes[scene].read_into(in_order, rest, labels)
 
 
 class _Age(Protocol):

@@ -268,6 +268,7 @@ def _make_paged_cpu(sources: Sequence[SplatSource], cfg: RasterizerCfg, budget_b
     rasterizer = CpuRasterizer(
         pool.atlas, cfg.width, cfg.height, near=cfg.near, antialiased=cfg.antialiased, num_threads=cfg.num_threads
     )  # fmt: skip
+    rasterizer.set_label_table(pool.labels)
     return PagedRasterizer(pool, rasterizer)
 
 
@@ -369,6 +370,8 @@ class SplatRenderer:
         if memory_budget_bytes is not None:
             self._need("memory_budget_bytes")
         self.rasterizer = factory(splats, self.cfg)  # type: ignore[arg-type]
+        if self.pool is not None:
+            self._has_labels = len(self.pool.labels) > 0
 
     @property
     def pool(self) -> ScenePool | None:
