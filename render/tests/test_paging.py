@@ -4,6 +4,7 @@ import gc
 import os
 import threading
 import time
+import zipfile
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from gaussgym_render.packed import PackedCache, chunk_bytes
 from gaussgym_render.paging import ScenePool, find_place
 from gaussgym_render.testing import pinhole, quadruped_before, random_cameras, random_splats
 from gaussgym_scene import InputError, Splats, synthesize
+from gaussgym_scene.formats import save_splats
 from gaussgym_scene.scene import Scene
 
 SIZE = (48, 36)
@@ -188,6 +190,20 @@ def test_every_kind_of_source(tmp_path):
     expected = SplatRenderer(splats, *SIZE).render(*batch)
     assert_equal(SplatRenderer(sources, *SIZE).render(*batch), expected)
     assert_equal(paged(sources, tmp_path / "cache", 200_000_000).render(*batch), expected)
+
+
+def test_an_unbundled_sog_is_known_by_all_its_files(tmp_path):
+    rng = np.random.default_rng(19)
+    save_splats(random_splats(300, rng, sh_degree=0), tmp_path / "a.sog")
+    folder, cache = tmp_path / "a", PackedCache(tmp_path / "cache")
+    with zipfile.ZipFile(tmp_path / "a.sog") as bundle:
+        bundle.extractall(folder)
+    first = cache.pack(folder)
+    assert cache.pack(folder / "meta.json").key == first.key
+    save_splats(random_splats(300, rng, sh_degree=0), tmp_path / "b.sog")
+    with zipfile.ZipFile(tmp_path / "b.sog") as bundle:
+        bundle.extract("sh0.webp", folder)
+    assert cache.pack(folder / "meta.json").key != first.key
 
 
 def test_scenes_without_splats_alone(tmp_path):

@@ -17,6 +17,7 @@ from gaussgym_render.cpu import CpuRasterizer, available_cores
 from gaussgym_render.lod import LodSplats
 from gaussgym_render.renderer import SplatRenderer
 from gaussgym_render.robot_camera import RobotCameraCfg, make_robot_camera
+from gaussgym_render.sources import SplatSource
 from gaussgym_render.testing import quadruped_before
 from gaussgym_render.viewpoints import Viewpoints
 
@@ -60,7 +61,13 @@ class ObjectsTiming:
 
 
 def time_sizes(
-    scene: Scene, cameras: Viewpoints, *, backend: str, threads: int | None, seconds: float, repeats: int = 5
+    scene: Scene | SplatSource,
+    cameras: Viewpoints,
+    *,
+    backend: str,
+    threads: int | None,
+    seconds: float,
+    repeats: int = 5,
 ) -> list[Timing]:
     """Time rendering at all `SIZES`.
 
@@ -76,7 +83,7 @@ def time_sizes(
 
 
 def _time_size(
-    scene: Scene,
+    scene: Scene | SplatSource,
     cameras: Viewpoints,
     size: tuple[int, int],
     backend: str,
@@ -135,7 +142,7 @@ class EffectTiming:
 
 
 def time_effects(
-    scene: Scene, cameras: Viewpoints, *, backend: str, threads: int | None
+    scene: Scene | SplatSource, cameras: Viewpoints, *, backend: str, threads: int | None
 ) -> list[EffectTiming]:
     """Time `RobotCameraCfg.typical`, whole and by parts, on cameras that move as on a walking robot.
 
@@ -198,7 +205,7 @@ def _views(
 
 
 def time_objects(
-    scene: Scene, cameras: Viewpoints, *, backend: str, threads: int | None, seconds: float
+    scene: Scene | SplatSource, cameras: Viewpoints, *, backend: str, threads: int | None, seconds: float
 ) -> ObjectsTiming:
     """Time 64x48 px with and without a quadruped of 13 parts before every camera, in turns (arguments as `time_sizes`)."""
     width, height = SIZES[0]
@@ -301,7 +308,7 @@ def compare(
 
 
 def report(
-    scene: Scene,
+    scene: Scene | SplatSource,
     timings: Sequence[Timing | ObjectsTiming | EffectTiming],
     *,
     backend: str,

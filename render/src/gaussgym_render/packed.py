@@ -42,7 +42,7 @@ logger = logging.getLogger(__name__)
 
 AnySplats = Splats | LodSplats
 """A scene as given, or with levels of detail."""
-SplatSource = AnySplats | Scene | Path | str
+SceneSource = AnySplats | Scene | Path | str
 """A scene, or where it lies: a scene folder, a `LodSplats` folder, a splat file."""
 CACHE_LIMIT_BYTES = 20 << 30
 """Files that no scene at hand needs are deleted, those unused for longest first, until the folder is below this."""
@@ -154,7 +154,7 @@ def default_cache_dir() -> Path:
     return Path(base).expanduser() / "gaussgym" / "scenes"
 
 
-def open_splats(source: SplatSource) -> AnySplats:
+def read_splats(source: SceneSource) -> AnySplats:
     """Read a scene's splats from wherever they lie.
 
     Raises:
@@ -185,7 +185,7 @@ class PackedCache:
         self.directory = default_cache_dir() if directory is None else Path(directory)
         self.limit_bytes = limit_bytes
 
-    def pack_all(self, sources: Sequence[SplatSource], sh_degree: int | None) -> list[PackedScene]:
+    def pack_all(self, sources: Sequence[SceneSource], sh_degree: int | None) -> list[PackedScene]:
         """Pack scenes that the folder lacks, one after the other, then delete what is over the limit.
 
         Raises:
@@ -203,7 +203,7 @@ class PackedCache:
         self.prune(packed)
         return packed
 
-    def pack(self, source: SplatSource, sh_degree: int | None = None) -> PackedScene:
+    def pack(self, source: SceneSource, sh_degree: int | None = None) -> PackedScene:
         """The packed file of a scene, made if it is missing or damaged at its head.
 
         Raises:
@@ -253,7 +253,7 @@ class PackedCache:
                 self.directory, total / 1e9, self.limit_bytes / 1e9,
             )  # fmt: skip
 
-    def _find_or_pack(self, source: SplatSource, sh_degree: int | None) -> tuple[PackedScene, bool]:
+    def _find_or_pack(self, source: SceneSource, sh_degree: int | None) -> tuple[PackedScene, bool]:
         """The scene, and whether it had to be packed."""
         origin = _origin(source)
         key = _key(_content_hash(source if origin is None else origin), sh_degree)
@@ -263,19 +263,19 @@ class PackedCache:
             os.utime(path)
             return found, False
         except (OSError, DamagedError):
-            splats = open_splats(source if origin is None else origin)
+            splats = read_splats(source if origin is None else origin)
             _write(path, pack_scene(splats, sh_degree), key, levels=isinstance(splats, LodSplats))
             return _read_head(path, key, sh_degree, origin), True
 
 
-def _origin(source: SplatSource) -> Path | None:
+def _origin(source: SceneSource) -> Path | None:
     """The path that a scene can be read from again."""
     if isinstance(source, Scene):
         return source.directory
     return Path(source) if isinstance(source, str | Path) else None
 
 
-def _content_hash(source: SplatSource) -> str:
+def _content_hash(source: SceneSource) -> str:
     """Hash of a scene's splats: of their arrays, or of the file that holds them (a manifest says its files' hashes)."""
     if isinstance(source, Scene):
         source = source.splats
@@ -298,6 +298,8 @@ def _content_hash(source: SplatSource) -> str:
     if (folder / lod.MANIFEST).exists():
         fields = read_artifact(folder, manifest=lod.MANIFEST, format=lod.FORMAT, verify=False)
         return f"{fields['files'].get(lod.ARRAYS_FILE, {}).get('sha256')} {fields.get('threshold_px')}"
+    if path.name == "meta.json":
+        path = path.parent
     if path.is_dir():
         return " ".join(f"{p.name} {sha256_of(p)}" for p in sorted(path.iterdir()) if p.is_file())
     if not path.exists():

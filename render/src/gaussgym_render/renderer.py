@@ -6,6 +6,7 @@ import logging
 import sys
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,14 +15,14 @@ import numpy as np
 from gaussgym_scene import InputError, Splats
 from numpy.typing import NDArray
 
-from gaussgym_render import channels, oracle
+from gaussgym_render import channels, gsplat_backend, oracle
 from gaussgym_render.atlas import build_atlas
 from gaussgym_render.channels import ChannelArrays
 from gaussgym_render.cpu import CpuRasterizer
 from gaussgym_render.edits import SceneEdits, check_edits
 from gaussgym_render.lod import LodSplats
 from gaussgym_render.objects import Instances, check_instances, is_rigid
-from gaussgym_render.packed import PackedCache, SplatSource, open_splats
+from gaussgym_render.packed import PackedCache, SceneSource, read_splats
 from gaussgym_render.paging import PagedRasterizer, PagingStats, ScenePool
 
 logger = logging.getLogger(__name__)
@@ -122,16 +123,33 @@ ABILITIES = ("objects", "edits", "outputs", "memory_budget_bytes")
 One that takes a memory budget is given sources to page in, not splats, where there is a budget.
 """
 _ABILITIES: dict[str, frozenset[str]] = {}  # of registered backends, by name
+_MISSING: dict[str, Callable[[], str | None]] = {}  # what registered backends lack here, by name
 
 
-def register_backend(name: str, factory: BackendFactory, *, abilities: Collection[str] = ()) -> None:
-    """Make a backend available to `SplatRenderer(backend=name)`; `abilities` are those of `ABILITIES` that it has."""
+def register_backend(
+    name: str,
+    factory: BackendFactory,
+    *,
+    abilities: Collection[str] = (),
+    missing: Callable[[], str | None] | None = None,
+) -> None:
+    """Make a backend available to `SplatRenderer(backend=name)`.
+
+    Args:
+        name: How it is asked for.
+        factory: Makes it.
+        abilities: Those of `ABILITIES` that it has.
+        missing: Says what the backend needs that this machine lacks, None if nothing; None: it runs everywhere.
+    """
     _BACKENDS[name], _ABILITIES[name] = factory, frozenset(abilities)
+    _MISSING.pop(name, None)
+    if missing is not None:
+        _MISSING[name] = missing
 
 
 def available_backends() -> list[str]:
-    """Names that `SplatRenderer` accepts here, beside 'auto'."""
-    return sorted(_find_backends())
+    """Names that `SplatRenderer` accepts here, beside 'auto'; one that lacks something on this machine is left out."""
+    return sorted(name for name in _find_backends() if name not in _MISSING or _MISSING[name]() is None)
 
 
 def _find_backends() -> dict[str, Callable[[], BackendFactory]]:
@@ -254,12 +272,12 @@ def _make_cpu(splats: Sequence[Any], cfg: RasterizerCfg) -> Rasterizer:
     return rasterizer
 
 
-def _labels(scene: SplatSource) -> NDArray[np.int32] | None:
+def _labels(scene: SceneSource) -> NDArray[np.int32] | None:
     """Labels of a scene's splats; one with levels of detail has none."""
     return scene.labels if isinstance(scene, Splats) else None
 
 
-def _make_paged_cpu(sources: Sequence[SplatSource], cfg: RasterizerCfg, budget_bytes: int) -> PagedRasterizer:
+def _make_paged_cpu(sources: Sequence[SceneSource], cfg: RasterizerCfg, budget_bytes: int) -> PagedRasterizer:
     cache = PackedCache(cfg.cache_dir)
     scenes = cache.pack_all(sources, cfg.sh_degree)
     if not cfg.antialiased and any(scene.levels for scene in scenes):
@@ -274,7 +292,12 @@ def _make_paged_cpu(sources: Sequence[SplatSource], cfg: RasterizerCfg, budget_b
 
 register_backend("cpu", _make_cpu, abilities=ABILITIES)
 register_backend("reference", ReferenceRasterizer, abilities=("objects", "edits", "outputs"))
-
+for _name, _batch_scenes in (("gsplat", False), ("gsplat-batched", True)):
+    register_backend(
+        _name,
+        partial(gsplat_backend.make_gsplat, gsplat_cfg=gsplat_backend.GsplatCfg(batch_scenes=_batch_scenes)),
+        missing=gsplat_backend.missing,
+    )
 
 _LEVELS_ALIASED = (
     "found a scene with levels of detail and antialiased=False; its merged splats are made for True"
@@ -313,7 +336,7 @@ class SplatRenderer:
 
     def __init__(
         self,
-        splats: Sequence[SplatSource],
+        splats: Sequence[SceneSource],
         width: int,
         height: int,
         *,
@@ -331,7 +354,7 @@ class SplatRenderer:
         if len(splats) == 0:
             raise InputError("found no scenes, expected at least one set of splats")
         if memory_budget_bytes is None:
-            splats = [open_splats(source) for source in splats]
+            splats = [read_splats(source) for source in splats]
         elif memory_budget_bytes <= 0:
             raise InputError(
                 f"memory budget is {memory_budget_bytes} bytes, expected a positive number or None"
@@ -558,9 +581,11 @@ def _choose(name: str) -> tuple[str, BackendFactory]:
     if name == "auto":
         name = next(candidate for candidate in AUTO_PREFERENCE if candidate in found)
         logger.info("splat renderer backend 'auto' took %r (available: %s)", name, ", ".join(sorted(found)))
-    if name not in found:
+    lacking = _MISSING[name]() if name in _MISSING else None
+    if name not in found or lacking:
+        reason = f"cannot run here: {lacking}" if lacking else "is not available here"
         raise InputError(
-            f"renderer backend {name!r} is not available here; available: {', '.join(sorted(found))} (or 'auto')"
+            f"renderer backend {name!r} {reason}; available: {', '.join(available_backends())} (or 'auto')"
         )
     return name, found[name]()
 

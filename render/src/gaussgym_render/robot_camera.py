@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from gaussgym_render import lens, sensor, shutter
 from gaussgym_render.cpu import available_cores
 from gaussgym_render.lens import LensCfg
-from gaussgym_render.packed import SplatSource
+from gaussgym_render.packed import SceneSource
 from gaussgym_render.renderer import (
     Array,
     FrameArrays,
@@ -370,7 +370,7 @@ class RobotCamera:
 
 
 def make_robot_camera(
-    splats: Sequence[SplatSource],
+    splats: Sequence[SceneSource],
     K: Any,
     width: int,
     height: int,
