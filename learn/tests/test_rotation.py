@@ -11,9 +11,11 @@ from gaussgym_learn.checkpoint import load_checkpoint
 from gaussgym_learn.courses import stairs_course
 from gaussgym_learn.env import hash_scenes, make_env, scene_hash
 from gaussgym_learn.recipes import NetworkCfg, PPOCfg, get_recipe
-from gaussgym_learn.rotation import SceneRotation, ScenesCfg
+from gaussgym_learn.rotation import SceneRotation, ScenesCfg, slot_renderer
 from gaussgym_learn.train import train
 from gaussgym_render import SplatRenderer
+from gaussgym_render.lod import LodSplats
+from gaussgym_render.optimize import digest
 from gaussgym_render.testing import random_splats
 from gaussgym_scene.errors import InputError
 from gaussgym_scene.mesh import Mesh
@@ -138,6 +140,41 @@ def test_robots_stand_and_look_in_the_scene_whose_turn_it_is(folders, tmp_path):
     assert env._renderer._renderer.paging.evictions > 0
 
 
+def test_robots_are_drawn_over_the_scene_whose_turn_it_is(folders):
+    env = make_env(
+        "velocity", folders, 4, renderer="cpu", show_robot=True, memory=ScenesCfg(at_once=2, rotate_every=3)
+    )
+    for _ in range(8):
+        env.step(torch.zeros(4, 12))
+    assert env.rotation.state()[0] == 2
+    assert slot_renderer(env._renderer)._shown.tolist() == env.rotation.active
+
+
+def test_levels_of_detail_take_turns_too(folders, tmp_path):
+    """Here each is all of its scene's splats, cut into leaves."""
+    lod = []
+    for folder in folders:
+        splats = Scene.load(folder).splats
+        starts = np.arange(0, len(splats), 256)
+        LodSplats(
+            splats.means, splats.quats_wxyz, splats.scales, splats.opacities, splats.sh, np.arange(len(splats)),
+            np.diff(starts, append=len(splats)), np.arange(len(starts)) + 1, np.zeros(len(starts)), 0.5,
+            {"source": {"sha256": digest(splats)}},
+        ).save(tmp_path / folder.name)  # fmt: skip
+        lod.append(tmp_path / folder.name)
+    images = []
+    for memory_gb in (None, 130e-6):
+        memory = ScenesCfg(memory_gb, tmp_path / "cache", at_once=2, rotate_every=3)
+        env = make_env("velocity", folders, 4, renderer="cpu", lod=lod, memory=memory)
+        for _ in range(8):
+            obs, *_ = env.step(torch.zeros(4, 12))
+        images.append(obs["rgb"])
+    assert torch.equal(*images)
+    assert images[0].float().std() > 1
+    with pytest.raises(InputError, match="made from other splats than those of scene 'course_0'"):
+        make_env("velocity", folders, 4, renderer="cpu", lod=lod[1:] + lod[:1], memory=memory)
+
+
 TINY_NET = NetworkCfg(
     actor_groups=("proprio", "rgb"),
     critic_groups=("proprio", "scan"),
@@ -196,5 +233,7 @@ def test_what_does_not_fit_says_so(folders, tmp_path):
             renderer="cpu",
             memory=ScenesCfg(memory_gb=80e-6, cache=tmp_path, at_once=3),
         )
+    with pytest.raises(InputError, match="scene memory of 1 GB for a policy without a camera"):
+        make_env("velocity", folders, 8, renderer=None, memory=ScenesCfg(memory_gb=1))
     with pytest.raises(InputError, match="every 0 steps"):
         make_env("velocity", folders, 8, renderer=None, memory=ScenesCfg(at_once=2, rotate_every=0))

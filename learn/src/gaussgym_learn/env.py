@@ -8,7 +8,7 @@ import logging
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,12 +17,16 @@ from gaussgym_scene.scene import Scene
 from gaussgym_sim.camera import CameraRenderer, intrinsics
 from gaussgym_sim.commands import PathNetwork
 from gaussgym_sim.env import Env, EnvCfg
+from gaussgym_sim.robot import RobotCfg
 from gaussgym_sim.starts import Starts
 from gaussgym_sim.vecsim import VecSim, make_sim
 from rsl_rl.env import VecEnv
 from tensordict import TensorDict
 
-from gaussgym_learn.rotation import AHEAD, SceneRotation, ScenesCfg, SlotRenderer
+from gaussgym_learn.rotation import AHEAD, SceneRotation, ScenesCfg, SlotRenderer, slot_renderer
+
+if TYPE_CHECKING:
+    from gaussgym_render.lod import LodSplats
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +91,7 @@ class GaussgymVecEnv(LearnEnv):
         self.num_envs, self.num_actions, self.device = sim.num_envs, sim.robot.num_joints, "cpu"
         self.control_dt_s = cfg.control_s
         self.clearance, self.starts, self._renderer = clearance, starts, renderer
-        self.rotation = rotation
+        self.rotation, self._slots = rotation, slot_renderer(renderer)
         self._read_ahead()
         self.reset(seed=seed)
 
@@ -162,16 +166,16 @@ class GaussgymVecEnv(LearnEnv):
             return
         slot, number = due
         self.env.replace_scene(slot, self.rotation.scene(number))
-        if isinstance(self._renderer, SlotRenderer):
-            self._renderer.show(slot, number)
+        if self._slots is not None:
+            self._slots.show(slot, number)
         self._read_ahead()
 
     def _read_ahead(self) -> None:
         """Start reading the scenes whose turn is next, for physics and camera."""
         if self.rotation is not None:
             self.rotation.read_ahead()
-            if isinstance(self._renderer, SlotRenderer):
-                self._renderer.prefetch(self.rotation.coming)
+            if self._slots is not None:
+                self._slots.prefetch(self.rotation.coming)
 
     def curriculum_state(self) -> dict[str, torch.Tensor]:
         """Level of each environment, and where the rotation of scenes stands."""
@@ -190,8 +194,8 @@ class GaussgymVecEnv(LearnEnv):
             changed = [(slot, n) for slot, n in enumerate(self.rotation.active) if n != before[slot]]
             for slot, number in changed:
                 self.sim.replace_scene(slot, self.rotation.scene(number))
-                if isinstance(self._renderer, SlotRenderer):
-                    self._renderer.show(slot, number)
+                if self._slots is not None:
+                    self._slots.show(slot, number)
             self._read_ahead()
             if changed:
                 self.env = Env(self.sim, self.cfg, renderer=self._renderer)
@@ -252,6 +256,9 @@ def make_env(
     num_threads: int | None = None,
     starts: Starts | None = None,
     camera_model: str = "ideal",
+    show_robot: bool = False,
+    show_others: int = 0,
+    lod: Sequence[Path | str] | None = None,
     memory: ScenesCfg | None = None,
     update_steps: int = 1,
 ) -> GaussgymVecEnv:
@@ -271,6 +278,10 @@ def make_env(
         num_threads: of physics and rendering.
         starts: fixed episodes to run instead of drawn ones.
         camera_model: lens, shutter and sensor of the camera, see `gaussgym_render.robot_camera.CAMERA_MODELS`.
+        show_robot: draw the robot's own body into its images, from its collision and visual shapes.
+        show_others: draw up to so many other robots of the same scene, the nearest. They are pictures: robots of different
+            environments pass through each other (and are not drawn where they overlap), and images then depend on the batch.
+        lod: for each scene the folder that `gaussgym-render optimize` made from it, to render in its place; None: the scenes.
         memory: which scenes are held at a time; None: all of them.
         update_steps: steps of an update, in which `ScenesCfg.rotate_every` counts.
 
@@ -278,9 +289,16 @@ def make_env(
         A VecEnv whose observations are a TensorDict of the groups proprio, base_vel, scan, and with a renderer rgb.
 
     Raises:
-        InputError: a scene that does not do, more scenes at once than there are, or too little memory for them.
+        InputError: an unknown name; settings of the camera without a renderer; levels of detail that do not fit the scenes;
+            a scene that does not do, more scenes at once than there are, or too little memory for them.
     """
+    if renderer is None:
+        _check_blind(camera_model, show_robot, show_others, lod)
     memory = memory or ScenesCfg()
+    if renderer is None and memory.memory_gb is not None:
+        raise InputError(
+            f"found scene memory of {memory.memory_gb} GB for a policy without a camera; expected none: leave it out"
+        )
     cfg = dataclasses.replace(cfg or EnvCfg(), task=task)
     sources = _listed(scenes)
     rotation = None
@@ -299,7 +317,17 @@ def make_env(
     if renderer is not None:
         shown = None if rotation is None else rotation.active
         camera = make_camera_renderer(
-            sources, cfg, renderer, num_threads, camera_model=camera_model, memory=memory, shown=shown
+            sources,
+            cfg,
+            renderer,
+            num_threads,
+            camera_model=camera_model,
+            robot=physics.robot,
+            show_robot=show_robot,
+            show_others=show_others,
+            lod=lod,
+            memory=memory,
+            shown=shown,
         )
     return GaussgymVecEnv(
         physics,
@@ -313,6 +341,31 @@ def make_env(
     )
 
 
+def _check_blind(
+    camera_model: str, show_robot: bool, show_others: int, lod: Sequence[Path | str] | None
+) -> None:
+    """Refuse settings that nobody would see.
+
+    Raises:
+        InputError: a setting of the camera, or no such camera model.
+    """
+    settings = {
+        f"camera_model {camera_model!r}": camera_model != "ideal",
+        "show_robot": show_robot,
+        f"show_others {show_others}": show_others != 0,
+        "lod": lod is not None,
+    }
+    found = [name for name, given in settings.items() if given]
+    if not found:
+        return
+    from gaussgym_render.robot_camera import get_camera_model
+
+    get_camera_model(camera_model)
+    raise InputError(
+        f"found {', '.join(found)} for a policy without a camera; expected none: leave it out, or take one that sees"
+    )
+
+
 def make_camera_renderer(
     scenes: Sequence[Scene | Path | str],
     cfg: EnvCfg,
@@ -320,6 +373,10 @@ def make_camera_renderer(
     num_threads: int | None = None,
     *,
     camera_model: str = "ideal",
+    robot: RobotCfg | None = None,
+    show_robot: bool = False,
+    show_others: int = 0,
+    lod: Sequence[Path | str] | None = None,
     memory: ScenesCfg | None = None,
     shown: Sequence[int] | None = None,
 ) -> CameraRenderer:
@@ -331,37 +388,98 @@ def make_camera_renderer(
         backend: see `gaussgym_render.SplatRenderer`.
         num_threads: of the renderer.
         camera_model: see `make_env`; episodes draw their cameras from it, by the environment's seed.
+        robot: which to draw; needed by the next two.
+        show_robot: see `make_env`.
+        show_others: see `make_env`.
+        lod: see `make_env`.
         memory: see `make_env`.
         shown: number in `scenes` of each of the simulator's; None: all in order.
 
     Raises:
-        InputError: no such camera model, or too little memory for the scenes shown.
+        InputError: no such camera model, fewer than no other robots, levels of detail that do not fit the scenes, or too little
+            memory for the scenes shown.
     """
     from gaussgym_render import SplatRenderer
     from gaussgym_render.robot_camera import get_camera_model, make_robot_camera
 
+    if show_others < 0:
+        raise InputError(f"show_others is {show_others}, expected at least 0 robots")
+    paged = memory is not None and memory.memory_gb is not None
+    pairs = _with_lod(scenes, lod)
     distinct: dict[Any, int] = {}
-    place = [distinct.setdefault(_identity(scene), len(distinct)) for scene in scenes]
-    sources = [scenes[place.index(i)] for i in range(len(distinct))]
+    place = [distinct.setdefault(_identity(*pair), len(distinct)) for pair in pairs]
+    sources = [_splat_source(*pairs[place.index(i)], paged=paged) for i in range(len(distinct))]
     size = (cfg.camera.width, cfg.camera.height)
     options: dict[str, Any] = {"backend": backend, "num_threads": num_threads}
     if memory is not None and memory.memory_gb is not None:
         options |= {"memory_budget_bytes": int(memory.memory_gb * 1e9), "cache_dir": memory.cache}
     model = get_camera_model(camera_model)
+    renderer: Any
     if model.ideal:
         renderer = splats = SplatRenderer(sources, *size, **options)
     else:
         renderer = make_robot_camera(sources, intrinsics(cfg.camera).numpy(), *size, model, **options)
         splats = renderer.renderer
-    if shown is None and len(distinct) == len(scenes):
-        return renderer  # type: ignore[return-value]
     if shown is not None and splats.pool is not None:
         _check_room(splats.pool.bytes_of, splats.num_scenes, len(shown), options["memory_budget_bytes"])
-    return SlotRenderer(renderer, place, range(len(scenes)) if shown is None else shown)  # type: ignore[return-value]
+    if shown is not None or len(distinct) < len(scenes):
+        renderer = SlotRenderer(renderer, place, range(len(scenes)) if shown is None else shown)
+    if not (show_robot or show_others):
+        return renderer
+    from gaussgym_learn.robot_view import RobotRenderer
+
+    if robot is None:
+        raise InputError("found show_robot or show_others without a robot; expected which robot to draw")
+    return RobotRenderer(renderer, robot, own=show_robot, num_others=show_others)  # type: ignore[return-value]
 
 
-def _identity(scene: Scene | Path | str) -> Any:
-    return id(scene) if isinstance(scene, Scene) else Path(scene)
+def _with_lod(
+    scenes: Sequence[Scene | Path | str], lod: Sequence[Path | str] | None
+) -> list[tuple[Scene | Path | str, Path | None]]:
+    """Each scene with the folder of its levels of detail."""
+    if lod is None:
+        return [(scene, None) for scene in scenes]
+    if len(lod) != len(scenes):
+        raise InputError(
+            f"found {len(lod)} folders of levels of detail for {len(scenes)} scenes; expected one a scene, in the same order"
+        )
+    return list(zip(scenes, map(Path, lod), strict=True))
+
+
+def _splat_source(scene: Scene | Path | str, folder: Path | None, *, paged: bool) -> Any:
+    """What the renderer is given: what is paged in is checked here, and read when it is needed."""
+    if folder is None:
+        return scene
+    if isinstance(scene, Scene) and not paged:
+        return _open_lod(scene, folder)
+    place = scene.directory if isinstance(scene, Scene) else scene
+    again = scene if isinstance(scene, Scene) and place is None else Scene.load(place, verify=False)  # type: ignore[arg-type]
+    splats = _open_lod(again, folder)
+    return folder if paged else splats
+
+
+def _open_lod(scene: Scene, folder: Path) -> LodSplats:
+    """Levels of detail that were made from a scene's splats.
+
+    Raises:
+        InputError: they were made from others.
+    """
+    from gaussgym_render.lod import LodSplats
+    from gaussgym_render.optimize import digest
+
+    splats = LodSplats.load(folder)
+    source = splats.recipe.get("source", {})
+    made_from = source.get("sha256") if isinstance(source, dict) else None
+    if made_from != digest(scene.splats):
+        raise InputError(
+            f"{folder}: made from other splats than those of scene {scene.name!r} ({len(scene.splats)}); give the folders in "
+            "the order of the scenes, or make this one again (gaussgym-render optimize)"
+        )
+    return splats
+
+
+def _identity(scene: Scene | Path | str, folder: Path | None) -> Any:
+    return id(scene) if isinstance(scene, Scene) else Path(scene), folder
 
 
 def _check_room(bytes_of: Callable[[list[int]], int], count: int, slots: int, budget: int) -> None:

@@ -162,3 +162,10 @@ class SlotRenderer:
     def prefetch(self, scenes: Sequence[int]) -> None:
         """Start reading scenes that slots will show."""
         self._renderer.prefetch([self._place[scene] for scene in scenes])
+
+
+def slot_renderer(renderer: Any) -> SlotRenderer | None:
+    """The `SlotRenderer` behind what else a renderer does (such as drawing robots), None if there is none."""
+    while renderer is not None and not isinstance(renderer, SlotRenderer):
+        renderer = getattr(renderer, "_renderer", None)
+    return renderer

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -16,10 +15,11 @@ from gaussgym_scene import InputError, Splats
 from numpy.typing import NDArray
 
 from gaussgym_render import channels, gsplat_backend, oracle
+from gaussgym_render.arrays import Array, device_of, to_numpy
 from gaussgym_render.atlas import build_atlas
 from gaussgym_render.channels import ChannelArrays
 from gaussgym_render.cpu import CpuRasterizer
-from gaussgym_render.edits import SceneEdits, check_edits
+from gaussgym_render.edits import SceneEdits, check_edits, numpy_edits
 from gaussgym_render.lod import LodSplats
 from gaussgym_render.objects import Instances, check_instances, is_rigid
 from gaussgym_render.packed import PackedCache, SceneSource, read_splats
@@ -32,8 +32,6 @@ ENTRY_POINT_GROUP = "gaussgym_render.backends"
 AUTO_PREFERENCE = ("cuda", "cpu")
 """What 'auto' takes: the first of these that exists."""
 
-Array = Any
-"""A numpy array or a torch tensor."""
 FrameArrays = tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32]]
 
 
@@ -450,20 +448,20 @@ class SplatRenderer:
             InputError: On wrong shapes, poses that are not rigid or not finite, scene or object ids out of range, or
                 something that the backend or the scenes do not offer.
         """
-        torch_device = _device_of(c2w) if self.device is None else self.device
-        poses = _to_numpy(c2w, np.float64)
-        ks = _to_numpy(K, np.float64)
-        ids = _to_numpy(scene_ids, None)
+        torch_device = device_of(c2w) if self.device is None else self.device
+        poses = to_numpy(c2w, np.float64)
+        ks = to_numpy(K, np.float64)
+        ids = to_numpy(scene_ids, None)
         chosen = self.check(poses, ks, ids, mask)
         ids = ids.astype(np.int64, copy=False)
         frames = frame_arrays(len(poses), self.width, self.height, out)
         options: dict[str, Any] = {}
         if objects is not None:
-            options["objects"] = self._check_objects(objects, len(poses), chosen)
-            options["seen"] = self._seen(len(poses), out)
+            options["objects"] = self.check_objects(objects, len(poses), chosen)
+            options["seen"] = seen_array(len(poses), self.width, self.height, out)
         if edits is not None:
             self._need("edits")
-            options["changes"] = check_edits(_numpy_edits(edits), len(poses))
+            options["changes"] = check_edits(numpy_edits(edits), len(poses))
         more: dict[str, NDArray[Any]] = {}
         if outputs:
             labelled = self._has_labels or (
@@ -475,7 +473,7 @@ class SplatRenderer:
                 **{n: more.get(n, np.zeros(shape, dtype)) for n, (shape, dtype) in empty.items()}
             )
         self.rasterizer.render(poses, ks, ids, chosen, self.background, frames, **options)
-        return _deliver(frames, {"instances": options.get("seen"), **more}, out, torch_device)
+        return deliver(frames, {"instances": options.get("seen"), **more}, out, torch_device)
 
     def _need(self, ability: str) -> None:
         """Raise an `InputError` unless the backend has an ability."""
@@ -506,7 +504,7 @@ class SplatRenderer:
             if given is None:
                 made[name] = np.full(shape, -1 if name == "labels" else 0, dtype)
                 continue
-            made[name] = _to_numpy(given, None)
+            made[name] = to_numpy(given, None)
             if made[name].shape != shape or made[name].dtype != dtype or not made[name].flags.c_contiguous:
                 raise InputError(
                     f"out.{name} is {made[name].dtype} {made[name].shape}, expected contiguous {np.dtype(dtype)} {shape}"
@@ -542,37 +540,36 @@ class SplatRenderer:
             raise InputError(f"scene_ids are {ids.dtype}, expected integers")
         chosen = np.arange(c)
         if mask is not None:
-            flags = _to_numpy(mask, None)
+            flags = to_numpy(mask, None)
             if flags.shape != (c,) or flags.dtype != np.bool_:
                 raise InputError(f"mask is {flags.dtype} {flags.shape}, expected bool ({c},)")
             chosen = np.flatnonzero(flags)
         _check_values(poses[chosen], ks[chosen], ids[chosen], chosen, self.num_scenes)
         return chosen
 
-    def _check_objects(self, objects: Instances, num_cameras: int, cameras: NDArray[np.int64]) -> Instances:
-        """Validate objects; gives them as numpy arrays."""
+    def check_objects(self, objects: Instances, num_cameras: int, cameras: NDArray[np.int64]) -> Instances:
+        """Validate objects as `render` does.
+
+        Args:
+            objects: What a caller gave.
+            num_cameras: C.
+            cameras: Those that are rendered.
+
+        Returns:
+            Their copy out of numpy arrays.
+
+        Raises:
+            InputError: See `render`.
+        """
         self._need("objects")
         arrays = Instances(
             objects.objects,
-            _to_numpy(objects.camera_offsets, None),
-            _to_numpy(objects.object_ids, None),
-            _to_numpy(objects.poses_w, np.float64),
+            to_numpy(objects.camera_offsets, None),
+            to_numpy(objects.object_ids, None),
+            to_numpy(objects.poses_w, np.float64),
+            None if objects.twists_o is None else to_numpy(objects.twists_o, np.float64),
         )
         return check_instances(arrays, num_cameras, cameras)
-
-    def _seen(self, c: int, out: Frames | None) -> NDArray[np.int32] | None:
-        """The array for `Frames.instances`: that of `out`, if it has one."""
-        shape = (c, self.height, self.width)
-        if out is None:
-            return np.full(shape, -1, np.int32)
-        if out.instances is None:
-            return None
-        array = _to_numpy(out.instances, None)
-        if array.shape != shape or array.dtype != np.int32 or not array.flags.c_contiguous:
-            raise InputError(
-                f"out.instances is {array.dtype} {array.shape}, expected contiguous int32 {shape} or None"
-            )
-        return array
 
 
 def _choose(name: str) -> tuple[str, BackendFactory]:
@@ -602,13 +599,32 @@ def frame_arrays(count: int, width: int, height: int, out: Frames | None) -> Fra
         return tuple(np.zeros(shape, dtype) for shape, dtype in zip(shapes, dtypes))  # type: ignore[return-value]
     arrays = []
     for name, shape, dtype in zip(("rgb", "depth", "alpha"), shapes, dtypes):
-        array = _to_numpy(getattr(out, name), None)
+        array = to_numpy(getattr(out, name), None)
         if array.shape != shape or array.dtype != dtype or not array.flags.c_contiguous:
             raise InputError(
                 f"out.{name} is {array.dtype} {array.shape}, expected contiguous {np.dtype(dtype)} {shape}"
             )
         arrays.append(array)
     return tuple(arrays)  # type: ignore[return-value]
+
+
+def seen_array(count: int, width: int, height: int, out: Frames | None) -> NDArray[np.int32] | None:
+    """The array for `Frames.instances`: that of `out`, if it has one.
+
+    Raises:
+        InputError: It has another shape or type, or is not contiguous.
+    """
+    shape = (count, height, width)
+    if out is None:
+        return np.full(shape, -1, np.int32)
+    if out.instances is None:
+        return None
+    array = to_numpy(out.instances, None)
+    if array.shape != shape or array.dtype != np.int32 or not array.flags.c_contiguous:
+        raise InputError(
+            f"out.instances is {array.dtype} {array.shape}, expected contiguous int32 {shape} or None"
+        )
+    return array
 
 
 def _check_values(
@@ -660,28 +676,17 @@ def _check_features(
     return arrays
 
 
-def _numpy_edits(edits: SceneEdits) -> SceneEdits:
-    """Edits whose arrays are numpy's."""
-    return SceneEdits(**{field.name: _to_numpy(getattr(edits, field.name), None) for field in fields(edits)})
-
-
-def _device_of(array: Array) -> Any:
-    """The torch device of a tensor, None of anything else (without importing torch)."""
-    torch = sys.modules.get("torch")
-    return array.device if torch is not None and isinstance(array, torch.Tensor) else None
-
-
-def _to_numpy(array: Array, dtype: Any) -> NDArray[Any]:
-    """A numpy view of an array or CPU tensor where its type allows, a copy otherwise; C-contiguous if converted."""
-    if _device_of(array) is not None:
-        array = array.detach().cpu().numpy()
-    return np.asarray(array) if dtype is None else np.ascontiguousarray(array, dtype)
-
-
-def _deliver(
+def deliver(
     frames: FrameArrays, more: dict[str, NDArray[Any] | None], out: Frames | None, torch_device: Any
 ) -> Frames:
-    """Give the caller frames of the kind it speaks; `more` are further outputs by name."""
+    """Give the caller frames of the kind it speaks: `out`, if there is one, else of numpy arrays or tensors.
+
+    Args:
+        frames: rgb, depth, alpha.
+        more: Further outputs by name; None: not written.
+        out: What the caller gave to write into; the arrays are its memory where that is the processor's.
+        torch_device: Of new tensors; None for numpy arrays.
+    """
     arrays = {**dict(zip(("rgb", "depth", "alpha"), frames)), **more}
     arrays = {name: array for name, array in arrays.items() if array is not None}
     if out is None:
@@ -690,7 +695,7 @@ def _deliver(
         target = getattr(out, name)
         if target is None:
             setattr(out, name, _as_tensor(array, torch_device))
-        elif _device_of(target) is not None and _device_of(target).type != "cpu":
+        elif device_of(target) is not None and device_of(target).type != "cpu":
             import torch
 
             target.copy_(torch.from_numpy(array))
