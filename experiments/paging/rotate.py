@@ -53,7 +53,9 @@ def write_scenes(folder: Path, count: int, num_splats: int) -> list[Path]:
         base, pose, rng = bases[i % BASES], pose_of(i), np.random.default_rng(i)
         means = base.means + rng.normal(size=base.means.shape) * 0.003
         quats = quat_wxyz_from_matrix(pose[:3, :3] @ matrix_from_quat_wxyz(base.quats_wxyz))
-        colors = np.clip(0.5 + C0 * base.sh[:, 0] * rng.uniform(0.6, 1.2, 3) + rng.uniform(-0.1, 0.1, 3), 0, 1)
+        colors = np.clip(
+            0.5 + C0 * base.sh[:, 0] * rng.uniform(0.6, 1.2, 3) + rng.uniform(-0.1, 0.1, 3), 0, 1
+        )
         save_splats(
             Splats(means @ pose[:3, :3].T + pose[:3, 3], quats, base.scales, base.opacities, ((colors - 0.5) / C0)[:, None]),
             path,
@@ -61,7 +63,9 @@ def write_scenes(folder: Path, count: int, num_splats: int) -> list[Path]:
     return paths
 
 
-def batch(active: list[int], count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def batch(
+    active: list[int], count: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Cameras spread evenly over the active scenes."""
     ids = np.array([active[i % len(active)] for i in range(count)])
     c2w = np.stack([pose_of(scene) for scene in ids]) @ street_cameras(count, rng)
@@ -91,7 +95,12 @@ def rotate_all(renderer: SplatRenderer, order: np.ndarray, k: int, cameras: int)
         renderer.prefetch(order[first + k : first + k + 2])
         renderer.render(*batch(order[first : first + k].tolist(), cameras, rng))
         frames += cameras
-    return {"calls": len(order) - k + 1, "frames": frames, "seconds": time.perf_counter() - begin, **vars(renderer.paging)}
+    return {
+        "calls": len(order) - k + 1,
+        "frames": frames,
+        "seconds": time.perf_counter() - begin,
+        **vars(renderer.paging),
+    }
 
 
 def timed(work: Any) -> tuple[Any, float, float]:
@@ -124,7 +133,9 @@ def segment(
             return frames
 
         def unpaged_block(calls: Any = calls) -> list[Any]:
-            return [unpaged.render(c2w, k_px, np.array([place[int(i)] for i in ids])) for c2w, k_px, ids in calls]
+            return [
+                unpaged.render(c2w, k_px, np.array([place[int(i)] for i in ids])) for c2w, k_px, ids in calls
+            ]
 
         works = (paged_block, unpaged_block)
         results = [timed(work) for work in (works if block % 2 else works[::-1])]
@@ -137,13 +148,19 @@ def segment(
         if not same:
             raise SystemExit(f"block {block} from scene {first} on: images differ")
         if block >= 0:
-            rows.append(dict(paged_s=paged[1], unpaged_s=plain[1], paged_cpu_s=paged[2], unpaged_cpu_s=plain[2]))
+            rows.append(
+                dict(paged_s=paged[1], unpaged_s=plain[1], paged_cpu_s=paged[2], unpaged_cpu_s=plain[2])
+            )
     return rows
 
 
 def summary(rows: list[dict[str, float]], frames_per_block: int) -> dict[str, Any]:
     """Ratios of the blocks' speeds, paged over unpaged."""
-    out: dict[str, Any] = {"blocks": len(rows), "frames_compared": len(rows) * frames_per_block, "images_identical": True}
+    out: dict[str, Any] = {
+        "blocks": len(rows),
+        "frames_compared": len(rows) * frames_per_block,
+        "images_identical": True,
+    }
     for name, a, b in (("wall", "unpaged_s", "paged_s"), ("cpu", "unpaged_cpu_s", "paged_cpu_s")):
         ratios = np.array([row[a] / row[b] for row in rows])
         out[f"speed_ratio_{name}"] = {
@@ -151,7 +168,9 @@ def summary(rows: list[dict[str, float]], frames_per_block: int) -> dict[str, An
             "median": float(np.median(ratios)), "quartiles": np.quantile(ratios, [0.25, 0.75]).tolist(),
             "min": float(ratios.min()), "max": float(ratios.max()),
         }  # fmt: skip
-    out["frames_per_s"] = {n: frames_per_block * len(rows) / sum(r[f"{n}_s"] for r in rows) for n in ("paged", "unpaged")}
+    out["frames_per_s"] = {
+        n: frames_per_block * len(rows) / sum(r[f"{n}_s"] for r in rows) for n in ("paged", "unpaged")
+    }
     return out
 
 
@@ -165,7 +184,9 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--budget-gb", type=float, default=1.0)
-    parser.add_argument("--folder", type=Path, help="for the scenes, 7.5 GB a thousand; default: a temporary one")
+    parser.add_argument(
+        "--folder", type=Path, help="for the scenes, 7.5 GB a thousand; default: a temporary one"
+    )
     parser.add_argument("--keep", action="store_true", help="leave the folder there")
     parser.add_argument("--json", type=Path, required=True)
     args = parser.parse_args()
@@ -183,7 +204,11 @@ def main() -> None:
         rotation = rotate_all(renderer, order, args.active, args.rotation_cameras)
         peak_gb = peak_rss_gb()
         starts = np.linspace(0, args.scenes - args.active - args.blocks - 1, args.segments).astype(int)
-        rows = [row for first in tqdm(starts, desc="segments") for row in segment(renderer, paths, order, int(first), args)]
+        rows = [
+            row
+            for first in tqdm(starts, desc="segments")
+            for row in segment(renderer, paths, order, int(first), args)
+        ]
         result = {
             "experiment": "paging", "python": platform.python_version(), "cores": os.cpu_count(),
             "settings": {k: v for k, v in vars(args).items() if k not in ("folder", "json", "keep")},
