@@ -47,13 +47,29 @@ class RunOptions:
     """Folders of gaussgym-render optimize, one a scene in the same order, to render instead of the scenes' full splats."""
     wandb: bool = False
     """Also log to Weights & Biases (offline unless WANDB_MODE says otherwise)."""
+    scene_memory_gb: float | None = None
+    """Most that the camera's scenes may take in memory [GB]; they then take turns. Default: all are in memory."""
+    scene_cache: Path | None = None
+    """Folder for the packed files of scenes that take turns; default: the user's cache folder."""
+    scenes_at_once: int | None = None
+    """Scenes in the simulator at a time; default: all."""
+    rotate_every: int = 10
+    """With scenes at once: updates after which one scene gives way to the next."""
 
     def arguments(self) -> dict[str, Any]:
         """What `train` and `distill` take by these names; the rest belongs into the recipe."""
+        from gaussgym_learn.rotation import ScenesCfg
+
         named = {field.name: getattr(self, field.name) for field in fields(self)}
         for name in ("num_envs", "camera_model", "show_robot", "show_others"):
             del named[name]
-        return {**named, "progress": True}
+        memory = ScenesCfg(
+            named.pop("scene_memory_gb"),
+            named.pop("scene_cache"),
+            named.pop("scenes_at_once"),
+            named.pop("rotate_every"),
+        )
+        return {**named, "memory": memory, "progress": True}
 
     def with_camera(self, recipe: Recipe) -> Recipe:
         """The recipe with what was said about the camera."""

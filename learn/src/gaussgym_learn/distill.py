@@ -33,6 +33,7 @@ from gaussgym_learn.models import (
     load_actor_weights,
 )
 from gaussgym_learn.recipes import Recipe
+from gaussgym_learn.rotation import ScenesCfg
 
 
 def teacher_share(progress: float, beta_fraction: float) -> float:
@@ -313,6 +314,7 @@ def distill(
     save_minutes: float = 2.0,
     save_iterations: int | None = None,
     wandb: bool = False,
+    memory: ScenesCfg | None = None,
     progress: bool = False,
     on_iteration: Callable[[Any, dict[str, float]], None] | None = None,
     make: Callable[[], LearnEnv] | None = None,
@@ -336,6 +338,7 @@ def distill(
         save_minutes: see there.
         save_iterations: see there.
         wandb: see there.
+        memory: see there.
         progress: see there.
         on_iteration: see there.
         make: makes the environment instead of `make_env`.
@@ -375,6 +378,8 @@ def distill(
                 cfg=recipe.env,
                 lod=lod,
                 **recipe.camera_options(),
+                memory=memory,
+                update_steps=recipe.distill.steps,
             )
         acting.check(env)
         trainer = DistillTrainer(recipe, env, acting.model, seed=seed)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import logging
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,8 @@ import numpy as np
 import torch
 from gaussgym_scene.errors import InputError
 from gaussgym_scene.scene import Scene
-from gaussgym_sim.camera import CameraRenderer, RenderedFrames, intrinsics
+from gaussgym_sim.camera import CameraRenderer, intrinsics
+from gaussgym_sim.commands import PathNetwork
 from gaussgym_sim.env import Env, EnvCfg
 from gaussgym_sim.robot import RobotCfg
 from gaussgym_sim.starts import Starts
@@ -21,8 +23,12 @@ from gaussgym_sim.vecsim import VecSim, make_sim
 from rsl_rl.env import VecEnv
 from tensordict import TensorDict
 
+from gaussgym_learn.rotation import AHEAD, SceneRotation, ScenesCfg, SlotRenderer, slot_renderer
+
 if TYPE_CHECKING:
     from gaussgym_render.lod import LodSplats
+
+logger = logging.getLogger(__name__)
 
 FOOT_RADIUS_M = 0.023
 """Of the Go1's ball feet; their sites are at the centre [m]."""
@@ -66,6 +72,7 @@ class GaussgymVecEnv(LearnEnv):
         clearance: `(weight [1/s], target [m])` of the penalty on low swing feet, weight 0 for none.
         renderer: of the sim's scenes, for the robot's camera; None for none.
         starts: episodes to run instead of drawn ones.
+        rotation: exchanges the sim's scenes, and those that a `SlotRenderer` shows; None: they stay.
     """
 
     def __init__(
@@ -78,11 +85,14 @@ class GaussgymVecEnv(LearnEnv):
         clearance: tuple[float, float] = (0.0, 0.08),
         renderer: CameraRenderer | None = None,
         starts: Starts | None = None,
+        rotation: SceneRotation | None = None,
     ) -> None:
         self.sim, self.cfg, self.scene_hashes, self.robot = sim, cfg, scene_hashes, sim.robot.name
         self.num_envs, self.num_actions, self.device = sim.num_envs, sim.robot.num_joints, "cpu"
         self.control_dt_s = cfg.control_s
         self.clearance, self.starts, self._renderer = clearance, starts, renderer
+        self.rotation, self._slots = rotation, slot_renderer(renderer)
+        self._read_ahead()
         self.reset(seed=seed)
 
     def reset(self, *, seed: int) -> TensorDict:
@@ -111,6 +121,7 @@ class GaussgymVecEnv(LearnEnv):
 
     def step(self, actions: torch.Tensor) -> tuple[TensorDict, torch.Tensor, torch.Tensor, dict]:
         """See `rsl_rl.env.VecEnv.step`."""
+        self._rotate()
         facing = self._facing_path()
         obs, rewards, dones, extras = self.env.step(actions)
         if self.clearance[0] > 0.0:
@@ -148,21 +159,58 @@ class GaussgymVecEnv(LearnEnv):
         """Camera frames a second."""
         return 1.0 / (self.cfg.camera.period_steps(self.cfg.control_s) * self.cfg.control_s)
 
+    def _rotate(self) -> None:
+        """Have the scene whose turn it is come in with the step that begins."""
+        due = None if self.rotation is None else self.rotation.advance()
+        if self.rotation is None or due is None:
+            return
+        slot, number = due
+        self.env.replace_scene(slot, self.rotation.scene(number))
+        if self._slots is not None:
+            self._slots.show(slot, number)
+        self._read_ahead()
+
+    def _read_ahead(self) -> None:
+        """Start reading the scenes whose turn is next, for physics and camera."""
+        if self.rotation is not None:
+            self.rotation.read_ahead()
+            if self._slots is not None:
+                self._slots.prefetch(self.rotation.coming)
+
     def curriculum_state(self) -> dict[str, torch.Tensor]:
-        """Level of each environment."""
-        return {"level": self.env.level.clone()}
+        """Level of each environment, and where the rotation of scenes stands."""
+        rotation = {} if self.rotation is None else {"rotation": self.rotation.state()}
+        return {"level": self.env.level.clone(), **rotation}
 
     def load_curriculum_state(self, state: dict[str, torch.Tensor]) -> None:
-        """Put all environments on their levels (takes effect on starts from the next reset on)."""
+        """Put all environments on their levels and bring in their scenes (takes effect from the next reset on).
+
+        Raises:
+            InputError: the rotation is of other scenes.
+        """
+        if self.rotation is not None and "rotation" in state:
+            before = self.rotation.active
+            self.rotation.load_state(state["rotation"])
+            changed = [(slot, n) for slot, n in enumerate(self.rotation.active) if n != before[slot]]
+            for slot, number in changed:
+                self.sim.replace_scene(slot, self.rotation.scene(number))
+                if self._slots is not None:
+                    self._slots.show(slot, number)
+            self._read_ahead()
+            if changed:
+                self.env = Env(self.sim, self.cfg, renderer=self._renderer)
         level = state.get("level")
         if level is not None and len(level) == self.num_envs:
-            self.env.level[:] = level.clamp(max=self.env.network.num_levels - 1)
+            self.env.level[:] = level
+
+
+def _listed(scenes: Sequence[Scene | Path | str] | Scene | Path | str) -> list[Scene | Path | str]:
+    return [scenes] if isinstance(scenes, Scene | Path | str) else list(scenes)
 
 
 def open_scenes(scenes: Sequence[Scene | Path | str] | Scene | Path | str) -> list[Scene]:
     """Scenes from scenes or folders, one or many."""
-    if isinstance(scenes, Scene | Path | str):
-        scenes = [scenes]
+    scenes = _listed(scenes)
     loaded: dict[Path, Scene] = {}  # a folder that is named twice is read once
     for item in scenes:
         if not isinstance(item, Scene):
@@ -177,6 +225,20 @@ def scene_hash(scene: Scene) -> str:
     for array in (field.height_m, field.origin_xy_m, paths.points, paths.path_id):
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()[:16]
+
+
+def hash_scenes(sources: Sequence[Scene | Path | str]) -> dict[str, str]:
+    """Name and `scene_hash` of scenes, each read and forgotten: so every scene is known to have ground and paths.
+
+    Raises:
+        InputError: One has not.
+    """
+    hashes = {}
+    for source in sources:
+        scene = source if isinstance(source, Scene) else Scene.load(source, verify=False)
+        PathNetwork([scene], device=torch.device("cpu"))
+        hashes[scene.name] = scene_hash(scene)
+    return hashes
 
 
 def make_env(
@@ -197,6 +259,8 @@ def make_env(
     show_robot: bool = False,
     show_others: int = 0,
     lod: Sequence[Path | str] | None = None,
+    memory: ScenesCfg | None = None,
+    update_steps: int = 1,
 ) -> GaussgymVecEnv:
     """An environment that rsl_rl can train in.
 
@@ -218,26 +282,42 @@ def make_env(
         show_others: draw up to so many other robots of the same scene, the nearest. They are pictures: robots of different
             environments pass through each other (and are not drawn where they overlap), and images then depend on the batch.
         lod: for each scene the folder that `gaussgym-render optimize` made from it, to render in its place; None: the scenes.
+        memory: which scenes are held at a time; None: all of them.
+        update_steps: steps of an update, in which `ScenesCfg.rotate_every` counts.
 
     Returns:
         A VecEnv whose observations are a TensorDict of the groups proprio, base_vel, scan, and with a renderer rgb.
 
     Raises:
-        InputError: an unknown name; settings of the camera without a renderer; levels of detail that do not fit the scenes.
+        InputError: an unknown name; settings of the camera without a renderer; levels of detail that do not fit the scenes;
+            a scene that does not do, more scenes at once than there are, or too little memory for them.
     """
     if renderer is None:
         _check_blind(camera_model, show_robot, show_others, lod)
-    opened = open_scenes(scenes)
-    physics = make_sim(sim, robot, opened, num_envs, device=device, seed=seed, num_threads=num_threads)
+    memory = memory or ScenesCfg()
+    if renderer is None and memory.memory_gb is not None:
+        raise InputError(
+            f"found scene memory of {memory.memory_gb} GB for a policy without a camera; expected none: leave it out"
+        )
     cfg = dataclasses.replace(cfg or EnvCfg(), task=task)
-    return GaussgymVecEnv(
-        physics,
-        cfg,
-        scene_hashes={scene.name: scene_hash(scene) for scene in opened},
-        seed=seed,
-        clearance=clearance,
-        renderer=make_camera_renderer(
-            opened,
+    sources = _listed(scenes)
+    rotation = None
+    if memory.at_once is not None:
+        if starts is not None:
+            raise InputError("fixed starts name their scenes: give all scenes at once")
+        every_steps = memory.rotate_every * update_steps
+        rotation = SceneRotation(sources, memory.at_once, every_steps=every_steps, seed=seed)
+        hashes = hash_scenes(sources)
+        opened = [rotation.scene(number) for number in rotation.active]
+    else:
+        sources = opened = open_scenes(scenes)
+        hashes = {scene.name: scene_hash(scene) for scene in opened}
+    physics = make_sim(sim, robot, opened, num_envs, device=device, seed=seed, num_threads=num_threads)
+    camera = None
+    if renderer is not None:
+        shown = None if rotation is None else rotation.active
+        camera = make_camera_renderer(
+            sources,
             cfg,
             renderer,
             num_threads,
@@ -246,10 +326,18 @@ def make_env(
             show_robot=show_robot,
             show_others=show_others,
             lod=lod,
+            memory=memory,
+            shown=shown,
         )
-        if renderer is not None
-        else None,
+    return GaussgymVecEnv(
+        physics,
+        cfg,
+        scene_hashes=hashes,
+        seed=seed,
+        clearance=clearance,
+        renderer=camera,
         starts=starts,
+        rotation=rotation,
     )
 
 
@@ -279,7 +367,7 @@ def _check_blind(
 
 
 def make_camera_renderer(
-    scenes: Sequence[Scene],
+    scenes: Sequence[Scene | Path | str],
     cfg: EnvCfg,
     backend: str,
     num_threads: int | None = None,
@@ -289,11 +377,13 @@ def make_camera_renderer(
     show_robot: bool = False,
     show_others: int = 0,
     lod: Sequence[Path | str] | None = None,
+    memory: ScenesCfg | None = None,
+    shown: Sequence[int] | None = None,
 ) -> CameraRenderer:
     """The splat renderer of the robot's camera. A scene that is given several times is kept once.
 
     Args:
-        scenes: in the simulator's order.
+        scenes: all that there are, without `shown` in the simulator's order.
         cfg: gives the image size.
         backend: see `gaussgym_render.SplatRenderer`.
         num_threads: of the renderer.
@@ -302,33 +392,38 @@ def make_camera_renderer(
         show_robot: see `make_env`.
         show_others: see `make_env`.
         lod: see `make_env`.
+        memory: see `make_env`.
+        shown: number in `scenes` of each of the simulator's; None: all in order.
 
     Raises:
-        InputError: no such camera model, fewer than no other robots, or levels of detail that do not fit the scenes.
+        InputError: no such camera model, fewer than no other robots, levels of detail that do not fit the scenes, or too little
+            memory for the scenes shown.
     """
     from gaussgym_render import SplatRenderer
     from gaussgym_render.robot_camera import get_camera_model, make_robot_camera
 
     if show_others < 0:
         raise InputError(f"show_others is {show_others}, expected at least 0 robots")
-    distinct: list[tuple[Scene, Path | None]] = []
-    place = []
-    for item in _with_lod(scenes, lod):
-        known = next((i for i, (s, f) in enumerate(distinct) if s is item[0] and f == item[1]), None)
-        place.append(len(distinct) if known is None else known)
-        if known is None:
-            distinct.append(item)
+    paged = memory is not None and memory.memory_gb is not None
+    pairs = _with_lod(scenes, lod)
+    distinct: dict[Any, int] = {}
+    place = [distinct.setdefault(_identity(*pair), len(distinct)) for pair in pairs]
+    sources = [_splat_source(*pairs[place.index(i)], paged=paged) for i in range(len(distinct))]
     size = (cfg.camera.width, cfg.camera.height)
-    splats = [scene.splats if folder is None else _open_lod(scene, folder) for scene, folder in distinct]
+    options: dict[str, Any] = {"backend": backend, "num_threads": num_threads}
+    if memory is not None and memory.memory_gb is not None:
+        options |= {"memory_budget_bytes": int(memory.memory_gb * 1e9), "cache_dir": memory.cache}
     model = get_camera_model(camera_model)
     renderer: Any
     if model.ideal:
-        renderer = SplatRenderer(splats, *size, backend=backend, num_threads=num_threads)
+        renderer = splats = SplatRenderer(sources, *size, **options)
     else:
-        k = intrinsics(cfg.camera).numpy()
-        renderer = make_robot_camera(splats, k, *size, model, backend=backend, num_threads=num_threads)
-    if len(distinct) < len(scenes):
-        renderer = _SharedScenes(renderer, torch.tensor(place))
+        renderer = make_robot_camera(sources, intrinsics(cfg.camera).numpy(), *size, model, **options)
+        splats = renderer.renderer
+    if shown is not None and splats.pool is not None:
+        _check_room(splats.pool.bytes_of, splats.num_scenes, len(shown), options["memory_budget_bytes"])
+    if shown is not None or len(distinct) < len(scenes):
+        renderer = SlotRenderer(renderer, place, range(len(scenes)) if shown is None else shown)
     if not (show_robot or show_others):
         return renderer
     from gaussgym_learn.robot_view import RobotRenderer
@@ -338,7 +433,9 @@ def make_camera_renderer(
     return RobotRenderer(renderer, robot, own=show_robot, num_others=show_others)  # type: ignore[return-value]
 
 
-def _with_lod(scenes: Sequence[Scene], lod: Sequence[Path | str] | None) -> list[tuple[Scene, Path | None]]:
+def _with_lod(
+    scenes: Sequence[Scene | Path | str], lod: Sequence[Path | str] | None
+) -> list[tuple[Scene | Path | str, Path | None]]:
     """Each scene with the folder of its levels of detail."""
     if lod is None:
         return [(scene, None) for scene in scenes]
@@ -347,6 +444,18 @@ def _with_lod(scenes: Sequence[Scene], lod: Sequence[Path | str] | None) -> list
             f"found {len(lod)} folders of levels of detail for {len(scenes)} scenes; expected one a scene, in the same order"
         )
     return list(zip(scenes, map(Path, lod), strict=True))
+
+
+def _splat_source(scene: Scene | Path | str, folder: Path | None, *, paged: bool) -> Any:
+    """What the renderer is given: what is paged in is checked here, and read when it is needed."""
+    if folder is None:
+        return scene
+    if isinstance(scene, Scene) and not paged:
+        return _open_lod(scene, folder)
+    place = scene.directory if isinstance(scene, Scene) else scene
+    again = scene if isinstance(scene, Scene) and place is None else Scene.load(place, verify=False)  # type: ignore[arg-type]
+    splats = _open_lod(again, folder)
+    return folder if paged else splats
 
 
 def _open_lod(scene: Scene, folder: Path) -> LodSplats:
@@ -369,12 +478,21 @@ def _open_lod(scene: Scene, folder: Path) -> LodSplats:
     return splats
 
 
-class _SharedScenes:
-    """A renderer whose scene ids are looked up in a table first."""
+def _identity(scene: Scene | Path | str, folder: Path | None) -> Any:
+    return id(scene) if isinstance(scene, Scene) else Path(scene), folder
 
-    def __init__(self, renderer: CameraRenderer, place: torch.Tensor) -> None:
-        self._renderer, self._place = renderer, place
-        self.takes_motion = bool(getattr(renderer, "takes_motion", False))
 
-    def render(self, c2w: Any, K: Any, scene_ids: Any, **options: Any) -> RenderedFrames:
-        return self._renderer.render(c2w, K, self._place[scene_ids], **options)
+def _check_room(bytes_of: Callable[[list[int]], int], count: int, slots: int, budget: int) -> None:
+    """Raise an `InputError` if the largest scenes, one a slot, do not fit into the renderer's memory together."""
+    sizes = sorted((bytes_of([i]) for i in range(count)), reverse=True)
+    needed = sum(sizes[:slots])
+    if needed > budget:
+        raise InputError(
+            f"{slots} scenes at once take up to {needed / 1e9:.3g} GB of the renderer's memory, found {budget / 1e9:.3g} GB; "
+            "give more memory or fewer scenes at once"
+        )
+    if sum(sizes[: slots + AHEAD]) > budget:
+        logger.warning(
+            "the renderer's memory has no room for the next %d scenes beside %d at once: exchanges will wait for the disk",
+            AHEAD, slots,
+        )  # fmt: skip

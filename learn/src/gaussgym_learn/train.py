@@ -28,6 +28,7 @@ from gaussgym_learn.metrics import EpisodeStatistics, MetricWriter, Stopwatch
 from gaussgym_learn.models import build_actor, build_critic, load_actor_weights, sample_observations
 from gaussgym_learn.ppo import AdaptivePPO
 from gaussgym_learn.recipes import Recipe
+from gaussgym_learn.rotation import ScenesCfg
 
 
 @contextlib.contextmanager
@@ -194,6 +195,7 @@ def train(
     save_minutes: float = 2.0,
     save_iterations: int | None = None,
     wandb: bool = False,
+    memory: ScenesCfg | None = None,
     progress: bool = False,
     on_iteration: Callable[[PPOTrainer, dict[str, float]], None] | None = None,
     make: Callable[[], LearnEnv] | None = None,
@@ -216,6 +218,7 @@ def train(
         save_minutes: time between checkpoints [min].
         save_iterations: updates between checkpoints, instead of `save_minutes`.
         wandb: also log to Weights & Biases (offline-safe).
+        memory: which scenes are held at a time, and how they take turns; None: all of them.
         progress: show a progress bar on stderr.
         on_iteration: called after every update with the trainer and its scalars.
         make: makes the environment instead of `make_env` (tests, own tasks).
@@ -234,7 +237,7 @@ def train(
     previous = load_checkpoint(out) if resume and has_checkpoint(out) else None
     initial = load_checkpoint(init_from) if init_from is not None and previous is None else None
     with torch_threads(1):
-        env = make() if make else _make_env(recipe, scenes, robot, sim, renderer, seed, lod)
+        env = make() if make else _make_env(recipe, scenes, robot, sim, renderer, seed, lod, memory)
         trainer = PPOTrainer(recipe, env, seed=seed)
         for checkpoint, action in ((initial, trainer.warm_start), (previous, trainer.restore)):
             if checkpoint is not None:
@@ -372,6 +375,7 @@ def _make_env(
     renderer: str | None,
     seed: int,
     lod: Sequence[Path | str] | None,
+    memory: ScenesCfg | None,
 ) -> LearnEnv:
     from gaussgym_learn.env import make_env
 
@@ -388,4 +392,6 @@ def _make_env(
         clearance=recipe.clearance,
         lod=lod,
         **recipe.camera_options(),
+        memory=memory,
+        update_steps=recipe.ppo.steps,
     )

@@ -31,6 +31,18 @@ NUM_SHAPE = 10
 """Quantities per splat in `Atlas.shapes`: rotation times scale 0-8 (row-major), opacity 9."""
 MAX_HALF = 65504.0
 """Largest half: scales are clamped to it [m]."""
+PACKING_VERSION = 1
+"""Raise it whenever `pack_scene` gives other values for the same scene: files of packed scenes are then made anew."""
+CHUNK_ARRAYS: dict[str, tuple[type[np.generic], tuple[int, ...]]] = {
+    "bounds_w": (np.float32, (7,)),
+    "skip": (np.int64, ()),
+    "errors_m": (np.float32, ()),
+    "means": (np.float32, (3, CHUNK)),
+    "shapes": (np.float16, (NUM_SHAPE, CHUNK)),
+    "source": (np.int32, (CHUNK,)),
+    "base_colors": (np.float16, (3, CHUNK)),
+}
+"""Type and shape of what each chunk has in the arrays of `Atlas`, beside `rest`, whose size differs between scenes."""
 
 
 @dataclass
@@ -80,27 +92,18 @@ def build_atlas(scenes: Sequence[Splats | LodSplats], *, sh_degree: int | None =
     Returns:
         The atlas.
     """
-    parts = [_pack_scene(scene, sh_degree) for scene in scenes]
-    ends = np.cumsum([len(part["bounds"]) for part in parts], dtype=np.int64)
-    rest_sizes = np.array([part["rest"].size for part in parts], np.int64)
-
-    def join(key: str) -> NDArray[Any]:
-        return np.ascontiguousarray(np.concatenate([part[key] for part in parts]))
-
+    parts = [pack_scene(scene, sh_degree) for scene in scenes]
+    ends = np.cumsum([part.num_chunks for part in parts], dtype=np.int64)
+    rest_sizes = np.array([part.rest.size for part in parts], np.int64)
+    joined = {name: np.concatenate([part.arrays[name] for part in parts]) for name in CHUNK_ARRAYS}
     return Atlas(
+        **{**joined, "source": joined["source"].reshape(-1)},
         chunk_ranges=np.stack([np.concatenate([[0], ends[:-1]]), ends], 1),
-        bounds_w=join("bounds"),
-        skip=join("skip"),
-        errors_m=join("errors"),
-        thresholds_px=np.array([part["threshold"] for part in parts], np.float64),
-        means=join("means"),
-        shapes=join("shapes"),
-        source=join("source"),
-        base_colors=join("base"),
-        rest=join("rest"),
+        thresholds_px=np.array([part.threshold_px for part in parts], np.float64),
+        rest=np.concatenate([part.rest for part in parts]),
         rest_offsets=np.cumsum(rest_sizes) - rest_sizes,
-        num_rest=np.array([part["num_rest"] for part in parts], np.int64),
-        num_splats=np.array([len(scene.means) for scene in scenes], np.int64),
+        num_rest=np.array([part.num_rest for part in parts], np.int64),
+        num_splats=np.array([part.num_splats for part in parts], np.int64),
     )
 
 
@@ -133,8 +136,34 @@ def _bounds(
     return np.concatenate([(low + high) / 2, (high - low) / 2, sigma[:, None]], 1).astype(np.float32)
 
 
-def _pack_scene(splats: Splats | LodSplats, sh_degree: int | None) -> dict[str, Any]:
-    """One scene's arrays in chunk layout."""
+@dataclass(frozen=True)
+class ScenePart:
+    """One scene as an `Atlas` holds it.
+
+    Attributes:
+        arrays: `CHUNK_ARRAYS` of its chunks, C-contiguous, `[b, ...]`.
+        rest: Its share of `Atlas.rest`, flat.
+        num_rest: Coefficients per channel beyond band 0.
+        num_splats: Splats without padding.
+        threshold_px: As in `Atlas.thresholds_px`.
+        labels: Labels by slot `[b, 256]` int32, -1 for padding; None if the scene has none.
+    """
+
+    arrays: dict[str, NDArray[Any]]
+    rest: NDArray[np.float16]
+    num_rest: int
+    num_splats: int
+    threshold_px: float
+    labels: NDArray[np.int32] | None
+
+    @property
+    def num_chunks(self) -> int:
+        """How many chunks it has."""
+        return len(self.arrays["bounds_w"])
+
+
+def pack_scene(splats: Splats | LodSplats, sh_degree: int | None) -> ScenePart:
+    """One scene's arrays in chunk layout; `sh_degree` as in `build_atlas`."""
     index, used, source = _layout(splats)
     slots = len(index)
     num_chunks = slots // CHUNK
@@ -155,18 +184,34 @@ def _pack_scene(splats: Splats | LodSplats, sh_degree: int | None) -> dict[str, 
     sigma[used] = splats.scales[own].max(1, initial=0.0)
     bounds = _bounds(splats, means, sigma.reshape(num_chunks, CHUNK).max(1, initial=0.0))
     with_levels = isinstance(splats, LodSplats)
-    return {
+    arrays = {
+        "bounds_w": bounds,
+        "skip": splats.skip - np.arange(num_chunks) if with_levels else np.ones(num_chunks, np.int64),
+        "errors_m": splats.errors_m if with_levels else np.zeros(num_chunks, np.float32),
         "means": means.transpose(0, 2, 1),
         "shapes": shapes.reshape(num_chunks, CHUNK, NUM_SHAPE).transpose(0, 2, 1),
-        "bounds": bounds,
-        "skip": splats.skip - np.arange(num_chunks) if with_levels else np.ones(num_chunks, np.int64),
-        "errors": splats.errors_m if with_levels else np.zeros(num_chunks, np.float32),
-        "threshold": splats.threshold_px if with_levels else 0.0,
-        "source": source,
-        "base": base.reshape(num_chunks, CHUNK, 3).transpose(0, 2, 1),
-        "rest": rest.reshape(num_chunks, CHUNK, num_rest, 3).transpose(0, 2, 3, 1).reshape(-1),
-        "num_rest": num_rest,
+        "source": source.reshape(num_chunks, CHUNK),
+        "base_colors": base.reshape(num_chunks, CHUNK, 3).transpose(0, 2, 1),
     }
+    return ScenePart(
+        {name: np.ascontiguousarray(array, CHUNK_ARRAYS[name][0]) for name, array in arrays.items()},
+        rest=rest.reshape(num_chunks, CHUNK, num_rest, 3).transpose(0, 2, 3, 1).reshape(-1),
+        num_rest=num_rest,
+        num_splats=len(splats.means),
+        threshold_px=splats.threshold_px if with_levels else 0.0,
+        labels=_labels_by_slot(splats, source).reshape(num_chunks, CHUNK) if _has_labels(splats) else None,
+    )
+
+
+def _has_labels(splats: Splats | LodSplats) -> bool:
+    return isinstance(splats, Splats) and splats.labels is not None
+
+
+def _labels_by_slot(splats: Any, source: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Labels of the splats that slots hold, -1 where they hold none."""
+    labels = np.full(len(source), -1, np.int32)
+    labels[source >= 0] = splats.labels[source[source >= 0]]
+    return labels
 
 
 def _half(values: NDArray[np.floating]) -> NDArray[np.float16]:

@@ -980,6 +980,10 @@ class CpuRasterizer:
             values = channels.by_slot(self.atlas, features, (width,), np.float32, 0.0)
         self._tables = table, values
 
+    def set_label_table(self, labels: NDArray[np.int32]) -> None:
+        """Labels by the atlas's slot `[slots]`, -1 for none, read as they are when a call renders; instead of `set_channels`."""
+        self._tables = labels, self._tables[1]
+
     def _channels(self, extra: ChannelArrays | None) -> tuple[Any, ...]:
         """Tables, outputs and whether channels are to be blended, as the kernel takes them; makes room for their sums."""
         if extra is None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,6 +22,8 @@ from gaussgym_render.cpu import CpuRasterizer
 from gaussgym_render.edits import SceneEdits, check_edits, numpy_edits
 from gaussgym_render.lod import LodSplats
 from gaussgym_render.objects import Instances, check_instances, is_rigid
+from gaussgym_render.packed import PackedCache, SceneSource, read_splats
+from gaussgym_render.paging import PagedRasterizer, PagingStats, ScenePool
 
 logger = logging.getLogger(__name__)
 
@@ -73,6 +76,8 @@ class RasterizerCfg:
         sh_degree: Highest SH degree to use, None for all.
         num_threads: CPU threads, None for all cores.
         features: Feature channels of each scene's splats `[N, F]`, None for none.
+        memory_budget_bytes: Most that the scenes' arrays may take [B]; None: all scenes stay in memory.
+        cache_dir: Where scenes that take turns lie packed; None: `gaussgym_render.packed.default_cache_dir`.
     """
 
     width: int
@@ -82,6 +87,8 @@ class RasterizerCfg:
     sh_degree: int | None = None
     num_threads: int | None = None
     features: Sequence[NDArray[np.float32]] | None = None
+    memory_budget_bytes: int | None = None
+    cache_dir: Path | None = None
 
 
 class Rasterizer(Protocol):
@@ -109,8 +116,11 @@ AnySplats = Splats | LodSplats
 """A scene as given, or with levels of detail."""
 BackendFactory = Callable[[Sequence[AnySplats], RasterizerCfg], Rasterizer]
 _BACKENDS: dict[str, BackendFactory] = {}
-ABILITIES = ("objects", "edits", "outputs", "sizes")
-"""What a backend's `render` may take beyond cameras: each names its argument of `SplatRenderer.render`."""
+ABILITIES = ("objects", "edits", "outputs", "sizes", "memory_budget_bytes")
+"""What a backend may take beyond cameras: each names its argument of `SplatRenderer` or of its `render`.
+
+One that takes a memory budget is given sources to page in, not splats, where there is a budget.
+"""
 _ABILITIES: dict[str, frozenset[str]] = {}  # of registered backends, by name
 _MISSING: dict[str, Callable[[], str | None]] = {}  # what registered backends lack here, by name
 
@@ -259,7 +269,9 @@ def camera_edit(edits: SceneEdits, camera: int) -> oracle.CameraEdit:
     )  # fmt: skip
 
 
-def _make_cpu(splats: Sequence[AnySplats], cfg: RasterizerCfg) -> Rasterizer:
+def _make_cpu(splats: Sequence[Any], cfg: RasterizerCfg) -> Rasterizer:
+    if cfg.memory_budget_bytes is not None:
+        return _make_paged_cpu(splats, cfg, cfg.memory_budget_bytes)
     atlas = build_atlas(splats, sh_degree=cfg.sh_degree)
     rasterizer = CpuRasterizer(
         atlas, cfg.width, cfg.height, near=cfg.near, antialiased=cfg.antialiased, num_threads=cfg.num_threads
@@ -268,13 +280,26 @@ def _make_cpu(splats: Sequence[AnySplats], cfg: RasterizerCfg) -> Rasterizer:
     return rasterizer
 
 
-def _labels(scene: AnySplats) -> NDArray[np.int32] | None:
+def _labels(scene: SceneSource) -> NDArray[np.int32] | None:
     """Labels of a scene's splats; one with levels of detail has none."""
     return scene.labels if isinstance(scene, Splats) else None
 
 
+def _make_paged_cpu(sources: Sequence[SceneSource], cfg: RasterizerCfg, budget_bytes: int) -> PagedRasterizer:
+    cache = PackedCache(cfg.cache_dir)
+    scenes = cache.pack_all(sources, cfg.sh_degree)
+    if not cfg.antialiased and any(scene.levels for scene in scenes):
+        raise InputError(_LEVELS_ALIASED)
+    pool = ScenePool(scenes, budget_bytes, cache)
+    rasterizer = CpuRasterizer(
+        pool.atlas, cfg.width, cfg.height, near=cfg.near, antialiased=cfg.antialiased, num_threads=cfg.num_threads
+    )  # fmt: skip
+    rasterizer.set_label_table(pool.labels)
+    return PagedRasterizer(pool, rasterizer)
+
+
 register_backend("cpu", _make_cpu, abilities=ABILITIES)
-register_backend("reference", ReferenceRasterizer, abilities=ABILITIES)
+register_backend("reference", ReferenceRasterizer, abilities=("objects", "edits", "outputs"))
 for _name, _batch_scenes in (("gsplat", False), ("gsplat-batched", True)):
     register_backend(
         _name,
@@ -282,13 +307,18 @@ for _name, _batch_scenes in (("gsplat", False), ("gsplat-batched", True)):
         missing=gsplat_backend.missing,
     )
 
+_LEVELS_ALIASED = (
+    "found a scene with levels of detail and antialiased=False; its merged splats are made for True"
+)
+
 
 class SplatRenderer:
     """Renders batches of pinhole cameras in several splat scenes.
 
     Args:
         splats: The scenes; a camera names its scene by its place here. Scenes may be empty and of any size, and have levels of
-            detail (`gaussgym_render.lod.LodSplats`) or not.
+            detail (`gaussgym_render.lod.LodSplats`) or not, and be given as paths: a scene folder, a `LodSplats` folder, a
+            splat file.
         width: Image width [px].
         height: Image height [px].
         backend: One of `available_backends()`, or 'auto'.
@@ -299,18 +329,22 @@ class SplatRenderer:
         background: Linear RGB in 0..1 behind the splats.
         num_threads: CPU threads; None: all cores the process may run on.
         features: Channels for the output `features`, an array `[N, F]` a scene, N as in its splats; None: none.
+        memory_budget_bytes: Most that the scenes may take in memory [B], beside the renderer's own buffers: they then take turns
+            (`gaussgym_render.paging`), and images are the same; None: all are in memory. Give paths, not splats, which their
+            owner keeps in memory.
+        cache_dir: Folder for the packed files of scenes that take turns; None: the user's cache folder.
 
     Attributes:
         backend: Name of the backend in use ('auto' resolved).
 
     Raises:
-        InputError: On no scenes, sizes below 1, a bad setting, an unknown backend, levels of detail without antialiasing, or
-            features that do not fit the splats.
+        InputError: On no scenes, sizes below 1, a bad setting, an unknown backend, levels of detail without antialiasing,
+            features that do not fit the splats, a scene that cannot be read, or one larger than the budget.
     """
 
     def __init__(
         self,
-        splats: Sequence[AnySplats],
+        splats: Sequence[SceneSource],
         width: int,
         height: int,
         *,
@@ -322,9 +356,19 @@ class SplatRenderer:
         background: Sequence[float] = (0.0, 0.0, 0.0),
         num_threads: int | None = None,
         features: Sequence[NDArray[np.floating]] | None = None,
+        memory_budget_bytes: int | None = None,
+        cache_dir: Path | str | None = None,
     ) -> None:
         if len(splats) == 0:
             raise InputError("found no scenes, expected at least one set of splats")
+        if memory_budget_bytes is None:
+            splats = [read_splats(source) for source in splats]
+        elif memory_budget_bytes <= 0:
+            raise InputError(
+                f"memory budget is {memory_budget_bytes} bytes, expected a positive number or None"
+            )
+        elif features is not None:
+            raise InputError("found features and a memory budget; scenes that take turns carry no features")
         if width < 1 or height < 1:
             raise InputError(f"image size {width}x{height} px, expected at least 1x1")
         if not near > 0:
@@ -332,9 +376,7 @@ class SplatRenderer:
         if sh_degree is not None and not 0 <= sh_degree <= 3:
             raise InputError(f"SH degree {sh_degree}, expected 0 to 3 or None")
         if not antialiased and any(isinstance(scene, LodSplats) for scene in splats):
-            raise InputError(
-                "found a scene with levels of detail and antialiased=False; its merged splats are made for True"
-            )
+            raise InputError(_LEVELS_ALIASED)
         if num_threads is not None and num_threads < 1:
             raise InputError(f"num_threads is {num_threads}, expected at least 1 or None")
         self.background = np.asarray(background, np.float32)
@@ -352,9 +394,37 @@ class SplatRenderer:
             sh_degree=sh_degree,
             num_threads=num_threads,
             features=_check_features(features, splats),
+            memory_budget_bytes=memory_budget_bytes,
+            cache_dir=None if cache_dir is None else Path(cache_dir),
         )
         self.backend, factory = _choose(backend)
-        self.rasterizer = factory(splats, self.cfg)
+        if memory_budget_bytes is not None:
+            self._need("memory_budget_bytes")
+        self.rasterizer = factory(splats, self.cfg)  # type: ignore[arg-type]
+        if self.pool is not None:
+            self._has_labels = len(self.pool.labels) > 0
+
+    @property
+    def pool(self) -> ScenePool | None:
+        """Where scenes take turns, or None if all are in memory."""
+        return self.rasterizer.pool if isinstance(self.rasterizer, PagedRasterizer) else None
+
+    @property
+    def paging(self) -> PagingStats | None:
+        """What paging did so far, or None if all scenes are in memory."""
+        return None if self.pool is None else self.pool.stats
+
+    def prefetch(self, scene_ids: Iterable[int]) -> None:
+        """Start reading scenes that calls to come will need; returns at once. Does nothing where all scenes are in memory.
+
+        Raises:
+            InputError: On ids out of range.
+        """
+        ids = [int(scene) for scene in scene_ids]
+        if bad := [scene for scene in ids if not 0 <= scene < self.num_scenes]:
+            raise InputError(f"prefetch of scene {bad[0]}, expected 0 to {self.num_scenes - 1}")
+        if self.pool is not None:
+            self.pool.prefetch(ids)
 
     def render(
         self,
@@ -613,7 +683,7 @@ def _check_values(
 
 
 def _check_features(
-    features: Sequence[NDArray[np.floating]] | None, splats: Sequence[AnySplats]
+    features: Sequence[NDArray[np.floating]] | None, splats: Sequence[Any]
 ) -> list[NDArray[np.float32]] | None:
     """Feature channels as float32 arrays of the splats' length and one width."""
     if features is None:

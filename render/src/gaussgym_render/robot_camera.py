@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -23,8 +23,8 @@ from gaussgym_render.cpu import available_cores
 from gaussgym_render.edits import AppearanceCfg, SceneEdits, check_edits, draw_edits, numpy_edits
 from gaussgym_render.lens import LensCfg
 from gaussgym_render.objects import Instances
+from gaussgym_render.packed import SceneSource
 from gaussgym_render.renderer import (
-    AnySplats,
     FrameArrays,
     Frames,
     SplatRenderer,
@@ -257,6 +257,10 @@ class RobotCamera:
         with _COMPILING:  # two threads must not compile the same function at once
             self._render_block(np.zeros(0, np.int64), *self._nothing())
 
+    def prefetch(self, scene_ids: Iterable[int]) -> None:
+        """See `SplatRenderer.prefetch`."""
+        self.renderer.prefetch(scene_ids)
+
     def _nothing(self) -> tuple[Any, ...]:
         """Arguments of a block without cameras."""
         none = np.zeros(0, np.int64)
@@ -447,7 +451,7 @@ class RobotCamera:
 
 
 def make_robot_camera(
-    splats: Sequence[AnySplats],
+    splats: Sequence[SceneSource],
     K: Any,
     width: int,
     height: int,

@@ -119,6 +119,11 @@ class PathFollower:
         self.goal = torch.zeros(num_envs, dtype=torch.long, device=device)
         self._window = _WINDOW.to(device)
 
+    def change_network(self, network: PathNetwork, scene_of_env: Tensor) -> None:
+        """Count points as a network does in which some scenes were replaced; envs on these must then `start`."""
+        shift = (network.offset - self.network.offset)[scene_of_env]
+        self.network, self.index, self.goal = network, self.index + shift, self.goal + shift
+
     def start(self, env_ids: Tensor, index: Tensor, direction: Tensor, goal: Tensor) -> None:
         """Put envs at a point, walking in a direction (+1, -1), to a goal point."""
         self.index[env_ids], self.direction[env_ids], self.goal[env_ids] = index, direction, goal
@@ -190,6 +195,10 @@ class VelocityCommands:
         self._sampled = torch.zeros(num_envs, 3, device=rough.device)
         self._heading = torch.ones(num_envs, dtype=torch.bool, device=rough.device)
         self._standing = torch.zeros(num_envs, dtype=torch.bool, device=rough.device)
+
+    def set_rough(self, rough: Tensor) -> None:
+        """Change which envs never leave their path, [E]; holds from their next `resample` on."""
+        self._rough = rough
 
     def resample(self, env_ids: Tensor, *, speed: Tensor | None = None) -> None:
         """Draw new commands for envs ``env_ids`` [R]; a given ``speed`` [R] m/s replaces the drawn forward speed."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from gaussgym_scene.errors import InputError
+from gaussgym_scene.scene import Scene
 from torch import Tensor
 
 from gaussgym_sim import rewards, terminations
@@ -112,7 +113,8 @@ class Env:
         self._uniform = Uniform(generator, self.device)
         self.network = PathNetwork(sim.scenes, device=self.device)
         self.follower = PathFollower(self.network, self.num_envs, self.device)
-        rough = ~sim.terrain.flat[sim.scene_of_env]
+        self._replacements: dict[int, Scene] = {}
+        rough = self._rough()
         self.commands = VelocityCommands(
             self.cfg.commands, self.follower, rough, self._uniform, task=self.cfg.task
         )
@@ -142,6 +144,10 @@ class Env:
         self._refresh()
         self.commands.update(self.sim.state.root_pos_w[:, :2], self._yaw)
         self._capture()
+
+    def _rough(self) -> Tensor:
+        """[E] bool, envs whose ground is no plane."""
+        return ~self.sim.terrain.flat[self.sim.scene_of_env]
 
     def _allocate(self) -> None:
         e, j, device = self.num_envs, self.num_actions, self.device
@@ -256,7 +262,7 @@ class Env:
         else:
             at_end = self.network.distance_to_end_m(self.follower.index, self.follower.direction) <= 1e-3
             outside = outside | (at_end & ~self.sim.terrain.flat[self.sim.scene_of_env])
-        cut = (timed_out | outside | success) & ~fell
+        cut = (timed_out | outside | success | self._leaving()) & ~fell
         dones = fell | cut
         extras: dict[str, Any] = {
             "time_outs": cut.float(), "fell": fell, "success": success, "start_id": self.start_id.clone(), "log": {},
@@ -266,6 +272,7 @@ class Env:
             extras["log"] = self._log(ids, fell, success)
             if cfg.curriculum and self.network.num_levels > 1:
                 self._change_levels(ids)
+            self._replace_scenes()
             self._start(ids)
             self._refresh()
             self.commands.update(s.root_pos_w[:, :2], self._yaw)
@@ -291,7 +298,7 @@ class Env:
         again = (
             self._uniform(0.0, 1.0, len(ids)) * self.network.num_levels
         ).long()  # mastered all: any level
-        level = torch.where(level >= self.network.num_levels, again, level)
+        level = torch.where(up & (level >= self.network.num_levels), again, level)
         self.level[ids] = level.clamp(min=0)
 
     # ------------------------------------------------------------------ starts
@@ -340,10 +347,51 @@ class Env:
             buffer[ids] = 0.0
         self._was_contact[ids] = False
 
+    def replace_scene(self, index: int, scene: Scene) -> None:
+        """Put another scene in the place of ``sim.scenes[index]`` in the next step, before whose images are taken.
+
+        In that step the episodes there are cut short (``time_outs``), and new ones begin in the new scene.
+
+        Raises:
+            InputError: a scene without paths, or an env that runs fixed starts.
+        """
+        if self._fixed_starts is not None:
+            raise InputError(
+                "this environment runs fixed starts of its scenes; none of these can be replaced"
+            )
+        PathNetwork([scene], device=self.device)
+        self._replacements[index] = scene
+
+    def _leaving(self) -> Tensor:
+        """[E] bool, envs whose scene is about to be replaced."""
+        leaving = torch.zeros(self.num_envs, dtype=torch.bool, device=self.device)
+        for index in self._replacements:
+            leaving |= self.sim.scene_of_env == index
+        return leaving
+
+    def _replace_scenes(self) -> None:
+        """Change to the scenes that wait; their envs must then start."""
+        if not self._replacements:
+            return
+        changed = self._leaving().nonzero().squeeze(1)
+        for index, scene in self._replacements.items():
+            self.sim.replace_scene(index, scene)
+        self._replacements.clear()
+        self.network = PathNetwork(self.sim.scenes, device=self.device)
+        self.follower.change_network(self.network, self.sim.scene_of_env)
+        self._sampler = StartSampler(self.network, use_levels=self.cfg.curriculum)
+        rough = self._rough()
+        self.commands.set_rough(rough)
+        self._weights = rewards.weight_table(self.cfg.rewards, self.cfg.rewards.on_rough_ground(), rough)
+        randomize_physics(self.sim, changed, self.cfg.randomize, self._uniform)
+
     def set_levels(self, level: Tensor) -> None:
-        """Put all envs on curriculum levels [E] and begin new episodes there; ages are kept."""
+        """Put all envs on curriculum levels [E] and begin new episodes there; ages are kept.
+
+        Levels above those of the scenes at hand are kept for scenes to come.
+        """
         age = self.episode_length_buf.clone()
-        self.level[:] = level.clamp(0, self.network.num_levels - 1)
+        self.level[:] = level.clamp(min=0)
         self._start(torch.arange(self.num_envs, device=self.device))
         self.episode_length_buf[:] = age
         self._refresh()

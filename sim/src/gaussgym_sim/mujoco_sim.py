@@ -225,6 +225,15 @@ class MujocoSim:
         for part, rows, _ in self._split(env_ids):
             part.moving = np.setdiff1d(part.moving, rows.astype(np.int32))
 
+    def replace_scene(self, index: int, scene: Scene) -> None:
+        """See `VecSim.replace_scene`. Compiles one model; the other scenes' batches stay as they are."""
+        field = physics_heightfield(scene)
+        envs = self._batches[index].envs
+        self._batches[index] = _SceneBatch(_compile(self.robot, field), envs, self.num_threads)
+        self.terrain.replace(index, field)
+        self.scenes[index] = scene
+        self._kp[envs], self._kd[envs], self._strength[envs] = self.robot.kp, self.robot.kd, 1.0
+
     def kick(self, env_ids: Tensor, delta_lin_vel_w: Tensor) -> None:
         """See `VecSim.kick`."""
         delta = delta_lin_vel_w.numpy()

@@ -111,14 +111,14 @@ class StartSampler:
 
         Args:
             scene_ids: [R].
-            levels: [R].
+            levels: [R]; one above the network's highest counts as that.
             task: 'goal' wants the goal's distance ahead, 'velocity' a little.
             commands: goal distance and speeds.
             randomize: ranges of the offsets.
             uniform: random numbers.
         """
         net, count = self.network, len(scene_ids)
-        group = self._group_of[scene_ids, levels]
+        group = self._group_of[scene_ids, levels.clamp(max=net.num_levels - 1)]
         index = self._points[self._first[group] + (uniform(0.0, 1.0, count) * self._count[group]).long()]
         direction = torch.where(uniform(0.0, 1.0, count) < 0.5, 1, -1)
         need = commands.goal_distance_m if task == "goal" else _MIN_LINE_AHEAD_M

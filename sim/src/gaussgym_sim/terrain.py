@@ -103,6 +103,18 @@ class TerrainLookup:
         self.flat = torch.tensor([is_flat(f) for f in fields], device=device)
         """[scenes] bool, whether each ground is a plane."""
 
+    def replace(self, index: int, field: Heightfield) -> None:
+        """Put another scene's ground in the place of scene ``index``."""
+        one = TerrainLookup([field], device=self._coefficients.device)
+        first = int(self._offset[index])
+        end = int(self._offset[index + 1]) if index + 1 < len(self._offset) else len(self._coefficients)
+        self._coefficients = torch.cat(
+            (self._coefficients[:first], one._coefficients, self._coefficients[end:])
+        )
+        self._offset[index + 1 :] += len(one._coefficients) - (end - first)
+        for name in ("_cells_x", "_last", "_last_cell", "_inv_cell", "origin_xy_m", "max_xy_m", "flat"):
+            getattr(self, name)[index] = getattr(one, name)[0]
+
     def sample(self, xy_w: Tensor, scene_ids: Tensor) -> Tensor:
         """Ground height [m].
 

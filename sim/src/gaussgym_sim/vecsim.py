@@ -68,7 +68,8 @@ class VecSim(Protocol):
     substep_s: float
     device: torch.device
     scene_of_env: Tensor
-    """[E] long, index into ``scenes``; fixed for the sim's life, envs of a scene are consecutive."""
+    """[E] long, index into ``scenes``; fixed for the sim's life (`replace_scene` changes what lies there), envs of a scene are
+    consecutive."""
     terrain: TerrainLookup
     state: SimState
     invalid_count: int
@@ -92,6 +93,14 @@ class VecSim(Protocol):
 
     def park(self, env_ids: Tensor) -> None:
         """Stop simulating envs ``env_ids`` [R] for good: `step` leaves their state as it is (evaluations whose episodes end)."""
+        ...
+
+    def replace_scene(self, index: int, scene: Scene) -> None:
+        """Put another scene in the place of ``scenes[index]``; its envs get nominal physics and must then be reset.
+
+        Raises:
+            InputError: heights that are not finite; nothing has changed then.
+        """
         ...
 
     def kick(self, env_ids: Tensor, delta_lin_vel_w: Tensor) -> None:
