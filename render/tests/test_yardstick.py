@@ -10,7 +10,9 @@ BACKGROUND = (0.2, 0.4, 0.6)
 
 
 def render_both(scenes, c2w, k, ids, width=48, height=36):
-    expected = SplatRenderer(scenes, width, height, backend="reference", background=BACKGROUND).render(c2w, k, ids)
+    expected = SplatRenderer(scenes, width, height, backend="reference", background=BACKGROUND).render(
+        c2w, k, ids
+    )
     frames = tuple(np.empty_like(getattr(expected, name)) for name in ("rgb", "depth", "alpha"))
     Yardstick(scenes).render(c2w, k, ids, np.arange(len(c2w)), np.asarray(BACKGROUND, np.float32), frames)
     return frames, expected
@@ -19,7 +21,10 @@ def render_both(scenes, c2w, k, ids, width=48, height=36):
 @pytest.mark.parametrize("degree", [0, 1, 2, 3])
 def test_it_draws_what_the_oracle_draws(degree):
     rng = np.random.default_rng(degree)
-    scenes = [random_splats(600, rng, sh_degree=degree), random_splats(300, rng, sh_degree=degree, log_scale_mean=-1.5)]
+    scenes = [
+        random_splats(600, rng, sh_degree=degree),
+        random_splats(300, rng, sh_degree=degree, log_scale_mean=-1.5),
+    ]
     c2w, ids = random_cameras(6, rng), np.arange(6) % 2
     (rgb, depth, alpha), expected = render_both(scenes, c2w, np.tile(pinhole(48, 36), (6, 1, 1)), ids)
     error = np.mean((rgb.astype(float) - expected.rgb) ** 2, axis=(1, 2, 3))

@@ -2,7 +2,7 @@
 
 One camera after the other, all cores over cameras. For each: project all splats one by one in float32, comparison-sort the
 visible ones by depth, blend each over its bounding box. Compiled with numba, antialiased, view-dependent, and correct (a test
-holds it to the oracle), but nothing in it is clever: `gaussgym_render.cpu` is measured against it, and is to stay ten times as fast.
+holds it to the oracle), but nothing in it is clever: `gaussgym_render.cpu` is measured against it.
 """
 
 # Compiled functions are typed by numba from their arguments.
@@ -179,7 +179,9 @@ class Yardstick:
         num_threads: Threads over cameras; None: all cores.
     """
 
-    def __init__(self, scenes: Sequence[Splats], *, near: float = 0.01, num_threads: int | None = None) -> None:
+    def __init__(
+        self, scenes: Sequence[Splats], *, near: float = 0.01, num_threads: int | None = None
+    ) -> None:
         self.near, self.num_threads = _F(near), num_threads or available_cores()
         self.scenes = [_scene_arrays(scene) for scene in scenes]
 
