@@ -1,12 +1,17 @@
 """The CPU backend against the float64 oracle, and what must not change its images."""
 
+import numba
 import numpy as np
 import pytest
-from gaussgym_render import SplatRenderer, cpu, harmonics, oracle
+from gaussgym_render import SplatRenderer, cpu, harmonics, lanes, oracle
 from gaussgym_render.atlas import CHUNK, build_atlas
 from gaussgym_render.testing import pinhole, random_cameras, random_splats, street_cameras, street_splats
 from gaussgym_scene import Splats
 from gaussgym_scene.morton import morton_order
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
 
 BACKGROUND = (0.2, 0.4, 0.6)
 
@@ -15,14 +20,16 @@ def psnr_db(a, b):
     return 10 * np.log10(255.0**2 / max(np.mean((a.astype(float) - b) ** 2), 1e-12))
 
 
-def assert_parity(fast, slow, *, depth_m=2e-3):
-    """The gate: PSNR >= 50 dB and |difference| <= 2/255 on >= 99.99 % of pixels."""
+def assert_parity(fast, slow, *, depth_m=5e-3):
+    """The gate: PSNR >= 50 dB, |difference| <= 2/255 on >= 99.99 % of pixels, median relative depth error <= 1e-3."""
     difference = np.abs(fast.rgb.astype(int) - slow.rgb.astype(int)).max(-1)
     assert psnr_db(fast.rgb, slow.rgb) >= 50
     assert np.mean(difference <= 2) >= 0.9999
     assert np.mean(np.abs(fast.alpha - slow.alpha) <= 2 / 255) >= 0.9999
     both = (slow.alpha > 0.02) & (np.abs(fast.alpha - slow.alpha) < 1e-3)
-    assert np.quantile(np.abs(fast.depth - slow.depth)[both] / (1 + slow.depth[both]), 0.999) < depth_m
+    error = np.abs(fast.depth - slow.depth)[both]
+    assert np.median(error / slow.depth[both]) <= 1e-3
+    assert np.quantile(error / (1 + slow.depth[both]), 0.999) < depth_m
 
 
 def ragged_scenes(rng, *, log_scale_std=1.0):
@@ -116,7 +123,7 @@ def test_parity_with_sh_cut_to_a_lower_degree(degree):
 
 
 def test_one_splat_is_the_formula():
-    f, s, z, opacity = 60.0, 0.08, 2.0, 0.7
+    f, s, z, opacity = 60.0, 0.078125, 2.0, 0.703125  # exact in half precision
     one = Splats([[0, 0, z]], [[1, 0, 0, 0]], [[s, s, s]], [opacity], np.zeros((1, 1, 3)))
     k = np.array([[[f, 0, 16.5], [0, f, 12.25], [0, 0, 1]]])
     frames = SplatRenderer([one], 32, 24, backend="cpu").render(np.eye(4)[None], k, np.zeros(1, int))
@@ -261,19 +268,50 @@ def test_atlas_layout():
     rng = np.random.default_rng(16)
     scenes = ragged_scenes(rng)
     atlas = build_atlas(scenes)
-    np.testing.assert_array_equal(np.diff(atlas.chunk_offsets), [8, 0, 1, 1, 2, 4])
-    last = atlas.source[atlas.chunk_offsets[5] * CHUNK :]
+    np.testing.assert_array_equal(np.diff(atlas.chunk_ranges).ravel(), [8, 0, 1, 1, 2, 4])
+    first = atlas.chunk_ranges[5, 0] * CHUNK
+    last = atlas.source[first:]
     assert sorted(last[last >= 0]) == list(range(900))
-    slot = atlas.chunk_offsets[5] * CHUNK + 300
+    slot = first + 300
     chunk, i, source = slot // CHUNK, slot % CHUNK, atlas.source[slot]
-    np.testing.assert_array_equal(atlas.planes[chunk, :3, i], scenes[5].means[source])
+    np.testing.assert_array_equal(atlas.means[chunk, :, i], scenes[5].means[source])
     start = atlas.rest_offsets[5] + (300 // CHUNK) * CHUNK * 24
     bands = atlas.rest[start : start + CHUNK * 24].reshape(8, 3, CHUNK)
-    np.testing.assert_array_equal(bands[..., 300 % CHUNK], scenes[5].sh[source, 1:9])
+    np.testing.assert_array_equal(bands[..., 300 % CHUNK], scenes[5].sh[source, 1:9].astype(np.float16))
     np.testing.assert_allclose(
-        atlas.base_colors[chunk, :, i], 0.5 + harmonics.C0 * scenes[5].sh[source, 0], rtol=1e-6
+        atlas.base_colors[chunk, :, i], 0.5 + harmonics.C0 * scenes[5].sh[source, 0], rtol=5e-4
     )
-    assert (atlas.planes[:, 12].reshape(-1)[atlas.source < 0] == 0).all()
+    assert (atlas.shapes[:, 9].reshape(-1)[atlas.source < 0] == 0).all()
+
+
+@pytest.mark.parametrize("native", sorted({False, lanes.HAS_HALF}))
+def test_every_half_widens_to_its_value(native):
+    halves = np.arange(1 << 16, dtype=np.uint16)
+    halves = halves[np.isfinite(halves.view(np.float16))]
+    halves = halves[: len(halves) // 16 * 16]
+
+    @intrinsic
+    def widen(typing_context, halves, at, out):
+        def codegen(context, builder, signature, arguments):
+            source = cgutils.create_struct_proxy(signature.args[0])(context, builder, arguments[0]).data
+            target = cgutils.create_struct_proxy(signature.args[2])(context, builder, arguments[2]).data
+            bits = ir.VectorType(ir.IntType(16), 16).as_pointer()
+            bits = builder.load(builder.bitcast(builder.gep(source, [arguments[1]]), bits), align=2)
+            values = lanes.widen_bits(builder, bits, native=native)
+            pointer = builder.bitcast(builder.gep(target, [arguments[1]]), values.type.as_pointer())
+            builder.store(values, pointer, align=4)
+            return context.get_dummy_value()
+
+        return types.void(halves, types.int64, out), codegen
+
+    @numba.njit
+    def every(halves, out):
+        for i in range(0, len(halves), 16):
+            widen(halves, np.int64(i), out)
+
+    out = np.empty(len(halves), np.float32)
+    every(halves, out)
+    np.testing.assert_array_equal(out, halves.view(np.float16).astype(np.float32))
 
 
 def test_extreme_splats_stay_finite():

@@ -181,7 +181,11 @@ def _project_affine(splats, view, k, *, antialiased, sh_degree):
     directions /= np.linalg.norm(directions, axis=-1, keepdims=True)
     means_px = np.stack([fx * x / z + cx, fy * y / z + cy], -1)
     colors = harmonics.colors(splats.sh[kept], directions, sh_degree)
-    return oracle.Projection(kept, means_px[kept], blurred[kept], opacities[kept], z[kept], colors)
+    none = np.zeros((len(colors), 3))
+    return oracle.Projection(
+        kept, means_px[kept], blurred[kept], opacities[kept], z[kept], colors, none, np.zeros(len(colors), int),
+        none[:, :0],
+    )  # fmt: skip
 
 
 def _difference(arrays, key, entry, loss):

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -25,8 +26,10 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from gaussgym_render import harmonics, lanes, oracle, zbuffer
-from gaussgym_render.atlas import CHUNK, NUM_PLANES, Atlas
+from gaussgym_render import channels, edits, harmonics, lanes, oracle, zbuffer
+from gaussgym_render.atlas import CHUNK, NUM_SHAPE, Atlas
+from gaussgym_render.channels import ChannelArrays
+from gaussgym_render.edits import SceneEdits
 from gaussgym_render.objects import Instances, ObjectSet, build_objects
 
 MAX_TILE_PIXELS = 26000
@@ -148,19 +151,19 @@ def _detailed_enough(bounds, error_m, view, focal, threshold_px):
 
 
 @numba.njit(cache=True, nogil=True, fastmath=_FLAGS, error_model="numpy")
-def _camera_points(planes, view, xyz):
+def _camera_points(means, view, xyz):
     """Means of a chunk in the camera frame, rounded from float64: their depth order is the oracle's, bit by bit."""
     for i in range(CHUNK):
-        dx = np.float64(planes[i]) - view[9]
-        dy = np.float64(planes[1 * CHUNK + i]) - view[10]
-        dz = np.float64(planes[2 * CHUNK + i]) - view[11]
+        dx = np.float64(means[i]) - view[9]
+        dy = np.float64(means[1 * CHUNK + i]) - view[10]
+        dz = np.float64(means[2 * CHUNK + i]) - view[11]
         xyz[i] = _F(view[0] * dx + view[1] * dy + view[2] * dz)
         xyz[1 * CHUNK + i] = _F(view[3] * dx + view[4] * dy + view[5] * dz)
         xyz[2 * CHUNK + i] = _F(view[6] * dx + view[7] * dy + view[8] * dz)
 
 
 @numba.njit(cache=True, nogil=True, fastmath=_FLAGS, error_model="numpy")
-def _project_chunk(planes, xyz, view, k, near, tan_limit, tile, antialiased, out, box):
+def _project_chunk(shapes, xyz, view, k, near, tan_limit, tile, antialiased, out, box):
     """EWA projection of a chunk, branch-free so that LLVM vectorizes it (and with flat arrays: rows of a matrix would have to be
     checked against each other for overlap, which it gives up).
 
@@ -184,18 +187,18 @@ def _project_chunk(planes, xyz, view, k, near, tan_limit, tile, antialiased, out
         sx, sy = fx * rz, fy * rz
         m0, m1, m2 = sx * (r0 - tx * r6), sx * (r1 - tx * r7), sx * (r2 - tx * r8)
         n0, n1, n2 = sy * (r3 - ty * r6), sy * (r4 - ty * r7), sy * (r5 - ty * r8)
-        a0 = m0 * planes[3 * CHUNK + i] + m1 * planes[6 * CHUNK + i] + m2 * planes[9 * CHUNK + i]
-        a1 = m0 * planes[4 * CHUNK + i] + m1 * planes[7 * CHUNK + i] + m2 * planes[10 * CHUNK + i]
-        a2 = m0 * planes[5 * CHUNK + i] + m1 * planes[8 * CHUNK + i] + m2 * planes[11 * CHUNK + i]
-        b0 = n0 * planes[3 * CHUNK + i] + n1 * planes[6 * CHUNK + i] + n2 * planes[9 * CHUNK + i]
-        b1 = n0 * planes[4 * CHUNK + i] + n1 * planes[7 * CHUNK + i] + n2 * planes[10 * CHUNK + i]
-        b2 = n0 * planes[5 * CHUNK + i] + n1 * planes[8 * CHUNK + i] + n2 * planes[11 * CHUNK + i]
+        a0 = m0 * shapes[i] + m1 * shapes[3 * CHUNK + i] + m2 * shapes[6 * CHUNK + i]
+        a1 = m0 * shapes[1 * CHUNK + i] + m1 * shapes[4 * CHUNK + i] + m2 * shapes[7 * CHUNK + i]
+        a2 = m0 * shapes[2 * CHUNK + i] + m1 * shapes[5 * CHUNK + i] + m2 * shapes[8 * CHUNK + i]
+        b0 = n0 * shapes[i] + n1 * shapes[3 * CHUNK + i] + n2 * shapes[6 * CHUNK + i]
+        b1 = n0 * shapes[1 * CHUNK + i] + n1 * shapes[4 * CHUNK + i] + n2 * shapes[7 * CHUNK + i]
+        b2 = n0 * shapes[2 * CHUNK + i] + n1 * shapes[5 * CHUNK + i] + n2 * shapes[8 * CHUNK + i]
         cxx, cxy, cyy = a0 * a0 + a1 * a1 + a2 * a2, a0 * b0 + a1 * b1 + a2 * b2, b0 * b0 + b1 * b1 + b2 * b2
         e0, e1, e2 = a1 * b2 - a2 * b1, a2 * b0 - a0 * b2, a0 * b1 - a1 * b0
         det = e0 * e0 + e1 * e1 + e2 * e2
         det_blur = det + _EPS_2D * (cxx + cyy) + _EPS_2D * _EPS_2D
         cxx, cyy = cxx + _EPS_2D, cyy + _EPS_2D
-        opacity = planes[12 * CHUNK + i] * lanes.sqrt(max(det / det_blur, floor_ratio))
+        opacity = shapes[9 * CHUNK + i] * lanes.sqrt(max(det / det_blur, floor_ratio))
         log2_opacity = _log2(max(opacity, _F(1e-20)))
         extent_sq = _F(2.0) * _LN2 * max(log2_opacity - _LOG2_MIN_ALPHA, _F(0.0))
         hx, hy = lanes.sqrt(extent_sq * cxx) + _SLACK_PX, lanes.sqrt(extent_sq * cyy) + _SLACK_PX
@@ -216,14 +219,21 @@ def _project_chunk(planes, xyz, view, k, near, tan_limit, tile, antialiased, out
 
 
 @numba.njit(cache=True, nogil=True, fastmath=_FLAGS, error_model="numpy")
-def _directions(planes, view, directions):
+def _directions(means, view, directions):
     """Unit vectors from the camera centre to a chunk's means, world frame, as planes."""
     for i in range(CHUNK):
-        dx = _F(np.float64(planes[i]) - view[9])
-        dy = _F(np.float64(planes[CHUNK + i]) - view[10])
-        dz = _F(np.float64(planes[2 * CHUNK + i]) - view[11])
+        dx = _F(np.float64(means[i]) - view[9])
+        dy = _F(np.float64(means[CHUNK + i]) - view[10])
+        dz = _F(np.float64(means[2 * CHUNK + i]) - view[11])
         scale = _F(1.0) / lanes.sqrt(max(dx * dx + dy * dy + dz * dz, _F(1e-30)))
         directions[i], directions[CHUNK + i], directions[2 * CHUNK + i] = dx * scale, dy * scale, dz * scale
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _widen(halves, start, count, out):
+    """Convert `count` halves, a multiple of sixteen, to float32."""
+    for i in range(0, count, lanes.HALVES):
+        lanes.widen(halves, np.int64(start + i), out, np.int64(i))
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
@@ -523,9 +533,7 @@ def _project_scene(
     chunks,
     levels,
     bounds,
-    planes,
-    base_colors,
-    rest,
+    splats,
     rest_offset,
     num_rest,
     view,
@@ -534,11 +542,14 @@ def _project_scene(
     tan_limit,
     tile,
     antialiased,
+    camera,
+    changes,
     scratch,
 ):
     """Cull, choose levels, project, colour and collect one camera's splats; returns how many."""
-    xyz, out, box, records, keys, directions, weights, colors = scratch
+    xyz, out, box, records, keys, directions, weights, colors, shape, bands = scratch
     skip, errors_m, threshold_px = levels
+    means, shapes, base_colors, rest = splats
     focal = max(k[0, 0], k[1, 1])
     count, next_chunk = 0, chunks[0]
     while next_chunk < chunks[1]:
@@ -547,14 +558,23 @@ def _project_scene(
         drawn = visible and _detailed_enough(bounds[chunk], errors_m[chunk], view, focal, threshold_px)
         next_chunk += 1 if visible and not drawn else skip[chunk]
         if drawn:
-            geometry = planes[chunk * NUM_PLANES * CHUNK : (chunk + 1) * NUM_PLANES * CHUNK]
-            _camera_points(geometry, view, xyz)
-            _project_chunk(geometry, xyz, view, k, near, tan_limit, tile, antialiased, out, box)
-            colors[:] = base_colors[3 * CHUNK * chunk : 3 * CHUNK * (chunk + 1)]
+            places = means[chunk * 3 * CHUNK : (chunk + 1) * 3 * CHUNK]
+            _widen(shapes, chunk * NUM_SHAPE * CHUNK, NUM_SHAPE * CHUNK, shape)
+            _camera_points(places, view, xyz)
+            _project_chunk(shape, xyz, view, k, near, tan_limit, tile, antialiased, out, box)
+            _widen(base_colors, 3 * CHUNK * chunk, 3 * CHUNK, colors)
             if num_rest > 0:
-                _directions(geometry, view, directions)
-                start = rest_offset + 3 * CHUNK * num_rest * (chunk - chunks[0])
-                harmonics.add_bands(directions, rest, start, num_rest, weights, colors)
+                _directions(places, view, directions)
+                _widen(
+                    rest,
+                    rest_offset + 3 * CHUNK * num_rest * (chunk - chunks[0]),
+                    3 * CHUNK * num_rest,
+                    bands,
+                )
+                harmonics.add_bands(directions, bands, 0, num_rest, weights, colors)
+            if len(changes[0]) > 0:
+                _widen(base_colors, 3 * CHUNK * chunk, 3 * CHUNK, bands)
+                edits.edit_chunk(camera, changes, bounds[chunk], places, shape, bands, view, colors)
             count = _collect(out, box, colors, chunk * CHUNK, count, records, keys)
     return count
 
@@ -576,24 +596,27 @@ def _draw_objects(camera, instances, view, k, near, tile, histogram, scratch):
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def _render_jobs(
-    counter, jobs, cameras, atlas, instances, size, near, antialiased, background, frames, scratch, visible
+    counter,
+    jobs,
+    cameras,
+    atlas,
+    instances,
+    changes,
+    size,
+    near,
+    antialiased,
+    background,
+    frames,
+    extra,
+    scratch,
+    visible,
 ):
     """Take jobs (camera, tile) from the queue until it is empty."""
     c2w, ks, scene_ids = cameras
-    (
-        chunk_offsets,
-        bounds,
-        skip,
-        errors_m,
-        thresholds_px,
-        planes,
-        source,
-        base_colors,
-        rest,
-        rest_offsets,
-        num_rest,
-    ) = atlas
-    projection, (order, keys_b, order_b, histogram), (image, open_bits, view, tan_limit), surfaces = scratch
+    chunk_ranges, bounds, skip, errors_m, thresholds_px, source, splats, rest_offsets, num_rest = atlas
+    projection, (order, keys_b, order_b, histogram), (image, open_bits, view, tan_limit), sums, surfaces = (
+        scratch
+    )
     records, keys = projection[3], projection[4]
     layer, (pixels, surface_order, surface_keys, _, _) = surfaces
     seen = instances[4]
@@ -603,12 +626,12 @@ def _render_jobs(
             break
         camera, tile = jobs[job, 0], jobs[job, 1:]
         scene, k = scene_ids[camera], ks[camera]
-        chunks = (chunk_offsets[scene], chunk_offsets[scene + 1])
+        chunks = (chunk_ranges[scene, 0], chunk_ranges[scene, 1])
         _view(c2w[camera], view)
         _tan_limits(k, size, tan_limit)
         count = _project_scene(
-            chunks, (skip, errors_m, thresholds_px[scene]), bounds, planes, base_colors, rest, rest_offsets[scene],
-            num_rest[scene], view, k, near, tan_limit, tile, antialiased, projection,
+            chunks, (skip, errors_m, thresholds_px[scene]), bounds, splats, rest_offsets[scene], num_rest[scene],
+            view, k, near, tan_limit, tile, antialiased, camera, changes, projection,
         )  # fmt: skip
         visible[job] = count
         _sort(keys, count, order, keys_b, order_b, histogram)
@@ -624,10 +647,68 @@ def _render_jobs(
             open_bits,
             picture,
         )
+        if extra[2]:
+            _blend_channels(
+                camera,
+                tile,
+                (count, order, records),
+                covered,
+                layer[3],
+                extra,
+                splats,
+                changes,
+                view,
+                k,
+                sums,
+            )
         _show_surfaces(covered, pixels, layer, image, tile[2], size[2])
         if len(seen) > 0:
             _write_seen(tile, covered, layer[5], seen[camera])
         _write(tile, size[2], image, background, frames[0][camera], frames[1][camera], frames[2][camera])
+        if len(extra[1][0]) > 0:
+            _write_float(tile, size[2], image, background, extra[1][0][camera])
+        if extra[2]:
+            channels.write_channels(camera, tile, sums[5], frames[2][camera], sums, extra[1])
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _blend_channels(
+    camera, tile, sorted_splats, covered, surface_depth, extra, splats, changes, view, k, sums
+):
+    """Blend what is wanted beside the colours of a tile."""
+    count, order, records = sorted_splats
+    tables, arrays, _ = extra
+    closing = sums[5]
+    for p in range(tile[2] * tile[3]):
+        closing[p] = _F(surface_depth[p]) if covered > 0 else _F(np.inf)
+    wanted = (len(arrays[2]) > 0, len(arrays[3]) > 0, arrays[4].shape[3] if len(arrays[4]) > 0 else 0)
+    channels.blend_channels(
+        count,
+        order,
+        records,
+        tables,
+        splats[0],
+        splats[1],
+        (camera, changes),
+        view,
+        k,
+        tile,
+        closing,
+        wanted,
+        sums,
+    )
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _write_float(tile, stride, image, background, rgb):
+    """As `_write`, the colours alone and not rounded."""
+    for y in range(tile[3]):
+        row = y * lanes.CHANNELS * stride
+        for x in range(tile[2]):
+            left = abs(image[row + x])
+            for c in range(3):
+                value = image[row + (c + 1) * stride + x] + left * background[c]
+                rgb[tile[1] + y, tile[0] + x, c] = min(max(value, _F(0.0)), _F(1.0))
 
 
 def tile_grid(width: int, height: int) -> NDArray[np.int64]:
@@ -674,6 +755,22 @@ def _object_scratch(num_vertices: int, num_pixels: int) -> tuple[Any, ...]:
     return layer, sort
 
 
+def _channel_scratch(num_pixels: int, num_features: int) -> tuple[Any, ...]:
+    """One thread's buffers for the channels of a tile's pixels."""
+    return (
+        np.empty(num_pixels, np.float32),
+        np.empty(num_pixels, np.float32),
+        np.empty(num_pixels, np.int32),
+        np.empty((num_pixels, 3 + num_features), np.float32),
+        np.empty(3 + num_features, np.float32),
+        np.empty(num_pixels, np.float32),
+    )
+
+
+_NO_CHANNELS = ChannelArrays(
+    np.zeros((0, 0, 0, 3), np.float32), np.zeros((0, 0, 0), np.float32), np.zeros((0, 0, 0, 3), np.float32),
+    np.zeros((0, 0, 0), np.int32), np.zeros((0, 0, 0, 0), np.float32),
+)  # fmt: skip
 _NO_INSTANCES = (
     np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros((0, 4, 4)), _object_arrays(build_objects([])),
     np.zeros((0, 0, 0), np.int32),
@@ -708,14 +805,22 @@ class CpuRasterizer:
         self.tiles = tile_grid(width, height)
         self.num_visible = np.zeros(0, np.int64)
         self._stride = int(self.tiles[:, 2].max()) + lanes.LANES
+        halves = (
+            array.reshape(-1).view(np.uint16) for array in (atlas.shapes, atlas.base_colors, atlas.rest)
+        )
         self._atlas_arrays = (
-            atlas.chunk_offsets, atlas.bounds_w, atlas.skip, atlas.errors_m, atlas.thresholds_px, atlas.planes.reshape(-1),
-            atlas.source, atlas.base_colors.reshape(-1), atlas.rest, atlas.rest_offsets, atlas.num_rest,
+            atlas.chunk_ranges, atlas.bounds_w, atlas.skip, atlas.errors_m, atlas.thresholds_px, atlas.source,
+            (atlas.means.reshape(-1), *halves), atlas.rest_offsets, atlas.num_rest,
         )  # fmt: skip
         self._object_vertices = (
             -1
         )  # of the largest object that the scratch memory holds; none before objects come
-        self._scratch = [(*self._make_scratch(), _object_scratch(0, 0)) for _ in range(self.num_threads)]
+        self._num_features = -1  # that the scratch memory holds sums for; -1: for no channels at all
+        self._tables = (np.zeros(0, np.int32), np.zeros((0, 0), np.float32))
+        self._scratch = [
+            (*self._make_scratch(), _channel_scratch(0, 0), _object_scratch(0, 0))
+            for _ in range(self.num_threads)
+        ]
         self._counter = np.zeros(1, np.int64)
         self._pool: ThreadPoolExecutor | None = None
         self._pool_pid = -1
@@ -746,6 +851,8 @@ class CpuRasterizer:
             np.empty(3 * CHUNK, np.float32),
             np.empty(15 * CHUNK, np.float32),
             np.empty(3 * CHUNK, np.float32),
+            np.empty(NUM_SHAPE * CHUNK, np.float32),
+            np.empty(3 * 15 * CHUNK, np.float32),
         )
         sort = (
             np.empty(most, np.int32),
@@ -771,6 +878,8 @@ class CpuRasterizer:
         frames: tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32]],
         objects: Instances | None = None,
         seen: NDArray[np.int32] | None = None,
+        changes: SceneEdits | None = None,
+        extra: ChannelArrays | None = None,
     ) -> None:
         """Render the chosen cameras into `frames`.
 
@@ -783,6 +892,8 @@ class CpuRasterizer:
             frames: rgb `[C, H, W, 3]`, depth `[C, H, W]`, alpha `[C, H, W]`; other cameras stay as they are.
             objects: Opaque objects, as `gaussgym_render.objects.check_instances` gives them.
             seen: Filled with the instance that makes up most of each pixel `[C, H, W]`, -1 where none does; None: not wanted.
+            changes: Edits, as `gaussgym_render.edits.check_edits` gives them.
+            extra: More outputs to fill.
         """
         # Cameras of one scene follow each other: its splats stay in the cache.
         cameras = cameras[np.argsort(scene_ids[cameras], kind="stable")]
@@ -800,11 +911,13 @@ class CpuRasterizer:
         )
         background = np.array(background, np.float32, order="C")
         instances = self._instances(objects, seen)
+        edit_arrays = edits.kernel_arrays(changes)
+        more = self._channels(extra)
 
         def work(thread: int) -> None:
             _render_jobs(
-                self._counter, jobs, views, self._atlas_arrays, instances, size, self.near, self.antialiased,
-                background, frames, self._scratch[thread], self.num_visible,
+                self._counter, jobs, views, self._atlas_arrays, instances, edit_arrays, size, self.near,
+                self.antialiased, background, frames, more, self._scratch[thread], self.num_visible,
             )  # fmt: skip
 
         threads = min(self.num_threads, len(jobs))
@@ -812,6 +925,39 @@ class CpuRasterizer:
         work(0)
         for future in futures:
             future.result()
+
+    def set_channels(
+        self, labels: Sequence[NDArray[np.int32] | None], features: Sequence[NDArray[np.float32]] | None
+    ) -> None:
+        """Say what the outputs `labels` and `features` are made of.
+
+        Args:
+            labels: Of each scene's splats `[N]`, None for none.
+            features: Of each scene's splats `[N, F]`; None: there are none.
+        """
+        table = np.zeros(0, np.int32)
+        if any(own is not None for own in labels):
+            table = channels.by_slot(self.atlas, labels, (), np.int32, -1)
+        width = 0 if features is None else features[0].shape[1]
+        values = np.zeros((0, 0), np.float32)
+        if features is not None:
+            values = channels.by_slot(self.atlas, features, (width,), np.float32, 0.0)
+        self._tables = table, values
+
+    def _channels(self, extra: ChannelArrays | None) -> tuple[Any, ...]:
+        """Tables, outputs and whether channels are to be blended, as the kernel takes them; makes room for their sums."""
+        if extra is None:
+            return self._tables, _NO_CHANNELS.astuple(), False
+        arrays = extra.astuple()
+        blended = any(len(array) > 0 for array in arrays[1:])
+        width = self._tables[1].shape[1]
+        if blended and width != self._num_features:
+            self._num_features = width
+            pixels = int((self.tiles[:, 2] * self.tiles[:, 3]).max())
+            self._scratch = [
+                (*scratch[:-2], _channel_scratch(pixels, width), scratch[-1]) for scratch in self._scratch
+            ]
+        return self._tables, arrays, blended
 
     def _instances(self, objects: Instances | None, seen: NDArray[np.int32] | None) -> tuple[Any, ...]:
         """The objects and where to say which is seen, as the kernel takes them; makes room for the largest object."""

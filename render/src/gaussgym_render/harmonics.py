@@ -84,21 +84,25 @@ def basis(directions: NDArray[Any], degree: int) -> NDArray[Any]:
     return out
 
 
-def colors(sh: NDArray[Any], directions: NDArray[Any], degree: int | None = None) -> NDArray[Any]:
+def colors(
+    sh: NDArray[Any], directions: NDArray[Any], degree: int | None = None, *, clamp: bool = True
+) -> NDArray[Any]:
     """Colour of splats seen along unit directions.
 
     Args:
         sh: Coefficients `[N, K, 3]`.
         directions: Unit vectors `[N, 3]` from the camera centre to the splat means, world frame.
         degree: Highest degree to use; default: all that `sh` holds.
+        clamp: Whether to clamp at 0.
 
     Returns:
-        Linear RGB `[N, 3]`, at least 0, not clamped above.
+        RGB `[N, 3]`, not clamped above.
     """
     have = degree_of(sh.shape[-2])
     degree = have if degree is None else min(degree, have)
     weights = basis(directions, degree)
-    return np.maximum(0.5 + np.einsum("nk,nkc->nc", weights, sh[:, : weights.shape[-1]]), 0.0)
+    sums = 0.5 + np.einsum("nk,nkc->nc", weights, sh[:, : weights.shape[-1]])
+    return np.maximum(sums, 0.0) if clamp else sums
 
 
 @numba.njit(cache=True, nogil=True, fastmath={"contract", "nsz"}, error_model="numpy")

@@ -7,9 +7,10 @@ machine has.
 
 from __future__ import annotations
 
+import platform
 from typing import Any
 
-from llvmlite import ir
+from llvmlite import binding, ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
@@ -283,6 +284,63 @@ def bits_float(typing_context: Any, value: Any) -> Any:
         return builder.bitcast(arguments[0], _F32)
 
     return types.float32(types.int32), codegen
+
+
+HALVES = 16
+"""Half-precision numbers that `widen` converts at once."""
+HAS_HALF = platform.machine().lower() not in ("x86_64", "amd64") or bool(
+    binding.get_host_cpu_features().get("f16c")
+)
+"""Whether the processor converts half precision itself; all but x86 ones from before 2012 do."""
+
+
+@intrinsic
+def widen(typing_context: Any, halves: Any, at: Any, out: Any, to: Any) -> Any:
+    """Convert the sixteen half-precision numbers from `halves[at]` on (uint16, their bits) to float32, from `out[to]` on."""
+    signature = types.void(halves, types.int64, out, types.int64)
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> ir.Value:
+        source = cgutils.create_struct_proxy(signature.args[0])(context, builder, arguments[0]).data
+        target = cgutils.create_struct_proxy(signature.args[2])(context, builder, arguments[2]).data
+        bits = ir.VectorType(ir.IntType(16), HALVES)
+        pointer = builder.bitcast(builder.gep(source, [arguments[1]]), bits.as_pointer())
+        values = widen_bits(builder, builder.load(pointer, align=2), native=HAS_HALF)
+        pointer = builder.bitcast(builder.gep(target, [arguments[3]]), values.type.as_pointer())
+        builder.store(values, pointer, align=4)
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+def widen_bits(builder: ir.IRBuilder, bits: ir.Value, *, native: bool) -> ir.Value:
+    """Finite halves, as a vector of their bits, to float32: by the processor, or by moving exponent and mantissa into place."""
+    count = bits.type.count
+    floats, words = ir.VectorType(_F32, count), ir.VectorType(_I32, count)
+    if native:
+        return builder.fpext(builder.bitcast(bits, ir.VectorType(ir.HalfType(), count)), floats)
+    wide = builder.zext(bits, words)
+
+    def every(value: int) -> ir.Constant:
+        return ir.Constant(words, [value] * count)
+
+    magnitude = builder.shl(builder.and_(wide, every(0x7FFF)), every(13))
+    sign = builder.shl(builder.and_(wide, every(0x8000)), every(16))
+    # The exponents' biases differ by 112.
+    return builder.fmul(
+        builder.bitcast(builder.or_(magnitude, sign), floats), ir.Constant(floats, [2.0**112] * count)
+    )
+
+
+@intrinsic
+def half_float(typing_context: Any, bits: Any) -> Any:
+    """One finite half-precision number, given as its bits (uint16), as float32."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> ir.Value:
+        one = ir.Constant(ir.VectorType(ir.IntType(16), 1), ir.Undefined)
+        vector = builder.insert_element(one, arguments[0], ir.Constant(_I32, 0))
+        return builder.extract_element(widen_bits(builder, vector, native=HAS_HALF), ir.Constant(_I32, 0))
+
+    return types.float32(types.uint16), codegen
 
 
 @intrinsic

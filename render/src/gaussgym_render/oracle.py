@@ -56,18 +56,29 @@ class Projection:
     opacities: NDArray[np.float64]
     depths_m: NDArray[np.float64]
     colors: NDArray[np.float64]
+    normals_c: NDArray[np.float64]
+    """Shortest axes, facing the camera, in its frame `[V, 3]`."""
+    labels: NDArray[np.int64]
+    """`[V]`, -1 for none."""
+    features: NDArray[np.float64]
+    """`[V, F]`."""
 
 
 @dataclass
 class Image:
     """`rgb [H, W, 3]` float64 (not clamped), `depth_m [H, W]` expected depth along +Z (0 = no hit), `alpha [H, W]`, and
-    `surface_weight [H, W]`, the transmittance with which an opaque surface shows.
+    `surface_weight [H, W]`, the transmittance with which an opaque surface shows. `median_depth_m`, `labels`, `normals`
+    (camera frame) and `features [H, W, F]` as `gaussgym_render.channels` defines them.
     """
 
     rgb: NDArray[np.float64]
     depth_m: NDArray[np.float64]
     alpha: NDArray[np.float64]
     surface_weight: NDArray[np.float64]
+    median_depth_m: NDArray[np.float64]
+    labels: NDArray[np.int64]
+    normals: NDArray[np.float64]
+    features: NDArray[np.float64]
 
 
 @dataclass
@@ -79,6 +90,52 @@ class Surface:
     rgb: NDArray[np.float64]
     depth_m: NDArray[np.float64]
     face: NDArray[np.int64]
+
+
+@dataclass
+class CameraEdit:
+    """One camera's edits, as `gaussgym_render.edits.SceneEdits` holds them: `color [3, 4]`, `view_dependence`, `light [3, 4]`,
+    patches as pairs of pose `[4, 4]` and half sizes `[3]` with `patch_colors [P, 4]` and `patch_labels [P]`.
+    """
+
+    color: NDArray[np.float64]
+    view_dependence: float
+    light: NDArray[np.float64]
+    patches: list[tuple[NDArray[np.float64], NDArray[np.float64]]]
+    patch_colors: NDArray[np.float64]
+    patch_labels: NDArray[np.int64]
+
+    def recolor(
+        self,
+        base: NDArray[np.float64],
+        full: NDArray[np.float64],
+        normals: NDArray[np.float64],
+        flatness: NDArray[np.float64],
+        means: NDArray[np.float64],
+    ) -> NDArray[np.float64]:
+        """Edited colours `[V, 3]` of splats whose colours are `base` without and `full` with view-dependent bands."""
+        colors = np.maximum(base + self.view_dependence * (full - base), 0.0)
+        shade = self.light[:, 0] + flatness[:, None] * (normals @ self.light[:, 1:].T)
+        colors = colors * np.maximum(shade, 0.0)
+        colors = np.maximum(colors @ self.color[:, :3].T + self.color[:, 3], 0.0)
+        for inside, color in zip(self._inside(means), self.patch_colors):
+            colors[inside] = (1.0 - color[3]) * colors[inside] + color[3] * color[:3]
+        return colors
+
+    def relabel(self, labels: NDArray[np.int64], means: NDArray[np.float64]) -> NDArray[np.int64]:
+        """Labels `[V]` after the patches."""
+        labels = labels.copy()
+        for inside, label in zip(self._inside(means), self.patch_labels):
+            if label >= 0:
+                labels[inside] = label
+        return labels
+
+    def _inside(self, means: NDArray[np.float64]) -> list[NDArray[np.bool_]]:
+        """Which splats each patch holds."""
+        return [
+            (np.abs((means - pose[:3, 3]) @ pose[:3, :3]) <= half_size).all(1)
+            for pose, half_size in self.patches
+        ]
 
 
 def rotation_matrices(quats_wxyz: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -102,6 +159,8 @@ def project(
     near: float = 0.01,
     antialiased: bool = True,
     sh_degree: int | None = None,
+    edit: CameraEdit | None = None,
+    features: NDArray[np.floating] | None = None,
 ) -> Projection:
     """Project splats into one pinhole camera by the local affine approximation (EWA).
 
@@ -114,6 +173,8 @@ def project(
         near: Splats whose mean lies nearer than this along +Z [m] are dropped.
         antialiased: Whether to compensate opacity for the low-pass.
         sh_degree: Highest SH degree to use; default: all.
+        edit: Changes of colours and labels.
+        features: Channels of the splats `[N, F]`.
 
     Returns:
         The splats that can touch a pixel, front to back.
@@ -158,15 +219,39 @@ def project(
 
     directions = means[kept] - center
     directions /= np.linalg.norm(directions, axis=-1, keepdims=True)
-    sh = np.asarray(splats.sh, np.float64)[index[kept]]
+    index = index[kept]
+    colors = harmonics.colors(np.asarray(splats.sh, np.float64)[index], directions, sh_degree)
+    normals, flatness = _normals(splats, index, directions)
+    labels = getattr(splats, "labels", None)
+    labels = np.full(len(index), -1) if labels is None else np.asarray(labels, np.int64)[index]
+    if edit is not None:
+        base = harmonics.colors(np.asarray(splats.sh, np.float64)[index], directions, 0, clamp=False)
+        full = harmonics.colors(np.asarray(splats.sh, np.float64)[index], directions, sh_degree, clamp=False)
+        colors = edit.recolor(base, full, normals, flatness, means[kept])
+        labels = edit.relabel(labels, means[kept])
     return Projection(
-        index=index[kept],
+        index=index,
         means_px=means_px[kept],
         covariances_px=covariances[kept],
         opacities=opacities[kept],
         depths_m=z[kept],
-        colors=harmonics.colors(sh, directions, sh_degree),
+        colors=colors,
+        normals_c=normals @ rotation.T,
+        labels=labels,
+        features=np.zeros((len(index), 0)) if features is None else np.asarray(features, np.float64)[index],
     )
+
+
+def _normals(
+    splats: SplatArrays, index: NDArray[np.int64], directions: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Shortest axes of splats, turned against the directions they are seen along, world frame, and how flat they are, 0 to 1."""
+    scales = np.asarray(splats.scales, np.float64)[index]
+    axes = rotation_matrices(np.asarray(splats.quats_wxyz, np.float64)[index])
+    normals = np.take_along_axis(axes, scales.argmin(1)[:, None, None], 2)[:, :, 0]
+    normals = np.where((normals * directions).sum(1, keepdims=True) > 0, -normals, normals)
+    ordered = np.sort(scales, 1)
+    return normals, 1.0 - ordered[:, 0] / ordered[:, 1]
 
 
 def _radii(covariances: NDArray[np.float64], opacities: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -198,7 +283,8 @@ def composite(
     transmittance = np.ones((height, width))
     done = np.zeros((height, width), bool)
     rgb = np.zeros((height, width, 3))
-    depth = np.zeros((height, width))
+    depth, median, labels = np.zeros((height, width)), np.zeros((height, width)), np.full((height, width), -1)
+    normals, features = np.zeros((height, width, 3)), np.zeros((height, width, projection.features.shape[1]))
     conics = np.linalg.inv(projection.covariances_px)
     radii = _radii(projection.covariances_px, projection.opacities)
     for i, (u, v) in enumerate(projection.means_px):
@@ -222,16 +308,27 @@ def composite(
         weight = np.where(touched, transmittance[box] * alpha, 0.0)
         rgb[box] += weight[..., None] * projection.colors[i]
         depth[box] += weight * projection.depths_m[i]
+        normals[box] += weight[..., None] * projection.normals_c[i]
+        features[box] += weight[..., None] * projection.features[i]
+        halves = touched & (transmittance[box] > 0.5) & (after <= 0.5)
+        median[box] = np.where(halves, projection.depths_m[i], median[box])
+        labels[box] = np.where(halves, projection.labels[i], labels[box])
         transmittance[box] = np.where(touched, after, transmittance[box])
     left = np.zeros_like(transmittance)
     if surface is not None:
         left = np.where(np.isfinite(surface.depth_m), transmittance, 0.0)
         rgb += left[..., None] * surface.rgb
         depth += left * np.where(left > 0, surface.depth_m, 0.0)
+        median = np.where(left > 0.5, surface.depth_m, median)
         transmittance = transmittance - left
     alpha = 1.0 - transmittance
     depth = np.divide(depth, alpha, out=np.zeros_like(depth), where=alpha > 0)
-    return Image(rgb + transmittance[..., None] * np.asarray(background), depth, alpha, left)
+    seen = alpha[..., None] > 0
+    features = np.divide(features, alpha[..., None], out=np.zeros_like(features), where=seen)
+    lengths = np.linalg.norm(normals, axis=-1, keepdims=True)
+    normals = np.divide(normals, lengths, out=np.zeros_like(normals), where=lengths > 1e-6)
+    rgb += transmittance[..., None] * np.asarray(background)
+    return Image(rgb, depth, alpha, left, median, labels, normals, features)
 
 
 def cast(
@@ -308,9 +405,12 @@ def render(
     sh_degree: int | None = None,
     background: tuple[float, float, float] = (0.0, 0.0, 0.0),
     surface: Surface | None = None,
+    edit: CameraEdit | None = None,
+    features: NDArray[np.floating] | None = None,
 ) -> Image:
     """Render one camera: `project`, then `composite` (arguments as there)."""
     projection = project(
-        splats, c2w, intrinsics, width, height, near=near, antialiased=antialiased, sh_degree=sh_degree
-    )
+        splats, c2w, intrinsics, width, height, near=near, antialiased=antialiased, sh_degree=sh_degree, edit=edit,
+        features=features,
+    )  # fmt: skip
     return composite(projection, width, height, background=background, surface=surface)

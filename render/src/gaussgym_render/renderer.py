@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, fields
 from importlib.metadata import entry_points
 from typing import Any, Protocol
 
@@ -13,9 +13,11 @@ import numpy as np
 from gaussgym_scene import InputError, Splats
 from numpy.typing import NDArray
 
-from gaussgym_render import oracle
+from gaussgym_render import channels, oracle
 from gaussgym_render.atlas import build_atlas
+from gaussgym_render.channels import ChannelArrays
 from gaussgym_render.cpu import CpuRasterizer
+from gaussgym_render.edits import SceneEdits, check_edits
 from gaussgym_render.lod import LodSplats
 from gaussgym_render.objects import Instances, check_instances, is_rigid
 
@@ -41,12 +43,23 @@ class Frames:
         alpha: float32 `[C, H, W]`, opacity in 0..1.
         instances: int32 `[C, H, W]`, which of the call's object instances makes up more than half of a pixel, -1 where none
             does. Only calls with objects write it.
+        rgb_float: float32 `[C, H, W, 3]` in 0..1. This and what follows is written when `outputs` names it; see
+            `gaussgym_render.channels`.
+        median_depth: float32 `[C, H, W]`, depth where half of the light is used up [m], 0 where more than half is left.
+        normals: float32 `[C, H, W, 3]`, unit vectors in the camera frame, 0 where nothing was hit.
+        labels: int32 `[C, H, W]`, label at the median depth, -1 where there is none.
+        features: float32 `[C, H, W, F]`.
     """
 
     rgb: Array
     depth: Array
     alpha: Array
     instances: Array | None = None
+    rgb_float: Array | None = None
+    median_depth: Array | None = None
+    normals: Array | None = None
+    labels: Array | None = None
+    features: Array | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +73,7 @@ class RasterizerCfg:
         antialiased: Whether opacity is compensated for the low-pass.
         sh_degree: Highest SH degree to use, None for all.
         num_threads: CPU threads, None for all cores.
+        features: Feature channels of each scene's splats `[N, F]`, None for none.
     """
 
     width: int
@@ -68,6 +82,7 @@ class RasterizerCfg:
     antialiased: bool = True
     sh_degree: int | None = None
     num_threads: int | None = None
+    features: Sequence[NDArray[np.float32]] | None = None
 
 
 class Rasterizer(Protocol):
@@ -83,6 +98,8 @@ class Rasterizer(Protocol):
         frames: FrameArrays,
         objects: Instances | None = None,
         seen: NDArray[np.int32] | None = None,
+        changes: SceneEdits | None = None,
+        extra: ChannelArrays | None = None,
     ) -> None:
         """See `gaussgym_render.cpu.CpuRasterizer.render`."""
         ...
@@ -92,13 +109,14 @@ AnySplats = Splats | LodSplats
 """A scene as given, or with levels of detail."""
 BackendFactory = Callable[[Sequence[AnySplats], RasterizerCfg], Rasterizer]
 _BACKENDS: dict[str, BackendFactory] = {}
-_DRAW_OBJECTS: set[str] = set()  # names of backends whose `render` takes objects
+ABILITIES = ("objects", "edits", "outputs")
+"""What a backend's `render` may take beyond cameras: each names its argument of `SplatRenderer.render`."""
+_ABILITIES: dict[str, frozenset[str]] = {}  # of registered backends, by name
 
 
-def register_backend(name: str, factory: BackendFactory, *, draws_objects: bool = False) -> None:
-    """Make a backend available to `SplatRenderer(backend=name)`; `draws_objects` if its `render` takes objects."""
-    _BACKENDS[name] = factory
-    (_DRAW_OBJECTS.add if draws_objects else _DRAW_OBJECTS.discard)(name)
+def register_backend(name: str, factory: BackendFactory, *, abilities: Collection[str] = ()) -> None:
+    """Make a backend available to `SplatRenderer(backend=name)`; `abilities` are those of `ABILITIES` that it has."""
+    _BACKENDS[name], _ABILITIES[name] = factory, frozenset(abilities)
 
 
 def available_backends() -> list[str]:
@@ -132,6 +150,8 @@ class ReferenceRasterizer:
         frames: FrameArrays,
         objects: Instances | None = None,
         seen: NDArray[np.int32] | None = None,
+        changes: SceneEdits | None = None,
+        extra: ChannelArrays | None = None,
     ) -> None:
         """See `gaussgym_render.cpu.CpuRasterizer.render`."""
         rgb, depth, alpha = frames
@@ -140,6 +160,7 @@ class ReferenceRasterizer:
             splats = self.splats[int(scene_ids[c])]
             if isinstance(splats, LodSplats):
                 splats = splats.take(splats.splats_of(splats.select(c2w[c], ks[c])))
+            features = None if cfg.features is None else cfg.features[int(scene_ids[c])]
             surface, owners = None, np.zeros(0, np.int64)
             if objects is not None:
                 surface, owners = self._surface(objects, c, c2w[c], ks[c])
@@ -154,9 +175,22 @@ class ReferenceRasterizer:
                 sh_degree=cfg.sh_degree,
                 background=tuple(background.tolist()),
                 surface=surface,
+                edit=None if changes is None else camera_edit(changes, c),
+                features=features,
             )
             rgb[c] = np.floor(np.clip(image.rgb, 0.0, 1.0) * 255.0 + 0.5)
             depth[c], alpha[c] = image.depth_m, image.alpha
+            if extra is not None:
+                values = (
+                    np.clip(image.rgb, 0, 1),
+                    image.median_depth_m,
+                    image.normals,
+                    image.labels,
+                    image.features,
+                )
+                for array, value in zip(extra.astuple(), values):
+                    if len(array) > 0:  # wanted
+                        array[c] = value
             if seen is not None:
                 shown = image.surface_weight > 0.5
                 seen[c] = -1
@@ -189,15 +223,32 @@ class ReferenceRasterizer:
         return surface, np.concatenate(owners)
 
 
+def camera_edit(edits: SceneEdits, camera: int) -> oracle.CameraEdit:
+    """One camera's edits, for the oracle."""
+    own = slice(edits.patch_offsets[camera], edits.patch_offsets[camera + 1])
+    return oracle.CameraEdit(
+        edits.color[camera], edits.view_dependence[camera], edits.light[camera],
+        list(zip(edits.patch_poses_w[own], edits.patch_half_sizes_m[own])), edits.patch_colors[own],
+        edits.patch_labels[own],
+    )  # fmt: skip
+
+
 def _make_cpu(splats: Sequence[AnySplats], cfg: RasterizerCfg) -> Rasterizer:
     atlas = build_atlas(splats, sh_degree=cfg.sh_degree)
-    return CpuRasterizer(
+    rasterizer = CpuRasterizer(
         atlas, cfg.width, cfg.height, near=cfg.near, antialiased=cfg.antialiased, num_threads=cfg.num_threads
     )
+    rasterizer.set_channels([_labels(scene) for scene in splats], cfg.features)
+    return rasterizer
 
 
-register_backend("cpu", _make_cpu, draws_objects=True)
-register_backend("reference", ReferenceRasterizer, draws_objects=True)
+def _labels(scene: AnySplats) -> NDArray[np.int32] | None:
+    """Labels of a scene's splats; one with levels of detail has none."""
+    return scene.labels if isinstance(scene, Splats) else None
+
+
+register_backend("cpu", _make_cpu, abilities=ABILITIES)
+register_backend("reference", ReferenceRasterizer, abilities=ABILITIES)
 
 
 class SplatRenderer:
@@ -215,12 +266,14 @@ class SplatRenderer:
         sh_degree: Highest SH degree to use; None: all that each scene has.
         background: Linear RGB in 0..1 behind the splats.
         num_threads: CPU threads; None: all cores the process may run on.
+        features: Channels for the output `features`, an array `[N, F]` a scene, N as in its splats; None: none.
 
     Attributes:
         backend: Name of the backend in use ('auto' resolved).
 
     Raises:
-        InputError: On no scenes, sizes below 1, a bad setting, an unknown backend, or levels of detail without antialiasing.
+        InputError: On no scenes, sizes below 1, a bad setting, an unknown backend, levels of detail without antialiasing, or
+            features that do not fit the splats.
     """
 
     def __init__(
@@ -236,6 +289,7 @@ class SplatRenderer:
         sh_degree: int | None = None,
         background: Sequence[float] = (0.0, 0.0, 0.0),
         num_threads: int | None = None,
+        features: Sequence[NDArray[np.floating]] | None = None,
     ) -> None:
         if len(splats) == 0:
             raise InputError("found no scenes, expected at least one set of splats")
@@ -257,6 +311,7 @@ class SplatRenderer:
         self.width, self.height = int(width), int(height)
         self.device = device
         self.num_scenes = len(splats)
+        self._has_labels = any(_labels(scene) is not None for scene in splats)
         self.cfg = RasterizerCfg(
             width=self.width,
             height=self.height,
@@ -264,6 +319,7 @@ class SplatRenderer:
             antialiased=antialiased,
             sh_degree=sh_degree,
             num_threads=num_threads,
+            features=_check_features(features, splats),
         )
         self.backend, factory = _choose(backend)
         self.rasterizer = factory(splats, self.cfg)
@@ -277,6 +333,8 @@ class SplatRenderer:
         mask: Array | None = None,
         out: Frames | None = None,
         objects: Instances | None = None,
+        edits: SceneEdits | None = None,
+        outputs: Collection[str] = (),
     ) -> Frames:
         """Render one image per camera.
 
@@ -288,13 +346,15 @@ class SplatRenderer:
             out: Frames to write into, of the kind and device of `c2w` (`instances` may be None); None: new ones.
             objects: Opaque meshes posed for each camera, hidden by the splats before them and hiding those behind; None:
                 there are none.
+            edits: How each camera's scene looks; None: as it was captured.
+            outputs: More to write than rgb, depth and alpha: names of `gaussgym_render.channels.OUTPUTS`.
 
         Returns:
             `out`, or new frames: torch tensors on the device of `c2w` if that is a tensor, else numpy arrays.
 
         Raises:
             InputError: On wrong shapes, poses that are not rigid or not finite, scene or object ids out of range, or
-                objects for a backend that draws none.
+                something that the backend or the scenes do not offer.
         """
         torch_device = _device_of(c2w) if self.device is None else self.device
         poses = _to_numpy(c2w, np.float64)
@@ -303,14 +363,61 @@ class SplatRenderer:
         chosen = self.check(poses, ks, ids, mask)
         ids = ids.astype(np.int64, copy=False)
         frames = frame_arrays(len(poses), self.width, self.height, out)
-        seen = None
-        if objects is None:
-            self.rasterizer.render(poses, ks, ids, chosen, self.background, frames)
-        else:
-            instances = self._check_objects(objects, len(poses), chosen)
-            seen = self._seen(len(poses), out)
-            self.rasterizer.render(poses, ks, ids, chosen, self.background, frames, instances, seen)
-        return _deliver(frames, seen, out, torch_device)
+        options: dict[str, Any] = {}
+        if objects is not None:
+            options["objects"] = self._check_objects(objects, len(poses), chosen)
+            options["seen"] = self._seen(len(poses), out)
+        if edits is not None:
+            self._need("edits")
+            options["changes"] = check_edits(_numpy_edits(edits), len(poses))
+        more: dict[str, NDArray[Any]] = {}
+        if outputs:
+            labelled = self._has_labels or (
+                edits is not None and bool((options["changes"].patch_labels >= 0).any())
+            )
+            more = self._more(outputs, len(poses), out, labelled)
+            empty = channels.shapes_of(0, 0, 0, 0)
+            options["extra"] = ChannelArrays(
+                **{n: more.get(n, np.zeros(shape, dtype)) for n, (shape, dtype) in empty.items()}
+            )
+        self.rasterizer.render(poses, ks, ids, chosen, self.background, frames, **options)
+        return _deliver(frames, {"instances": options.get("seen"), **more}, out, torch_device)
+
+    def _need(self, ability: str) -> None:
+        """Raise an `InputError` unless the backend has an ability."""
+        if ability not in _ABILITIES.get(self.backend, ()):
+            able = sorted(name for name in _find_backends() if ability in _ABILITIES.get(name, ()))
+            raise InputError(
+                f"renderer backend {self.backend!r} cannot take {ability}; those that can: {', '.join(able)}"
+            )
+
+    def _more(
+        self, outputs: Collection[str], count: int, out: Frames | None, labelled: bool
+    ) -> dict[str, NDArray[Any]]:
+        """Arrays for further outputs: those of `out`, where it has them, else new ones."""
+        self._need("outputs")
+        channels.check_outputs(outputs)
+        if "features" in outputs and self.cfg.features is None:
+            raise InputError("output 'features' without features; give SplatRenderer(features=...)")
+        if "labels" in outputs and not labelled:
+            raise InputError(
+                "output 'labels', but no scene and no patch has labels; expected Splats with labels"
+            )
+        width = 0 if self.cfg.features is None else self.cfg.features[0].shape[1]
+        made = {}
+        for name, (shape, dtype) in channels.shapes_of(count, self.width, self.height, width).items():
+            if name not in outputs:
+                continue
+            given = None if out is None else getattr(out, name)
+            if given is None:
+                made[name] = np.full(shape, -1 if name == "labels" else 0, dtype)
+                continue
+            made[name] = _to_numpy(given, None)
+            if made[name].shape != shape or made[name].dtype != dtype or not made[name].flags.c_contiguous:
+                raise InputError(
+                    f"out.{name} is {made[name].dtype} {made[name].shape}, expected contiguous {np.dtype(dtype)} {shape}"
+                )
+        return made
 
     def check(
         self, poses: NDArray[np.float64], ks: NDArray[np.float64], ids: NDArray[Any], mask: Array | None
@@ -350,11 +457,7 @@ class SplatRenderer:
 
     def _check_objects(self, objects: Instances, num_cameras: int, cameras: NDArray[np.int64]) -> Instances:
         """Validate objects; gives them as numpy arrays."""
-        if self.backend not in _DRAW_OBJECTS:
-            able = sorted(_DRAW_OBJECTS & set(_find_backends()))
-            raise InputError(
-                f"renderer backend {self.backend!r} cannot draw objects; those that can: {', '.join(able)}"
-            )
+        self._need("objects")
         arrays = Instances(
             objects.objects,
             _to_numpy(objects.camera_offsets, None),
@@ -439,6 +542,33 @@ def _check_values(
             raise InputError(f"camera {int(cameras[first])}: {name} {text}; found {found}")
 
 
+def _check_features(
+    features: Sequence[NDArray[np.floating]] | None, splats: Sequence[AnySplats]
+) -> list[NDArray[np.float32]] | None:
+    """Feature channels as float32 arrays of the splats' length and one width."""
+    if features is None:
+        return None
+    if len(features) != len(splats):
+        raise InputError(
+            f"found features of {len(features)} scenes, expected {len(splats)}, one array a scene"
+        )
+    if any(isinstance(scene, LodSplats) for scene in splats):
+        raise InputError("found features and a scene with levels of detail; its merged splats have none")
+    arrays = [np.ascontiguousarray(array, np.float32) for array in features]
+    width = arrays[0].shape[-1]
+    for i, (array, scene) in enumerate(zip(arrays, splats)):
+        if array.shape != (len(scene.means), width) or not np.isfinite(array).all():
+            raise InputError(
+                f"features of scene {i} have shape {array.shape}, expected finite {(len(scene.means), width)}"
+            )
+    return arrays
+
+
+def _numpy_edits(edits: SceneEdits) -> SceneEdits:
+    """Edits whose arrays are numpy's."""
+    return SceneEdits(**{field.name: _to_numpy(getattr(edits, field.name), None) for field in fields(edits)})
+
+
 def _device_of(array: Array) -> Any:
     """The torch device of a tensor, None of anything else (without importing torch)."""
     torch = sys.modules.get("torch")
@@ -453,22 +583,28 @@ def _to_numpy(array: Array, dtype: Any) -> NDArray[Any]:
 
 
 def _deliver(
-    frames: FrameArrays, seen: NDArray[np.int32] | None, out: Frames | None, torch_device: Any
+    frames: FrameArrays, more: dict[str, NDArray[Any] | None], out: Frames | None, torch_device: Any
 ) -> Frames:
-    """Give the caller frames of the kind it speaks."""
-    if out is not None:
-        for name, array in zip(("rgb", "depth", "alpha", "instances"), (*frames, seen)):
-            target = getattr(out, name)
-            if array is not None and _device_of(target) is not None and _device_of(target).type != "cpu":
-                import torch
+    """Give the caller frames of the kind it speaks; `more` are further outputs by name."""
+    arrays = {**dict(zip(("rgb", "depth", "alpha"), frames)), **more}
+    arrays = {name: array for name, array in arrays.items() if array is not None}
+    if out is None:
+        return Frames(**{name: _as_tensor(array, torch_device) for name, array in arrays.items()})
+    for name, array in arrays.items():
+        target = getattr(out, name)
+        if target is None:
+            setattr(out, name, _as_tensor(array, torch_device))
+        elif _device_of(target) is not None and _device_of(target).type != "cpu":
+            import torch
 
-                target.copy_(torch.from_numpy(array))
-        return out
+            target.copy_(torch.from_numpy(array))
+    return out
+
+
+def _as_tensor(array: NDArray[Any], torch_device: Any) -> Array:
+    """The array, or if a device is given a tensor there."""
     if torch_device is None:
-        return Frames(*frames, seen)
+        return array
     import torch
 
-    tensors = (
-        None if array is None else torch.from_numpy(array).to(torch_device) for array in (*frames, seen)
-    )
-    return Frames(*tensors)
+    return torch.from_numpy(array).to(torch_device)

@@ -286,7 +286,7 @@ class RobotCamera:
             self._render_block(
                 chosen[start : start + per_block], poses, ks, scenes, twist, cameras, numbers, frames
             )
-        return _deliver(frames, None, out, torch_device)
+        return _deliver(frames, {}, out, torch_device)
 
     def _render_block(
         self,

@@ -39,8 +39,8 @@ _LOW_32 = np.uint64(0xFFFFFFFF)
 _F = np.float32
 _CURVE = 1024  # intervals of the encoding curve over the root of the light
 CURVE_SIZE = _CURVE + 2
-PARAMETER_STREAM, FRAME_STREAM = 0, 1
-"""Branches of a camera's generator: what it draws once, and what it draws in each frame."""
+PARAMETER_STREAM, FRAME_STREAM, APPEARANCE_STREAM = 0, 1, 2
+"""Branches of a camera's generator: what it draws once, what it draws in each frame, and how its world looks."""
 _COLOR_STREAM, _DEPTH_STREAM = 0, 1
 
 

@@ -162,3 +162,28 @@ def quadruped_before(c2w: NDArray[np.float64], *, down_rad: float = 0.0) -> Inst
     )
     pose_c = rigid(_turn_x(down_rad), np.zeros(3)) @ rigid(turned, (0.0, 0.07, 0.9)) @ poses_b
     return Instances.dense(objects.build_objects(meshes), np.arange(len(meshes)), c2w[:, None] @ pose_c)
+
+
+ONE_PIXEL = np.array([[[50.0, 0.0, 0.5], [0.0, 50.0, 0.5], [0.0, 0.0, 1.0]]])
+"""Calibration matrix `[1, 3, 3]` of one pixel whose centre is the optical axis."""
+
+
+def covering_splat(
+    z_m: float,
+    opacity: float,
+    label: int = 0,
+    *,
+    color: tuple[float, float, float] = (0.0, 0.0, 0.0),
+    normal_axis: int = 2,
+) -> Splats:
+    """One splat on the optical axis of the identity pose that covers `ONE_PIXEL` evenly, thin along one axis."""
+    scales = np.full(3, 50.0)
+    scales[normal_axis] = 1e-3
+    sh = (np.array(color) - 0.5)[None, None] / 0.28209479177387814
+    return Splats([[0, 0, z_m]], [[1, 0, 0, 0]], [scales], [opacity], sh, np.array([label], np.int32))  # type: ignore[arg-type]
+
+
+def join_splats(*parts: Splats) -> Splats:
+    """Labelled splats of one SH degree as one set."""
+    names = ("means", "quats_wxyz", "scales", "opacities", "sh", "labels")
+    return Splats(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
