@@ -26,7 +26,7 @@ REPEATS = 5
 MEMORY_SHARE = 0.8
 """Of the memory that is free, a cell may take this much."""
 _BYTES_PER_PIXEL = 11  # rgb, depth and alpha of a frame
-_BYTES_PER_SPLAT = 160  # of a scene's means and of its arrays in an atlas, while those are joined
+_BYTES_PER_SPLAT = 160  # at most, of a scene's means and of its arrays in an atlas, while those are joined
 
 
 @dataclass(frozen=True, kw_only=True)

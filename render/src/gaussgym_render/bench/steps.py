@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gaussgym_render import cpu, harmonics
-from gaussgym_render.atlas import CHUNK, NUM_PLANES
+from gaussgym_render.atlas import CHUNK, NUM_SHAPE
 from gaussgym_render.bench.scenes import Workload
 from gaussgym_render.cpu import CpuRasterizer
 from gaussgym_render.renderer import SplatRenderer
@@ -108,43 +108,33 @@ def run_steps(
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def _project_scene(last, scene, atlas, view, k, near, tan_limit, tile, antialiased, scratch):
-    """As `cpu._project_scene`, as far as a step."""
-    (
-        chunk_offsets,
-        bounds,
-        skip,
-        errors_m,
-        thresholds_px,
-        planes,
-        _,
-        base_colors,
-        rest,
-        rest_offsets,
-        num_rest,
-    ) = atlas
-    xyz, out, box, records, keys, directions, weights, colors = scratch
-    focal = max(k[0, 0], k[1, 1])
-    first, end = chunk_offsets[scene], chunk_offsets[scene + 1]
+    """As `cpu._project_scene` without edits, as far as a step."""
+    chunk_ranges, bounds, skip, errors_m, thresholds_px, _, splats, rest_offsets, num_rests = atlas
+    xyz, out, box, records, keys, directions, weights, colors, shape, bands = scratch
+    means, shapes, base_colors, rest = splats
+    focal, num_rest = max(k[0, 0], k[1, 1]), num_rests[scene]
+    first, end = chunk_ranges[scene, 0], chunk_ranges[scene, 1]
     count, next_chunk = 0, first
     while next_chunk < end:
         chunk = next_chunk
         visible = cpu._chunk_visible(bounds[chunk], view, k, near, tan_limit, tile)
-        drawn = visible and cpu._detailed_enough(
-            bounds[chunk], errors_m[chunk], view, focal, thresholds_px[scene]
-        )
+        threshold_px = thresholds_px[scene]
+        drawn = visible and cpu._detailed_enough(bounds[chunk], errors_m[chunk], view, focal, threshold_px)
         next_chunk += 1 if visible and not drawn else skip[chunk]
         if not drawn or last < 1:
             continue
-        geometry = planes[chunk * NUM_PLANES * CHUNK : (chunk + 1) * NUM_PLANES * CHUNK]
-        cpu._camera_points(geometry, view, xyz)
-        cpu._project_chunk(geometry, xyz, view, k, near, tan_limit, tile, antialiased, out, box)
+        places = means[chunk * 3 * CHUNK : (chunk + 1) * 3 * CHUNK]
+        cpu._widen(shapes, chunk * NUM_SHAPE * CHUNK, NUM_SHAPE * CHUNK, shape)
+        cpu._camera_points(places, view, xyz)
+        cpu._project_chunk(shape, xyz, view, k, near, tan_limit, tile, antialiased, out, box)
         if last < 2:
             continue
-        colors[:] = base_colors[3 * CHUNK * chunk : 3 * CHUNK * (chunk + 1)]
-        if num_rest[scene] > 0:
-            cpu._directions(geometry, view, directions)
-            start = rest_offsets[scene] + 3 * CHUNK * num_rest[scene] * (chunk - first)
-            harmonics.add_bands(directions, rest, start, num_rest[scene], weights, colors)
+        cpu._widen(base_colors, 3 * CHUNK * chunk, 3 * CHUNK, colors)
+        if num_rest > 0:
+            cpu._directions(places, view, directions)
+            size = 3 * CHUNK * num_rest
+            cpu._widen(rest, rest_offsets[scene] + size * (chunk - first), size, bands)
+            harmonics.add_bands(directions, bands, 0, num_rest, weights, colors)
         if last >= 3:
             count = cpu._collect(out, box, colors, chunk * CHUNK, count, records, keys)
     return count
@@ -152,7 +142,7 @@ def _project_scene(last, scene, atlas, view, k, near, tan_limit, tile, antialias
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def _run(last, jobs, cameras, atlas, settings, images, scratch):
-    """As `cpu._render_jobs` without objects, as far as a step."""
+    """As `cpu._render_jobs` without objects, edits and further outputs, as far as a step."""
     c2w, ks, scene_ids = cameras
     size, near, antialiased, background = settings
     projection, (order, keys_b, order_b, histogram), (image, open_bits, view, tan_limit) = scratch
@@ -167,7 +157,7 @@ def _run(last, jobs, cameras, atlas, settings, images, scratch):
         if last < 4:
             continue
         cpu._sort(keys, count, order, keys_b, order_b, histogram)
-        cpu._break_ties(keys, count, order, records, atlas[6])
+        cpu._break_ties(keys, count, order, records, atlas[5])
         if last < 5:
             continue
         picture = (tile[2], tile[3], size[2], tile[2] // 64 + 2)
