@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from gaussgym_render import SplatRenderer, oracle
+from gaussgym_render import SplatRenderer, lod, oracle
 from gaussgym_render import __main__ as cli
 from gaussgym_render.bench import effects, matrix, rivals, steps, training
 from gaussgym_render.bench.comparison import psnr_db
@@ -168,6 +168,16 @@ def test_a_rival_is_timed_on_the_same_pictures_or_said_to_be_absent(scene_dir, t
         assert row["psnr_db"] > 50
         assert row["wall_ratio"] > 1
     assert run(monkeypatch, "bench", scene_dir, "--rivals", "nobody") == 2
+
+
+def test_rivals_can_meet_levels_of_detail(scene, scene_dir, tmp_path, monkeypatch):
+    tree, path = lod.build_tree(scene.splats), tmp_path / "bench.json"
+    replace(tree, threshold_px=8.0).save(tmp_path / "lod")
+    arguments = ("--rivals", "yardstick", "--sizes", "24x24", "--seconds", 0.02, "--json", path)
+    assert run(monkeypatch, "bench", scene_dir, *arguments, "--lod", tmp_path / "lod") == 0
+    (row,) = json.loads(path.read_text())["rivals"]
+    assert 15 < row["psnr_db"] < 50  # coarser than the scene, which the yardstick draws
+    assert run(monkeypatch, "bench", scene_dir, *arguments, "--lod", tmp_path / "lod", "--scenes", 2) == 2
 
 
 def test_gsplat_is_asked_for_the_same_pictures(monkeypatch):

@@ -11,6 +11,7 @@ from gaussgym_scene import InputError, Scene
 
 from gaussgym_render.bench import effects, matrix, report, rivals, steps, training
 from gaussgym_render.bench.scenes import make_workload, synthetic_scene, with_splats
+from gaussgym_render.lod import LodSplats
 from gaussgym_render.renderer import SplatRenderer
 from gaussgym_render.viewpoints import path_viewpoints
 
@@ -36,11 +37,14 @@ class Bench:
     scenes: list[int] = field(default_factory=lambda: [1, 8])
     """Numbers of scenes: copies, each moved a little."""
     splats: list[int] = field(default_factory=list)
-    """Splats of each scene: random subsets, or jittered copies on top. Default: 100000, or the given scene's own."""
+    """Splats of each scene: random subsets, or jittered copies on top. Default: 100000 (--differentiable 50000, --scaling 20000,
+    --effects and --objects its own), or the given scene's own."""
     matrix: bool = False
     """All of it: 5 sizes, 1 to 4096 cameras, 1 to 128 scenes, 20000 to 500000 splats. Takes an hour or more."""
     rivals: list[str] = field(default_factory=list)
     """Instead: other renderers on the same cameras, in turns: 'all', or names. At the first of --sizes (or 64x64)."""
+    lod: Path | None = None
+    """For --rivals: the scene's levels of detail (a folder of `gaussgym-render optimize`), which they meet in its place."""
     scaling: bool = False
     """Instead: what a frame costs in 4096 cameras against 64, in 128 scenes against 1. At the first of --sizes (or 84x48)."""
     effects: bool = False
@@ -155,12 +159,22 @@ class Bench:
         run, size = self._start(scene), self._size((64, 64))
         print(f"{size[0]}x{size[1]} px, {len(scene.splats)} splats, {self.scenes[0]} scenes")
         workload = make_workload(scene, self.scenes[0], 64 * self.scenes[0], *size)
+        ours = None
+        if self.lod is not None:
+            if self.scenes[0] > 1:
+                raise InputError(f"--lod with --scenes {self.scenes[0]}: expected one scene")
+            ours = [LodSplats.load(self.lod)]
         rows = []
         for rival in rivals.RIVALS:
             if rival.name in self.rivals or "all" in self.rivals:
                 rows.append(
                     rivals.duel(
-                        rival, workload, backend=self.backend, threads=self.threads, seconds=10 * self.seconds
+                        rival,
+                        workload,
+                        backend=self.backend,
+                        threads=self.threads,
+                        seconds=10 * self.seconds,
+                        ours=ours,
                     )
                 )
                 report.print_duel(rows[-1])
@@ -174,7 +188,7 @@ class Bench:
         return run, rows
 
     def _time_effects(self) -> tuple[dict[str, Any], list[effects.EffectTiming]]:
-        scene = self._scene(self._counts(100_000)[0])
+        scene = self._scene(self.splats[0] if self.splats else None)
         run = self._start(scene)
         rows = effects.time_effects(
             scene, path_viewpoints(scene), backend=run["backend"], threads=self.threads
@@ -186,7 +200,7 @@ class Bench:
         return run, rows
 
     def _time_objects(self) -> tuple[dict[str, Any], list[effects.ObjectsTiming]]:
-        scene = self._scene(self._counts(100_000)[0])
+        scene = self._scene(self.splats[0] if self.splats else None)
         run = self._start(scene)
         timing = effects.time_objects(
             scene, path_viewpoints(scene), backend=run["backend"], threads=self.threads, seconds=self.seconds

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from gaussgym_render import harmonics, oracle
 from gaussgym_render.bench.comparison import psnr_db
 from gaussgym_render.bench.scenes import Workload
-from gaussgym_render.renderer import SplatRenderer
+from gaussgym_render.renderer import AnySplats, SplatRenderer
 from gaussgym_render.yardstick import Yardstick
 
 Images = NDArray[np.uint8]
@@ -501,7 +501,14 @@ class Duel:
 
 
 def duel(
-    rival: Rival, workload: Workload, *, backend: str, threads: int | None, seconds: float, turns: int = 5
+    rival: Rival,
+    workload: Workload,
+    *,
+    backend: str,
+    threads: int | None,
+    seconds: float,
+    turns: int = 5,
+    ours: Sequence[AnySplats] | None = None,
 ) -> Duel:
     """Time a rival against a backend in turns, on the first cameras of a workload: as many as the time allows.
 
@@ -514,6 +521,7 @@ def duel(
         threads: The backend's CPU threads, None for all.
         seconds: Time that the rival may take in all [s].
         turns: How often each has its turn.
+        ours: What the backend draws in place of the workload's scenes, such as their levels of detail.
     """
     if (absent := rival.absence()) is not None:
         return Duel(rival=rival.name, differs=rival.differs, absent=absent)
@@ -526,9 +534,9 @@ def duel(
     draw = rival.make(few)
     images = draw()
     turns = int(np.clip(seconds / (count * frame_s), 1, turns))
-    ours, renderer = _repeated(few, 256, backend, threads)
+    call, renderer = _repeated(few, ours or few.scenes, 256, backend, threads)
     same = renderer.render(few.c2w, few.K, few.scene_ids).rgb
-    spent = np.array([[(*_seconds(draw), *_seconds(ours))] for _ in range(turns)])[:, 0]
+    spent = np.array([[(*_seconds(draw), *_seconds(call))] for _ in range(turns)])[:, 0]
     speeds = count / spent[:, :2], max(256 // count, 1) * count / spent[:, 2:]
     ratios = speeds[1] / speeds[0]
     return Duel(
@@ -550,11 +558,11 @@ def duel(
 
 
 def _repeated(
-    few: Workload, batch: int, backend: str, threads: int | None
+    few: Workload, scenes: Sequence[AnySplats], batch: int, backend: str, threads: int | None
 ) -> tuple[Callable[[], Any], SplatRenderer]:
     """A call that renders the cameras, repeated to about `batch`, by a backend; and its renderer."""
     load = few.take(np.tile(np.arange(len(few)), max(batch // len(few), 1)))
-    renderer = SplatRenderer(load.scenes, load.width, load.height, backend=backend, num_threads=threads)
+    renderer = SplatRenderer(scenes, load.width, load.height, backend=backend, num_threads=threads)
     out = renderer.render(load.c2w, load.K, load.scene_ids)
     return lambda: renderer.render(load.c2w, load.K, load.scene_ids, out=out), renderer
 
