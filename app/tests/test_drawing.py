@@ -5,99 +5,124 @@ import subprocess
 
 import numpy as np
 import pytest
+import torch
 from gaussgym import video
-from gaussgym.robot_drawing import RobotShape, box, capsule, cylinder, draw
+from gaussgym.robot_drawing import ThirdPerson
 from gaussgym.video import Episode, FilmCfg, chase_poses, choose, look_at, slow, write_video
+from gaussgym_learn.robot_view import robot_shapes
+from gaussgym_render import Instances, SplatRenderer
+from gaussgym_render.objects import LIGHT_W
 from gaussgym_scene.errors import InputError
 from gaussgym_scene.heightfield import Heightfield
+from gaussgym_scene.splats import Splats
+from gaussgym_sim.kinematics import BodyKinematics
 from gaussgym_sim.robot import get_robot
 
 K = np.array([[200.0, 0, 80], [0, 200.0, 60], [0, 0, 1]])
-GREY = np.full((120, 160, 3), 90, np.uint8)
+SIZE = (160, 120)
+SKY = (0.4, 0.5, 0.6)
+GO1 = get_robot("go1")
+UPRIGHT = np.array([1.0, 0, 0, 0])
+STANDING = np.array(GO1.default_joint_pos)
+EYE = np.array([-1.9, -0.8, 0.9])
 
 
-def volume(vertices, faces):
-    """Signed volume by the divergence theorem: positive if all normals point outward."""
-    a, b, c = (vertices[faces[:, i]] for i in range(3))
-    return (a * np.cross(b, c)).sum() / 6
+def sheet(centre, across, along, *, spacing=0.05, rgb=(0.5, 0.5, 0.5)):
+    """A flat sheet of opaque splats about `centre`, 41 x 41 of them along two axes."""
+    steps = spacing * (np.mgrid[0:41, 0:41].reshape(2, -1) - 20)
+    means = (
+        np.asarray(centre) + steps[0][:, None] * np.asarray(across) + steps[1][:, None] * np.asarray(along)
+    )
+    count = len(means)
+    return Splats(
+        means,
+        np.tile([1.0, 0, 0, 0], (count, 1)),
+        np.full((count, 3), 0.6 * spacing) * np.where(np.abs(np.cross(across, along)) > 0.5, 0.02, 1.0),
+        np.full(count, 0.99),
+        np.tile((np.array(rgb) - 0.5) / 0.28209479, (count, 1))[:, None],
+    )
 
 
-@pytest.mark.parametrize(
-    ("shape", "exact"),
-    [
-        (box(np.array([0.1, 0.2, 0.3])), 8 * 0.1 * 0.2 * 0.3),
-        (capsule(0.2, 0.5, around=48, along=16), np.pi * 0.04 + 4 / 3 * np.pi * 0.008),
-        (capsule(0.3, 0.0, around=48, along=16), 4 / 3 * np.pi * 0.027),
-        (cylinder(0.2, 0.5, around=48), np.pi * 0.04),
-    ],
-)
-def test_solids_are_closed_with_outward_normals(shape, exact):
-    assert volume(*shape) == pytest.approx(exact, rel=0.01)
+GROUND = sheet((0, 0, 0), (1, 0, 0), (0, 1, 0))
 
 
-def sphere(centre, radius=0.2):
-    vertices, faces = capsule(radius, 0.0, around=32, along=10)
-    return vertices + centre, faces, np.tile([1.0, 0.2, 0.1], (len(faces), 1))
+def stand(splats, *, eye=EYE, at=(0.0, 0.0, 0.28), ground_z_m=None, size=SIZE):
+    """The picture of a standing Go1 from `eye`, which looks at its trunk, and the place without it."""
+    pose = look_at(np.asarray(eye, float), np.array([0.0, 0.0, 0.2]))
+    chase = ThirdPerson(splats, GO1, *size, background=SKY)
+    plain = SplatRenderer([splats], *size, background=SKY).render(pose[None], K[None], np.zeros(1, int))
+    picture = chase.picture(pose, K, np.array(at), UPRIGHT, STANDING, ground_z_m=ground_z_m)
+    return picture, plain.rgb[0], pose
 
 
-def looking_along_x(eye):
-    return look_at(np.asarray(eye, float), np.asarray(eye, float) + [1.0, 0, 0])
+def test_the_robot_shows_where_it_projects_with_its_feet_on_the_ground():
+    picture, plain, pose = stand(GROUND)
+    changed = (picture != plain).any(axis=2)
+    rows, columns = np.nonzero(changed)
+    local = pose[:3, :3].T @ (np.array([0.0, 0.0, 0.28]) - pose[:3, 3])
+    u, v = (K @ local)[:2] / local[2]
+    assert changed[int(v), int(u)]
+    assert abs(columns.mean() - u) < 6
+    foot = pose[:3, :3].T @ (np.array([-0.188, -0.13, 0.0]) - pose[:3, 3])  # the nearest
+    assert abs(rows.max() - (K @ foot)[1] / foot[2]) < 3
+    assert 0.02 < changed.mean() < 0.25
 
 
-def test_sphere_covers_the_disc_that_projection_predicts():
-    pose = looking_along_x([-2.0, 0.3, 0.5])
-    depth = np.zeros((120, 160), np.float32)  # nothing was hit: the sky is behind everything
-    image = draw(GREY, depth, K, pose, sphere([0.0, 0.0, 0.5]))
-    rows, columns = np.nonzero((image != GREY).any(axis=2))
-    # the sphere stands 0.3 m to the right of the optical axis, 2 m ahead
-    assert columns.mean() + 0.5 == pytest.approx(80 + 200 * 0.3 / 2, abs=1.0)
-    assert rows.mean() + 0.5 == pytest.approx(60, abs=0.5)
-    # pixels that it covers in part count whole: half a pixel more all round
-    assert len(rows) == pytest.approx(np.pi * (200 * 0.2 / 2 + 0.5) ** 2, rel=0.04)
+def test_edges_are_the_mean_of_four_rays():
+    """In the pixels that show the robot, the picture is a picture of twice the size, averaged; others are as without it."""
+    picture, plain, pose = stand(GROUND)
+    double = K * [[2.0], [2.0], [1.0]]
+    shapes = robot_shapes(GO1)
+    bodies = BodyKinematics(GO1, 1).poses(
+        *(torch.tensor(a, dtype=torch.float64)[None] for a in ([0, 0, 0.28], UPRIGHT, STANDING))
+    )
+    seen = Instances.dense(shapes.objects, shapes.whole, bodies.numpy()[:, shapes.whole_bodies])
+    fine = SplatRenderer([GROUND], 2 * SIZE[0], 2 * SIZE[1], background=SKY).render(
+        pose[None], double[None], np.zeros(1, int), objects=seen
+    )
+    rays = fine.rgb[0].reshape(SIZE[1], 2, SIZE[0], 2, 3).astype(float)
+    shown = (fine.instances[0] >= 0).reshape(SIZE[1], 2, SIZE[0], 2)
+    whole, some = shown.all(axis=(1, 3)), shown.any(axis=(1, 3))
+    assert (some & ~whole).sum() > 50
+    error = np.abs(picture - rays.mean(axis=(1, 3))).max(axis=2)
+    assert error[some].max() <= 1.5
+    away = ~some & (np.abs(picture.astype(int) - plain).max(axis=2) > 0)
+    assert away.sum() < 0.02 * some.sum()  # 1x rays that meet the robot between those four
 
 
 def test_nearer_splats_hide_the_robot():
-    pose, ball = looking_along_x([-2.0, 0, 0.5]), sphere([0.0, 0.0, 0.5])
-    near = np.full((120, 160), 1.5, np.float32)
-    assert (draw(GREY, near, K, pose, ball) == GREY).all()
-    half = np.where(np.arange(160) < 80, 1.5, 9.0).astype(np.float32) * np.ones((120, 1), np.float32)
-    changed = (draw(GREY, half, K, pose, ball) != GREY).any(axis=2)
-    assert not changed[:, :79].any()
-    assert changed[:, 81:].any()
+    wall = sheet((-0.6, -0.25, 0.4), (0, 1, 0), (0, 0, 1))  # between the eye and the robot
+    picture, plain, _ = stand(wall)
+    assert np.abs(picture.astype(int) - plain).max() <= 8  # what 0.99 opaque splats let through
 
 
 def test_what_lies_behind_the_camera_is_not_drawn():
-    pose, depth = looking_along_x([2.0, 0, 0.5]), np.zeros((120, 160), np.float32)
-    assert (draw(GREY, depth, K, pose, sphere([0.0, 0.0, 0.5])) == GREY).all()
+    picture, plain, _ = stand(GROUND, at=(-3.0, -1.2, 0.28), ground_z_m=0.0)
+    np.testing.assert_array_equal(picture, plain)
 
 
-def test_shadow_darkens_the_ground_below_only():
-    eye = np.array([-2.0, 0, 1.5])
-    pose = look_at(eye, np.array([0.0, 0, 0]))
-    rows, columns = np.mgrid[0:120, 0:160]
-    rays = np.stack([(columns + 0.5 - 80) / 200, (rows + 0.5 - 60) / 200, np.ones((120, 160))], -1)
-    ground = (-eye[2] / (rays @ pose[:3, :3].T)[..., 2]).astype(np.float32)
-    with_shadow = draw(GREY, ground, K, pose, sphere([0, 0, 0.3], 0.1), ground_z_m=0.0)
-    without = draw(GREY, ground, K, pose, sphere([0, 0, 0.3], 0.1))
-    darker = with_shadow.astype(int).sum(axis=2) < without.astype(int).sum(axis=2)
-    assert 100 < darker.sum() < 3000
-    assert with_shadow.min() >= 0.4 * 90 * 0.3
-    wall = np.where(ground > 0, 0.5, 0).astype(np.float32)  # something stands before it all
-    assert (draw(GREY, wall, K, pose, sphere([0, 0, 0.3], 0.1), ground_z_m=0.0) == GREY).all()
+def test_shadow_darkens_the_ground_and_not_the_robot():
+    without, plain, pose = stand(GROUND)
+    with_shadow, _, _ = stand(GROUND, ground_z_m=0.0)
+    robot = (without != plain).any(axis=2)
+    ratio = with_shadow.astype(float).sum(axis=2) / without.astype(float).sum(axis=2)
+    assert ratio.max() <= 1.01
+    assert 0.45 < ratio[~robot].min() < 0.65
+    dark = (ratio < 0.9) & ~robot
+    assert 200 < dark.sum() < 3000
+    # It falls away from the light: that of the trunk's middle lies where the light's ray through it meets the ground.
+    fallen = np.array([0.0, 0.0, 0.28]) - 0.28 / LIGHT_W[2] * np.array(LIGHT_W)
+    local = pose[:3, :3].T @ (fallen - pose[:3, 3])
+    u, v = (K @ local)[:2] / local[2]
+    assert dark[int(v) - 2 : int(v) + 3, int(u) - 2 : int(u) + 3].any()
+    high, _, _ = stand(GROUND, ground_z_m=-1.0)  # a plane far below what is seen takes none of it
+    np.testing.assert_array_equal(high, without)
 
 
-def test_robot_stands_on_its_feet_where_it_is_put():
-    robot = get_robot("go1")
-    shape = RobotShape(robot.mjcf, robot.joint_names)
-    turn = np.array([np.cos(0.6), 0.0, 0.0, np.sin(0.6)])
-    vertices, faces, colors = shape.triangles(
-        np.array([3.0, -2.0, robot.base_height_m]), turn, np.array(robot.default_joint_pos)
-    )
-    assert faces.max() < len(vertices)
-    assert colors.shape == (shape.num_faces, 3)
-    assert np.abs(vertices[:, :2].mean(axis=0) - [3.0, -2.0]).max() < 0.1
-    assert abs(vertices[:, 2].min()) < 0.05
-    assert 0.25 < np.ptp(vertices[:, 2]) < 0.5
+def test_a_picture_may_be_narrower_than_the_robot():
+    picture, plain, _ = stand(GROUND, eye=(-0.5, -0.2, 0.3), size=(31, 24))
+    assert picture.shape == (24, 31, 3)
+    assert (picture != plain).any()
 
 
 def plane(height=0.0):

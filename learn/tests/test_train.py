@@ -2,12 +2,13 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
 from gaussgym_learn.checkpoint import check_compatible, load_checkpoint, save_checkpoint
 from gaussgym_learn.metrics import read_curve
-from gaussgym_learn.recipes import DistillCfg, NetworkCfg, PPOCfg, Recipe
+from gaussgym_learn.recipes import DistillCfg, NetworkCfg, PPOCfg, Recipe, get_recipe
 from gaussgym_learn.testing import ToyEnv
 from gaussgym_learn.train import train
 from gaussgym_scene.errors import InputError, StageError
@@ -253,6 +254,14 @@ def test_a_curve_cut_by_a_kill_is_read_up_to_there(tmp_path):
         (["distill", "/nowhere", "--scenes", "/nowhere", "--minutes", "1"], "not found"),
         (["evaluate", "/nowhere", "--scenes", "/nowhere"], "neither checkpoint.json nor policy.json"),
         (["evaluate", "/nowhere"], "no scene given"),
+        (
+            ["train", "teacher_flat", "--iterations", "1", "--show-robot"],
+            "found show_robot for a policy without",
+        ),
+        (
+            ["train", "teacher_flat", "--iterations", "1", "--camera-model", "phone"],
+            "unknown camera model 'phone'",
+        ),
         (["export", "/nowhere", "--scenes", "/nowhere"], "not found"),
         (["robot", "--scene", "/nowhere", "--shm", "x"], "not found"),
     ],
@@ -267,3 +276,17 @@ def test_commands_end_with_one_line_and_status_2(words, line, capsys, monkeypatc
     error = capsys.readouterr().err.strip()
     assert line in error
     assert error.count("\n") == 0
+
+
+def test_what_is_said_about_the_camera_goes_into_the_recipe():
+    from gaussgym_learn.__main__ import RunOptions
+
+    recipe = get_recipe("pixels")
+    assert RunOptions().with_camera(recipe) == recipe
+    said = RunOptions(camera_model="robot", show_robot=True, show_others=3).with_camera(recipe)
+    assert said.camera_options() == {"camera_model": "robot", "show_robot": True, "show_others": 3}
+    assert said.to_dict()["show_robot"] is True
+    assert RunOptions().with_camera(said) == said
+    passed_on = RunOptions(show_robot=True, lod=[Path("a")]).arguments()
+    assert passed_on["lod"] == [Path("a")]
+    assert not {"show_robot", "show_others", "camera_model", "num_envs"} & set(passed_on)

@@ -11,15 +11,21 @@ from gaussgym_render import SplatRenderer, lod, oracle
 from gaussgym_render import __main__ as cli
 from gaussgym_render.bench import effects, matrix, rivals, steps, training
 from gaussgym_render.bench.comparison import psnr_db
-from gaussgym_render.bench.scenes import exact_count, make_workload, synthetic_scene
+from gaussgym_render.bench.scenes import Place, exact_count, make_workload, synthetic_place
 from gaussgym_render.cpu import CpuRasterizer
 from gaussgym_render.testing import pinhole, random_cameras, random_splats
-from gaussgym_scene import InputError, Splats, synthesize
+from gaussgym_render.viewpoints import path_viewpoints
+from gaussgym_scene import InputError, Scene, Splats, synthesize
 
 
 @pytest.fixture(scope="module")
 def scene():
     return synthesize("flat", 0, max_splats=3000)
+
+
+@pytest.fixture(scope="module")
+def place(scene):
+    return Place("flat", scene.splats, path_viewpoints(scene))
 
 
 @pytest.fixture(scope="module")
@@ -56,17 +62,17 @@ def test_scenes_have_exactly_the_splats_asked_for_and_keep_their_surface(n):
 
 
 def test_a_synthetic_scene_has_the_number_asked_for():
-    assert len(synthetic_scene("flat", 5000).splats) == 5000
+    assert len(synthetic_place("flat", 5000).splats) == 5000
     with pytest.raises(InputError, match=r"scene kind 'moon' is unknown, expected one of"):
-        synthetic_scene("moon", 5000)
+        synthetic_place("moon", 5000)
 
 
-def test_copies_of_a_scene_show_the_same_pictures(scene):
-    workload = make_workload(scene, 3, 12, 32, 24)
+def test_copies_of_a_scene_show_the_same_pictures(place):
+    workload = make_workload(place, 3, 12, 32, 24)
     assert len(workload.scenes) == 3
     np.testing.assert_array_equal(workload.scene_ids, np.arange(12) % 3)
     first = replace(workload, scenes=workload.scenes[:1])
-    own = make_workload(scene, 1, 12, 32, 24)
+    own = make_workload(place, 1, 12, 32, 24)
     images = [
         SplatRenderer(load.scenes, 32, 24).render(load.c2w, load.K, load.scene_ids).rgb
         for load in (workload, own)
@@ -93,8 +99,8 @@ def test_the_steps_together_draw_what_the_backend_draws(degree, width, height):
         np.testing.assert_array_equal(image, getattr(expected, name))
 
 
-def test_the_time_by_step_adds_up_to_the_backends(scene):
-    times = steps.time_steps(make_workload(scene, 1, 16, 64, 48), cameras=16, repeats=5)
+def test_the_time_by_step_adds_up_to_the_backends(place):
+    times = steps.time_steps(make_workload(place, 1, 16, 64, 48), cameras=16, repeats=5)
     assert list(times.milliseconds) == list(steps.STEPS)
     assert times.backend_milliseconds > 0
     assert 0.5 < sum(times.milliseconds.values()) / times.backend_milliseconds < 2
@@ -120,21 +126,45 @@ def test_the_matrix_is_measured_written_and_drawn(scene_dir, tmp_path, monkeypat
     assert [s["width_px"] for s in result["steps"]] == [64, 24]
 
 
-def test_cells_that_do_not_fit_are_skipped_and_say_why(scene, monkeypatch):
+def test_a_scene_with_levels_of_detail_or_a_splat_file_needs_viewpoints(
+    scene_dir, tmp_path, monkeypatch, capsys
+):
+    folder, path = tmp_path / "flat-lod", tmp_path / "bench.json"
+    lod.build_tree(Scene.load(scene_dir).splats, threshold_px=1.0).save(folder)
+    size = ("--sizes", "24x16", "--cameras", 4, "--scenes", 1, 2, "--seconds", 0.02)
+    for source in (folder, scene_dir / "splats.ply"):
+        assert run(monkeypatch, "bench", source, *size) == 2
+        assert "brings no paths to place cameras on; give --viewpoints FILE" in capsys.readouterr().err
+        assert run(monkeypatch, "bench", source, "--viewpoints", scene_dir, *size, "--json", path) == 0
+        result = json.loads(path.read_text())
+        assert result["scene"] == source.name
+        assert all(cell["frames_per_s"] > 0 for cell in result["cells"])
+    assert result["splats"] == len(Scene.load(scene_dir).splats)
+    arguments = (folder, "--viewpoints", scene_dir)
+    for more, text in (
+        (("--splats", 100), "omit --splats"),
+        (("--rivals", "yardstick"), "give the scene itself, and these with --lod"),
+        (("--differentiable",), "expected a scene that can be trained"),
+    ):
+        assert run(monkeypatch, "bench", *arguments, *more) == 2
+        assert text in capsys.readouterr().err
+
+
+def test_cells_that_do_not_fit_are_skipped_and_say_why(place, monkeypatch):
     cfg = matrix.MatrixCfg(
         sizes=[(64, 48)], cameras=[2], scenes=[1], splats=[None], backend="cpu", limit_s=1e-9
     )
-    (slow,) = matrix.run_matrix(lambda n: scene, cfg, on_cell=lambda cell: None)
+    (slow,) = matrix.run_matrix(lambda n: place, cfg, on_cell=lambda cell: None)
     assert "the limit is 1e-09 s" in slow.skipped
     assert slow.frames_per_s is None
     monkeypatch.setattr(matrix, "available_bytes", lambda: 1000)
-    (large,) = matrix.run_matrix(lambda n: scene, cfg, on_cell=lambda cell: None)
+    (large,) = matrix.run_matrix(lambda n: place, cfg, on_cell=lambda cell: None)
     assert "0.0 GB are free" in large.skipped
 
 
-def test_scaling_compares_batches_and_scenes(scene):
+def test_scaling_compares_batches_and_scenes(place):
     rows = matrix.measure_scaling(
-        scene, (16, 12), backend="cpu", threads=1, cameras=(4, 64), scenes=(1, 4), repeats=2
+        place, (16, 12), backend="cpu", threads=1, cameras=(4, 64), scenes=(1, 4), repeats=2
     )
     assert [(row.what, row.few, row.many) for row in rows] == [("cameras", 4, 64), ("scenes", 1, 4)]
     for row in rows:
@@ -224,10 +254,10 @@ def test_gsplat_is_asked_for_the_same_pictures(monkeypatch):
     assert calls == [(2, 150, 3), (150, 3), (150, 3)]
 
 
-def test_a_training_step_is_timed(scene):
-    step = training.time_training_step(scene, repeats=2, size=(48, 32))
+def test_a_training_step_is_timed(place):
+    step = training.time_training_step(place, repeats=2, size=(48, 32))
     assert 0 < step.forward_milliseconds < step.milliseconds <= step.milliseconds_max
-    assert (step.width_px, step.height_px, step.splats) == (48, 32, len(scene.splats))
+    assert (step.width_px, step.height_px, step.splats) == (48, 32, len(place.splats))
 
 
 def test_effects_are_compared_with_the_plain_renderer(scene_dir, tmp_path, monkeypatch, capsys):

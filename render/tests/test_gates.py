@@ -184,12 +184,12 @@ MEMORY_PROGRAM = """
 import json, re
 import numpy as np
 from gaussgym_render import SplatRenderer
-from gaussgym_render.bench.scenes import make_workload, synthetic_scene
+from gaussgym_render.bench.scenes import make_workload, synthetic_place
 
 def status(key):
     return int(re.search(key + r":\\s+(\\d+) kB", open("/proc/self/status").read())[1]) * 1024
 
-workload = make_workload(synthetic_scene("street", 100_000), 8, 4096, 84, 48)
+workload = make_workload(synthetic_place("street", 100_000), 8, 4096, 84, 48)
 scenes = sum(getattr(s, name).nbytes for s in workload.scenes for name in ("means", "quats_wxyz", "scales", "opacities", "sh"))
 with open("/proc/self/clear_refs", "w") as peak:
     peak.write("5")  # forget the peak so far

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from gaussgym_render import SplatRenderer
 from gaussgym_render import __main__ as cli
+from gaussgym_render.lod import LodSplats, build_tree
 from gaussgym_render.testing import random_splats
 from gaussgym_render.viewpoints import Viewpoints, load_viewpoints, path_viewpoints, scene_viewpoints
 from gaussgym_scene import Intrinsics, Scene, synthesize
@@ -137,6 +138,40 @@ def test_bad_camera_files(scene_dir, tmp_path, monkeypatch, capsys, changes, tex
     assert len(error) == 1
     assert text in error[0]
     assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture(scope="module")
+def lod_dir(scene_dir):
+    folder = scene_dir.with_name("flat-lod")
+    build_tree(Scene.load(scene_dir).splats, threshold_px=1.0).save(folder)
+    return folder
+
+
+def test_images_of_a_scene_with_levels_of_detail(scene_dir, lod_dir, tmp_path, monkeypatch, capsys):
+    output, size = tmp_path / "images", ("--every", 8, "--width", 48)
+    assert run(monkeypatch, "images", lod_dir, "--output", output, *size) == 2
+    error = capsys.readouterr().err
+    assert (
+        "flat-lod: a folder with levels of detail brings no cameras; give --cameras FILE, or --cameras SCENE"
+        in error
+    )
+    for cameras in (scene_dir, scene_dir / "scene.json"):
+        assert run(monkeypatch, "images", lod_dir, "--cameras", cameras, "--output", output, *size) == 0
+        viewpoints = load_viewpoints(output / "cameras.json")
+        assert viewpoints.names == scene_viewpoints(Scene.load(scene_dir)).names[::8]
+        here = SplatRenderer([LodSplats.load(lod_dir)], viewpoints.width, viewpoints.height)
+        expected = here.render(viewpoints.c2w, viewpoints.K, np.zeros(len(viewpoints), int)).rgb
+        for name, rgb in zip(viewpoints.names, expected):
+            np.testing.assert_array_equal(np.asarray(Image.open(output / f"{name}.png")), rgb)
+    cameras = output / "cameras.json"
+    assert (
+        run(monkeypatch, "images", lod_dir / "lod.json", "--cameras", cameras, "--output", tmp_path / "b")
+        == 0
+    )
+    name = viewpoints.names[0] + ".png"
+    assert (tmp_path / "b" / name).read_bytes() == (output / name).read_bytes()
+    assert run(monkeypatch, "images", lod_dir, "--cameras", lod_dir, "--output", output) == 2
+    assert "scene.json" in capsys.readouterr().err
 
 
 def test_other_bad_input(scene_dir, tmp_path, monkeypatch, capsys):

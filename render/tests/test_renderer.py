@@ -108,7 +108,7 @@ def test_auto_says_what_it_took(scenes, caplog):
     assert "'auto' took 'cpu'" in caplog.text
 
 
-@pytest.mark.parametrize("name", ["cuda", "gsplat", "nonsense"])
+@pytest.mark.parametrize("name", ["cuda", "nonsense"])
 def test_missing_backend_names_those_that_exist(scenes, name):
     with pytest.raises(InputError, match=rf"'{name}' is not available.*cpu, reference"):
         SplatRenderer(scenes, 8, 8, backend=name)

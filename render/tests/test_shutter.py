@@ -8,9 +8,10 @@ from gaussgym_render.shutter import (
     ShutterCfg,
     cell_at,
     cell_weight,
+    moved,
     num_samples,
-    path_poses,
     row_window,
+    sample_times,
     se3_exp,
     twist_between,
 )
@@ -63,9 +64,8 @@ def test_the_path_turns_the_camera_about_itself():
     """A camera far from the origin that only rotates stays where it is."""
     c2w = random_cameras(1, np.random.default_rng(2))
     c2w[0, :3, 3] = (100.0, -50.0, 3.0)
-    poses, camera, first = path_poses(
-        c2w, np.array([[0, 0, 0, 0.3, 2.0, -1.0]]), np.array([0.1]), np.array([4])
-    )
+    time, camera, first = sample_times(np.array([0.1]), np.array([4]))
+    poses = moved(c2w[camera], np.array([[0, 0, 0, 0.3, 2.0, -1.0]])[camera], time)
     np.testing.assert_allclose(poses[:, :3, 3], np.tile(c2w[0, :3, 3], (4, 1)))
     assert camera.tolist() == [0] * 4
     assert first.tolist() == [0, 4]

@@ -7,9 +7,10 @@ import torch
 from gaussgym_sim.camera import CameraCfg, camera_to_world, camera_twist, intrinsics, mount_pose
 from gaussgym_sim.env import Env, EnvCfg
 from gaussgym_sim.frames import matrix_from_rotation_vector, quat_from_yaw
+from gaussgym_sim.kinematics import BodyKinematics
 from gaussgym_sim.randomize import RandomizeCfg
 from gaussgym_sim.robot import get_robot
-from gaussgym_sim.testing import flat_scene, wavy_scene
+from gaussgym_sim.testing import flat_scene, place, wavy_scene
 from gaussgym_sim.vecsim import make_sim
 
 
@@ -196,3 +197,79 @@ def test_a_renderer_that_takes_motion_is_told_who_and_how_fast():
     env.camera._age[:] = 99
     env._capture()
     assert torch.equal(renderers[1].motions[-1][0], expected)
+
+
+class SeeingRenderer(CountingRenderer):
+    """Also asks where the robots are."""
+
+    takes_bodies = True
+
+    def __init__(self, cfg, *, others=0, motion=False):
+        super().__init__(cfg)
+        self.num_others, self.takes_motion, self.given = others, motion, []
+
+    def render(self, c2w, K, scene_ids, **given):
+        self.given.append({name: value.clone() for name, value in given.items()})
+        return super().render(c2w, K, scene_ids)
+
+
+def with_robots(num_envs=6, scenes=None, **options):
+    cfg = replace(EnvCfg().for_evaluation(), camera=CameraCfg(width=8, height=6))
+    renderer = SeeingRenderer(cfg.camera, **options)
+    sim = make_sim("mujoco", "go1", scenes or [flat_scene(), wavy_scene()], num_envs)
+    return Env(sim, cfg, renderer=renderer, seed=3), renderer
+
+
+def test_a_renderer_that_takes_bodies_is_told_where_its_robots_are():
+    env, renderer = with_robots(motion=True)
+    for _ in range(5):
+        env.step(torch.randn(6, 12, generator=torch.Generator().manual_seed(1)))
+    given, s = renderer.given[-1], env.sim.state
+    assert given["body_poses_w"].shape == (6, 1, 13, 4, 4)
+    assert given["body_twists_b"].shape == (6, 1, 13, 6)
+    assert given["robot_shown"].all()
+    kinematics = BodyKinematics(env.sim.robot, 6)
+    assert torch.equal(
+        given["body_poses_w"][:, 0], kinematics.poses(s.root_pos_w, s.root_quat_wxyz, s.joint_pos)
+    )
+    # The camera is joined to the trunk, so that the trunk's velocity is that of the base.
+    np.testing.assert_allclose(given["body_twists_b"][:, 0, 0, :3], env.lin_vel_b, atol=1e-5)
+    np.testing.assert_allclose(given["body_twists_b"][:, 0, 0, 3:], s.root_ang_vel_b, atol=1e-5)
+    env.camera.unwatched[[0, 1, 4]] = True
+    for _ in range(5):
+        env.step(torch.zeros(6, 12))
+    assert renderer.given[-1]["body_poses_w"].shape[0] == 3
+    watched = torch.tensor([2, 3, 5])
+    trunk = renderer.given[-1]["body_poses_w"][:, 0, 0, :3, 3]
+    np.testing.assert_allclose(trunk, env.sim.state.root_pos_w[watched], atol=1e-6)
+
+
+def test_bodies_without_motion_have_no_velocity():
+    _, renderer = with_robots()
+    assert set(renderer.given[0]) == {"body_poses_w", "robot_shown"}
+
+
+def test_the_nearest_robots_of_the_same_scene_are_shown():
+    """Three robots on flat ground at x = 0, 1 and 3 and one at 0.3 (it overlaps the first); two on other ground."""
+    env, renderer = with_robots(others=2)
+    everyone = torch.arange(6)
+    assert env.sim.scene_of_env.tolist() == [0, 0, 0, 1, 1, 1]
+    place(env.sim, pos_w=torch.tensor([[x, 0.0, 1.0] for x in (0.0, 1.0, 3.0, 0.0, 1.0, 1.5)]))
+    env.camera._age[:] = 99
+    env._capture()
+    given = renderer.given[-1]
+    assert given["body_poses_w"].shape == (6, 3, 13, 4, 4)
+    x = torch.where(given["robot_shown"], given["body_poses_w"][:, :, 0, 0, 3], torch.nan)
+    nan = float("nan")
+    np.testing.assert_allclose(
+        x,
+        [[0, 1, 3], [1, 0, 3], [3, 1, 0], [0, 1, 1.5], [1, 0, nan], [1.5, 0, nan]],
+        atol=1e-6,
+    )
+    assert len(everyone) == len(x)
+    few, renderer = with_robots(num_envs=2, scenes=[flat_scene()], others=5)  # more than there are
+    place(few.sim, pos_w=torch.tensor([[0.0, 0, 1], [2.0, 0, 1]]))
+    few.camera._age[:] = 99
+    few._capture()
+    assert renderer.given[-1]["body_poses_w"].shape == (2, 6, 13, 4, 4)
+    assert renderer.given[-1]["robot_shown"].tolist() == [[True, True] + [False] * 4] * 2

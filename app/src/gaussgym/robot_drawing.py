@@ -1,270 +1,193 @@
-"""Draws a robot into splat renders: its MJCF's primitives as shaded triangles, hidden where the splats are nearer."""
+"""Third-person pictures: a robot among a place's splats, with the shadow that the light casts of it on the ground."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from gaussgym_scene.frames import normalize
+from gaussgym_scene.mesh import Mesh
+from gaussgym_scene.splats import Splats
 from numpy.typing import NDArray
 
+if TYPE_CHECKING:
+    from gaussgym_render import Instances, ObjectSet
+    from gaussgym_sim.robot import RobotCfg
+
 SUPERSAMPLING = 2
-LIGHT_W = np.array([0.35, -0.25, 0.9]) / np.linalg.norm([0.35, -0.25, 0.9])
+"""Rays along each side of a pixel that shows the robot: objects have hard edges."""
+WINDOW = 0.5
+"""Share of the picture's width and height, about the robot, in which its edges are smoothed."""
 SHADOW_DARKNESS = 0.5
+SHADOW_BLUR_PX = 2.0
 SHADOW_REACH_M = 0.25
 """Splat surfaces this far before or behind the shadow's plane take none of it, at half of that all [m]."""
-DEPTH_TOLERANCE_M = 0.03
-"""Splat depth is blurred at edges: the robot wins ties within this [m]."""
 
 Floats = NDArray[np.float64]
-Triangles = tuple[Floats, NDArray[np.int64]]
-"""Vertices `[V, 3]` and faces `[F, 3]`, outward normals."""
 
 
-@dataclass(frozen=True)
-class _Part:
-    body: int
-    vertices: Floats
-    faces: NDArray[np.int64]
-    color: Floats
-
-
-class RobotShape:
-    """The drawable geometry of a robot.
+class ThirdPerson:
+    """Renders a robot in a place.
 
     Args:
-        mjcf: The model; its free joint carries the base.
-        joint_names: Actuated joints in the order of the joint positions that `triangles` takes.
-
-    Attributes:
-        num_faces: Triangles in all.
+        splats: The place.
+        robot: Which robot.
+        width: Of the pictures [px].
+        height: Of the pictures [px].
+        background: Linear RGB in 0..1 behind the splats.
     """
 
-    def __init__(self, mjcf: Path, joint_names: tuple[str, ...]) -> None:
-        import mujoco
+    def __init__(
+        self,
+        splats: Splats,
+        robot: RobotCfg,
+        width: int,
+        height: int,
+        *,
+        background: tuple[float, float, float],
+    ) -> None:
+        from gaussgym_learn.robot_view import robot_shapes
+        from gaussgym_render import SplatRenderer
+        from gaussgym_sim.kinematics import BodyKinematics
 
-        self._mujoco = mujoco
-        self._model = mujoco.MjModel.from_xml_path(str(mjcf))
-        self._data = mujoco.MjData(self._model)
-        joints = [self._model.joint(name) for name in joint_names]
-        self._qpos = np.array([joint.qposadr[0] for joint in joints])
-        free = np.flatnonzero(self._model.jnt_type == mujoco.mjtJoint.mjJNT_FREE)
-        self._base = int(self._model.jnt_qposadr[free[0]])
-        self._parts = [part for geom in range(self._model.ngeom) if (part := self._part(geom)) is not None]
-        self.num_faces = sum(len(part.faces) for part in self._parts)
+        nothing = splats.subset(np.zeros(0, np.int64))  # where the shadow is looked at by itself
+        self._renderer = SplatRenderer([splats, nothing], width, height, background=background)
+        self._window_px = np.array([round(WINDOW * width), round(WINDOW * height)])
+        self._fine = SplatRenderer(
+            [splats], *(SUPERSAMPLING * self._window_px).tolist(), background=background
+        )
+        shapes = robot_shapes(robot)
+        self._meshes = [_part(shapes.objects, int(i)) for i in shapes.whole]
+        self._bodies = shapes.whole_bodies
+        self._kinematics = BodyKinematics(robot, 1)
 
-    def triangles(
-        self, root_pos_w: Floats, root_quat_wxyz: Floats, joint_pos: Floats
-    ) -> tuple[Floats, NDArray[np.int64], Floats]:
-        """Pose the robot.
+    def picture(
+        self,
+        c2w: Floats,
+        K: Floats,
+        root_pos_w: Floats,
+        root_quat_wxyz: Floats,
+        joint_pos: Floats,
+        *,
+        ground_z_m: float | None = None,
+    ) -> NDArray[np.uint8]:
+        """One picture.
 
         Args:
+            c2w: Camera to world `[4, 4]`, OpenCV axes.
+            K: Calibration matrix `[3, 3]` of the picture [px].
             root_pos_w: Base position [m], `[3]`.
             root_quat_wxyz: Base orientation, `[4]`.
             joint_pos: Joint positions [rad], `[J]`.
+            ground_z_m: Height of the ground below the robot [m]; with it, a soft shadow is drawn.
 
         Returns:
-            Vertices in the world [m] `[V, 3]`, faces `[F, 3]`, colour of each face in 0..1 `[F, 3]`.
+            `[H, W, 3]`.
         """
-        self._data.qpos[self._base : self._base + 3] = root_pos_w
-        self._data.qpos[self._base + 3 : self._base + 7] = root_quat_wxyz
-        self._data.qpos[self._qpos] = joint_pos
-        self._mujoco.mj_kinematics(self._model, self._data)
-        vertices, faces, colors, offset = [], [], [], 0
-        for part in self._parts:
-            rotation = self._data.xmat[part.body].reshape(3, 3)
-            vertices.append(part.vertices @ rotation.T + self._data.xpos[part.body])
-            faces.append(part.faces + offset)
-            colors.append(np.broadcast_to(part.color, (len(part.faces), 3)))
-            offset += len(part.vertices)
-        return np.concatenate(vertices), np.concatenate(faces), np.concatenate(colors)
+        import torch
+        from gaussgym_render import Instances, build_objects
 
-    def _part(self, geom: int) -> _Part | None:
-        """Triangles of one geom in the frame of its body; planes and heightfields belong to the world, not the robot."""
-        model, kinds = self._model, self._mujoco.mjtGeom
-        if model.geom_bodyid[geom] == 0:
-            return None
-        size, kind = model.geom_size[geom], model.geom_type[geom]
-        if kind == kinds.mjGEOM_SPHERE:
-            shape = capsule(size[0], 0.0)
-        elif kind == kinds.mjGEOM_CAPSULE:
-            shape = capsule(size[0], size[1])
-        elif kind == kinds.mjGEOM_CYLINDER:
-            shape = cylinder(size[0], size[1])
-        elif kind == kinds.mjGEOM_BOX:
-            shape = box(size)
-        elif kind == kinds.mjGEOM_ELLIPSOID:
-            vertices, faces = capsule(1.0, 0.0)
-            shape = (vertices * size, faces)
-        else:
-            return None
-        rotation = np.zeros(9)
-        self._mujoco.mju_quat2Mat(rotation, model.geom_quat[geom])
-        vertices = shape[0] @ rotation.reshape(3, 3).T + model.geom_pos[geom]
-        return _Part(int(model.geom_bodyid[geom]), vertices, shape[1], self._color(geom))
+        state = (
+            torch.from_numpy(np.asarray(a, np.float64))[None] for a in (root_pos_w, root_quat_wxyz, joint_pos)
+        )
+        poses = self._kinematics.poses(*state)[0].numpy()[self._bodies]
+        parts = len(self._meshes)
+        shadow = [] if ground_z_m is None else [_cast(self._meshes, poses, ground_z_m)]
+        objects = build_objects([*self._meshes, *shadow])
+        cameras = 1 + len(shadow)
+        seen = Instances(
+            objects,
+            np.array([0, parts, parts + 1])[: cameras + 1],
+            np.arange(len(objects)),
+            np.concatenate([poses, np.tile(np.eye(4), (len(shadow), 1, 1))]),
+        )
+        frames = self._renderer.render(
+            np.tile(c2w, (cameras, 1, 1)), np.tile(K, (cameras, 1, 1)), np.arange(cameras), objects=seen
+        )
+        assert frames.instances is not None  # a call with objects
+        image, shown = frames.rgb[0], np.asarray(frames.instances[0] >= 0)
+        shade = np.ones(shown.shape, np.float32)
+        if shadow:
+            shade = _shade(frames.instances[1] >= 0, frames.depth[1], frames.depth[0])
+            image[:] = np.round(image * np.where(shown, 1.0, shade)[..., None])
+        robot = Instances(objects, seen.camera_offsets[:2], seen.object_ids[:parts], poses)
+        self._smooth(image, shade, c2w, K, robot)
+        return image
 
-    def _color(self, geom: int) -> Floats:
-        """The geom's own colour; MuJoCo's default grey becomes a livery that stands out from streets."""
-        rgba = self._model.geom_rgba[geom]
-        if not np.allclose(rgba[:3], 0.5):
-            return np.asarray(rgba[:3], dtype=np.float64)
-        name = self._model.geom(geom).name.lower()
-        if "foot" in name:
-            return np.array([0.10, 0.10, 0.11])
-        if "calf" in name or "thigh" in name or "hip" in name:
-            return np.array([0.28, 0.30, 0.34])
-        return np.array([0.93, 0.46, 0.12])
-
-
-def capsule(radius: float, half_length: float, *, around: int = 12, along: int = 4) -> Triangles:
-    """Triangulate a capsule along z; `half_length` 0 gives a sphere."""
-    angles = np.linspace(0.0, np.pi / 2, along + 1)
-    upper = [(radius * np.cos(a), half_length + radius * np.sin(a)) for a in angles]
-    profile = [(r, -z) for r, z in reversed(upper)] + upper
-    return _revolve(np.array(profile), around)
+    def _smooth(
+        self, image: NDArray[np.uint8], shade: NDArray[np.float32], c2w: Floats, K: Floats, robot: Instances
+    ) -> None:
+        """Give pixels of an image that show the robot the mean of several rays, in a window about it."""
+        centre_c = (robot.poses_w[:, :3, 3].mean(axis=0) - c2w[:3, 3]) @ c2w[:3, :3]
+        if centre_c[2] <= 0:
+            return
+        size, whole = self._window_px, np.array(image.shape[1::-1])
+        corner = (K @ centre_c)[:2] / centre_c[2] - size / 2
+        corner = np.clip(np.round(np.clip(corner, -1e6, 1e6)), 0, whole - size).astype(int)
+        k = np.asarray(K, np.float64).copy()
+        k[:2, 2] -= corner
+        k[:2] *= SUPERSAMPLING
+        frames = self._fine.render(c2w[None], k[None], np.zeros(1, np.int64), objects=robot)
+        part = tuple(slice(int(corner[i]), int(corner[i] + size[i])) for i in (1, 0))
+        assert frames.instances is not None
+        shown = _rays(np.asarray(frames.instances[0] >= 0))
+        light = np.where(shown, 1.0, shade[part][:, None, :, None])[..., None]
+        smooth = np.round((_rays(frames.rgb[0]) * light).mean(axis=(1, 3)))
+        some = np.asarray(shown.any(axis=(1, 3)))[..., None]
+        image[part] = np.where(some, smooth, image[part])
 
 
-def cylinder(radius: float, half_length: float, *, around: int = 16) -> Triangles:
-    """Triangulate a cylinder along z."""
-    profile = [(0.0, -half_length), (radius, -half_length), (radius, half_length), (0.0, half_length)]
-    return _revolve(np.array(profile), around)
+def _rays(values: NDArray[Any]) -> NDArray[Any]:
+    """Split the first two axes into pixels and their rays: `[H, S, W, S, ...]`."""
+    height, width = (n // SUPERSAMPLING for n in values.shape[:2])
+    return values.reshape(height, SUPERSAMPLING, width, SUPERSAMPLING, *values.shape[2:])
 
 
-def box(half_size: Floats) -> Triangles:
-    """Triangulate a box."""
-    corners = (
-        np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)], dtype=np.float64) * half_size
+def _part(objects: ObjectSet, index: int) -> Mesh:
+    """One object as a mesh again."""
+    vertices = objects.vertices_o[slice(*objects.vertex_offsets[index : index + 2])]
+    faces = slice(*objects.face_offsets[index : index + 2])
+    corners = objects.faces[faces]
+    # A face has one colour: every face gets corners of its own.
+    colors = np.round(objects.colors[faces] * 255).astype(np.uint8).repeat(3, axis=0)
+    return Mesh(
+        vertices[corners].reshape(-1, 3).astype(np.float32),
+        np.arange(3 * len(corners), dtype=np.int32).reshape(-1, 3),
+        colors,
     )
-    quads = [(0, 1, 3, 2), (4, 6, 7, 5), (0, 4, 5, 1), (2, 3, 7, 6), (0, 2, 6, 4), (1, 5, 7, 3)]
-    faces = [face for a, b, c, d in quads for face in ((a, b, c), (a, c, d))]
-    return corners, np.array(faces)
 
 
-def _revolve(profile: Floats, around: int) -> Triangles:
-    """Turn a profile of (radius, z) from the bottom to the top about z."""
-    turn = 2 * np.pi * np.arange(around) / around
-    rings = [np.stack([r * np.cos(turn), r * np.sin(turn), np.full(around, z)], axis=1) for r, z in profile]
-    faces = []
-    for ring in range(len(profile) - 1):
-        low, high = ring * around, (ring + 1) * around
-        for i in range(around):
-            j = (i + 1) % around
-            faces += [(low + i, low + j, high + j), (low + i, high + j, high + i)]
-    return np.concatenate(rings), np.array(faces)
+def _cast(meshes: list[Mesh], poses: Floats, ground_z_m: float) -> Mesh:
+    """The robot pressed flat along the light onto the plane of the ground, in the world."""
+    from gaussgym_render.objects import LIGHT_W, joined
+
+    robot, light = joined(list(zip(meshes, poses))), normalize(np.array(LIGHT_W))
+    height = robot.vertices[:, 2:].astype(np.float64) - ground_z_m
+    return Mesh((robot.vertices - height / light[2] * light).astype(np.float32), robot.faces, None)
 
 
-def draw(
-    rgb: NDArray[np.uint8],
-    depth_m: NDArray[np.float32],
-    intrinsics: Floats,
-    c2w: Floats,
-    triangles: tuple[Floats, NDArray[np.int64], Floats],
-    *,
-    ground_z_m: float | None = None,
-) -> NDArray[np.uint8]:
-    """Draw posed triangles into a render.
+def _shade(
+    cover: NDArray[np.bool_], plane_m: NDArray[np.float32], surface_m: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """What to multiply an image with `[H, W]`: a blurred shadow, on surfaces near its plane.
 
     Args:
-        rgb: The render, `[H, W, 3]`.
-        depth_m: Its depth along +Z [m], `[H, W]`; 0 where nothing was hit.
-        intrinsics: K [px], `[3, 3]`.
-        c2w: Camera pose (OpenCV), `[4, 4]`.
-        triangles: What `RobotShape.triangles` gives.
-        ground_z_m: Height of the ground below the robot [m]; with it, a soft shadow is drawn.
-
-    Returns:
-        A new image `[H, W, 3]`.
-    """
-    vertices, faces, colors = triangles
-    image = rgb.copy()
-    surface = np.where(depth_m > 0, depth_m, np.inf)
-    if ground_z_m is not None:
-        _darken(image, surface, intrinsics, c2w, vertices, faces, ground_z_m)
-    normals = np.cross(
-        vertices[faces[:, 1]] - vertices[faces[:, 0]], vertices[faces[:, 2]] - vertices[faces[:, 0]]
-    )
-    normals /= np.linalg.norm(normals, axis=1, keepdims=True) + 1e-12
-    seen = ((c2w[:3, 3] - vertices[faces[:, 0]]) * normals).sum(axis=1) > 0
-    light = 0.45 + 0.55 * np.clip(normals @ LIGHT_W, 0.0, 1.0)
-    shaded = np.clip(colors * light[:, None], 0.0, 1.0) * 255.0
-    layer = _fill(vertices, faces[seen], shaded[seen], intrinsics, c2w, rgb.shape[:2])
-    if layer is None:
-        return image
-    (top, left), color, depth, cover = layer
-    part = (slice(top, top + cover.shape[0]), slice(left, left + cover.shape[1]))
-    weight = (cover * (depth < surface[part] + DEPTH_TOLERANCE_M))[..., None]
-    image[part] = np.round(image[part] * (1 - weight) + color * weight)
-    return image
-
-
-def _darken(
-    image: NDArray[np.uint8],
-    surface: NDArray[np.floating],
-    intrinsics: Floats,
-    c2w: Floats,
-    vertices: Floats,
-    faces: NDArray[np.int64],
-    ground_z_m: float,
-) -> None:
-    """Multiply a blurred shadow into the image, cast along the light onto the plane of the ground."""
-    import cv2
-
-    height = vertices[:, 2] - ground_z_m
-    cast = vertices - (height / LIGHT_W[2])[:, None] * LIGHT_W
-    layer = _fill(cast, faces, np.zeros((len(faces), 3)), intrinsics, c2w, image.shape[:2], margin=8)
-    if layer is None:
-        return
-    (top, left), _, depth, cover = layer
-    part = (slice(top, top + cover.shape[0]), slice(left, left + cover.shape[1]))
-    soft = cv2.GaussianBlur(cover, (0, 0), 2.0)
-    # Only surfaces near the ground take it; the blurred rim has the depth of the sharp shadow beside it.
-    rim = cv2.dilate(depth.astype(np.float32), np.ones((13, 13), np.uint8))
-    off = np.abs(surface[part] - np.where(depth > 0, depth, rim))
-    near = np.clip(2.0 - 2.0 * off / SHADOW_REACH_M, 0.0, 1.0)
-    image[part] = np.round(image[part] * (1 - SHADOW_DARKNESS * soft * near)[..., None])
-
-
-def _fill(
-    vertices: Floats,
-    faces: NDArray[np.int64],
-    colors: Floats,
-    intrinsics: Floats,
-    c2w: Floats,
-    shape: tuple[int, int],
-    *,
-    margin: int = 1,
-) -> tuple[tuple[int, int], Floats, Floats, NDArray[np.float32]] | None:
-    """Paint triangles from far to near into the part of the image that they cover.
-
-    Returns:
-        (top, left) of the part, and its colour, depth [m] and coverage in 0..1; None if nothing lies in the image.
+        cover: Where the shadow falls on the plane of the ground `[H, W]`.
+        plane_m: Depth of that plane there `[H, W]`.
+        surface_m: Depth of what is seen, 0 where nothing was hit `[H, W]`.
     """
     import cv2
 
-    local = (vertices - c2w[:3, 3]) @ c2w[:3, :3]
-    kept = faces[(local[faces, 2] > 0.05).all(axis=1)]
-    if len(kept) == 0:
-        return None
-    colors = colors[(local[faces, 2] > 0.05).all(axis=1)]
-    depth_of_vertex = np.maximum(local[:, 2:], 1e-6)
-    pixels = local[:, :2] / depth_of_vertex * np.diag(intrinsics)[:2] + intrinsics[:2, 2]
-    used = pixels[kept].reshape(-1, 2)
-    low = np.maximum(np.floor(used.min(axis=0)).astype(int) - margin, 0)
-    high = np.minimum(np.ceil(used.max(axis=0)).astype(int) + margin, [shape[1], shape[0]])
-    if (high <= low).any():
-        return None
-    width, height = ((high - low) * SUPERSAMPLING).tolist()
-    face_at = np.zeros((height, width), np.float32)  # one more than the face in view; exact below 2^24 faces
-    # fillConvexPoly counts pixel centres as integers, in 1/16 px with shift 4.
-    points = np.round(((pixels - low) * SUPERSAMPLING - 0.5) * 16).astype(np.int32)
-    mean_depth = local[kept, 2].mean(axis=1)
-    for face in np.argsort(-mean_depth).tolist():
-        cv2.fillConvexPoly(face_at, points[kept[face]], face + 1.0, cv2.LINE_8, 4)
-    index = face_at.astype(np.int64)
-    color = np.concatenate([np.zeros((1, 3)), colors])[index].astype(np.float32)
-    depth = np.concatenate([[0.0], mean_depth])[index].astype(np.float32)
-    cover = (index > 0).astype(np.float32)
-    size = (width // SUPERSAMPLING, height // SUPERSAMPLING)
-    small = [cv2.resize(layer, size, interpolation=cv2.INTER_AREA) for layer in (color, depth, cover)]
-    share = np.maximum(small[2], 1e-6)
-    return (int(low[1]), int(low[0])), small[0] / share[..., None], small[1] / share, small[2]
+    shade = np.ones(cover.shape, np.float32)
+    margin = round(3 * SHADOW_BLUR_PX)
+    rows, columns = (np.flatnonzero(cover.any(axis=axis)) for axis in (1, 0))
+    if len(rows) == 0:
+        return shade
+    part = tuple(slice(max(int(n[0]) - margin, 0), int(n[-1]) + margin + 1) for n in (rows, columns))
+    cover, plane_m, surface_m = cover[part], plane_m[part], surface_m[part]
+    soft = cv2.GaussianBlur(cover.astype(np.float32), (0, 0), SHADOW_BLUR_PX)
+    # The blurred rim has the depth of the sharp shadow beside it.
+    rim = cv2.dilate(np.where(cover, plane_m, np.float32(0)), np.ones((2 * margin + 1,) * 2, np.uint8))
+    off = np.abs(np.where(surface_m > 0, surface_m, np.inf) - np.where(cover, plane_m, rim))
+    shade[part] = 1 - SHADOW_DARKNESS * soft * np.clip(2.0 - 2.0 * off / SHADOW_REACH_M, 0.0, 1.0)
+    return shade

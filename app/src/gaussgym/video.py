@@ -16,7 +16,7 @@ from gaussgym_scene.heightfield import Heightfield
 from gaussgym_scene.scene import Scene
 from numpy.typing import NDArray
 
-from gaussgym.robot_drawing import RobotShape, draw
+from gaussgym.robot_drawing import ThirdPerson
 
 if TYPE_CHECKING:
     from gaussgym_learn.acting import ActingPolicy
@@ -182,7 +182,7 @@ def choose(episodes: Sequence[Episode]) -> int:
 
 
 def chase_images(scene: Scene, episode: Episode, robot: Any, cfg: FilmCfg) -> list[NDArray[np.uint8]]:
-    """Render the place from a camera that follows the robot, and draw the robot into it.
+    """Render the place, with the robot in it, from a camera that follows it.
 
     Args:
         scene: The place; its heightfield keeps the camera above ground.
@@ -190,23 +190,16 @@ def chase_images(scene: Scene, episode: Episode, robot: Any, cfg: FilmCfg) -> li
         robot: `gaussgym_sim.robot.RobotCfg`.
         cfg: How to film.
     """
-    from gaussgym_render import SplatRenderer
-
     positions, quats = np.array(episode.root_pos_w), np.array(episode.root_quat_wxyz)
     poses = chase_poses(positions, quats, scene.heightfield, cfg)
     focal = cfg.width / 2 / np.tan(np.radians(cfg.field_of_view_deg) / 2)
     intrinsics = np.array([[focal, 0, cfg.width / 2], [0, focal, cfg.height / 2], [0, 0, 1.0]])
-    renderer = SplatRenderer([scene.splats], cfg.width, cfg.height, background=SKY)
-    shape = RobotShape(robot.mjcf, robot.joint_names)
+    chase = ThirdPerson(scene.splats, robot, cfg.width, cfg.height, background=SKY)
     ground = scene.heightfield.sample(positions[:, :2])
-    images = []
-    for index, pose in enumerate(poses):
-        frames = renderer.render(pose[None], intrinsics[None], np.zeros(1, np.int64))
-        triangles = shape.triangles(positions[index], quats[index], episode.joint_pos[index])
-        images.append(
-            draw(frames.rgb[0], frames.depth[0], intrinsics, pose, triangles, ground_z_m=float(ground[index]))
-        )
-    return images
+    return [
+        chase.picture(pose, intrinsics, *state, ground_z_m=float(z))
+        for pose, z, *state in zip(poses, ground, positions, quats, episode.joint_pos)
+    ]
 
 
 def chase_poses(positions: Floats, quats_wxyz: Floats, ground: Heightfield, cfg: FilmCfg) -> Floats:

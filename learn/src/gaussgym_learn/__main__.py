@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from gaussgym_scene import command
 from gaussgym_scene.errors import InputError
+
+if TYPE_CHECKING:
+    from gaussgym_learn.recipes import Recipe
 
 
 @dataclass
@@ -35,14 +38,30 @@ class RunOptions:
     """Backend of the camera, for recipes that see."""
     camera_model: str | None = None
     """Lens, shutter and sensor of the camera (ideal, robot), for recipes that see; default: the recipe's, ideal."""
+    show_robot: bool = False
+    """Draw the robot's own body into its images, for recipes that see."""
+    show_others: int | None = None
+    """Draw up to so many other robots of the same scene, the nearest, without contact; default: the recipe's, 0."""
+    lod: list[Path] | None = None
+    """Folders of gaussgym-render optimize, one a scene in the same order, to render instead of the scenes' full splats."""
     wandb: bool = False
     """Also log to Weights & Biases (offline unless WANDB_MODE says otherwise)."""
 
     def arguments(self) -> dict[str, Any]:
-        """What `train` and `distill` take by these names; `num_envs` and `camera_model` belong into the recipe."""
+        """What `train` and `distill` take by these names; the rest belongs into the recipe."""
         named = {field.name: getattr(self, field.name) for field in fields(self)}
-        del named["num_envs"], named["camera_model"]
+        for name in ("num_envs", "camera_model", "show_robot", "show_others"):
+            del named[name]
         return {**named, "progress": True}
+
+    def with_camera(self, recipe: Recipe) -> Recipe:
+        """The recipe with what was said about the camera."""
+        given: dict[str, Any] = {"show_robot": recipe.show_robot or self.show_robot}
+        if self.camera_model is not None:
+            given["camera_model"] = self.camera_model
+        if self.show_others is not None:
+            given["show_others"] = self.show_others
+        return replace(recipe, **given)
 
 
 @dataclass
@@ -59,8 +78,6 @@ class Train:
 
     def run(self) -> Path:
         """Train and return the checkpoint's path."""
-        from dataclasses import replace
-
         from gaussgym_learn.courses import default_course
         from gaussgym_learn.recipes import get_recipe
         from gaussgym_learn.train import train
@@ -69,8 +86,7 @@ class Train:
         options = self.options
         if options.num_envs is not None:
             recipe = replace(recipe, ppo=replace(recipe.ppo, num_envs=options.num_envs))
-        if options.camera_model is not None:
-            recipe = replace(recipe, camera_model=options.camera_model)
+        recipe = options.with_camera(recipe)
         scenes = self.scenes or default_course(self.recipe, seed=options.seed)
         return train(recipe, scenes, self.output, **options.arguments())
 
@@ -95,6 +111,12 @@ class Evaluate:
     """Backend of the camera."""
     camera_model: str = "ideal"
     """Lens, shutter and sensor of the camera (ideal, robot)."""
+    show_robot: bool = False
+    """Draw the robot's own body into its images."""
+    show_others: int = 0
+    """Draw up to so many other robots of the same scene, the nearest; they do not touch."""
+    lod: list[Path] | None = None
+    """Folders of gaussgym-render optimize, one a scene in the same order, to render instead of the scenes' full splats."""
     record: Path | None = None
     """Write the trajectory and camera frames of one episode to this npz."""
     json: Path | None = None
@@ -118,6 +140,9 @@ class Evaluate:
                 seed=self.seed,
                 renderer=self.renderer,
                 camera_model=self.camera_model,
+                show_robot=self.show_robot,
+                show_others=self.show_others,
+                lod=self.lod,
                 record=self.record,
                 progress=True,
             )
@@ -144,8 +169,6 @@ class Distill:
 
     def run(self) -> Path:
         """Distill and return the checkpoint's path."""
-        from dataclasses import replace
-
         from gaussgym_learn.distill import distill
         from gaussgym_learn.recipes import get_recipe
 
@@ -155,8 +178,7 @@ class Distill:
         options = self.options
         if options.num_envs is not None:
             recipe = replace(recipe, distill=replace(recipe.distill, num_envs=options.num_envs))
-        if options.camera_model is not None:
-            recipe = replace(recipe, camera_model=options.camera_model)
+        recipe = options.with_camera(recipe)
         return distill(self.teacher, self.scenes, self.output, recipe=recipe, **options.arguments())
 
 

@@ -316,6 +316,7 @@ def distill(
     progress: bool = False,
     on_iteration: Callable[[Any, dict[str, float]], None] | None = None,
     make: Callable[[], LearnEnv] | None = None,
+    lod: Sequence[Path | str] | None = None,
 ) -> Path:
     """Distill a teacher into a student that sees.
 
@@ -338,6 +339,7 @@ def distill(
         progress: see there.
         on_iteration: see there.
         make: makes the environment instead of `make_env`.
+        lod: see `gaussgym_learn.train.train`.
 
     Returns:
         The path of `checkpoint.json`.
@@ -371,7 +373,8 @@ def distill(
                 renderer=renderer,
                 seed=seed,
                 cfg=recipe.env,
-                camera_model=recipe.camera_model,
+                lod=lod,
+                **recipe.camera_options(),
             )
         acting.check(env)
         trainer = DistillTrainer(recipe, env, acting.model, seed=seed)
@@ -382,7 +385,7 @@ def distill(
                 action(checkpoint)
         if previous is None:
             clear_run(out)
-        fields = run_fields(recipe, env, seed=seed, init_from=initial)
+        fields = run_fields(recipe, env, seed=seed, init_from=initial, lod=lod)
         fields["teacher"] = {
             "name": acting.checkpoint.directory.name,
             "model_sha256": acting.checkpoint.fields["files"][acting.checkpoint.fields["model"]]["sha256"],
@@ -441,7 +444,7 @@ def finetune(
     out = Path(out)
     options: dict[str, Any] = {"episodes": episodes, "renderer": renderer, "progress": progress}
     if recipe is not None:
-        options["camera_model"] = recipe.camera_model
+        options |= recipe.camera_options()
     before = evaluate(student, scene, **options)
     trained_dir = out.with_name(out.name + "_trained")
     # The new scene counts as much as all the old ones together: the environments are split evenly over this list.

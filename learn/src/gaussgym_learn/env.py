@@ -7,17 +7,22 @@ import hashlib
 from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from gaussgym_scene.errors import InputError
 from gaussgym_scene.scene import Scene
 from gaussgym_sim.camera import CameraRenderer, RenderedFrames, intrinsics
 from gaussgym_sim.env import Env, EnvCfg
+from gaussgym_sim.robot import RobotCfg
 from gaussgym_sim.starts import Starts
 from gaussgym_sim.vecsim import VecSim, make_sim
 from rsl_rl.env import VecEnv
 from tensordict import TensorDict
+
+if TYPE_CHECKING:
+    from gaussgym_render.lod import LodSplats
 
 FOOT_RADIUS_M = 0.023
 """Of the Go1's ball feet; their sites are at the centre [m]."""
@@ -189,6 +194,9 @@ def make_env(
     num_threads: int | None = None,
     starts: Starts | None = None,
     camera_model: str = "ideal",
+    show_robot: bool = False,
+    show_others: int = 0,
+    lod: Sequence[Path | str] | None = None,
 ) -> GaussgymVecEnv:
     """An environment that rsl_rl can train in.
 
@@ -206,10 +214,19 @@ def make_env(
         num_threads: of physics and rendering.
         starts: fixed episodes to run instead of drawn ones.
         camera_model: lens, shutter and sensor of the camera, see `gaussgym_render.robot_camera.CAMERA_MODELS`.
+        show_robot: draw the robot's own body into its images, from its collision and visual shapes.
+        show_others: draw up to so many other robots of the same scene, the nearest. They are pictures: robots of different
+            environments pass through each other (and are not drawn where they overlap), and images then depend on the batch.
+        lod: for each scene the folder that `gaussgym-render optimize` made from it, to render in its place; None: the scenes.
 
     Returns:
         A VecEnv whose observations are a TensorDict of the groups proprio, base_vel, scan, and with a renderer rgb.
+
+    Raises:
+        InputError: an unknown name; settings of the camera without a renderer; levels of detail that do not fit the scenes.
     """
+    if renderer is None:
+        _check_blind(camera_model, show_robot, show_others, lod)
     opened = open_scenes(scenes)
     physics = make_sim(sim, robot, opened, num_envs, device=device, seed=seed, num_threads=num_threads)
     cfg = dataclasses.replace(cfg or EnvCfg(), task=task)
@@ -219,10 +236,45 @@ def make_env(
         scene_hashes={scene.name: scene_hash(scene) for scene in opened},
         seed=seed,
         clearance=clearance,
-        renderer=make_camera_renderer(opened, cfg, renderer, num_threads, camera_model=camera_model)
+        renderer=make_camera_renderer(
+            opened,
+            cfg,
+            renderer,
+            num_threads,
+            camera_model=camera_model,
+            robot=physics.robot,
+            show_robot=show_robot,
+            show_others=show_others,
+            lod=lod,
+        )
         if renderer is not None
         else None,
         starts=starts,
+    )
+
+
+def _check_blind(
+    camera_model: str, show_robot: bool, show_others: int, lod: Sequence[Path | str] | None
+) -> None:
+    """Refuse settings that nobody would see.
+
+    Raises:
+        InputError: a setting of the camera, or no such camera model.
+    """
+    settings = {
+        f"camera_model {camera_model!r}": camera_model != "ideal",
+        "show_robot": show_robot,
+        f"show_others {show_others}": show_others != 0,
+        "lod": lod is not None,
+    }
+    found = [name for name, given in settings.items() if given]
+    if not found:
+        return
+    from gaussgym_render.robot_camera import get_camera_model
+
+    get_camera_model(camera_model)
+    raise InputError(
+        f"found {', '.join(found)} for a policy without a camera; expected none: leave it out, or take one that sees"
     )
 
 
@@ -233,6 +285,10 @@ def make_camera_renderer(
     num_threads: int | None = None,
     *,
     camera_model: str = "ideal",
+    robot: RobotCfg | None = None,
+    show_robot: bool = False,
+    show_others: int = 0,
+    lod: Sequence[Path | str] | None = None,
 ) -> CameraRenderer:
     """The splat renderer of the robot's camera. A scene that is given several times is kept once.
 
@@ -242,29 +298,75 @@ def make_camera_renderer(
         backend: see `gaussgym_render.SplatRenderer`.
         num_threads: of the renderer.
         camera_model: see `make_env`; episodes draw their cameras from it, by the environment's seed.
+        robot: which to draw; needed by the next two.
+        show_robot: see `make_env`.
+        show_others: see `make_env`.
+        lod: see `make_env`.
 
     Raises:
-        InputError: no such camera model.
+        InputError: no such camera model, fewer than no other robots, or levels of detail that do not fit the scenes.
     """
     from gaussgym_render import SplatRenderer
     from gaussgym_render.robot_camera import get_camera_model, make_robot_camera
 
-    distinct: list[Scene] = []
+    if show_others < 0:
+        raise InputError(f"show_others is {show_others}, expected at least 0 robots")
+    distinct: list[tuple[Scene, Path | None]] = []
     place = []
-    for scene in scenes:
-        known = next((i for i, other in enumerate(distinct) if other is scene), None)
+    for item in _with_lod(scenes, lod):
+        known = next((i for i, (s, f) in enumerate(distinct) if s is item[0] and f == item[1]), None)
         place.append(len(distinct) if known is None else known)
         if known is None:
-            distinct.append(scene)
+            distinct.append(item)
     size = (cfg.camera.width, cfg.camera.height)
-    splats = [s.splats for s in distinct]
+    splats = [scene.splats if folder is None else _open_lod(scene, folder) for scene, folder in distinct]
     model = get_camera_model(camera_model)
+    renderer: Any
     if model.ideal:
         renderer = SplatRenderer(splats, *size, backend=backend, num_threads=num_threads)
     else:
         k = intrinsics(cfg.camera).numpy()
         renderer = make_robot_camera(splats, k, *size, model, backend=backend, num_threads=num_threads)
-    return renderer if len(distinct) == len(scenes) else _SharedScenes(renderer, torch.tensor(place))  # type: ignore[return-value]
+    if len(distinct) < len(scenes):
+        renderer = _SharedScenes(renderer, torch.tensor(place))
+    if not (show_robot or show_others):
+        return renderer
+    from gaussgym_learn.robot_view import RobotRenderer
+
+    if robot is None:
+        raise InputError("found show_robot or show_others without a robot; expected which robot to draw")
+    return RobotRenderer(renderer, robot, own=show_robot, num_others=show_others)  # type: ignore[return-value]
+
+
+def _with_lod(scenes: Sequence[Scene], lod: Sequence[Path | str] | None) -> list[tuple[Scene, Path | None]]:
+    """Each scene with the folder of its levels of detail."""
+    if lod is None:
+        return [(scene, None) for scene in scenes]
+    if len(lod) != len(scenes):
+        raise InputError(
+            f"found {len(lod)} folders of levels of detail for {len(scenes)} scenes; expected one a scene, in the same order"
+        )
+    return list(zip(scenes, map(Path, lod), strict=True))
+
+
+def _open_lod(scene: Scene, folder: Path) -> LodSplats:
+    """Levels of detail that were made from a scene's splats.
+
+    Raises:
+        InputError: they were made from others.
+    """
+    from gaussgym_render.lod import LodSplats
+    from gaussgym_render.optimize import digest
+
+    splats = LodSplats.load(folder)
+    source = splats.recipe.get("source", {})
+    made_from = source.get("sha256") if isinstance(source, dict) else None
+    if made_from != digest(scene.splats):
+        raise InputError(
+            f"{folder}: made from other splats than those of scene {scene.name!r} ({len(scene.splats)}); give the folders in "
+            "the order of the scenes, or make this one again (gaussgym-render optimize)"
+        )
+    return splats
 
 
 class _SharedScenes:

@@ -136,6 +136,9 @@ def evaluate(
     starts: Starts | None = None,
     record: Path | str | None = None,
     camera_model: str = "ideal",
+    show_robot: bool = False,
+    show_others: int = 0,
+    lod: Sequence[Path | str] | None = None,
 ) -> dict[str, Any]:
     """Run one episode from each fixed start and summarize.
 
@@ -156,6 +159,9 @@ def evaluate(
         cfg: the learning problem, for other commands or observations than the default; evaluated without noise,
             randomization or curriculum.
         camera_model: lens, shutter and sensor of the camera, see `gaussgym_learn.env.make_env`.
+        show_robot: see there.
+        show_others: see there; robots whose episodes are over stand where these ended.
+        lod: see there.
 
     Returns:
         A plain dictionary: `success`, `fell`, `timeout` (shares of the episodes), `velocity_error_m_s`, `yaw_rate_error_rad_s`,
@@ -190,6 +196,9 @@ def evaluate(
         cfg=cfg,
         starts=starts,
         camera_model=camera_model,
+        show_robot=show_robot,
+        show_others=show_others,
+        lod=lod,
     )
     bar = tqdm(total=episodes, desc=f"evaluate {ablate}", unit="episode", disable=not progress)
     recorder = EpisodeRecorder(env) if record is not None else None
@@ -202,6 +211,9 @@ def evaluate(
         "task": task,
         "ablate": ablate,
         "camera_model": camera_model,
+        "show_robot": show_robot,
+        "show_others": show_others,
+        "lod": None if lod is None else [Path(folder).name for folder in lod],
         "seed": seed,
         **summarize(table, [scene.name for scene in opened]),
         "wall_seconds": round(time.perf_counter() - start, 1),

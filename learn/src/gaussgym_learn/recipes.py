@@ -120,6 +120,8 @@ class Recipe:
         env: the simulator's environment settings.
         clearance: weight [1/s] and target [m] of the penalty on swing feet that move low.
         camera_model: lens, shutter and sensor of the camera, of recipes that see; see `gaussgym_learn.env.make_env`.
+        show_robot: whether these see the robot's own body, see there.
+        show_others: how many other robots they see at most, see there.
     """
 
     name: str
@@ -130,6 +132,13 @@ class Recipe:
     env: EnvCfg = field(default_factory=EnvCfg)
     clearance: tuple[float, float] = (0.0, 0.08)
     camera_model: str = "ideal"
+    show_robot: bool = False
+    show_others: int = 0
+
+    def camera_options(self) -> dict[str, Any]:
+        """What `gaussgym_learn.env.make_env` and `gaussgym_learn.evaluate.evaluate` take by these names."""
+        names = ("camera_model", "show_robot", "show_others")
+        return {name: getattr(self, name) for name in names}
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dictionary, for the checkpoint's manifest."""

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -197,6 +197,7 @@ def train(
     progress: bool = False,
     on_iteration: Callable[[PPOTrainer, dict[str, float]], None] | None = None,
     make: Callable[[], LearnEnv] | None = None,
+    lod: Sequence[Path | str] | None = None,
 ) -> Path:
     """Train a recipe with PPO.
 
@@ -218,6 +219,7 @@ def train(
         progress: show a progress bar on stderr.
         on_iteration: called after every update with the trainer and its scalars.
         make: makes the environment instead of `make_env` (tests, own tasks).
+        lod: folders of levels of detail to render instead of the scenes, see `gaussgym_learn.env.make_env`.
 
     Returns:
         The path of `checkpoint.json`.
@@ -232,7 +234,7 @@ def train(
     previous = load_checkpoint(out) if resume and has_checkpoint(out) else None
     initial = load_checkpoint(init_from) if init_from is not None and previous is None else None
     with torch_threads(1):
-        env = make() if make else _make_env(recipe, scenes, robot, sim, renderer, seed)
+        env = make() if make else _make_env(recipe, scenes, robot, sim, renderer, seed, lod)
         trainer = PPOTrainer(recipe, env, seed=seed)
         for checkpoint, action in ((initial, trainer.warm_start), (previous, trainer.restore)):
             if checkpoint is not None:
@@ -242,7 +244,7 @@ def train(
                 action(checkpoint)
         if previous is None:
             clear_run(out)
-        fields = run_fields(recipe, env, seed=seed, init_from=initial)
+        fields = run_fields(recipe, env, seed=seed, init_from=initial, lod=lod)
         fields["initialized_from"] = (previous or Checkpoint(out, fields, {})).fields.get("initialized_from")
         elapsed = float(previous.fields.get("train_seconds", 0.0)) if previous else 0.0
         return run_training(
@@ -330,7 +332,12 @@ _BAR = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}, {postfix}"
 
 
 def run_fields(
-    recipe: Recipe, env: LearnEnv, *, seed: int, init_from: Checkpoint | None = None
+    recipe: Recipe,
+    env: LearnEnv,
+    *,
+    seed: int,
+    init_from: Checkpoint | None = None,
+    lod: Sequence[Path | str] | None = None,
 ) -> dict[str, Any]:
     """What a checkpoint's manifest says about its run."""
     return {
@@ -340,6 +347,7 @@ def run_fields(
         "observations": env.layout,
         "num_actions": env.num_actions,
         "scenes": env.scene_hashes,
+        "lod": None if lod is None else [Path(folder).name for folder in lod],
         "seed": seed,
         "initialized_from": None if init_from is None else init_from.directory.name,
     }
@@ -356,7 +364,15 @@ def _shapes(state: dict[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
     return {k: tuple(v.shape) for k, v in state.items()}
 
 
-def _make_env(recipe: Recipe, scenes: Any, robot: str, sim: str, renderer: str | None, seed: int) -> LearnEnv:
+def _make_env(
+    recipe: Recipe,
+    scenes: Any,
+    robot: str,
+    sim: str,
+    renderer: str | None,
+    seed: int,
+    lod: Sequence[Path | str] | None,
+) -> LearnEnv:
     from gaussgym_learn.env import make_env
 
     sees = "rgb" in recipe.network.actor_groups
@@ -370,5 +386,6 @@ def _make_env(recipe: Recipe, scenes: Any, robot: str, sim: str, renderer: str |
         seed=seed,
         cfg=recipe.env,
         clearance=recipe.clearance,
-        camera_model=recipe.camera_model,
+        lod=lod,
+        **recipe.camera_options(),
     )

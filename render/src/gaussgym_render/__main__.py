@@ -1,9 +1,10 @@
-"""Command `gaussgym-render`: images of a scene, how fast they come, and a scene with levels of detail."""
+"""Command `gaussgym-render`: images of a scene, how fast they come, a scene with levels of detail, images for other programs."""
 
 from __future__ import annotations
 
 import json
 import shutil
+import signal
 import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -13,14 +14,15 @@ import numpy as np
 import tyro
 from gaussgym_scene import InputError, Scene, Splats, command
 from gaussgym_scene.artifact import replace_directory
-from gaussgym_scene.formats import SUFFIXES, load_splats
 from PIL import Image
 from tqdm import tqdm
 
+from gaussgym_render import client, serve
 from gaussgym_render.bench import comparison
 from gaussgym_render.bench.command import Bench
 from gaussgym_render.lod import LodSplats
-from gaussgym_render.renderer import Frames, SplatRenderer
+from gaussgym_render.renderer import AnySplats, Frames, SplatRenderer
+from gaussgym_render.sources import SplatSource, open_splats, open_viewpoints
 from gaussgym_render.viewpoints import Viewpoints, load_viewpoints, path_viewpoints, scene_viewpoints
 
 CAMERAS_FILE = "cameras.json"
@@ -32,12 +34,14 @@ class Images:
     """Render a scene's images into a folder: NAME.png for each camera, and cameras.json with the cameras used."""
 
     scene: tyro.conf.Positional[Path]
-    """Scene folder, or a splat file (PLY, compressed PLY, SPZ, splat, SOG; then give --cameras)."""
+    """Scene folder; or, with --cameras, a folder written by `gaussgym-render optimize` or a splat file (PLY, compressed PLY,
+    SPZ, splat, SOG)."""
     output: Path
     """Folder to write; replaced if it exists."""
     cameras: Path | None = None
     """Camera file, JSON: {"format": "gaussgym-cameras", "version": 1, "width_px": 640, "height_px": 480, "cameras": [{"name":
     "a", "c2w": 4x4 camera to world in OpenCV axes [m], "K": 3x3 [px]}, ...]}; the cameras.json that this command writes is one.
+    Or a scene folder, whose cameras are taken.
     Default: the photographs' cameras where the scene records them, else one every metre along its paths."""
     backend: str = "auto"
     """'cpu', 'reference' (float64, slow), any that an installed package adds, or 'auto'."""
@@ -78,18 +82,15 @@ class Images:
         replace_directory(partial, self.output)
         return self.output
 
-    def _load(self) -> tuple[Splats, Viewpoints]:
+    def _load(self) -> tuple[AnySplats, Viewpoints]:
         """The scene's splats and the cameras asked for."""
         if self.every < 1 or (self.width is not None and self.width < 1):
             raise InputError(f"--every {self.every} and --width {self.width}: expected at least 1")
-        cameras = load_viewpoints(self.cameras) if self.cameras else None
-        if self.scene.name.lower().endswith(SUFFIXES):
-            splats = load_splats(self.scene)
-            if cameras is None:
-                raise InputError(f"{self.scene}: a splat file brings no cameras; give --cameras FILE")
+        source = open_splats(self.scene)
+        if self.cameras is None:
+            cameras = scene_viewpoints(source.whole_scene("cameras", "--cameras"))
         else:
-            scene = Scene.load(self.scene)
-            splats, cameras = scene.splats, cameras or scene_viewpoints(scene)
+            cameras = open_viewpoints(self.cameras, scene_viewpoints)
         if self.every > 1:
             cameras = Viewpoints(
                 cameras.names[:: self.every],
@@ -100,7 +101,7 @@ class Images:
             )
         if self.width is not None:
             cameras = cameras.resized(self.width, max(1, round(cameras.height * self.width / cameras.width)))
-        return splats, cameras
+        return source.splats, cameras
 
 
 def _write_images(folder: Path, names: list[str], frames: Frames, *, depth: bool) -> None:
@@ -201,10 +202,81 @@ def _print_comparison(full: Splats, lod: LodSplats, rows: list[comparison.Compar
         print(f"{row.width_px}x{row.height_px:<8} {quality:<23} {visible:<20} {ratio}")
 
 
+@dataclass(kw_only=True)
+class Serve:
+    """Render for other programs, such as a simulator in a Python of its own, over shared memory; ends with Ctrl-C or SIGTERM.
+
+    They use client.py of this package, one file that needs numpy and Python 3.8 or later.
+    """
+
+    scenes: tyro.conf.Positional[tuple[Path, ...]]
+    """Scene folders, folders written by `gaussgym-render optimize`, splat files; a camera's scene id is a place in this list."""
+    name: str
+    """By which clients find the server."""
+    width: int = 64
+    """Image width [px]."""
+    height: int = 48
+    """Image height [px]."""
+    max_cameras: int = 256
+    """Most cameras of a request."""
+    clients: int = 4
+    """Most clients at a time."""
+    camera_model: str = "ideal"
+    """'ideal' (pinhole) or 'robot' (lens, shutter and sensor of a robot's camera)."""
+    fov: float = 90.0
+    """Horizontal field of view that the lens of --camera-model robot is sized for [deg]."""
+    seed: int = 0
+    """Of the camera model."""
+    backend: str = "auto"
+    """Renderer backend."""
+    threads: int | None = None
+    """CPU threads; default: all cores."""
+
+    def run(self) -> None:
+        """Serve until a signal comes."""
+        if not self.scenes:
+            raise InputError(
+                "found no scenes, expected at least one: gaussgym-render serve SCENE --name NAME"
+            )
+        cfg = serve.RenderServerCfg(name=self.name, max_cameras=self.max_cameras, num_clients=self.clients)
+        sources = [open_splats(path) for path in self.scenes]
+        camera = serve.make_camera(
+            [source.splats for source in sources],
+            self.width,
+            self.height,
+            camera_model=self.camera_model,
+            horizontal_fov_rad=float(np.radians(self.fov)),
+            seed=self.seed,
+            backend=self.backend,
+            num_threads=self.threads,
+        )
+        with serve.RenderServer(camera, cfg, [source.name for source in sources]) as server:
+            self._announce(sources, server)
+            received = serve.serve_until_signalled(server)
+        print(f"stopped; {server.num_requests} requests, {server.num_images} images", flush=True)
+        if received == signal.SIGINT:
+            raise KeyboardInterrupt
+
+    def _announce(self, sources: list[SplatSource], server: serve.RenderServer) -> None:
+        for i, source in enumerate(sources):
+            levels = " with levels of detail" if isinstance(source.splats, LodSplats) else ""
+            print(f"scene {i}: {source.name}, {len(source.splats)} splats{levels}")
+        print(
+            f"serving {self.width}x{self.height} px as {self.name!r}: {self.max_cameras} cameras a request, {self.clients} "
+            f"clients, {self.camera_model} camera, backend {server.renderer.backend}, {server.size_bytes / 1e6:.1f} MB of "
+            "shared memory"
+        )
+        print(
+            f'connect: RenderClient("{self.name}").render(c2w, K, scene_ids), with {client.__file__}, which may be copied',
+            flush=True,
+        )
+
+
 Command = (
     Annotated[Images, tyro.conf.subcommand("images")]
     | Annotated[Bench, tyro.conf.subcommand("bench")]
     | Annotated[Optimize, tyro.conf.subcommand("optimize")]
+    | Annotated[Serve, tyro.conf.subcommand("serve")]
 )
 
 

@@ -49,7 +49,9 @@ _MIN_T = _F(oracle.MIN_TRANSMITTANCE)
 _SLACK_PX = _F(2e-3)
 _NUM_PROJECTED = 7  # u, v, z, slope, falloff, row falloff, log2 of the opacity
 _NUM_BOX = 5  # x0, x1, y0, y1, whether visible
-_RECORD = 16  # the seven above, x0 | x1 << 16, y0 | y1 << 16, slot, three of colour, spare: a cache line
+_RECORD = (
+    lanes.RECORD
+)  # the seven above, x0 | x1 << 16, y0 | y1 << 16, slot, three of colour, spare: a cache line
 _RADIX_BITS = 11
 _SHORT_RUN = 24  # splats of equal depth that are sorted by insertion
 _AHEAD = 8  # splats between asking for a record and using it
@@ -238,61 +240,80 @@ def _widen(halves, start, count, out):
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def _collect(out, box, colors, first_slot, count, records, keys):
-    """Append a chunk's visible splats to the camera's list, one cache line each; returns the new length.
-
-    Every splat is written and the length advanced by 0 or 1: which are visible is unpredictable, a branch costs more.
-    """
-    for i in range(CHUNK):
-        at = count * _RECORD
-        for j in range(7):
-            records[np.uintp(at + j)] = out[j * CHUNK + i]
-        records[np.uintp(at + 7)] = lanes.bits_float(box[i] | (box[CHUNK + i] << np.int32(16)))
-        records[np.uintp(at + 8)] = lanes.bits_float(
-            box[2 * CHUNK + i] | (box[3 * CHUNK + i] << np.int32(16))
+    """Append a chunk's visible splats to the camera's list, one cache line each; returns the new length."""
+    first = count
+    for i in range(0, CHUNK, _RECORD):
+        count = lanes.append_records(
+            out, box, colors, np.int64(i), np.int64(CHUNK), np.int64(first_slot + i), records, count
         )
-        records[np.uintp(at + 9)] = lanes.bits_float(np.int32(first_slot + i))
-        for c in range(3):
-            records[np.uintp(at + 10 + c)] = max(colors[np.uintp(c * CHUNK + i)], _F(0.0))
-        keys[np.uintp(count)] = np.uint32(lanes.float_bits(out[2 * CHUNK + i]))
-        count += np.int64(box[4 * CHUNK + i])
+    for i in range(first, count):
+        keys[np.uintp(i)] = np.uint32(lanes.float_bits(records[np.uintp(i * _RECORD + 2)]))
     return count
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _sort(keys, count, order, keys_b, order_b, histogram):
-    """Stable radix sort of positive float32 bits; fills `order[:count]`, and leaves the keys sorted in `keys`."""
+def _sort(keys, count, order, pairs, histograms):
+    """Sort positive float32 bits; fills `order[:count]`, and leaves the keys sorted in `keys`.
+
+    Two radix passes over the highest 22 bits in which the keys differ leave them nearly sorted; insertion does the rest. Where
+    that would take long (a wall seen straight on, and something far behind it), numpy's sort does it all.
+    """
     low, high = np.uint32(0xFFFFFFFF), np.uint32(0)
     for i in range(count):
         low, high = min(low, keys[i]), max(high, keys[i])
-        order[i] = i
     spread = high - low if count > 0 else np.uint32(0)
     bits = 0
     while bits < 32 and (spread >> np.uint32(bits)) != 0:
         bits += 1
-    passes = (bits + _RADIX_BITS - 1) // _RADIX_BITS
-    if passes == 0:
-        return
-    width = (bits + passes - 1) // passes
-    mask = np.uint32((1 << width) - 1)
-    for p in range(passes):
-        shift = np.uint32(p * width)
-        src_k, src_o, dst_k, dst_o = (
-            (keys, order, keys_b, order_b) if p % 2 == 0 else (keys_b, order_b, keys, order)
-        )
-        histogram[: 1 << width] = 0
-        for i in range(count):
-            histogram[((src_k[i] - low) >> shift) & mask] += 1
+    first_shift = np.uint32(max(bits - 2 * _RADIX_BITS, 0))
+    second_shift, mask = first_shift + np.uint32(_RADIX_BITS), np.uint32((1 << _RADIX_BITS) - 1)
+    histograms[:] = 0
+    for i in range(count):
+        key = keys[i] - low
+        histograms[np.uintp((key >> first_shift) & mask)] += 1
+        histograms[np.uintp((key >> second_shift) + np.uint32(1 << _RADIX_BITS))] += 1
+    for p in range(2):
         total = 0
-        for b in range(1 << width):
-            total, histogram[b] = total + histogram[b], total
+        for d in range(p << _RADIX_BITS, (p + 1) << _RADIX_BITS):
+            total, histograms[d] = total + histograms[d], total
+    for i in range(count):
+        digit = np.uintp(((keys[i] - low) >> first_shift) & mask)
+        at = histograms[digit]
+        histograms[digit] = at + 1
+        pairs[np.uintp(at)] = (np.uint64(keys[i]) << np.uint64(32)) | np.uint64(i)
+    for i in range(count):
+        pair = pairs[np.uintp(i)]
+        key = np.uint32(pair >> np.uint64(32))
+        digit = np.uintp(((key - low) >> second_shift) + np.uint32(1 << _RADIX_BITS))
+        at = histograms[digit]
+        histograms[digit] = at + 1
+        keys[np.uintp(at)], order[np.uintp(at)] = key, np.int32(pair & np.uint64(0xFFFFFFFF))
+    if first_shift > 0 and not _insert(keys, count, order):
         for i in range(count):
-            b = ((src_k[i] - low) >> shift) & mask
-            at = histogram[b]
-            histogram[b] = at + 1
-            dst_k[at], dst_o[at] = src_k[i], src_o[i]
-    if passes % 2 == 1:
+            pairs[i] = (np.uint64(keys[i]) << np.uint64(32)) | np.uint64(order[i])
+        pairs[:count].sort()
         for i in range(count):
-            keys[i], order[i] = keys_b[i], order_b[i]
+            keys[i] = np.uint32(pairs[i] >> np.uint64(32))
+            order[i] = np.int32(pairs[i] & np.uint64(0xFFFFFFFF))
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _insert(keys, count, order):
+    """Sort nearly sorted keys by insertion, stably; gives up, and returns False, where they are not."""
+    budget = 4 * count + 64
+    for i in range(1, count):
+        key = keys[i]
+        if key >= keys[i - 1]:
+            continue
+        moved, to = order[i], i
+        while to > 0 and keys[to - 1] > key:
+            keys[to], order[to] = keys[to - 1], order[to - 1]
+            to -= 1
+        keys[to], order[to] = key, moved
+        budget -= i - to
+        if budget < 0:
+            return False
+    return True
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
@@ -322,15 +343,16 @@ def _break_ties(keys, count, order, records, source):
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def _clear(height, width, stride, words, image, open_bits):
-    """Reset the buffers to an empty image with every pixel open, and a row below it that is blended into but never read."""
-    for y in range(height + 1):
-        row = y * lanes.CHANNELS * stride
-        for x in range(stride):
-            image[row + x] = _F(1.0)
-        for x in range(stride, lanes.CHANNELS * stride):
-            image[row + x] = _F(0.0)
+    """Reset the buffers to an empty image with every pixel open; what lies beside it is blended into but never read."""
+    colors, depths = image
+    count = (height + lanes.BLOCK) * stride
+    for p in range(count):
+        at = lanes.CHANNELS * p
+        colors[at], colors[at + 1], colors[at + 2], colors[at + 3] = _F(1.0), _F(0.0), _F(0.0), _F(0.0)
+    depths[:count] = _F(0.0)
+    for y in range(height):
         for w in range(words):
-            rest = width - 64 * w if y < height else 0
+            rest = width - 64 * w
             bits = np.uint64(0)
             if rest >= 64:
                 bits = np.uint64(0xFFFFFFFFFFFFFFFF)
@@ -339,24 +361,21 @@ def _clear(height, width, stride, words, image, open_bits):
             open_bits[y * words + w] = bits
 
 
-@numba.njit(nogil=True, error_model="numpy", inline="always")
-def _open_lanes(open_bits, word, shift):
-    """Which of eight neighbouring pixels are open, from bit `shift` of a word on; rows have a spare word at their end."""
-    low = open_bits[np.uintp(word)] >> shift
-    high = (open_bits[np.uintp(word + 1)] << np.uint64(1)) << (np.uint64(63) - shift)
-    return (low | high) & np.uint64(0xFF)
-
-
-@numba.njit(nogil=True, error_model="numpy", inline="always")
-def _close(open_bits, word, shift, finished):
-    """Mark lanes as finished; returns how many of them were open."""
-    newly = finished & _open_lanes(open_bits, word, shift)
-    open_bits[np.uintp(word)] &= ~(newly << shift)
-    open_bits[np.uintp(word + 1)] &= ~((newly >> np.uint64(1)) >> (np.uint64(63) - shift))
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _close(finished, x0, y0, image, open_bits, size):
+    """Mark pixels of a block (bit `4·row + column`) as finished; returns how many of them belong to the tile."""
+    width, height, stride, words = size
     count = 0
-    while newly != 0:
-        newly &= newly - np.uint64(1)
-        count += 1
+    for bit in range(lanes.BLOCK * lanes.BLOCK):
+        if (finished >> np.uint64(bit)) & np.uint64(1) == 0:
+            continue
+        x, y = x0 + bit % lanes.BLOCK, y0 + bit // lanes.BLOCK
+        at = lanes.CHANNELS * (y * stride + x)
+        image[0][at] = -abs(image[0][at])
+        if x < width and y < height:
+            word, mask = y * words + (x >> 6), np.uint64(1) << np.uint64(x & 63)
+            count += np.int64((open_bits[word] & mask) != 0)
+            open_bits[word] &= ~mask
     return count
 
 
@@ -380,17 +399,32 @@ def _any_open(open_bits, words, x0, x1, y0, y1):
     return found != 0
 
 
+@numba.njit(nogil=True, error_model="numpy", inline="always")
+def _block_columns(y, u, v, slope, falloff, row_falloff, log2_opacity, x0, x1):
+    """First and last column at which the ellipse can touch the four rows from `y` on; empty if first > last."""
+    top, bottom = _F(y) + _F(0.5) - v, _F(y) + _F(3.5) - v
+    nearest = min(max(_F(0.0), top), bottom)
+    above = log2_opacity - row_falloff * nearest * nearest - _LOG2_MIN_ALPHA
+    if above < _F(-1e-4):
+        return np.int64(1), np.int64(0)
+    half = lanes.sqrt(max(above, _F(0.0)) / falloff) + _SLACK_PX
+    low = u + min(slope * top, slope * bottom) - half - _F(0.5)
+    high = u + max(slope * top, slope * bottom) + half - _F(0.5)
+    first = max(x0, np.int64(np.ceil(max(low, _F(-1.0)))))
+    return first, min(x1, np.int64(np.floor(min(high, _F(x1)))))
+
+
 @numba.njit(cache=True, nogil=True, fastmath={"contract", "nsz"}, error_model="numpy")
 def _blend(span, order, records, image, open_bits, size, pixels_open):
-    """Blend splats in the given order, each over the rows of its ellipse, until no pixel is open; returns how many are.
+    """Blend splats in the given order, each over its box, until no pixel is open; returns how many are.
 
-    `span` is the first splat of the order, one past the last, and how many there are in all (to ask for records ahead).
-
-    Per row the exponent is written as `log2_peak - falloff·(x - centre)²`, a square completed in x: sums of squares do not
-    cancel, however elongated the splat. Only flat arrays and scalars here: views would count references.
+    `span` is the first splat of the order, one past the last, and how many there are in all (to ask for records ahead). Half of
+    the splats of an outdoor image fit into two rows of four pixels, most of the others into four. Only flat arrays and scalars
+    here: views would count references.
     """
     width, height, stride, words = size
     first_splat, last_splat, count = span
+    colors, depths = image
     worth_testing = (3 * width * height) // 4
     for i in range(first_splat, last_splat):
         # Records lie in the order of the atlas, all over the L2 cache.
@@ -399,47 +433,41 @@ def _blend(span, order, records, image, open_bits, size, pixels_open):
         xs, ys = lanes.float_bits(records[np.uintp(at + 7)]), lanes.float_bits(records[np.uintp(at + 8)])
         x0, x1, y0, y1 = np.int64(xs & 0xFFFF), np.int64(xs >> 16), np.int64(ys & 0xFFFF), np.int64(ys >> 16)
         # Pixels rarely close outdoors: the test only pays once a good part of them has.
-        if pixels_open < worth_testing and not _any_open(open_bits, words, x0, x1, y0, y1):
+        testing = pixels_open < worth_testing
+        if testing and not _any_open(open_bits, words, x0, x1, y0, y1):
             continue
         u, v, z = records[np.uintp(at)], records[np.uintp(at + 1)], records[np.uintp(at + 2)]
         slope, falloff = records[np.uintp(at + 3)], records[np.uintp(at + 4)]
         row_falloff, log2_opacity = records[np.uintp(at + 5)], records[np.uintp(at + 6)]
         r, g, b = records[np.uintp(at + 10)], records[np.uintp(at + 11)], records[np.uintp(at + 12)]
-        if x1 - x0 < lanes.HALF:
-            for y in range(y0, y1 + 1, 2):
-                finished = lanes.blend_pair(
-                    image, y * lanes.CHANNELS * stride + x0, stride, _F(x0) + _F(0.5) - u, _F(y) + _F(0.5) - v,
-                    slope, falloff, row_falloff, log2_opacity, r, g, b, z, _MAX_ALPHA, _MIN_ALPHA, _MIN_T,
-                )  # fmt: skip
-                if finished != 0:
-                    word, shift = y * words + (x0 >> 6), np.uint64(x0 & 63)
-                    pixels_open -= _close(open_bits, word, shift, finished & np.uint64(0xF))
-                    pixels_open -= _close(open_bits, word + words, shift, finished >> np.uint64(4))
-            if pixels_open == 0:
-                break
-            continue
-        for y in range(y0, y1 + 1):
-            dy = _F(y) + _F(0.5) - v
-            log2_peak = log2_opacity - row_falloff * dy * dy
-            above = log2_peak - _LOG2_MIN_ALPHA
-            if above < _F(-1e-4):
-                continue
-            centre = u + slope * dy
-            first, last = x0, x1
-            if x1 - x0 >= lanes.LANES:
-                half = lanes.sqrt(max(above, _F(0.0)) / falloff) + _SLACK_PX
-                first = max(x0, np.int64(np.ceil(max(centre - half - _F(0.5), _F(-1.0)))))
-                last = min(x1, np.int64(np.floor(min(centre + half - _F(0.5), _F(x1)))))
-            base = y * lanes.CHANNELS * stride
-            for x in range(first, last + 1, lanes.LANES):
-                word, shift = y * words + (x >> 6), np.uint64(x & 63)
-                if _open_lanes(open_bits, word, shift) != 0:
-                    finished = lanes.blend(
-                        image, base + x, stride, _F(x) + _F(0.5) - centre, falloff, log2_peak,
-                        r, g, b, z, _MAX_ALPHA, _MIN_ALPHA, _MIN_T,
+        if x1 - x0 < lanes.BLOCK and y1 - y0 < 2:
+            finished = lanes.blend_flat_block(
+                colors, depths, y0 * stride + x0, stride, _F(x0) + _F(0.5) - u, _F(y0) + _F(0.5) - v,
+                slope, falloff, row_falloff, log2_opacity, r, g, b, z, _MAX_ALPHA, _MIN_ALPHA, _MIN_T,
+            )  # fmt: skip
+            if finished != 0:
+                pixels_open -= _close(finished, x0, y0, image, open_bits, size)
+        else:
+            single = x1 - x0 < lanes.BLOCK and y1 - y0 < lanes.BLOCK
+            for y in range(y0, y1 + 1, lanes.BLOCK):
+                first, last = x0, x1
+                if not single:
+                    first, last = _block_columns(y, u, v, slope, falloff, row_falloff, log2_opacity, x0, x1)
+                for x in range(first, last + 1, lanes.BLOCK):
+                    if (
+                        testing
+                        and not single
+                        and not _any_open(
+                            open_bits, words, x, min(x + lanes.BLOCK - 1, x1), y, min(y + lanes.BLOCK - 1, y1)
+                        )
+                    ):
+                        continue
+                    finished = lanes.blend_block(
+                        colors, depths, y * stride + x, stride, _F(x) + _F(0.5) - u, _F(y) + _F(0.5) - v,
+                        slope, falloff, row_falloff, log2_opacity, r, g, b, z, _MAX_ALPHA, _MIN_ALPHA, _MIN_T,
                     )  # fmt: skip
                     if finished != 0:
-                        pixels_open -= _close(open_bits, word, shift, finished)
+                        pixels_open -= _close(finished, x, y, image, open_bits, size)
         if pixels_open == 0:
             break
     return pixels_open
@@ -454,7 +482,7 @@ def _blend_before_surfaces(splats, surfaces, records, image, open_bits, size):
     """
     count, order, keys = splats
     covered, pixels, surface_order, surface_keys = surfaces
-    width, height, stride, words = size
+    width, height, _stride, _words = size
     pixels_open = width * height
     first = 0
     for s in range(covered + 1):
@@ -469,24 +497,23 @@ def _blend_before_surfaces(splats, surfaces, records, image, open_bits, size):
         if s == covered or pixels_open == 0:
             break
         pixel = pixels[surface_order[s]]
-        x, y = pixel % width, pixel // width
-        at = y * lanes.CHANNELS * stride + x
-        image[at] = -abs(image[at])
-        pixels_open -= _close(open_bits, y * words + (x >> 6), np.uint64(x & 63), np.uint64(1))
+        pixels_open -= _close(np.uint64(1), pixel % width, pixel // width, image, open_bits, size)
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def _show_surfaces(covered, pixels, layer, image, width, stride):
     """Let the transmittance that is left at the opaque surfaces show them; an owner that is mostly veiled gives its pixel up."""
     _, _, _, depth, rgb, owner = layer
+    colors, depths = image
     for s in range(covered):
         pixel = pixels[s]
-        at = (pixel // width) * lanes.CHANNELS * stride + pixel % width
-        left = abs(image[at])
-        image[at] = _F(0.0)
+        p = (pixel // width) * stride + pixel % width
+        at = lanes.CHANNELS * p
+        left = abs(colors[at])
+        colors[at] = _F(0.0)
         for c in range(3):
-            image[at + (c + 1) * stride] += left * rgb[3 * pixel + c]
-        image[at + 4 * stride] += left * _F(depth[pixel])
+            colors[at + 1 + c] += left * rgb[3 * pixel + c]
+        depths[p] += left * _F(depth[pixel])
         if left <= _F(0.5):
             owner[pixel] = -1
 
@@ -502,18 +529,19 @@ def _write_seen(tile, covered, owner, seen):
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def _write(tile, stride, image, background, rgb, depth, alpha):
     """Turn the buffers of a tile into output pixels."""
+    colors, depths = image
     for y in range(tile[3]):
-        row = y * lanes.CHANNELS * stride
         for x in range(tile[2]):
-            left = abs(image[row + x])
+            at = lanes.CHANNELS * (y * stride + x)
+            left = abs(colors[at])
             a = _F(1.0) - left
             for c in range(3):
-                value = image[row + (c + 1) * stride + x] + left * background[c]
+                value = colors[at + 1 + c] + left * background[c]
                 rgb[tile[1] + y, tile[0] + x, c] = np.uint8(
                     min(max(value, _F(0.0)), _F(1.0)) * _F(255.0) + _F(0.5)
                 )
             alpha[tile[1] + y, tile[0] + x] = a
-            depth[tile[1] + y, tile[0] + x] = image[row + 4 * stride + x] / a if a > _F(0.0) else _F(0.0)
+            depth[tile[1] + y, tile[0] + x] = depths[y * stride + x] / a if a > _F(0.0) else _F(0.0)
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
@@ -583,14 +611,14 @@ def _project_scene(
 def _draw_objects(camera, instances, view, k, near, tile, histogram, scratch):
     """Draw a camera's objects and sort the pixels that show one by its depth; returns how many do."""
     offsets, object_ids, poses_w, objects, _ = instances
-    layer, (pixels, order, keys, order_b, keys_b) = scratch
+    layer, (pixels, order, keys, pairs) = scratch
     if len(offsets) == 0 or offsets[camera] == offsets[camera + 1]:
         return 0
     zbuffer.draw_instances(
         offsets[camera], offsets[camera + 1], object_ids, poses_w, objects, view, k, near, tile, layer
     )
     covered = zbuffer.list_covered(tile[2] * tile[3], layer[3], pixels, keys)
-    _sort(keys, covered, order, keys_b, order_b, histogram)
+    _sort(keys, covered, order, pairs, histogram)
     return covered
 
 
@@ -614,11 +642,9 @@ def _render_jobs(
     """Take jobs (camera, tile) from the queue until it is empty."""
     c2w, ks, scene_ids = cameras
     chunk_ranges, bounds, skip, errors_m, thresholds_px, source, splats, rest_offsets, num_rest = atlas
-    projection, (order, keys_b, order_b, histogram), (image, open_bits, view, tan_limit), sums, surfaces = (
-        scratch
-    )
+    projection, (order, pairs, histogram), (image, open_bits, view, tan_limit), sums, surfaces = scratch
     records, keys = projection[3], projection[4]
-    layer, (pixels, surface_order, surface_keys, _, _) = surfaces
+    layer, (pixels, surface_order, surface_keys, _) = surfaces
     seen = instances[4]
     while True:
         job = lanes.next_job(counter)
@@ -634,7 +660,7 @@ def _render_jobs(
             view, k, near, tan_limit, tile, antialiased, camera, changes, projection,
         )  # fmt: skip
         visible[job] = count
-        _sort(keys, count, order, keys_b, order_b, histogram)
+        _sort(keys, count, order, pairs, histogram)
         _break_ties(keys, count, order, records, source)
         covered = _draw_objects(camera, instances, view, k, near, tile, histogram, surfaces)
         picture = (tile[2], tile[3], size[2], tile[2] // 64 + 2)
@@ -702,12 +728,13 @@ def _blend_channels(
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def _write_float(tile, stride, image, background, rgb):
     """As `_write`, the colours alone and not rounded."""
+    colors, _ = image
     for y in range(tile[3]):
-        row = y * lanes.CHANNELS * stride
         for x in range(tile[2]):
-            left = abs(image[row + x])
+            at = lanes.CHANNELS * (y * stride + x)
+            left = abs(colors[at])
             for c in range(3):
-                value = image[row + (c + 1) * stride + x] + left * background[c]
+                value = colors[at + 1 + c] + left * background[c]
                 rgb[tile[1] + y, tile[0] + x, c] = min(max(value, _F(0.0)), _F(1.0))
 
 
@@ -749,8 +776,7 @@ def _object_scratch(num_vertices: int, num_pixels: int) -> tuple[Any, ...]:
         np.empty(num_pixels, np.int64),
         np.empty(num_pixels, np.int32),
         np.empty(num_pixels, np.uint32),
-        np.empty(num_pixels, np.int32),
-        np.empty(num_pixels, np.uint32),
+        np.empty(num_pixels, np.uint64),
     )
     return layer, sort
 
@@ -804,7 +830,7 @@ class CpuRasterizer:
         self.num_threads = num_threads or available_cores()
         self.tiles = tile_grid(width, height)
         self.num_visible = np.zeros(0, np.int64)
-        self._stride = int(self.tiles[:, 2].max()) + lanes.LANES
+        self._stride = int(self.tiles[:, 2].max()) + lanes.BLOCK
         halves = (
             array.reshape(-1).view(np.uint16) for array in (atlas.shapes, atlas.base_colors, atlas.rest)
         )
@@ -839,7 +865,7 @@ class CpuRasterizer:
 
     def _make_scratch(self) -> tuple[Any, ...]:
         """Buffers of one thread, sized for the largest scene."""
-        most = max(self.atlas.max_chunks, 1) * CHUNK + 1  # one more: `_collect` writes ahead
+        most = max(self.atlas.max_chunks, 1) * CHUNK + _RECORD  # more, since `_collect` writes ahead
         tile_height = int(self.tiles[:, 3].max())
         words = int(self.tiles[:, 2].max()) // 64 + 2
         projection = (
@@ -856,13 +882,15 @@ class CpuRasterizer:
         )
         sort = (
             np.empty(most, np.int32),
-            np.empty(most, np.uint32),
-            np.empty(most, np.int32),
-            np.empty(1 << _RADIX_BITS, np.int64),
+            np.empty(most, np.uint64),
+            np.empty(2 << _RADIX_BITS, np.int32),
         )
         picture = (
-            np.empty((tile_height + 1) * lanes.CHANNELS * self._stride, np.float32),
-            np.empty((tile_height + 1) * words, np.uint64),
+            (
+                np.empty((tile_height + lanes.BLOCK) * lanes.CHANNELS * self._stride, np.float32),
+                np.empty((tile_height + lanes.BLOCK) * self._stride, np.float32),
+            ),
+            np.empty(tile_height * words, np.uint64),
             np.empty(12, np.float64),
             np.empty(6, np.float64),
         )

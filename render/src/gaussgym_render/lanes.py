@@ -1,8 +1,7 @@
-"""Eight-lane vector code for the CPU rasterizer's inner loop, as LLVM IR inside numba functions.
+"""Vector code for the CPU rasterizer's inner loops, as LLVM IR inside numba functions.
 
-LLVM's loop vectorizer does not touch loops of eight passes, and a splat at robot resolution is three to five pixels wide, so
-the one hot block is written out. The IR names no instruction set: LLVM lowers it to AVX, AVX-512, SSE or NEON, whatever the
-machine has.
+LLVM's loop vectorizer does not touch loops of four passes, and a splat at robot resolution is two to five pixels wide, so the
+hot block is written out. The IR names no instruction set: LLVM lowers it to AVX, AVX-512, SSE or NEON, whatever the machine has.
 """
 
 from __future__ import annotations
@@ -15,18 +14,13 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-LANES = 8
-"""Pixels of a row that `blend` treats at once."""
-HALF = LANES // 2
-"""Pixels of each of two rows that `blend_pair` treats at once."""
-CHANNELS = 5
-"""Floats a pixel carries while blending: transmittance, red, green, blue, depth."""
+BLOCK = 4
+"""Pixels of a row, and rows, that `blend_block` treats at once."""
+CHANNELS = 4
+"""Floats a pixel carries while blending, beside its depth: transmittance, red, green, blue."""
 
 _F32 = ir.FloatType()
 _I32 = ir.IntType(32)
-_VF = ir.VectorType(_F32, LANES)
-_VI = ir.VectorType(_I32, LANES)
-_VH = ir.VectorType(_F32, HALF)
 _ROUND_TO_INT = 12582912.0  # 1.5 · 2^23: adding it leaves the nearest integer in the low mantissa bits
 _EXP2 = (  # minimax fit of 2^f on [-0.5, 0.5], relative error 8e-8
     1.0000000710297001,
@@ -39,17 +33,25 @@ _EXP2 = (  # minimax fit of 2^f on [-0.5, 0.5], relative error 8e-8
 
 
 class _Vector:
-    """Operators on vector values, so that the kernel below reads like its formula."""
+    """Operators on vectors of `count` floats, so that the kernel below reads like its formula."""
 
-    def __init__(self, builder: ir.IRBuilder) -> None:
-        self.builder = builder
+    def __init__(self, builder: ir.IRBuilder, count: int) -> None:
+        self.builder, self.count = builder, count
+        self.floats, self.words = ir.VectorType(_F32, count), ir.VectorType(_I32, count)
 
     def constant(self, value: float) -> ir.Constant:
-        return ir.Constant(_VF, [value] * LANES)
+        return ir.Constant(self.floats, [value] * self.count)
 
     def splat(self, scalar: ir.Value) -> ir.Value:
-        one = self.builder.insert_element(ir.Constant(_VF, ir.Undefined), scalar, ir.Constant(_I32, 0))
-        return self.builder.shuffle_vector(one, ir.Constant(_VF, ir.Undefined), ir.Constant(_VI, [0] * LANES))
+        one = self.builder.insert_element(
+            ir.Constant(self.floats, ir.Undefined), scalar, ir.Constant(_I32, 0)
+        )
+        return self.pick(one, [0] * self.count)
+
+    def pick(self, a: ir.Value, lanes: list[int], b: ir.Value | None = None) -> ir.Value:
+        """The lanes of `a`, then `b`, in the given order."""
+        other = ir.Constant(a.type, ir.Undefined) if b is None else b
+        return self.builder.shuffle_vector(a, other, ir.Constant(ir.VectorType(_I32, len(lanes)), lanes))
 
     def add(self, a: ir.Value, b: ir.Value) -> ir.Value:
         return self.builder.fadd(a, b, flags=("contract",))
@@ -68,190 +70,175 @@ class _Vector:
         value = self.constant(_EXP2[-1])
         for coefficient in reversed(_EXP2[:-1]):
             value = self.add(self.mul(value, fraction), self.constant(coefficient))
-        exponent = self.builder.shl(self.builder.bitcast(shifted, _VI), ir.Constant(_VI, [23] * LANES))
-        return self.builder.bitcast(self.builder.add(self.builder.bitcast(value, _VI), exponent), _VF)
+        exponent = self.builder.shl(
+            self.builder.bitcast(shifted, self.words), ir.Constant(self.words, [23] * self.count)
+        )
+        moved = self.builder.add(self.builder.bitcast(value, self.words), exponent)
+        return self.builder.bitcast(moved, self.floats)
 
 
-@intrinsic
-def blend(
-    typing_context: Any,
-    image: Any,
-    base: Any,
-    stride: Any,
-    offset: Any,
-    falloff: Any,
-    log2_peak: Any,
-    red: Any,
-    green: Any,
-    blue: Any,
-    depth: Any,
-    max_alpha: Any,
-    min_alpha: Any,
-    min_transmittance: Any,
-) -> Any:
-    """Blend one splat into eight neighbouring pixels of one row.
+def _make_blend_block(rows: int) -> Any:
+    """`blend_block` for blocks of that many rows."""
+    count = rows * BLOCK
 
-    With `t = offset + lane` the splat's alpha in a lane is `2^(log2_peak - falloff·t²)`. Lanes whose pixel is finished have a
-    transmittance ≤ 0: a pixel finishes by negating it.
+    @intrinsic
+    def blend_block(
+        typing_context: Any,
+        image: Any,
+        depths: Any,
+        at: Any,
+        stride: Any,
+        offset_x: Any,
+        offset_y: Any,
+        slope: Any,
+        falloff: Any,
+        row_falloff: Any,
+        log2_opacity: Any,
+        red: Any,
+        green: Any,
+        blue: Any,
+        depth: Any,
+        max_alpha: Any,
+        min_alpha: Any,
+        min_transmittance: Any,
+    ) -> Any:
+        """Blend one splat into a block of pixels, four wide.
 
-    Args:
-        typing_context: Numba's.
-        image: float32 `[:]`, channel c of the lane's pixel at `base + c·stride + lane`.
-        base: Index of the first pixel's transmittance.
-        stride: Distance between channels.
-        offset: Distance of the first pixel's centre from the splat's centre line in this row [px].
-        falloff: Half the precision along the row, times log2(e) [1/px²].
-        log2_peak: log2 of the highest alpha in this row.
-        red: Colour.
-        green: Colour.
-        blue: Colour.
-        depth: Depth along +Z [m].
-        max_alpha: Alpha is clamped to this.
-        min_alpha: Smaller alphas are skipped.
-        min_transmittance: A pixel finishes before the splat that would take it to this or lower.
+        With `d` the pixel's centre minus the splat's, `t = dx - slope·dy`, the splat's alpha is
+        `2^(log2_opacity - row_falloff·dy² - falloff·t²)`: a square completed in x, whose terms do not cancel however elongated
+        the splat. Pixels that are finished have a transmittance ≤ 0. A pixel's colour is added to as its transmittance is taken
+        from, by one multiplication of its four floats.
 
-    Returns:
-        uint64, the lanes whose pixel finished now.
-    """
-    floats = (types.float32,) * 10
-    signature = types.uint64(image, types.int64, types.int64, *floats)
+        Args:
+            typing_context: Numba's.
+            image: float32 `[:]`, transmittance, red, green and blue of pixel p from `4·p` on.
+            depths: float32 `[:]`, of pixel p at `p`.
+            at: Number of the block's first pixel.
+            stride: Pixels from one row to the next.
+            offset_x: First pixel's centre minus the splat's centre [px].
+            offset_y: The same down the rows [px].
+            slope: By how much the centre line moves along x per row.
+            falloff: Half the precision along the row, times log2(e) [1/px²].
+            row_falloff: The same down the rows [1/px²].
+            log2_opacity: log2 of the splat's peak alpha.
+            red: Colour.
+            green: Colour.
+            blue: Colour.
+            depth: Depth along +Z [m].
+            max_alpha: Alpha is clamped to this.
+            min_alpha: Smaller alphas are skipped.
+            min_transmittance: A pixel finishes before the splat that would take it to this or lower.
 
-    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> ir.Value:
-        data = cgutils.create_struct_proxy(signature.args[0])(context, builder, arguments[0]).data
-        vector = _Vector(builder)
-        offset, falloff, log2_peak = map(vector.splat, arguments[3:6])
-        t = vector.add(offset, ir.Constant(_VF, [float(i) for i in range(LANES)]))
-        power = vector.sub(log2_peak, vector.mul(vector.mul(t, t), falloff))
-        return _composite(vector, power, _Pixels(builder, data, arguments[1], arguments[2]), arguments[6:])
+        Returns:
+            uint64, bit `4·row + column` of the pixels that the splat would finish: they are left as they are, for the caller to
+            mark.
+        """
+        signature = types.uint64(image, depths, types.int64, types.int64, *(types.float32,) * 13)
 
-    return signature, codegen
+        def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> ir.Value:
+            image, depths = (
+                cgutils.create_struct_proxy(kind)(context, builder, array).data
+                for kind, array in zip(signature.args[:2], arguments[:2])
+            )
+            vector = _Vector(builder, count)
+            alpha = _block_alpha(vector, arguments[4:10], arguments[14])
+            pixels = _Pixels(vector, image, depths, arguments[2], arguments[3], rows)
+            return _composite(vector, alpha, pixels, arguments[10:14], arguments[15:17])
+
+        return signature, codegen
+
+    return blend_block
 
 
-@intrinsic
-def blend_pair(
-    typing_context: Any,
-    image: Any,
-    base: Any,
-    stride: Any,
-    offset_x: Any,
-    offset_y: Any,
-    slope: Any,
-    falloff: Any,
-    row_falloff: Any,
-    log2_opacity: Any,
-    red: Any,
-    green: Any,
-    blue: Any,
-    depth: Any,
-    max_alpha: Any,
-    min_alpha: Any,
-    min_transmittance: Any,
-) -> Any:
-    """Blend one splat into four neighbouring pixels of two rows; as `blend`, for splats up to four pixels wide.
-
-    Args:
-        typing_context: Numba's.
-        image: As in `blend`; the lower row begins `CHANNELS·stride` behind the upper one.
-        base: As in `blend`, of the upper row.
-        stride: As in `blend`.
-        offset_x: First pixel's centre minus the splat's centre [px].
-        offset_y: Upper row's centre minus the splat's centre [px].
-        slope: By how much the centre line moves along x per row.
-        falloff: As in `blend`.
-        row_falloff: The same down the rows [1/px²].
-        log2_opacity: log2 of the splat's peak alpha.
-        red: Colour.
-        green: Colour.
-        blue: Colour.
-        depth: Depth along +Z [m].
-        max_alpha: As in `blend`.
-        min_alpha: As in `blend`.
-        min_transmittance: As in `blend`.
-
-    Returns:
-        uint64, bits 0 to 3 the upper row's lanes that finished now, 4 to 7 the lower row's.
-    """
-    signature = types.uint64(image, types.int64, types.int64, *(types.float32,) * 13)
-
-    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> ir.Value:
-        data = cgutils.create_struct_proxy(signature.args[0])(context, builder, arguments[0]).data
-        vector = _Vector(builder)
-        base, stride = arguments[1:3]
-        offset_x, offset_y, slope, falloff, row_falloff, log2_opacity = map(vector.splat, arguments[3:9])
-        down = vector.add(offset_y, ir.Constant(_VF, [float(i // HALF) for i in range(LANES)]))
-        across = vector.add(offset_x, ir.Constant(_VF, [float(i % HALF) for i in range(LANES)]))
-        t = vector.sub(across, vector.mul(slope, down))
-        power = vector.sub(log2_opacity, vector.mul(vector.mul(down, down), row_falloff))
-        power = vector.sub(power, vector.mul(vector.mul(t, t), falloff))
-        lower = builder.mul(stride, ir.Constant(ir.IntType(64), CHANNELS))
-        pixels = _Pixels(builder, data, base, stride, lower)
-        return _composite(vector, power, pixels, arguments[9:])
-
-    return signature, codegen
+def _block_alpha(vector: _Vector, shape: list[ir.Value], max_alpha: ir.Value) -> ir.Value:
+    """Alpha of a splat in the pixels of a block, row by row."""
+    builder = vector.builder
+    offset_x, offset_y, slope, falloff, row_falloff, log2_opacity = map(vector.splat, shape)
+    down = vector.add(offset_y, ir.Constant(vector.floats, [float(i // BLOCK) for i in range(vector.count)]))
+    across = vector.add(offset_x, ir.Constant(vector.floats, [float(i % BLOCK) for i in range(vector.count)]))
+    t = vector.sub(across, vector.mul(slope, down))
+    power = vector.sub(log2_opacity, vector.mul(vector.mul(down, down), row_falloff))
+    power = vector.sub(power, vector.mul(vector.mul(t, t), falloff))
+    floor, most = vector.constant(-30.0), vector.splat(max_alpha)
+    power = builder.select(builder.fcmp_ordered(">", power, floor), power, floor)
+    alpha = vector.exp2(power)
+    return builder.select(builder.fcmp_ordered("<", alpha, most), alpha, most)
 
 
 class _Pixels:
-    """Where the channels of eight pixels lie: one run of eight, or with `lower` two runs of four."""
+    """The pixels of a block in memory: a row is sixteen floats of colour and four of depth."""
 
     def __init__(
-        self,
-        builder: ir.IRBuilder,
-        data: ir.Value,
-        base: ir.Value,
-        stride: ir.Value,
-        lower: ir.Value | None = None,
+        self, vector: _Vector, image: ir.Value, depths: ir.Value, at: ir.Value, stride: ir.Value, rows: int
     ) -> None:
-        self.builder, self.data, self.lower = builder, data, lower
-        self.index = [base]
-        for _ in range(CHANNELS - 1):
-            self.index.append(builder.add(self.index[-1], stride))
+        self.builder, self.vector = vector.builder, vector
+        self.colors, self.depths = [], []
+        word = ir.IntType(64)
+        for row in range(rows):
+            pixel = self.builder.add(at, self.builder.mul(stride, ir.Constant(word, row)))
+            color = self.builder.mul(pixel, ir.Constant(word, CHANNELS))
+            self.colors.append(self._pointer(image, color, BLOCK * CHANNELS))
+            self.depths.append(self._pointer(depths, pixel, BLOCK))
 
-    def _pointer(self, index: ir.Value, kind: ir.VectorType) -> ir.Value:
-        return self.builder.bitcast(self.builder.gep(self.data, [index]), kind.as_pointer())
+    def _pointer(self, data: ir.Value, index: ir.Value, count: int) -> ir.Value:
+        return self.builder.bitcast(self.builder.gep(data, [index]), ir.VectorType(_F32, count).as_pointer())
 
-    def load(self, channel: int) -> ir.Value:
-        index = self.index[channel]
-        if self.lower is None:
-            return self.builder.load(self._pointer(index, _VF), align=4)
-        halves = [
-            self.builder.load(self._pointer(at, _VH), align=4)
-            for at in (index, self.builder.add(index, self.lower))
-        ]
-        return self.builder.shuffle_vector(*halves, ir.Constant(_VI, list(range(LANES))))
+    def load(self) -> list[ir.Value]:
+        """The colours, a vector of sixteen floats a row."""
+        return [self.builder.load(pointer, align=4) for pointer in self.colors]
 
-    def store(self, channel: int, value: ir.Value) -> None:
-        index = self.index[channel]
-        if self.lower is None:
-            self.builder.store(value, self._pointer(index, _VF), align=4)
-            return
-        for first, at in ((0, index), (HALF, self.builder.add(index, self.lower))):
-            lanes = ir.Constant(ir.VectorType(_I32, HALF), list(range(first, first + HALF)))
-            half = self.builder.shuffle_vector(value, value, lanes)
-            self.builder.store(half, self._pointer(at, _VH), align=4)
+    def transmittance(self, colors: list[ir.Value]) -> ir.Value:
+        """Transmittance of each pixel, in one vector."""
+        first = [CHANNELS * i for i in range(BLOCK)]
+        parts, size = colors, BLOCK * CHANNELS
+        taken = first
+        while len(parts) > 1:
+            lanes = [*taken, *(size + i for i in taken)]
+            parts = [self.vector.pick(a, lanes, b) for a, b in zip(parts[::2], parts[1::2])]
+            size = len(lanes)
+            taken = list(range(size))
+        return parts[0]
+
+    def add(self, colors: list[ir.Value], weight: ir.Value, change: ir.Value, depth: ir.Value) -> None:
+        """Add `weight` of a pixel times the pattern of its four floats, and times the depth."""
+        for row, (color, pointer) in enumerate(zip(colors, self.colors)):
+            spread = [BLOCK * row + i // CHANNELS for i in range(BLOCK * CHANNELS)]
+            product = self.vector.mul(self.vector.pick(weight, spread), change)
+            self.builder.store(self.vector.add(color, product), pointer, align=4)
+        deep = self.vector.mul(weight, depth)
+        for row, pointer in enumerate(self.depths):
+            own = self.vector.pick(deep, [BLOCK * row + i for i in range(BLOCK)])
+            before = self.builder.load(pointer, align=4)
+            self.builder.store(self.vector.add(before, own), pointer, align=4)
 
 
-def _composite(vector: _Vector, power: ir.Value, pixels: _Pixels, scalars: list[ir.Value]) -> ir.Value:
-    """Blend eight alphas `2^power` over eight pixels; returns the mask of those that finished."""
+def _composite(
+    vector: _Vector, alpha: ir.Value, pixels: _Pixels, color: list[ir.Value], limits: list[ir.Value]
+) -> ir.Value:
+    """Blend alphas over a block of pixels; returns the mask of those that would finish."""
     builder = vector.builder
-    *color, max_alpha, min_alpha, min_t = map(vector.splat, scalars)
-    zero, floor = vector.constant(0.0), vector.constant(-30.0)
-    power = builder.select(builder.fcmp_ordered(">", power, floor), power, floor)
-    alpha = vector.exp2(power)
-    alpha = builder.select(builder.fcmp_ordered("<", alpha, max_alpha), alpha, max_alpha)
-    before = pixels.load(0)
+    min_alpha, min_t = map(vector.splat, limits)
+    *rgb, depth = color
+    colors = pixels.load()
+    before = pixels.transmittance(colors)
+    zero = vector.constant(0.0)
     touched = builder.and_(
         builder.fcmp_ordered(">=", alpha, min_alpha), builder.fcmp_ordered(">", before, zero)
     )
     weight = vector.mul(before, alpha)
-    after = vector.sub(before, weight)
-    finishes = builder.and_(touched, builder.fcmp_ordered("<=", after, min_t))
-    blends = builder.and_(touched, builder.not_(finishes))
-    weight = builder.select(blends, weight, zero)
-    negated = builder.fsub(zero, before)
-    pixels.store(0, builder.select(finishes, negated, builder.select(blends, after, before)))
-    for channel, value in enumerate(color, start=1):
-        pixels.store(channel, vector.add(pixels.load(channel), vector.mul(weight, value)))
-    return builder.zext(builder.bitcast(finishes, ir.IntType(LANES)), ir.IntType(64))
+    finishes = builder.and_(touched, builder.fcmp_ordered("<=", builder.fsub(before, weight), min_t))
+    weight = builder.select(builder.and_(touched, builder.not_(finishes)), weight, zero)
+    change = ir.Constant(ir.VectorType(_F32, CHANNELS), [-1.0] * CHANNELS)
+    for i, value in enumerate(rgb, start=1):
+        change = builder.insert_element(change, value, ir.Constant(_I32, i))
+    change = vector.pick(change, [i % CHANNELS for i in range(BLOCK * CHANNELS)])
+    pixels.add(colors, weight, change, vector.splat(depth))
+    return builder.zext(builder.bitcast(finishes, ir.IntType(vector.count)), ir.IntType(64))
+
+
+blend_block = _make_blend_block(BLOCK)
+blend_flat_block = _make_blend_block(2)
+"""`blend_block` for blocks of two rows."""
 
 
 @intrinsic
@@ -284,6 +271,96 @@ def bits_float(typing_context: Any, value: Any) -> Any:
         return builder.bitcast(arguments[0], _F32)
 
     return types.float32(types.int32), codegen
+
+
+RECORD = 16
+"""Floats of a splat's record, a cache line."""
+
+
+@intrinsic
+def append_records(
+    typing_context: Any,
+    planes: Any,
+    words: Any,
+    colors: Any,
+    at: Any,
+    chunk: Any,
+    slot: Any,
+    records: Any,
+    count: Any,
+) -> Any:
+    """Append those of sixteen splats that are kept to the list of records: planes in, records out, by a 16x16 transposition.
+
+    Every record is written and the count advanced by 0 or 1: which are kept is unpredictable, a branch costs more.
+
+    Args:
+        typing_context: Numba's.
+        planes: float32, seven quantities of all splats of a chunk, one after the other.
+        words: int32, five more: first and last column, first and last row, whether kept.
+        colors: float32, three.
+        at: First of the sixteen within the chunk.
+        chunk: Splats of a chunk.
+        slot: Number of the first of the sixteen.
+        records: float32, to append to: the seven quantities, columns (last in the high half), rows, number, colours (at least
+            0), three zeros. Up to fifteen records beyond the last are written to.
+        count: Records there are.
+
+    Returns:
+        Records there are now.
+    """
+    signature = types.int64(planes, words, colors, *(types.int64,) * 3, records, types.int64)
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> ir.Value:
+        def data(i: int) -> ir.Value:
+            return cgutils.create_struct_proxy(signature.args[i])(context, builder, arguments[i]).data
+
+        vector, word = _Vector(builder, RECORD), ir.IntType(64)
+        at, chunk, slot, count = arguments[3], arguments[4], arguments[5], arguments[7]
+
+        def load(source: ir.Value, plane: int, kind: ir.VectorType) -> ir.Value:
+            index = builder.add(at, builder.mul(chunk, ir.Constant(word, plane)))
+            pointer = builder.bitcast(builder.gep(source, [index]), kind.as_pointer())
+            return builder.load(pointer, align=4)
+
+        boxes = [load(data(1), plane, vector.words) for plane in range(5)]
+        high = ir.Constant(vector.words, [16] * RECORD)
+        columns, rows = (builder.or_(boxes[i], builder.shl(boxes[i + 1], high)) for i in (0, 2))
+        first = builder.bitcast(builder.trunc(slot, _I32), _F32)
+        number = builder.add(
+            builder.bitcast(vector.splat(first), vector.words), ir.Constant(vector.words, list(range(RECORD)))
+        )
+        zero = vector.constant(0.0)
+        quantities = [load(data(0), plane, vector.floats) for plane in range(7)]
+        quantities += [builder.bitcast(value, vector.floats) for value in (columns, rows, number)]
+        for channel in range(3):
+            color = load(data(2), channel, vector.floats)
+            quantities.append(builder.select(builder.fcmp_ordered(">", color, zero), color, zero))
+        quantities += [zero] * (RECORD - len(quantities))
+        target = data(6)
+        for i, record in enumerate(_transpose(vector, quantities)):
+            index = builder.mul(count, ir.Constant(word, RECORD))
+            pointer = builder.bitcast(builder.gep(target, [index]), vector.floats.as_pointer())
+            builder.store(record, pointer, align=4)
+            kept = builder.extract_element(boxes[4], ir.Constant(_I32, i))
+            count = builder.add(count, builder.zext(kept, word))
+        return count
+
+    return signature, codegen
+
+
+def _transpose(vector: _Vector, rows: list[ir.Value]) -> list[ir.Value]:
+    """The columns of a square of vectors, by exchanging ever larger blocks off the diagonal."""
+    rows, size = list(rows), len(rows)
+    step = 1
+    while step < size:
+        upper = [i if not i & step else size + i - step for i in range(size)]
+        lower = [i + step if not i & step else size + i for i in range(size)]
+        for i in range(size):
+            if not i & step:
+                a, b = rows[i], rows[i + step]
+                rows[i], rows[i + step] = vector.pick(a, upper, b), vector.pick(a, lower, b)
+        step *= 2
+    return rows
 
 
 HALVES = 16

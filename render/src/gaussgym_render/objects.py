@@ -64,22 +64,29 @@ class Instances:
         objects: The shapes.
         camera_offsets: Camera c sees the instances `camera_offsets[c]` to `camera_offsets[c + 1]`, integers `[C + 1]`.
         object_ids: Which object each instance is, integers `[I]`.
-        poses_w: Object to world `[I, 4, 4]`, rigid.
+        poses_w: Object to world `[I, 4, 4]`, rigid; where an image takes time (`RobotCamera`), at its end.
+        twists_o: Velocity of each instance in its own frame `[I, 6]`, linear [m/s] then angular [rad/s]; None: all rest in the
+            world. Only cameras whose images take time look at it: there an instance follows `poses_w · exp(t·twist)`, so that
+            one that rides on the camera's robot has the velocity of the robot's body at its own place.
     """
 
     objects: ObjectSet
     camera_offsets: Any
     object_ids: Any
     poses_w: Any
+    twists_o: Any = None
 
     @classmethod
-    def dense(cls, objects: ObjectSet, object_ids: ArrayLike, poses_w: ArrayLike) -> Instances:
+    def dense(
+        cls, objects: ObjectSet, object_ids: ArrayLike, poses_w: ArrayLike, twists_o: ArrayLike | None = None
+    ) -> Instances:
         """The same P objects for every camera, for example the bodies of its own robot.
 
         Args:
             objects: The shapes.
             object_ids: Integers `[P]`.
             poses_w: Object to world `[C, P, 4, 4]`.
+            twists_o: `[C, P, 6]` or None, see `Instances`.
 
         Raises:
             InputError: If the shapes do not fit each other.
@@ -90,7 +97,13 @@ class Instances:
                 f"poses_w has shape {poses.shape}, expected (C, {ids.size}, 4, 4) for object_ids of shape {ids.shape}"
             )
         offsets = np.arange(len(poses) + 1) * len(ids)
-        return cls(objects, offsets, np.tile(ids, len(poses)), poses.reshape(-1, 4, 4))
+        twists = None
+        if twists_o is not None:
+            twists = np.asarray(twists_o, np.float64)
+            if twists.shape != (*poses.shape[:2], 6):
+                raise InputError(f"twists_o has shape {twists.shape}, expected {(*poses.shape[:2], 6)}")
+            twists = twists.reshape(-1, 6)
+        return cls(objects, offsets, np.tile(ids, len(poses)), poses.reshape(-1, 4, 4), twists)
 
 
 def build_objects(
@@ -172,10 +185,12 @@ def check_instances(instances: Instances, num_cameras: int, cameras: NDArray[np.
     """
     offsets, ids, poses = instances.camera_offsets, instances.object_ids, instances.poses_w
     count = len(ids) if ids.ndim else 0
+    twists = np.zeros((count, 6)) if instances.twists_o is None else instances.twists_o
     for name, array, shape in (
         ("camera_offsets", offsets, (num_cameras + 1,)),
         ("object_ids", ids, (count,)),
         ("poses_w", poses, (count, 4, 4)),
+        ("twists_o", twists, (count, 6)),
     ):
         if array.shape != shape:
             raise InputError(
@@ -204,6 +219,7 @@ def check_instances(instances: Instances, num_cameras: int, cameras: NDArray[np.
             ids,
             f"object_ids is out of range, expected 0 to {len(instances.objects) - 1}",
         ),
+        (~np.isfinite(twists[used]).all(1), twists, "twists_o has NaN or infinite entries"),
     )
     for bad, values, text in problems:
         if bad.any():
@@ -215,6 +231,7 @@ def check_instances(instances: Instances, num_cameras: int, cameras: NDArray[np.
         np.array(offsets, np.int64, order="C"),
         np.array(ids, np.int64, order="C"),
         np.array(poses, np.float64, order="C"),
+        None if instances.twists_o is None else np.array(twists, np.float64, order="C"),
     )
 
 

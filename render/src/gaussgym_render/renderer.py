@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from importlib.metadata import entry_points
 from typing import Any, Protocol
 
@@ -13,7 +13,8 @@ import numpy as np
 from gaussgym_scene import InputError, Splats
 from numpy.typing import NDArray
 
-from gaussgym_render import channels, oracle
+from gaussgym_render import channels, gsplat_backend, oracle
+from gaussgym_render.arrays import Array, device_of, to_numpy
 from gaussgym_render.atlas import build_atlas
 from gaussgym_render.channels import ChannelArrays
 from gaussgym_render.cpu import CpuRasterizer
@@ -28,8 +29,6 @@ ENTRY_POINT_GROUP = "gaussgym_render.backends"
 AUTO_PREFERENCE = ("cuda", "cpu")
 """What 'auto' takes: the first of these that exists."""
 
-Array = Any
-"""A numpy array or a torch tensor."""
 FrameArrays = tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32]]
 
 
@@ -112,16 +111,33 @@ _BACKENDS: dict[str, BackendFactory] = {}
 ABILITIES = ("objects", "edits", "outputs")
 """What a backend's `render` may take beyond cameras: each names its argument of `SplatRenderer.render`."""
 _ABILITIES: dict[str, frozenset[str]] = {}  # of registered backends, by name
+_MISSING: dict[str, Callable[[], str | None]] = {}  # what registered backends lack here, by name
 
 
-def register_backend(name: str, factory: BackendFactory, *, abilities: Collection[str] = ()) -> None:
-    """Make a backend available to `SplatRenderer(backend=name)`; `abilities` are those of `ABILITIES` that it has."""
+def register_backend(
+    name: str,
+    factory: BackendFactory,
+    *,
+    abilities: Collection[str] = (),
+    missing: Callable[[], str | None] | None = None,
+) -> None:
+    """Make a backend available to `SplatRenderer(backend=name)`.
+
+    Args:
+        name: How it is asked for.
+        factory: Makes it.
+        abilities: Those of `ABILITIES` that it has.
+        missing: Says what the backend needs that this machine lacks, None if nothing; None: it runs everywhere.
+    """
     _BACKENDS[name], _ABILITIES[name] = factory, frozenset(abilities)
+    _MISSING.pop(name, None)
+    if missing is not None:
+        _MISSING[name] = missing
 
 
 def available_backends() -> list[str]:
-    """Names that `SplatRenderer` accepts here, beside 'auto'."""
-    return sorted(_find_backends())
+    """Names that `SplatRenderer` accepts here, beside 'auto'; one that lacks something on this machine is left out."""
+    return sorted(name for name in _find_backends() if name not in _MISSING or _MISSING[name]() is None)
 
 
 def _find_backends() -> dict[str, Callable[[], BackendFactory]]:
@@ -249,6 +265,12 @@ def _labels(scene: AnySplats) -> NDArray[np.int32] | None:
 
 register_backend("cpu", _make_cpu, abilities=ABILITIES)
 register_backend("reference", ReferenceRasterizer, abilities=ABILITIES)
+for _name, _batch_scenes in (("gsplat", False), ("gsplat-batched", True)):
+    register_backend(
+        _name,
+        partial(gsplat_backend.make_gsplat, gsplat_cfg=gsplat_backend.GsplatCfg(batch_scenes=_batch_scenes)),
+        missing=gsplat_backend.missing,
+    )
 
 
 class SplatRenderer:
@@ -356,17 +378,17 @@ class SplatRenderer:
             InputError: On wrong shapes, poses that are not rigid or not finite, scene or object ids out of range, or
                 something that the backend or the scenes do not offer.
         """
-        torch_device = _device_of(c2w) if self.device is None else self.device
-        poses = _to_numpy(c2w, np.float64)
-        ks = _to_numpy(K, np.float64)
-        ids = _to_numpy(scene_ids, None)
+        torch_device = device_of(c2w) if self.device is None else self.device
+        poses = to_numpy(c2w, np.float64)
+        ks = to_numpy(K, np.float64)
+        ids = to_numpy(scene_ids, None)
         chosen = self.check(poses, ks, ids, mask)
         ids = ids.astype(np.int64, copy=False)
         frames = frame_arrays(len(poses), self.width, self.height, out)
         options: dict[str, Any] = {}
         if objects is not None:
-            options["objects"] = self._check_objects(objects, len(poses), chosen)
-            options["seen"] = self._seen(len(poses), out)
+            options["objects"] = self.check_objects(objects, len(poses), chosen)
+            options["seen"] = seen_array(len(poses), self.width, self.height, out)
         if edits is not None:
             self._need("edits")
             options["changes"] = check_edits(_numpy_edits(edits), len(poses))
@@ -381,7 +403,7 @@ class SplatRenderer:
                 **{n: more.get(n, np.zeros(shape, dtype)) for n, (shape, dtype) in empty.items()}
             )
         self.rasterizer.render(poses, ks, ids, chosen, self.background, frames, **options)
-        return _deliver(frames, {"instances": options.get("seen"), **more}, out, torch_device)
+        return deliver(frames, {"instances": options.get("seen"), **more}, out, torch_device)
 
     def _need(self, ability: str) -> None:
         """Raise an `InputError` unless the backend has an ability."""
@@ -412,7 +434,7 @@ class SplatRenderer:
             if given is None:
                 made[name] = np.full(shape, -1 if name == "labels" else 0, dtype)
                 continue
-            made[name] = _to_numpy(given, None)
+            made[name] = to_numpy(given, None)
             if made[name].shape != shape or made[name].dtype != dtype or not made[name].flags.c_contiguous:
                 raise InputError(
                     f"out.{name} is {made[name].dtype} {made[name].shape}, expected contiguous {np.dtype(dtype)} {shape}"
@@ -448,37 +470,36 @@ class SplatRenderer:
             raise InputError(f"scene_ids are {ids.dtype}, expected integers")
         chosen = np.arange(c)
         if mask is not None:
-            flags = _to_numpy(mask, None)
+            flags = to_numpy(mask, None)
             if flags.shape != (c,) or flags.dtype != np.bool_:
                 raise InputError(f"mask is {flags.dtype} {flags.shape}, expected bool ({c},)")
             chosen = np.flatnonzero(flags)
         _check_values(poses[chosen], ks[chosen], ids[chosen], chosen, self.num_scenes)
         return chosen
 
-    def _check_objects(self, objects: Instances, num_cameras: int, cameras: NDArray[np.int64]) -> Instances:
-        """Validate objects; gives them as numpy arrays."""
+    def check_objects(self, objects: Instances, num_cameras: int, cameras: NDArray[np.int64]) -> Instances:
+        """Validate objects as `render` does.
+
+        Args:
+            objects: What a caller gave.
+            num_cameras: C.
+            cameras: Those that are rendered.
+
+        Returns:
+            Their copy out of numpy arrays.
+
+        Raises:
+            InputError: See `render`.
+        """
         self._need("objects")
         arrays = Instances(
             objects.objects,
-            _to_numpy(objects.camera_offsets, None),
-            _to_numpy(objects.object_ids, None),
-            _to_numpy(objects.poses_w, np.float64),
+            to_numpy(objects.camera_offsets, None),
+            to_numpy(objects.object_ids, None),
+            to_numpy(objects.poses_w, np.float64),
+            None if objects.twists_o is None else to_numpy(objects.twists_o, np.float64),
         )
         return check_instances(arrays, num_cameras, cameras)
-
-    def _seen(self, c: int, out: Frames | None) -> NDArray[np.int32] | None:
-        """The array for `Frames.instances`: that of `out`, if it has one."""
-        shape = (c, self.height, self.width)
-        if out is None:
-            return np.full(shape, -1, np.int32)
-        if out.instances is None:
-            return None
-        array = _to_numpy(out.instances, None)
-        if array.shape != shape or array.dtype != np.int32 or not array.flags.c_contiguous:
-            raise InputError(
-                f"out.instances is {array.dtype} {array.shape}, expected contiguous int32 {shape} or None"
-            )
-        return array
 
 
 def _choose(name: str) -> tuple[str, BackendFactory]:
@@ -487,9 +508,11 @@ def _choose(name: str) -> tuple[str, BackendFactory]:
     if name == "auto":
         name = next(candidate for candidate in AUTO_PREFERENCE if candidate in found)
         logger.info("splat renderer backend 'auto' took %r (available: %s)", name, ", ".join(sorted(found)))
-    if name not in found:
+    lacking = _MISSING[name]() if name in _MISSING else None
+    if name not in found or lacking:
+        reason = f"cannot run here: {lacking}" if lacking else "is not available here"
         raise InputError(
-            f"renderer backend {name!r} is not available here; available: {', '.join(sorted(found))} (or 'auto')"
+            f"renderer backend {name!r} {reason}; available: {', '.join(available_backends())} (or 'auto')"
         )
     return name, found[name]()
 
@@ -506,13 +529,32 @@ def frame_arrays(count: int, width: int, height: int, out: Frames | None) -> Fra
         return tuple(np.zeros(shape, dtype) for shape, dtype in zip(shapes, dtypes))  # type: ignore[return-value]
     arrays = []
     for name, shape, dtype in zip(("rgb", "depth", "alpha"), shapes, dtypes):
-        array = _to_numpy(getattr(out, name), None)
+        array = to_numpy(getattr(out, name), None)
         if array.shape != shape or array.dtype != dtype or not array.flags.c_contiguous:
             raise InputError(
                 f"out.{name} is {array.dtype} {array.shape}, expected contiguous {np.dtype(dtype)} {shape}"
             )
         arrays.append(array)
     return tuple(arrays)  # type: ignore[return-value]
+
+
+def seen_array(count: int, width: int, height: int, out: Frames | None) -> NDArray[np.int32] | None:
+    """The array for `Frames.instances`: that of `out`, if it has one.
+
+    Raises:
+        InputError: It has another shape or type, or is not contiguous.
+    """
+    shape = (count, height, width)
+    if out is None:
+        return np.full(shape, -1, np.int32)
+    if out.instances is None:
+        return None
+    array = to_numpy(out.instances, None)
+    if array.shape != shape or array.dtype != np.int32 or not array.flags.c_contiguous:
+        raise InputError(
+            f"out.instances is {array.dtype} {array.shape}, expected contiguous int32 {shape} or None"
+        )
+    return array
 
 
 def _check_values(
@@ -566,26 +608,20 @@ def _check_features(
 
 def _numpy_edits(edits: SceneEdits) -> SceneEdits:
     """Edits whose arrays are numpy's."""
-    return SceneEdits(**{field.name: _to_numpy(getattr(edits, field.name), None) for field in fields(edits)})
+    return SceneEdits(**{field.name: to_numpy(getattr(edits, field.name), None) for field in fields(edits)})
 
 
-def _device_of(array: Array) -> Any:
-    """The torch device of a tensor, None of anything else (without importing torch)."""
-    torch = sys.modules.get("torch")
-    return array.device if torch is not None and isinstance(array, torch.Tensor) else None
-
-
-def _to_numpy(array: Array, dtype: Any) -> NDArray[Any]:
-    """A numpy view of an array or CPU tensor where its type allows, a copy otherwise; C-contiguous if converted."""
-    if _device_of(array) is not None:
-        array = array.detach().cpu().numpy()
-    return np.asarray(array) if dtype is None else np.ascontiguousarray(array, dtype)
-
-
-def _deliver(
+def deliver(
     frames: FrameArrays, more: dict[str, NDArray[Any] | None], out: Frames | None, torch_device: Any
 ) -> Frames:
-    """Give the caller frames of the kind it speaks; `more` are further outputs by name."""
+    """Give the caller frames of the kind it speaks: `out`, if there is one, else of numpy arrays or tensors.
+
+    Args:
+        frames: rgb, depth, alpha.
+        more: Further outputs by name; None: not written.
+        out: What the caller gave to write into; the arrays are its memory where that is the processor's.
+        torch_device: Of new tensors; None for numpy arrays.
+    """
     arrays = {**dict(zip(("rgb", "depth", "alpha"), frames)), **more}
     arrays = {name: array for name, array in arrays.items() if array is not None}
     if out is None:
@@ -594,7 +630,7 @@ def _deliver(
         target = getattr(out, name)
         if target is None:
             setattr(out, name, _as_tensor(array, torch_device))
-        elif _device_of(target) is not None and _device_of(target).type != "cpu":
+        elif device_of(target) is not None and device_of(target).type != "cpu":
             import torch
 
             target.copy_(torch.from_numpy(array))

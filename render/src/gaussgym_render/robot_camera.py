@@ -14,27 +14,29 @@ from typing import Any
 
 import numba
 import numpy as np
-from gaussgym_scene import InputError, Splats
+from gaussgym_scene import InputError
 from numpy.typing import NDArray
 
 from gaussgym_render import lens, sensor, shutter
+from gaussgym_render.arrays import Array, device_of, to_numpy
 from gaussgym_render.cpu import available_cores
 from gaussgym_render.lens import LensCfg
+from gaussgym_render.objects import Instances
 from gaussgym_render.renderer import (
-    Array,
+    AnySplats,
     FrameArrays,
     Frames,
     SplatRenderer,
-    _deliver,
-    _device_of,
-    _to_numpy,
+    deliver,
     frame_arrays,
+    seen_array,
 )
 from gaussgym_render.sensor import SensorCfg
 from gaussgym_render.shutter import ShutterCfg
 
 BLOCK_PIXELS = 1 << 23
-"""Pixels of pinhole images that are held at once, 11 B each; larger batches are rendered in blocks."""
+"""Pixels of pinhole images that are held at once, 11 B each (15 B with objects); larger batches are rendered in blocks."""
+_NO_INSTANCES = np.zeros((0, 1, 1), np.int32), np.zeros(0, np.int64)
 _COMPILING = threading.Lock()
 
 
@@ -103,8 +105,10 @@ def get_camera_model(name: str) -> RobotCameraCfg:
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _gather_row(y, images, first, times, decode, ray_table, focal, light, depth, alpha):
-    """Collect the light of one row from the images that its exposure overlaps; its depth is that of the exposure's middle."""
+def _gather_row(
+    y, images, seen_jobs, names, first, times, decode, ray_table, focal, light, depth, alpha, seen
+):
+    """Collect the light of one row from the images that its exposure overlaps; depth and instance are those of its middle."""
     rgb_jobs, depth_jobs, alpha_jobs = images
     exposure_s, readout_s, samples = times
     rows, columns = light.shape[0], light.shape[1]
@@ -134,6 +138,9 @@ def _gather_row(y, images, first, times, decode, ray_table, focal, light, depth,
             alpha[y, x] += np.float32(weight * alpha_jobs[job, j, i])
             if cell == middle:
                 depth[y, x] = depth_jobs[job, j, i]
+                if len(seen) > 0:
+                    instance = seen_jobs[job, j, i]
+                    seen[y, x] = names[instance] if instance >= 0 else -1
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
@@ -141,6 +148,8 @@ def _develop(
     span,
     rows,
     images,
+    seen_jobs,
+    names,
     first,
     times,
     rays,
@@ -152,19 +161,26 @@ def _develop(
     decode,
     scratch,
     frames,
+    seen,
 ):
-    """Make the frames of cameras `span[0]` to `span[1]` of a block from its pinhole images."""
-    light, curve, no_rays = scratch
+    """Make the frames of cameras `span[0]` to `span[1]` of a block from its pinhole images.
+
+    `seen_jobs` names the instance in each pixel of these, by its place in `names`, which gives its place in the call; both,
+    and `seen`, are empty where nobody asks.
+    """
+    light, curve, no_rays, no_instances = scratch
     exposure_s, readout_s = times
     for c in range(span[0], span[1]):
         row = rows[c]
         rgb, depth, alpha = frames[0][row], frames[1][row], frames[2][row]
         shutter_times = (exposure_s[c], readout_s[c], first[c + 1] - first[c])
         ray_table = rays[table[c]] if len(rays) > 0 else no_rays
+        instances = seen[row] if len(seen) > 0 else no_instances
         for y in range(light.shape[0]):
             _gather_row(
-                y, images, first[c], shutter_times, decode, ray_table, source_focals[c], light, depth, alpha
-            )
+                y, images, seen_jobs, names, first[c], shutter_times, decode, ray_table, source_focals[c],
+                light, depth, alpha, instances,
+            )  # fmt: skip
         sensor.expose(light, focals[c], sensors[c], keys[c], curve, rgb)
         sensor.measure_depth(sensors[c], keys[c], depth)
 
@@ -215,11 +231,13 @@ class RobotCamera:
         self.num_threads = renderer.cfg.num_threads or available_cores()
         self._decode = sensor.decode_table()
         self._source = frame_arrays(0, renderer.width, renderer.height, None)
+        self._source_seen = np.zeros((0, renderer.height, renderer.width), np.int32)
         self._scratch = [
             (
                 np.empty((self.height, self.width, 3), np.float32),
                 np.empty(sensor.CURVE_SIZE, np.float32),
                 np.empty((0, 1, 2)),
+                np.empty((0, 1), np.int32),
             )
             for _ in range(self.num_threads)
         ]
@@ -234,7 +252,17 @@ class RobotCamera:
         """Arguments of a block without cameras."""
         none = np.zeros(0, np.int64)
         frames = frame_arrays(0, self.width, self.height, None)
-        return np.zeros((0, 4, 4)), np.zeros((0, 3, 3)), none, np.zeros((0, 6)), none, none, frames
+        return (
+            np.zeros((0, 4, 4)),
+            np.zeros((0, 3, 3)),
+            none,
+            np.zeros((0, 6)),
+            none,
+            none,
+            frames,
+            None,
+            None,
+        )
 
     def render(
         self,
@@ -247,6 +275,7 @@ class RobotCamera:
         twist_c: Array | None = None,
         camera_ids: Array | None = None,
         frame_ids: Array | None = None,
+        objects: Instances | None = None,
     ) -> Frames:
         """Render one image per camera.
 
@@ -260,33 +289,47 @@ class RobotCamera:
                 `shutter.twist_between` gives it from two poses.
             camera_ids: Which camera each one is, integers `[C]`; None: its place in the batch.
             frame_ids: Number of each camera's frame, integers `[C]`; None: the number of calls so far.
+            objects: Opaque meshes at the end of the frame's exposure, which until then move by their `twists_o`; None: there
+                are none. How many poses a frame is rendered from does not depend on how fast they are.
 
         Returns:
-            `out`, or new frames, as `SplatRenderer.render` does. Depth is that of the middle of a row's exposure, under
-            the middle of the pixel: depths are not averaged.
+            `out`, or new frames, as `SplatRenderer.render` does. Depth and instances are those of the middle of a row's
+            exposure, under the middle of the pixel: they are not averaged.
 
         Raises:
             InputError: As `SplatRenderer.render`; also a twist that is not finite, or a lens that the pinhole cannot cover.
         """
         call, self.num_calls = self.num_calls, self.num_calls + 1
         if self.cfg.ideal:
-            return self.renderer.render(c2w, K, scene_ids, mask=mask, out=out)
-        torch_device = _device_of(c2w) if self.renderer.device is None else self.renderer.device
-        poses, ks, scenes = _to_numpy(c2w, np.float64), _to_numpy(K, np.float64), _to_numpy(scene_ids, None)
+            return self.renderer.render(c2w, K, scene_ids, mask=mask, out=out, objects=objects)
+        torch_device = device_of(c2w) if self.renderer.device is None else self.renderer.device
+        poses, ks, scenes = to_numpy(c2w, np.float64), to_numpy(K, np.float64), to_numpy(scene_ids, None)
         chosen = self.renderer.check(poses, ks, scenes, mask)
         count = len(poses)
         twist = _twists(twist_c, count, chosen)
         cameras = _integers("camera_ids", camera_ids, np.arange(count))
         numbers = _integers("frame_ids", frame_ids, np.full(count, call))
-        frames = frame_arrays(count, self.width, self.height, out)
+        frames, seen = frame_arrays(count, self.width, self.height, out), None
+        if objects is not None:
+            objects = self.renderer.check_objects(objects, count, chosen)
+            seen = seen_array(count, self.width, self.height, out)
         per_block = max(
             1, BLOCK_PIXELS // (self.renderer.width * self.renderer.height * self.cfg.shutter.max_samples)
         )
         for start in range(0, len(chosen), per_block):
             self._render_block(
-                chosen[start : start + per_block], poses, ks, scenes, twist, cameras, numbers, frames
+                chosen[start : start + per_block],
+                poses,
+                ks,
+                scenes,
+                twist,
+                cameras,
+                numbers,
+                frames,
+                objects,
+                seen,
             )
-        return _deliver(frames, {}, out, torch_device)
+        return deliver(frames, {"instances": seen}, out, torch_device)
 
     def _render_block(
         self,
@@ -298,8 +341,10 @@ class RobotCamera:
         cameras: NDArray[Any],
         numbers: NDArray[Any],
         frames: FrameArrays,
+        objects: Instances | None,
+        seen: NDArray[np.int32] | None,
     ) -> None:
-        """Render the cameras `rows` of a batch into `frames`."""
+        """Render the cameras `rows` of a batch into `frames` and `seen`."""
         cfg, keys = self.cfg, sensor.camera_keys(self.seed, cameras[rows])
         draws = sensor.NUM_SENSOR_DRAWS
         exposure_s = sensor.uniform(keys, draws, *cfg.shutter.exposure_s)
@@ -308,20 +353,27 @@ class RobotCamera:
         rays, table, source_focals = self._lens_tables(keys, focals)
         duration_s = exposure_s + readout_s
         samples = shutter.num_samples(cfg.shutter, twist[rows], duration_s, focals[:, :2].max(1, initial=0.0))
-        path, owner, first = shutter.path_poses(poses[rows], twist[rows], duration_s, samples)
+        time, owner, first = shutter.sample_times(duration_s, samples)
+        path = shutter.moved(poses[rows[owner]], twist[rows[owner]], time)
+        along, names = (
+            (None, _NO_INSTANCES[1]) if objects is None else _along_path(objects, rows[owner], time)
+        )
         source_ks = np.zeros((len(rows), 3, 3))
         source_ks[:, [0, 1, 0, 1], [0, 1, 2, 2]] = source_focals
         source_ks[:, 2, 2] = 1.0
         images = self._images(len(path))
+        seen_jobs = _NO_INSTANCES[0] if seen is None else self._seen_images(len(path))
         self.num_images += len(path)
-        self.renderer.render(path, source_ks[owner], scenes[rows][owner], out=Frames(*images))
+        out = Frames(*images, None if seen is None else seen_jobs)
+        self.renderer.render(path, source_ks[owner], scenes[rows][owner], out=out, objects=along)
         frame_keys = sensor.child_keys(sensor.child_keys(keys, sensor.FRAME_STREAM), numbers[rows])
         sensors = sensor.draw_sensors(cfg.sensor, keys)
 
         def work(thread: int, begin: int, end: int) -> None:
             _develop(
-                (begin, end), rows, images, first, (exposure_s, readout_s), rays, table, source_focals, focals, sensors,
-                frame_keys, self._decode, self._scratch[thread], frames,
+                (begin, end), rows, images, seen_jobs, names, first, (exposure_s, readout_s), rays, table, source_focals,
+                focals, sensors, frame_keys, self._decode, self._scratch[thread], frames,
+                _NO_INSTANCES[0] if seen is None else seen,
             )  # fmt: skip
 
         self._in_threads(work, len(rows))
@@ -351,6 +403,12 @@ class RobotCamera:
             self._source = frame_arrays(count, self.renderer.width, self.renderer.height, None)
         return self._source[0][:count], self._source[1][:count], self._source[2][:count]
 
+    def _seen_images(self, count: int) -> NDArray[np.int32]:
+        """Buffer for the instances in that many pinhole images, kept between calls."""
+        if len(self._source_seen) < count:
+            self._source_seen = np.empty((count, self.renderer.height, self.renderer.width), np.int32)
+        return self._source_seen[:count]
+
     def _in_threads(self, work: Callable[[int, int, int], None], count: int) -> None:
         """Share cameras 0 to `count` out between the threads; threads of a forked parent are not ours."""
         threads = max(1, min(self.num_threads, count))
@@ -365,7 +423,7 @@ class RobotCamera:
 
 
 def make_robot_camera(
-    splats: Sequence[Splats],
+    splats: Sequence[AnySplats],
     K: Any,
     width: int,
     height: int,
@@ -392,11 +450,35 @@ def make_robot_camera(
     return RobotCamera(SplatRenderer(splats, *size, **options), cfg, width=width, height=height, seed=seed)
 
 
+def _along_path(
+    objects: Instances, cameras: NDArray[np.int64], time: NDArray[np.float64]
+) -> tuple[Instances, NDArray[np.int64]]:
+    """What the images of a camera's path show.
+
+    Args:
+        objects: Of the call, checked.
+        cameras: Camera of each image `[J]`.
+        time: Of each image, before the end of the frame `[J]` [s].
+
+    Returns:
+        The instances of each image, where they were then, and which instance of the call each of them is.
+    """
+    begin = objects.camera_offsets[cameras]
+    counts = objects.camera_offsets[cameras + 1] - begin
+    offsets = np.concatenate([[0], np.cumsum(counts)])
+    image = np.repeat(np.arange(len(cameras)), counts)
+    names = np.arange(offsets[-1]) + (begin - offsets[:-1])[image]
+    poses = objects.poses_w[names]
+    if objects.twists_o is not None:
+        poses = shutter.moved(poses, objects.twists_o[names], time[image])
+    return Instances(objects.objects, offsets, objects.object_ids[names], poses), names
+
+
 def _twists(twist_c: Array | None, count: int, chosen: NDArray[np.int64]) -> NDArray[np.float64]:
     """Checked twists `[C, 6]`, zeros for None."""
     if twist_c is None:
         return np.zeros((count, 6))
-    twist = _to_numpy(twist_c, np.float64)
+    twist = to_numpy(twist_c, np.float64)
     if twist.shape != (count, 6):
         raise InputError(
             f"twist_c has shape {twist.shape}, expected {(count, 6)} (linear [m/s], angular [rad/s])"
@@ -413,7 +495,7 @@ def _integers(name: str, values: Array | None, default: NDArray[np.int64]) -> ND
     """Checked integers `[C]`."""
     if values is None:
         return default
-    array = _to_numpy(values, None)
+    array = to_numpy(values, None)
     if array.shape != default.shape or not np.issubdtype(array.dtype, np.integer):
         raise InputError(f"{name} are {array.dtype} {array.shape}, expected integers {default.shape}")
     return array

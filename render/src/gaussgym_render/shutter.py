@@ -159,7 +159,7 @@ def num_samples(
 
     Args:
         cfg: The shutter.
-        twist_c: `[C, 6]`, as `path_poses` takes it.
+        twist_c: In the camera's own frame `[C, 6]`, linear [m/s] then angular [rad/s].
         duration_s: Exposure and readout time together `[C]` [s].
         focal_px: Focal length `[C]` [px].
 
@@ -174,29 +174,40 @@ def num_samples(
     return np.clip(steps, 1, cfg.max_samples).astype(np.int64)
 
 
-def path_poses(
-    c2w: NDArray[np.float64],
-    twist_c: NDArray[np.float64],
-    duration_s: NDArray[np.float64],
-    samples: NDArray[np.int64],
+def sample_times(
+    duration_s: NDArray[np.float64], samples: NDArray[np.int64]
 ) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
-    """Poses in the middles of the cells of each camera's time.
+    """The middles of the cells of each camera's time.
 
     Args:
-        c2w: Camera to world at the end of the frame `[C, 4, 4]`.
-        twist_c: In the camera's own frame `[C, 6]`, linear [m/s] then angular [rad/s].
         duration_s: Exposure and readout time together `[C]` [s].
         samples: Cells of each camera `[C]`.
 
     Returns:
-        Poses `[J, 4, 4]` of the J = Σ samples images, in the order of cameras and time; the camera of each `[J]`; the first
-        image of each camera and J `[C + 1]`.
+        Times `[J]` [s] of the J = Σ samples images, before 0, the end of the frame, in the order of cameras and time; the
+        camera of each `[J]`; the first image of each camera and J `[C + 1]`.
     """
     first = np.concatenate([[0], np.cumsum(samples)])
     camera = np.repeat(np.arange(len(samples)), samples)
     cell = np.arange(first[-1]) - first[camera]
     time = (cell + 0.5) / samples[camera] * duration_s[camera] - duration_s[camera]
-    return c2w[camera] @ se3_exp(time[:, None] * twist_c[camera]), camera, first
+    return time, camera, first
+
+
+def moved(
+    poses: NDArray[np.float64], twists: NDArray[np.float64], time: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Where things were at a time before the end of the frame.
+
+    Args:
+        poses: Of cameras or objects, to the world, at time 0 `[N, 4, 4]`.
+        twists: In their own frames `[N, 6]`, linear [m/s] then angular [rad/s].
+        time: `[N]` [s].
+
+    Returns:
+        `[N, 4, 4]`; what does not move keeps its pose, bit for bit.
+    """
+    return poses @ se3_exp(time[:, None] * twists)
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")

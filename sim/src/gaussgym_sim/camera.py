@@ -10,8 +10,13 @@ import torch
 from torch import Tensor
 
 from gaussgym_sim.frames import matrix_from_quat, matrix_from_rotation_vector
+from gaussgym_sim.kinematics import BodyKinematics
 from gaussgym_sim.randomize import RandomizeCfg, Uniform
 from gaussgym_sim.robot import RobotCfg
+from gaussgym_sim.vecsim import SimState
+
+OVERLAP_M = 0.6
+"""Other robots whose base is nearer than this are not shown: they pass through each other, and would fill the image [m]."""
 
 
 class RenderedFrames(Protocol):
@@ -26,6 +31,12 @@ class CameraRenderer(Protocol):
 
     One with an attribute ``takes_motion`` that is true, such as `gaussgym_render.RobotCamera`, is also given ``twist_c`` [C, 6]
     (`camera_twist`), ``camera_ids`` [C] int64 (drawn anew for each episode) and ``frame_ids`` [C] int64 (counting up).
+
+    One with an attribute ``takes_bodies`` that is true is also given where robots are: ``body_poses_w`` [C, 1 + K, B, 4, 4]
+    float64, bodies as `gaussgym_sim.geoms.robot_geoms` counts them, of the camera's own robot and then of the K nearest others
+    in its scene, K = its attribute ``num_others`` (0 without one); ``robot_shown`` [C, 1 + K] bool, False where there is no such
+    robot; and if it takes motion ``body_twists_b`` [C, 1 + K, B, 6], velocities in the bodies' own frames, linear [m/s] then
+    angular [rad/s]. All are overwritten by the next call.
     """
 
     def render(self, c2w: Any, K: Any, scene_ids: Any, *, mask: Any | None = None) -> RenderedFrames:
@@ -95,6 +106,74 @@ def camera_twist(root_lin_vel_b: Tensor, root_ang_vel_b: Tensor, pose_b_c: Tenso
     return (velocity_b @ pose_b_c[:, :3, :3]).flatten(1)  # rows times R_b_c: into the camera's axes
 
 
+class RobotsInView:
+    """Whose bodies the cameras' images show: each camera's own robot, and the nearest others of its scene.
+
+    The others are drawn and nothing else: robots of different envs do not touch. An image with others depends on theirs.
+
+    Args:
+        robot: which.
+        scene_of_env: [E].
+        num_others: how many others an image shows at most.
+    """
+
+    def __init__(self, robot: RobotCfg, scene_of_env: Tensor, num_others: int) -> None:
+        count, device = len(scene_of_env), scene_of_env.device
+        self.num_others, self._scenes = num_others, scene_of_env
+        self._kinematics = BodyKinematics(robot, count, device=device)
+        shown, bodies = count * (1 + num_others), len(self._kinematics.body_names)
+        self._poses = torch.zeros(
+            shown if num_others else 0, bodies, 4, 4, dtype=torch.float64, device=device
+        )
+        self._twists = torch.zeros(shown if num_others else 0, bodies, 6, dtype=torch.float64, device=device)
+
+    def look(self, ids: Tensor, state: SimState, lin_vel_b: Tensor | None) -> dict[str, Tensor]:
+        """What a renderer that takes bodies is given.
+
+        Args:
+            ids: [R] envs whose cameras take a frame.
+            state: of all envs.
+            lin_vel_b: [E, 3] base velocity in the base frame [m/s], for renderers that take motion; None: no velocities.
+        """
+        robots, shown = self._robots(ids, state.root_pos_w)
+        everyone = slice(None) if self.num_others else ids
+        joints = state.joint_pos[everyone]
+        poses = self._kinematics.poses(state.root_pos_w[everyone], state.root_quat_wxyz[everyone], joints)
+        given = {"body_poses_w": self._pick(poses, robots, self._poses), "robot_shown": shown}
+        if lin_vel_b is not None:
+            twists = self._kinematics.twists(
+                lin_vel_b[everyone], state.root_ang_vel_b[everyone], joints, state.joint_vel[everyone]
+            )
+            given["body_twists_b"] = self._pick(twists, robots, self._twists)
+        return given
+
+    def _pick(self, values: Tensor, robots: Tensor, buffer: Tensor) -> Tensor:
+        """[R, 1 + K, ...] out of values of all robots, or of the R own ones where no others are shown."""
+        if self.num_others == 0:
+            return values[:, None]
+        picked = buffer[: robots.numel()]
+        torch.index_select(values, 0, robots.flatten(), out=picked)
+        return picked.view(*robots.shape, *values.shape[1:])
+
+    def _robots(self, ids: Tensor, pos_w: Tensor) -> tuple[Tensor, Tensor]:
+        """Which robots each image shows [R, 1 + K], itself first and then from near to far, and whether [R, 1 + K]."""
+        own = ids[:, None]
+        if self.num_others == 0:
+            return own, torch.ones_like(own, dtype=torch.bool)
+        square = (pos_w[own, :2] - pos_w[None, :, :2]).square().sum(dim=2)
+        hidden = (self._scenes[own] != self._scenes[None]) | (
+            square < OVERLAP_M**2
+        )  # itself is at distance 0
+        square.masked_fill_(hidden, torch.inf)
+        nearest = min(self.num_others, len(pos_w))
+        square, others = square.topk(nearest, dim=1, largest=False)
+        missing = self.num_others - nearest
+        others = torch.nn.functional.pad(others, (0, missing))
+        shown = torch.nn.functional.pad(torch.isfinite(square), (1, missing), value=False)
+        shown[:, 0] = True
+        return torch.cat((own, others), dim=1), shown
+
+
 class CameraRig:
     """One camera an env, with its own small error of pose and focal length, rendering every few steps.
 
@@ -126,6 +205,11 @@ class CameraRig:
         self._period = cfg.period_steps(control_s)
         self._age = torch.full((count,), self._period, dtype=torch.long, device=device)
         self._takes_motion = bool(getattr(renderer, "takes_motion", False))
+        self._in_view = (
+            RobotsInView(robot, scene_of_env, int(getattr(renderer, "num_others", 0)))
+            if getattr(renderer, "takes_bodies", False)
+            else None
+        )
         self._generator: torch.Generator | None = None
         self._camera_ids = torch.zeros(count, dtype=torch.long, device=device)
         self._frame_ids = torch.zeros(count, dtype=torch.long, device=device)
@@ -160,20 +244,12 @@ class CameraRig:
         """Spread the envs' frames over the period."""
         self._age[:] = (uniform(0.0, 1.0, len(self._age)) * self._period).long()
 
-    def capture(
-        self,
-        root_pos_w: Tensor,
-        root_quat_wxyz: Tensor,
-        root_lin_vel_b: Tensor | None = None,
-        root_ang_vel_b: Tensor | None = None,
-    ) -> None:
+    def capture(self, state: SimState, lin_vel_b: Tensor) -> None:
         """Call once a control step: render the cameras that are due from the current poses; the others keep their image.
 
         Args:
-            root_pos_w: [E, 3].
-            root_quat_wxyz: [E, 4].
-            root_lin_vel_b: [E, 3] [m/s], for renderers that take motion; None = at rest.
-            root_ang_vel_b: [E, 3] [rad/s], likewise.
+            state: of all envs.
+            lin_vel_b: [E, 3] base velocity in the base frame [m/s].
         """
         due = self._age >= self._period
         self._age = torch.where(due, 1, self._age + 1)
@@ -181,12 +257,17 @@ class CameraRig:
         ids = (due & ~self.unwatched).nonzero().squeeze(1)
         if len(ids) == 0:
             return
-        c2w = camera_to_world(root_pos_w[ids], root_quat_wxyz[ids], self.pose_b_c[ids])
-        motion = {}
+        c2w = camera_to_world(state.root_pos_w[ids], state.root_quat_wxyz[ids], self.pose_b_c[ids])
+        given = {}
         if self._takes_motion:
-            motion = {"camera_ids": self._camera_ids[ids], "frame_ids": self._frame_ids[ids]}
+            twist_c = camera_twist(lin_vel_b[ids], state.root_ang_vel_b[ids], self.pose_b_c[ids])
+            given = {
+                "camera_ids": self._camera_ids[ids],
+                "frame_ids": self._frame_ids[ids],
+                "twist_c": twist_c,
+            }
             self._frame_ids[ids] += 1
-            if root_lin_vel_b is not None and root_ang_vel_b is not None:
-                motion["twist_c"] = camera_twist(root_lin_vel_b[ids], root_ang_vel_b[ids], self.pose_b_c[ids])
-        frames = self._renderer.render(c2w, self.K[ids], self._scenes[ids], **motion)
+        if self._in_view is not None:
+            given |= self._in_view.look(ids, state, lin_vel_b if self._takes_motion else None)
+        frames = self._renderer.render(c2w, self.K[ids], self._scenes[ids], **given)
         self.rgb[ids] = torch.as_tensor(frames.rgb).to(self.rgb.device).permute(0, 3, 1, 2)

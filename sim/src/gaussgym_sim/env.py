@@ -382,5 +382,4 @@ class Env:
 
     def _capture(self) -> None:
         if self.camera is not None:
-            state = self.sim.state
-            self.camera.capture(state.root_pos_w, state.root_quat_wxyz, self._lin_vel_b, state.root_ang_vel_b)
+            self.camera.capture(self.sim.state, self._lin_vel_b)

@@ -36,6 +36,7 @@ class RobotCfg:
         trunk_mass_kg, trunk_com_b: nominal mass and centre of mass [m] of the trunk, as in the MJCF.
         camera_pos_b: camera centre in the base frame [m].
         camera_tilt_rad: downward tilt of the optical axis below +x of the base.
+        camera_housing: geoms around the camera that it never sees itself, though its error of position may put it inside.
     """
 
     name: str
@@ -55,6 +56,7 @@ class RobotCfg:
     trunk_com_b: tuple[float, float, float]
     camera_pos_b: tuple[float, float, float]
     camera_tilt_rad: float
+    camera_housing: tuple[str, ...] = ()
 
     @property
     def num_joints(self) -> int:
@@ -84,6 +86,7 @@ def _go1() -> RobotCfg:
         trunk_com_b=(0.0223, 0.002, -0.0005),
         camera_pos_b=(0.29, 0.0, 0.03),
         camera_tilt_rad=0.5236,
+        camera_housing=("head",),
     )
 
 

@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import tyro
-from gaussgym_scene import InputError, Scene
+from gaussgym_scene import InputError
 
-from gaussgym_render.bench import effects, matrix, report, rivals, steps, training
-from gaussgym_render.bench.scenes import make_workload, synthetic_scene, with_splats
+from gaussgym_render.bench import effects, matrix, report, rivals, steps
+from gaussgym_render.bench.scenes import Place, make_workload, opened_place, synthetic_place
 from gaussgym_render.lod import LodSplats
 from gaussgym_render.renderer import SplatRenderer
-from gaussgym_render.viewpoints import path_viewpoints
 
 EFFECTS_HEADER = "effects     frames per CPU second    CPU time over none (min to max)    images per frame"
 
@@ -27,7 +26,11 @@ class Bench:
     """
 
     scene: tyro.conf.Positional[Path | None] = None
-    """Scene folder with paths; default: a procedural scene."""
+    """Scene folder, or with --viewpoints a folder written by `gaussgym-render optimize` or a splat file; default: a procedural
+    scene."""
+    viewpoints: Path | None = None
+    """Camera file, JSON as `gaussgym-render images --help` shows, or a scene folder, along whose paths cameras are placed;
+    default: along the scene's own."""
     kind: str = "street"
     """Kind of the procedural scene (`gaussgym_scene.synthesize`), seed 0."""
     sizes: list[str] = field(default_factory=lambda: [f"{w}x{h}" for w, h in matrix.SIZES])
@@ -99,19 +102,19 @@ class Bench:
     def _parsed_sizes(self) -> list[tuple[int, int]]:
         return [_parse_size(size) for size in self.sizes]
 
-    def _scene(self, num_splats: int | None) -> Scene:
+    def _place(self, num_splats: int | None) -> Place:
         if self.scene is None:
-            return synthetic_scene(self.kind, num_splats)
-        return with_splats(Scene.load(self.scene), num_splats)
+            return synthetic_place(self.kind, num_splats)
+        return opened_place(self.scene, self.viewpoints).with_splats(num_splats)
 
     def _counts(self, default: int) -> list[int | None]:
         """Numbers of splats: those asked for, else the given scene's own, else a default."""
         return list(self.splats) or [None if self.scene is not None else default]
 
-    def _start(self, scene: Scene) -> dict[str, Any]:
+    def _start(self, place: Place) -> dict[str, Any]:
         """Say what is measured; the head of the report."""
-        name = SplatRenderer([scene.splats], 8, 8, backend=self.backend, num_threads=self.threads).backend
-        run = report.describe_run(scene, backend=name, threads=self.threads)
+        name = SplatRenderer([place.splats], 8, 8, backend=self.backend, num_threads=self.threads).backend
+        run = report.describe_run(place, backend=name, threads=self.threads)
         report.print_run(run)
         return run
 
@@ -132,16 +135,16 @@ class Bench:
             seconds=self.seconds,
             limit_s=self.limit_s,
         )
-        run = self._start(self._scene(splats[0]))
+        run = self._start(self._place(splats[0]))
         print(report.CELL_HEADER, flush=True)
         cells = matrix.run_matrix(
-            self._scene, cfg, on_cell=lambda cell: print(report.cell_line(cell), flush=True)
+            self._place, cfg, on_cell=lambda cell: print(report.cell_line(cell), flush=True)
         )
         times = []
         if run["backend"] == "cpu":
             times = [
-                steps.time_steps(make_workload(scene, 1, steps.CAMERAS, *size))
-                for scene in map(self._scene, splats)
+                steps.time_steps(make_workload(place, 1, steps.CAMERAS, *size))
+                for place in map(self._place, splats)
                 for size in cfg.sizes
             ]
             report.print_steps(times)
@@ -155,10 +158,10 @@ class Bench:
         return written
 
     def _duel(self) -> tuple[dict[str, Any], list[rivals.Duel]]:
-        scene = self._scene(self._counts(100_000)[0])
-        run, size = self._start(scene), self._size((64, 64))
-        print(f"{size[0]}x{size[1]} px, {len(scene.splats)} splats, {self.scenes[0]} scenes")
-        workload = make_workload(scene, self.scenes[0], 64 * self.scenes[0], *size)
+        place = self._place(self._counts(100_000)[0])
+        run, size = self._start(place), self._size((64, 64))
+        print(f"{size[0]}x{size[1]} px, {len(place.splats)} splats, {self.scenes[0]} scenes")
+        workload = make_workload(place, self.scenes[0], 64 * self.scenes[0], *size)
         ours = None
         if self.lod is not None:
             if self.scenes[0] > 1:
@@ -181,18 +184,16 @@ class Bench:
         return run | {"width_px": size[0], "height_px": size[1], "scenes": self.scenes[0]}, rows
 
     def _measure_scaling(self) -> tuple[dict[str, Any], list[matrix.Scaling]]:
-        scene = self._scene(self._counts(20_000)[0])
-        run = self._start(scene)
-        rows = matrix.measure_scaling(scene, self._size((84, 48)), backend=self.backend, threads=self.threads)
+        place = self._place(self._counts(20_000)[0])
+        run = self._start(place)
+        rows = matrix.measure_scaling(place, self._size((84, 48)), backend=self.backend, threads=self.threads)
         report.print_scaling(rows)
         return run, rows
 
     def _time_effects(self) -> tuple[dict[str, Any], list[effects.EffectTiming]]:
-        scene = self._scene(self.splats[0] if self.splats else None)
-        run = self._start(scene)
-        rows = effects.time_effects(
-            scene, path_viewpoints(scene), backend=run["backend"], threads=self.threads
-        )
+        place = self._place(self.splats[0] if self.splats else None)
+        run = self._start(place)
+        rows = effects.time_effects(place, backend=run["backend"], threads=self.threads)
         print(EFFECTS_HEADER)
         for t in rows:
             spread = f"{t.time_ratio:.2f} ({t.time_ratio_min:.2f} to {t.time_ratio_max:.2f})"
@@ -200,10 +201,10 @@ class Bench:
         return run, rows
 
     def _time_objects(self) -> tuple[dict[str, Any], list[effects.ObjectsTiming]]:
-        scene = self._scene(self.splats[0] if self.splats else None)
-        run = self._start(scene)
+        place = self._place(self.splats[0] if self.splats else None)
+        run = self._start(place)
         timing = effects.time_objects(
-            scene, path_viewpoints(scene), backend=run["backend"], threads=self.threads, seconds=self.seconds
+            place, backend=run["backend"], threads=self.threads, seconds=self.seconds
         )
         print(
             f"{timing.parts_per_camera} parts of {timing.faces_per_camera} triangles in {100 * timing.covered_pixels:.1f} % of "
@@ -213,11 +214,13 @@ class Bench:
         )
         return run, [timing]
 
-    def _time_training(self) -> tuple[dict[str, Any], list[training.TrainingStep]]:
-        scene = self._scene(self._counts(training.SPLATS)[0])
-        run = report.describe_run(scene, backend="differentiable", threads=None)
+    def _time_training(self) -> tuple[dict[str, Any], list[Any]]:
+        from gaussgym_render.bench import training  # brings torch, which the others do without
+
+        place = self._place(self._counts(training.SPLATS)[0])
+        run = report.describe_run(place, backend="differentiable", threads=None)
         report.print_run(run)
-        row = training.time_training_step(scene)
+        row = training.time_training_step(place)
         report.print_training(row)
         return run, [row]
 

@@ -6,9 +6,9 @@ import time
 from dataclasses import dataclass, replace
 
 import numpy as np
-from gaussgym_scene import Scene
 from numpy.typing import NDArray
 
+from gaussgym_render.bench.scenes import Place
 from gaussgym_render.renderer import SplatRenderer
 from gaussgym_render.robot_camera import RobotCameraCfg, make_robot_camera
 from gaussgym_render.testing import quadruped_before
@@ -55,20 +55,17 @@ class EffectTiming:
     images_per_frame: float
 
 
-def time_effects(
-    scene: Scene, cameras: Viewpoints, *, backend: str, threads: int | None
-) -> list[EffectTiming]:
+def time_effects(place: Place, *, backend: str, threads: int | None) -> list[EffectTiming]:
     """Time `RobotCameraCfg.typical`, whole and by parts, on cameras that move as on a walking robot.
 
     Args:
-        scene: What is rendered.
-        cameras: Poses, cycled to fill a batch of `EFFECTS_BATCH`.
+        place: What is rendered; its cameras are cycled to fill a batch of `EFFECTS_BATCH`.
         backend: Renderer backend.
         threads: CPU threads, None for all.
     """
     typical, batch, repeats = RobotCameraCfg.typical(), EFFECTS_BATCH, EFFECTS_REPEATS
     width, height = SIZE
-    index = np.arange(batch) % len(cameras)
+    cameras, index = place.cameras, np.arange(batch) % len(place.cameras)
     k = 0.5 * width
     ks = np.tile(np.array([[k, 0.0, k], [0.0, k, 0.5 * height], [0.0, 0.0, 1.0]]), (batch, 1, 1))
     # Of a trotting Go1's order: 0.6 m/s ahead, and the body sways by about 1 rad/s about each axis.
@@ -83,7 +80,7 @@ def time_effects(
     }
     made = {
         name: make_robot_camera(
-            [scene.splats], ks[0], width, height, cfg, backend=backend, num_threads=threads
+            [place.splats], ks[0], width, height, cfg, backend=backend, num_threads=threads
         )
         for name, cfg in kinds.items()
     }
@@ -118,13 +115,11 @@ def _views(
     return cameras.c2w[index], k, np.zeros(len(index), np.int64)
 
 
-def time_objects(
-    scene: Scene, cameras: Viewpoints, *, backend: str, threads: int | None, seconds: float
-) -> ObjectsTiming:
+def time_objects(place: Place, *, backend: str, threads: int | None, seconds: float) -> ObjectsTiming:
     """Time 64x48 px with and without a quadruped of 13 parts before every camera, in turns for `seconds`."""
     width, height = SIZE
-    renderer = SplatRenderer([scene.splats], width, height, backend=backend, num_threads=threads)
-    c2w, k, ids = _views(cameras, width, height)
+    renderer = SplatRenderer([place.splats], width, height, backend=backend, num_threads=threads)
+    c2w, k, ids = _views(place.cameras, width, height)
     c2w, k, ids = c2w[::8], k[::8], ids[::8]  # short turns meet the same disturbances
     instances = quadruped_before(c2w, down_rad=float(np.arcsin(-c2w[0, 2, 2])))
     out = renderer.render(c2w, k, ids)

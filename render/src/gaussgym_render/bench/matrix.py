@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from gaussgym_scene import Scene
 
 from gaussgym_render.bench.machine import available_bytes
-from gaussgym_render.bench.scenes import Workload, make_workload
+from gaussgym_render.bench.scenes import Place, Workload, make_workload
 from gaussgym_render.cpu import CpuRasterizer
 from gaussgym_render.renderer import Frames, SplatRenderer
 
@@ -88,20 +87,20 @@ class Cell:
 
 
 def run_matrix(
-    make_scene: Callable[[int | None], Scene], cfg: MatrixCfg, *, on_cell: Callable[[Cell], None]
+    make_place: Callable[[int | None], Place], cfg: MatrixCfg, *, on_cell: Callable[[Cell], None]
 ) -> list[Cell]:
     """Measure all cells.
 
     Args:
-        make_scene: Gives the scene with so many splats (None: its own number).
+        make_place: Gives the scene with so many splats (None: its own number).
         cfg: What to measure.
         on_cell: Told of each cell as it is done.
     """
     cells = []
     for num_splats in cfg.splats:
-        scene = make_scene(num_splats)
+        place = make_place(num_splats)
         for num_scenes, (width, height) in itertools.product(cfg.scenes, cfg.sizes):
-            for cell in _measure_batches(scene, num_scenes, width, height, cfg):
+            for cell in _measure_batches(place, num_scenes, width, height, cfg):
                 cells.append(cell)
                 on_cell(cell)
     return cells
@@ -113,34 +112,34 @@ def num_cells(cfg: MatrixCfg) -> int:
 
 
 def _measure_batches(
-    scene: Scene, num_scenes: int, width: int, height: int, cfg: MatrixCfg
+    place: Place, num_scenes: int, width: int, height: int, cfg: MatrixCfg
 ) -> Iterator[Cell]:
     """The cells of all batch sizes, with one renderer."""
-    place: dict[str, Any] = {
+    where: dict[str, Any] = {
         "width_px": width,
         "height_px": height,
         "scenes": num_scenes,
-        "splats": len(scene.splats),
+        "splats": len(place.splats),
     }
     free = MEMORY_SHARE * available_bytes()
-    held = num_scenes * len(scene.splats) * (_BYTES_PER_SPLAT + scene.splats.sh[0].size * 8)
+    held = num_scenes * len(place.splats) * (_BYTES_PER_SPLAT + place.splats.sh[0].size * 8)
     renderer = None
     for count in cfg.cameras:
         need = held + count * width * height * _BYTES_PER_PIXEL
         if need > free:
             yield Cell(
-                cameras=count, **place, skipped=f"takes {need / 1e9:.1f} GB, {free / 1e9:.1f} GB are free"
+                cameras=count, **where, skipped=f"takes {need / 1e9:.1f} GB, {free / 1e9:.1f} GB are free"
             )
             continue
-        workload = make_workload(scene, num_scenes, count, width, height)
+        workload = make_workload(place, num_scenes, count, width, height)
         if renderer is None:
             renderer = SplatRenderer(
                 workload.scenes, width, height, backend=cfg.backend, num_threads=cfg.threads
             )
-        yield _measure(renderer, workload, place, cfg)
+        yield _measure(renderer, workload, where, cfg)
 
 
-def _measure(renderer: SplatRenderer, workload: Workload, place: dict[str, Any], cfg: MatrixCfg) -> Cell:
+def _measure(renderer: SplatRenderer, workload: Workload, where: dict[str, Any], cfg: MatrixCfg) -> Cell:
     """One cell."""
     few = workload.take(np.arange(min(len(workload), 16)))
     batch_s = (
@@ -148,7 +147,7 @@ def _measure(renderer: SplatRenderer, workload: Workload, place: dict[str, Any],
     )  # the first compiles
     if batch_s > cfg.limit_s:
         reason = f"a batch takes about {batch_s:.0f} s, the limit is {cfg.limit_s:g} s"
-        return Cell(cameras=len(workload), **place, skipped=reason)
+        return Cell(cameras=len(workload), **where, skipped=reason)
     out = renderer.render(workload.c2w, workload.K, workload.scene_ids)
     repeats = int(np.clip(cfg.seconds / batch_s, 1, REPEATS))
     calls = max(1, int(cfg.seconds / repeats / batch_s))
@@ -159,7 +158,7 @@ def _measure(renderer: SplatRenderer, workload: Workload, place: dict[str, Any],
     counted = isinstance(rasterizer, CpuRasterizer) and len(rasterizer.tiles) == 1
     return Cell(
         cameras=len(workload),
-        **place,
+        **where,
         repeats=repeats,
         frames_per_s=float(np.median(frames / wall)),
         frames_per_s_min=float(frames / wall.max()),
@@ -207,7 +206,7 @@ class Scaling:
 
 
 def measure_scaling(
-    scene: Scene,
+    place: Place,
     size: tuple[int, int],
     *,
     backend: str,
@@ -219,7 +218,7 @@ def measure_scaling(
     """Compare the cost of a frame in small and large batches (of one scene), and in one and many scenes.
 
     Args:
-        scene: The scene, copied for many.
+        place: The scene, copied for many, and its cameras.
         size: Image size [px].
         backend: Renderer backend.
         threads: CPU threads, None for all.
@@ -229,8 +228,8 @@ def measure_scaling(
     """
     batch = max(cameras[1] // 4, 1)
     pairs = [
-        ("cameras", cameras, [make_workload(scene, 1, count, *size) for count in cameras]),
-        ("scenes", scenes, [make_workload(scene, count, batch, *size) for count in scenes]),
+        ("cameras", cameras, [make_workload(place, 1, count, *size) for count in cameras]),
+        ("scenes", scenes, [make_workload(place, count, batch, *size) for count in scenes]),
     ]
     rows = []
     for what, (few, many), workloads in pairs:
@@ -251,7 +250,7 @@ def measure_scaling(
                 many=many,
                 width_px=size[0],
                 height_px=size[1],
-                splats=len(scene.splats),
+                splats=len(place.splats),
                 time_ratio=float(np.median(ratios)),
                 time_ratio_min=float(ratios.min()),
                 time_ratio_max=float(ratios.max()),

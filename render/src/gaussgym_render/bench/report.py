@@ -6,26 +6,29 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from gaussgym_scene import InputError, Scene
+from gaussgym_scene import InputError
 
 from gaussgym_render.bench.machine import describe_machine
 from gaussgym_render.bench.matrix import Cell, Scaling
 from gaussgym_render.bench.rivals import Duel
+from gaussgym_render.bench.scenes import Place
 from gaussgym_render.bench.steps import STEPS, StepTimes
-from gaussgym_render.bench.training import TrainingStep
 from gaussgym_render.cpu import available_cores
+
+if TYPE_CHECKING:
+    from gaussgym_render.bench.training import TrainingStep  # brings torch
 
 CELL_HEADER = "size [px]   cameras  scenes   splats    frames/s (min to max)            frames per CPU second   visible splats"
 
 
-def describe_run(scene: Scene, *, backend: str, threads: int | None) -> dict[str, Any]:
+def describe_run(place: Place, *, backend: str, threads: int | None) -> dict[str, Any]:
     """What every report says first: scene, backend, machine."""
     return {
-        "scene": scene.name,
-        "splats": len(scene.splats),
-        "sh_degree": scene.splats.sh_degree,
+        "scene": place.name,
+        "splats": len(place.splats),
+        "sh_degree": place.splats.sh_degree,
         "backend": backend,
         "threads": threads or available_cores(),
         "machine": describe_machine(),

@@ -15,6 +15,7 @@ from importlib import metadata
 from typing import Any
 
 import numpy as np
+from gaussgym_scene import InputError, Splats
 from numpy.typing import NDArray
 
 from gaussgym_render import harmonics, oracle
@@ -89,8 +90,18 @@ def _lacks_vulkan() -> str | None:
     )
 
 
+def plain_scenes(load: Workload) -> list[Splats]:
+    """The scenes, if all rivals can draw them."""
+    scenes = [scene for scene in load.scenes if isinstance(scene, Splats)]
+    if len(scenes) < len(load.scenes):
+        raise InputError(
+            "found levels of detail, which no rival draws; give the scene itself, and these with --lod"
+        )
+    return scenes
+
+
 def _yardstick(load: Workload) -> Draw:
-    renderer = Yardstick(load.scenes)
+    renderer = Yardstick(plain_scenes(load))
     size = (len(load), load.height, load.width)
     frames = (np.empty((*size, 3), np.uint8), np.empty(size, np.float32), np.empty(size, np.float32))
 
@@ -106,7 +117,7 @@ def _torch(load: Workload) -> Draw:
     import torch
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    scenes = [_torch_scene(scene, device) for scene in load.scenes]
+    scenes = [_torch_scene(scene, device) for scene in plain_scenes(load)]
     poses = torch.tensor(load.c2w, dtype=torch.float32, device=device)
     ks = torch.tensor(load.K, dtype=torch.float32, device=device)
 
@@ -211,7 +222,7 @@ def _mujoco_warp(load: Workload) -> Draw:
         '<geom type="sphere" size="0.01" pos="0 0 -90000" contype="0" conaffinity="0"/>'
         f'<camera fovy="{fovy:.9f}"/></worldbody></mujoco>'
     )
-    scenes = load.scenes
+    scenes = plain_scenes(load)
     colors = [np.maximum(0.5 + harmonics.C0 * scene.sh[:, 0], 0.0) for scene in scenes]
     rgba = [np.concatenate([rgb, s.opacities[:, None]], 1) for rgb, s in zip(colors, scenes)]
     context = mjw.create_render_context(
@@ -246,7 +257,7 @@ def _vertical_fov_deg(load: Workload) -> float:
     k = load.K[0]
     centred = np.allclose(k[:2, 2], [load.width / 2, load.height / 2]) and np.isclose(k[0, 0], k[1, 1])
     if not (centred and np.allclose(load.K, k)):
-        raise ValueError("cameras differ in K, or K is not centred with square pixels")
+        raise InputError("cameras differ in K, or K is not centred with square pixels")
     return float(np.degrees(2 * np.arctan(load.height / 2 / k[1, 1])))
 
 
@@ -254,7 +265,7 @@ def _gsplat_scene(load: Workload, scene: int) -> dict[str, Any]:
     """A scene as gsplat takes it, on the GPU."""
     import torch
 
-    splats = load.scenes[scene]
+    splats = plain_scenes(load)[scene]
     arrays = {
         "means": splats.means,
         "quats": splats.quats_wxyz,
@@ -294,7 +305,7 @@ def _gsplat_batched(load: Workload) -> Draw:
     per_scene = [np.flatnonzero(load.scene_ids == s) for s in range(len(load.scenes))]
     shapes = {(len(scene), scene.sh.shape) for scene in load.scenes}
     if len(shapes) > 1 or len({len(cameras) for cameras in per_scene}) > 1:
-        raise ValueError("gsplat's batch wants as many splats and cameras in each scene")
+        raise InputError("gsplat's batch wants as many splats and cameras in each scene")
     parts = [_gsplat_scene(load, s) | _gsplat_cameras(load, c) for s, c in enumerate(per_scene)]
     inputs = {name: torch.stack([part[name] for part in parts]) for name in parts[0]}
     order = np.argsort(np.concatenate(per_scene))
@@ -339,7 +350,7 @@ def _splax(load: Workload) -> Draw:
 
     k = load.K[0]
     if not np.allclose(load.K, k):
-        raise ValueError("splax wants the same K for a batch of cameras")
+        raise InputError("splax wants the same K for a batch of cameras")
     shared = {
         "background": jnp.zeros(3),
         "img_shape": (load.height, load.width),
@@ -350,7 +361,7 @@ def _splax(load: Workload) -> Draw:
     per_scene = [np.flatnonzero(load.scene_ids == s) for s in range(len(load.scenes))]
     order = np.argsort(np.concatenate(per_scene))
     parts = []
-    for scene, cameras in zip(load.scenes, per_scene):
+    for scene, cameras in zip(plain_scenes(load), per_scene):
         logits = np.log(scene.opacities.clip(1e-6, 1 - 1e-6) / (1 - scene.opacities.clip(1e-6, 1 - 1e-6)))
         arrays = (scene.means, np.log(scene.scales.clip(1e-9)), scene.quats_wxyz, scene.sh, logits)
         viewmats = np.linalg.inv(load.c2w[cameras])
@@ -372,7 +383,7 @@ def _gausscam(load: Workload) -> Draw:
     per_scene = [np.flatnonzero(load.scene_ids == s) for s in range(len(load.scenes))]
     order = np.argsort(np.concatenate(per_scene))
     fovy, parts = _vertical_fov_deg(load), []
-    for scene, cameras in zip(load.scenes, per_scene):
+    for scene, cameras in zip(plain_scenes(load), per_scene):
         for (
             c
         ) in cameras:  # one at a time: its sort key has room for few cameras, and its culling for one origin

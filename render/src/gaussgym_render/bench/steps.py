@@ -145,7 +145,7 @@ def _run(last, jobs, cameras, atlas, settings, images, scratch):
     """As `cpu._render_jobs` without objects, edits and further outputs, as far as a step."""
     c2w, ks, scene_ids = cameras
     size, near, antialiased, background = settings
-    projection, (order, keys_b, order_b, histogram), (image, open_bits, view, tan_limit) = scratch
+    projection, (order, pairs, histogram), (image, open_bits, view, tan_limit) = scratch
     records, keys = projection[3], projection[4]
     for job in range(len(jobs)):
         camera, tile = jobs[job, 0], jobs[job, 1:]
@@ -156,7 +156,7 @@ def _run(last, jobs, cameras, atlas, settings, images, scratch):
         )
         if last < 4:
             continue
-        cpu._sort(keys, count, order, keys_b, order_b, histogram)
+        cpu._sort(keys, count, order, pairs, histogram)
         cpu._break_ties(keys, count, order, records, atlas[5])
         if last < 5:
             continue

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from gaussgym_scene import Scene
+from gaussgym_scene import InputError, Splats
 
 from gaussgym_render import differentiable
-from gaussgym_render.viewpoints import path_viewpoints
+from gaussgym_render.bench.scenes import Place, make_workload
 
 SIZE, SPLATS = (480, 270), 50_000
 """Image size [px] and number of splats that the trainer's speed is stated for."""
@@ -46,26 +46,29 @@ class TrainingStep:
     forward_milliseconds: float
 
 
-def time_training_step(scene: Scene, *, repeats: int = 21, size: tuple[int, int] = SIZE) -> TrainingStep:
+def time_training_step(place: Place, *, repeats: int = 21, size: tuple[int, int] = SIZE) -> TrainingStep:
     """Time `differentiable.rasterize` and its backward.
 
     Args:
-        scene: What is drawn, from places along its paths in turn.
-        repeats: Steps to time, after one from each place that compiles and warms up.
+        place: What is drawn, from some of its cameras in turn.
+        repeats: Steps to time, after one from each camera that compiles and warms up.
         size: Image size [px].
+
+    Raises:
+        InputError: If the scene has levels of detail.
     """
     width, height = size
-    path = path_viewpoints(scene, width=width, height=height)
-    places = np.linspace(0, len(path) - 1, CAMERAS + 1).round().astype(int)[:-1]
-    splats = scene.splats
+    splats, views = place.splats, make_workload(place, 1, CAMERAS, width, height)
+    if not isinstance(splats, Splats):
+        raise InputError(f"{place.name}: found levels of detail, expected a scene that can be trained")
     arrays = (splats.means, splats.quats_wxyz, splats.scales, splats.opacities, splats.sh)
     leaves = [torch.tensor(array).requires_grad_() for array in arrays]
     means, quats_wxyz, scales, opacities, sh = leaves
     target, target_m = torch.full((1, height, width, 3), 0.5), torch.full((1, height, width), 5.0)
     ms = np.empty((repeats + CAMERAS, 3))
     for r in range(len(ms)):
-        view = torch.tensor(np.linalg.inv(path.c2w[places[r % CAMERAS]]), dtype=torch.float32)[None]
-        k = torch.tensor(path.K[0], dtype=torch.float32)[None]
+        view = torch.tensor(np.linalg.inv(views.c2w[r % CAMERAS]), dtype=torch.float32)[None]
+        k = torch.tensor(views.K[0], dtype=torch.float32)[None]
         for leaf in leaves:
             leaf.grad = None
         start, start_cpu = time.perf_counter(), time.process_time()
