@@ -4,8 +4,9 @@ import dataclasses
 
 import numpy as np
 import pytest
-from gaussgym_render import SplatRenderer, sensor
+from gaussgym_render import RobotCameraCfg, SplatRenderer, make_robot_camera, sensor
 from gaussgym_render.edits import AppearanceCfg, SceneEdits, draw_edits, patch_pose
+from gaussgym_render.robot_camera import get_camera_model
 from gaussgym_render.testing import (
     ONE_PIXEL,
     covering_splat,
@@ -166,3 +167,40 @@ def test_a_range_out_of_bounds_is_refused():
         AppearanceCfg(light=(0.0, 1.5))
     assert AppearanceCfg().ideal
     assert not AppearanceCfg.typical().ideal
+
+
+def moving_camera(cfg):
+    splats, c2w, k, _, _ = edited_scene()
+    return make_robot_camera([splats], k[0], 64, 48, cfg, seed=5), c2w, k
+
+
+def test_a_robot_camera_draws_the_look_of_its_world_by_its_own_key():
+    look = AppearanceCfg.typical()
+    camera, c2w, k = moving_camera(RobotCameraCfg(appearance=look))
+    ids, twist = np.array([70, 3, 3, 9, 0, 1, 2, 4]), np.zeros((8, 6))
+    frames = camera.render(c2w, k, np.zeros(8, int), camera_ids=ids, twist_c=twist)
+    edits = draw_edits(look, sensor.camera_keys(5, ids))
+    plain = camera.renderer.render(c2w, k, np.zeros(8, int), edits=edits)
+    # Through linear light and back: rounding alone.
+    assert np.abs(frames.rgb.astype(int) - plain.rgb).max() <= 1
+    alone = camera.render(c2w[3:4], k[3:4], np.zeros(1, int), camera_ids=[9])
+    np.testing.assert_array_equal(alone.rgb[0], frames.rgb[3])
+
+
+def test_a_robot_camera_shows_edits_along_its_shutter():
+    camera, c2w, k = moving_camera(RobotCameraCfg.typical())
+    edits = edited_scene()[-1]
+    twist = np.tile([0.5, 0.0, 0.6, 0.0, 2.0, 0.0], (8, 1))
+    options = {"twist_c": twist, "frame_ids": np.zeros(8, int)}
+    with_patch = camera.render(c2w, k, np.zeros(8, int), edits=edits, **options)
+    assert camera.num_images > 8  # a frame is made of several
+    some = camera.render(
+        c2w[4:6], k[4:6], np.zeros(2, int), edits=edits.take(np.array([4, 5])), twist_c=twist[4:6],
+        frame_ids=np.zeros(2, int), camera_ids=[4, 5],
+    )  # fmt: skip
+    np.testing.assert_array_equal(some.rgb, with_patch.rgb[4:6])
+    assert (
+        np.abs(some.rgb.astype(int) - camera.render(c2w, k, np.zeros(8, int), **options).rgb[4:6]).mean() > 3
+    )
+    with pytest.raises(InputError, match="edits and a camera that draws its own appearance"):
+        moving_camera(get_camera_model("varied"))[0].render(c2w, k, np.zeros(8, int), edits=edits)

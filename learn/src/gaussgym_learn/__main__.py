@@ -37,7 +37,8 @@ class RunOptions:
     renderer: str = "auto"
     """Backend of the camera, for recipes that see."""
     camera_model: str | None = None
-    """Lens, shutter and sensor of the camera (ideal, robot), for recipes that see; default: the recipe's, ideal."""
+    """Lens, shutter and sensor of the camera, for recipes that see: ideal, robot, or varied (a robot's, in a world whose light and
+    paint vary); default: the recipe's, ideal."""
     show_robot: bool = False
     """Draw the robot's own body into its images, for recipes that see."""
     show_others: int | None = None
@@ -110,7 +111,7 @@ class Evaluate:
     renderer: str = "auto"
     """Backend of the camera."""
     camera_model: str = "ideal"
-    """Lens, shutter and sensor of the camera (ideal, robot)."""
+    """Lens, shutter and sensor of the camera (ideal, robot, varied)."""
     show_robot: bool = False
     """Draw the robot's own body into its images."""
     show_others: int = 0

@@ -27,6 +27,7 @@ from gaussgym_scene import InputError
 from numpy.typing import ArrayLike, NDArray
 
 from gaussgym_render import sensor
+from gaussgym_render.arrays import to_numpy
 from gaussgym_render.atlas import CHUNK
 from gaussgym_render.objects import is_rigid
 from gaussgym_render.shutter import Range, check_range
@@ -120,6 +121,11 @@ class SceneEdits:
             patch_colors=np.insert(self.patch_colors, at, colors, axis=0),
             patch_labels=np.insert(self.patch_labels, at, label),
         )
+
+
+def numpy_edits(edits: SceneEdits) -> SceneEdits:
+    """Edits whose arrays are numpy's."""
+    return SceneEdits(**{field.name: to_numpy(getattr(edits, field.name), None) for field in fields(edits)})
 
 
 def check_edits(edits: SceneEdits, count: int) -> SceneEdits:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import entry_points
 from typing import Any, Protocol
@@ -18,7 +18,7 @@ from gaussgym_render.arrays import Array, device_of, to_numpy
 from gaussgym_render.atlas import build_atlas
 from gaussgym_render.channels import ChannelArrays
 from gaussgym_render.cpu import CpuRasterizer
-from gaussgym_render.edits import SceneEdits, check_edits
+from gaussgym_render.edits import SceneEdits, check_edits, numpy_edits
 from gaussgym_render.lod import LodSplats
 from gaussgym_render.objects import Instances, check_instances, is_rigid
 
@@ -391,7 +391,7 @@ class SplatRenderer:
             options["seen"] = seen_array(len(poses), self.width, self.height, out)
         if edits is not None:
             self._need("edits")
-            options["changes"] = check_edits(_numpy_edits(edits), len(poses))
+            options["changes"] = check_edits(numpy_edits(edits), len(poses))
         more: dict[str, NDArray[Any]] = {}
         if outputs:
             labelled = self._has_labels or (
@@ -604,11 +604,6 @@ def _check_features(
                 f"features of scene {i} have shape {array.shape}, expected finite {(len(scene.means), width)}"
             )
     return arrays
-
-
-def _numpy_edits(edits: SceneEdits) -> SceneEdits:
-    """Edits whose arrays are numpy's."""
-    return SceneEdits(**{field.name: to_numpy(getattr(edits, field.name), None) for field in fields(edits)})
 
 
 def deliver(

@@ -9,7 +9,7 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numba
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from gaussgym_render import lens, sensor, shutter
 from gaussgym_render.arrays import Array, device_of, to_numpy
 from gaussgym_render.cpu import available_cores
+from gaussgym_render.edits import AppearanceCfg, SceneEdits, check_edits, draw_edits, numpy_edits
 from gaussgym_render.lens import LensCfg
 from gaussgym_render.objects import Instances
 from gaussgym_render.renderer import (
@@ -48,16 +49,18 @@ class RobotCameraCfg:
         lens: Distortion.
         shutter: Motion blur and rolling shutter.
         sensor: Exposure, white balance, vignette, gamma, noise, depth.
+        appearance: How the scene before it looks: light, paint, weather.
     """
 
     lens: LensCfg = field(default_factory=LensCfg)
     shutter: ShutterCfg = field(default_factory=ShutterCfg)
     sensor: SensorCfg = field(default_factory=SensorCfg)
+    appearance: AppearanceCfg = field(default_factory=AppearanceCfg)
 
     @property
     def ideal(self) -> bool:
         """Whether nothing is to be done."""
-        return self.lens.ideal and self.shutter.ideal and self.sensor.ideal
+        return self.lens.ideal and self.shutter.ideal and self.sensor.ideal and self.appearance.ideal
 
     @classmethod
     def typical(cls) -> RobotCameraCfg:
@@ -86,9 +89,15 @@ class RobotCameraCfg:
         )
 
 
+def _varied() -> RobotCameraCfg:
+    """A robot's camera in a world that looks different to each."""
+    return replace(RobotCameraCfg.typical(), appearance=AppearanceCfg.typical())
+
+
 CAMERA_MODELS: dict[str, Callable[[], RobotCameraCfg]] = {
     "ideal": RobotCameraCfg,
     "robot": RobotCameraCfg.typical,
+    "varied": _varied,
 }
 """Kinds of camera by name; a package adds its own entry."""
 
@@ -276,6 +285,7 @@ class RobotCamera:
         camera_ids: Array | None = None,
         frame_ids: Array | None = None,
         objects: Instances | None = None,
+        edits: SceneEdits | None = None,
     ) -> Frames:
         """Render one image per camera.
 
@@ -291,17 +301,19 @@ class RobotCamera:
             frame_ids: Number of each camera's frame, integers `[C]`; None: the number of calls so far.
             objects: Opaque meshes at the end of the frame's exposure, which until then move by their `twists_o`; None: there
                 are none. How many poses a frame is rendered from does not depend on how fast they are.
+            edits: How each camera's scene looks; None: as the camera draws it from its `appearance`.
 
         Returns:
             `out`, or new frames, as `SplatRenderer.render` does. Depth and instances are those of the middle of a row's
             exposure, under the middle of the pixel: they are not averaged.
 
         Raises:
-            InputError: As `SplatRenderer.render`; also a twist that is not finite, or a lens that the pinhole cannot cover.
+            InputError: As `SplatRenderer.render`; also a twist that is not finite, a lens that the pinhole cannot cover, or
+                edits of cameras that draw their own.
         """
         call, self.num_calls = self.num_calls, self.num_calls + 1
         if self.cfg.ideal:
-            return self.renderer.render(c2w, K, scene_ids, mask=mask, out=out, objects=objects)
+            return self.renderer.render(c2w, K, scene_ids, mask=mask, out=out, objects=objects, edits=edits)
         torch_device = device_of(c2w) if self.renderer.device is None else self.renderer.device
         poses, ks, scenes = to_numpy(c2w, np.float64), to_numpy(K, np.float64), to_numpy(scene_ids, None)
         chosen = self.renderer.check(poses, ks, scenes, mask)
@@ -313,6 +325,12 @@ class RobotCamera:
         if objects is not None:
             objects = self.renderer.check_objects(objects, count, chosen)
             seen = seen_array(count, self.width, self.height, out)
+        if edits is not None:
+            if not self.cfg.appearance.ideal:
+                raise InputError(
+                    "found edits and a camera that draws its own appearance; give one of them (draw_edits(...) can be extended)"
+                )
+            edits = check_edits(numpy_edits(edits), count)
         per_block = max(
             1, BLOCK_PIXELS // (self.renderer.width * self.renderer.height * self.cfg.shutter.max_samples)
         )
@@ -328,6 +346,7 @@ class RobotCamera:
                 frames,
                 objects,
                 seen,
+                edits,
             )
         return deliver(frames, {"instances": seen}, out, torch_device)
 
@@ -343,6 +362,7 @@ class RobotCamera:
         frames: FrameArrays,
         objects: Instances | None,
         seen: NDArray[np.int32] | None,
+        edits: SceneEdits | None = None,
     ) -> None:
         """Render the cameras `rows` of a batch into `frames` and `seen`."""
         cfg, keys = self.cfg, sensor.camera_keys(self.seed, cameras[rows])
@@ -358,6 +378,10 @@ class RobotCamera:
         along, names = (
             (None, _NO_INSTANCES[1]) if objects is None else _along_path(objects, rows[owner], time)
         )
+        if edits is not None:
+            edits = edits.take(rows[owner])
+        elif not cfg.appearance.ideal:
+            edits = draw_edits(cfg.appearance, keys).take(owner)
         source_ks = np.zeros((len(rows), 3, 3))
         source_ks[:, [0, 1, 0, 1], [0, 1, 2, 2]] = source_focals
         source_ks[:, 2, 2] = 1.0
@@ -365,7 +389,7 @@ class RobotCamera:
         seen_jobs = _NO_INSTANCES[0] if seen is None else self._seen_images(len(path))
         self.num_images += len(path)
         out = Frames(*images, None if seen is None else seen_jobs)
-        self.renderer.render(path, source_ks[owner], scenes[rows][owner], out=out, objects=along)
+        self.renderer.render(path, source_ks[owner], scenes[rows][owner], out=out, objects=along, edits=edits)
         frame_keys = sensor.child_keys(sensor.child_keys(keys, sensor.FRAME_STREAM), numbers[rows])
         sensors = sensor.draw_sensors(cfg.sensor, keys)
 
