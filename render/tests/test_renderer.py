@@ -204,3 +204,37 @@ def test_near_plane(scenes, cameras):
 def test_import_needs_no_torch():
     code = "import sys, gaussgym_render; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_cameras_of_different_sizes_share_a_call(backend):
+    """Each image is the one that a renderer of its size gives; the rest of its frame is left alone."""
+    rng = np.random.default_rng(31)
+    scene, c2w = random_splats(600, rng, sh_degree=1), random_cameras(4, rng)
+    sizes = np.array([[200, 150], [64, 48], [1, 1], [131, 149]])
+    k = np.stack([pinhole(*size) for size in sizes])
+    big = SplatRenderer([scene], 200, 150, backend=backend)
+    out = Frames(
+        np.full((4, 150, 200, 3), 9, np.uint8), np.full((4, 150, 200), 9.0, np.float32),
+        np.full((4, 150, 200), 9.0, np.float32),
+    )  # fmt: skip
+    frames = big.render(c2w, k, np.zeros(4, int), sizes=sizes, out=out, outputs=("median_depth",))
+    for c, (width, height) in enumerate(sizes):
+        own = SplatRenderer([scene], int(width), int(height), backend=backend).render(
+            c2w[c : c + 1], k[c : c + 1], np.zeros(1, int), outputs=("median_depth",)
+        )
+        for name in ("rgb", "depth", "alpha", "median_depth"):
+            np.testing.assert_array_equal(getattr(frames, name)[c, :height, :width], getattr(own, name)[0])
+        assert (frames.rgb[c, height:] == 9).all()
+        assert (frames.rgb[c, :, width:] == 9).all()
+
+
+def test_sizes_beyond_the_frame_are_refused():
+    renderer = SplatRenderer([random_splats(3, np.random.default_rng(0))], 8, 6, backend="cpu")
+    with pytest.raises(InputError, match="camera 1: image of 8x7 px, expected 1x1 to 8x6"):
+        renderer.render(
+            np.tile(np.eye(4), (2, 1, 1)),
+            np.tile(pinhole(8, 6), (2, 1, 1)),
+            np.zeros(2, int),
+            sizes=[[8, 6], [8, 7]],
+        )

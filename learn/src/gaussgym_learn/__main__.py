@@ -37,8 +37,8 @@ class RunOptions:
     renderer: str = "auto"
     """Backend of the camera, for recipes that see."""
     camera_model: str | None = None
-    """Lens, shutter and sensor of the camera, for recipes that see: ideal, robot, or varied (a robot's, in a world whose light and
-    paint vary); default: the recipe's, ideal."""
+    """Lens, shutter and sensor of the camera, for recipes that see: ideal, robot, or varied (a robot's, in a world whose light
+    and paint vary); default: the recipe's, ideal."""
     show_robot: bool = False
     """Draw the robot's own body into its images, for recipes that see."""
     show_others: int | None = None

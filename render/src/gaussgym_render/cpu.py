@@ -640,7 +640,7 @@ def _render_jobs(
     visible,
 ):
     """Take jobs (camera, tile) from the queue until it is empty."""
-    c2w, ks, scene_ids = cameras
+    c2w, ks, scene_ids, sizes = cameras
     chunk_ranges, bounds, skip, errors_m, thresholds_px, source, splats, rest_offsets, num_rest = atlas
     projection, (order, pairs, histogram), (image, open_bits, view, tan_limit), sums, surfaces = scratch
     records, keys = projection[3], projection[4]
@@ -654,7 +654,7 @@ def _render_jobs(
         scene, k = scene_ids[camera], ks[camera]
         chunks = (chunk_ranges[scene, 0], chunk_ranges[scene, 1])
         _view(c2w[camera], view)
-        _tan_limits(k, size, tan_limit)
+        _tan_limits(k, sizes[camera], tan_limit)
         count = _project_scene(
             chunks, (skip, errors_m, thresholds_px[scene]), bounds, splats, rest_offsets[scene], num_rest[scene],
             view, k, near, tan_limit, tile, antialiased, camera, changes, projection,
@@ -908,6 +908,7 @@ class CpuRasterizer:
         seen: NDArray[np.int32] | None = None,
         changes: SceneEdits | None = None,
         extra: ChannelArrays | None = None,
+        sizes: NDArray[np.int64] | None = None,
     ) -> None:
         """Render the chosen cameras into `frames`.
 
@@ -922,12 +923,18 @@ class CpuRasterizer:
             seen: Filled with the instance that makes up most of each pixel `[C, H, W]`, -1 where none does; None: not wanted.
             changes: Edits, as `gaussgym_render.edits.check_edits` gives them.
             extra: More outputs to fill.
+            sizes: Width and height of each camera's image, the top left part of its frame `[C, 2]`; None: all of it.
         """
         # Cameras of one scene follow each other: its splats stay in the cache.
         cameras = cameras[np.argsort(scene_ids[cameras], kind="stable")]
         jobs = np.empty((len(cameras) * len(self.tiles), 5), np.int64)
         jobs[:, 0] = np.repeat(cameras, len(self.tiles))
         jobs[:, 1:] = np.tile(self.tiles, (len(cameras), 1))
+        if sizes is None:
+            sizes = np.tile(np.array([self.width, self.height], np.int64), (len(c2w), 1))
+        else:
+            jobs[:, 3:] = np.minimum(jobs[:, 3:], sizes[jobs[:, 0]] - jobs[:, 1:3])
+            jobs = np.ascontiguousarray(jobs[(jobs[:, 3:] > 0).all(1)])
         self.num_visible = np.zeros(len(jobs), np.int64)
         self._counter[0] = 0
         size = np.array([self.width, self.height, self._stride], np.int64)
@@ -936,6 +943,7 @@ class CpuRasterizer:
             np.array(c2w, np.float64, order="C"),
             np.array(ks, np.float64, order="C"),
             np.array(scene_ids, np.int64, order="C"),
+            np.array(sizes, np.int64, order="C"),
         )
         background = np.array(background, np.float32, order="C")
         instances = self._instances(objects, seen)

@@ -99,6 +99,7 @@ class Rasterizer(Protocol):
         seen: NDArray[np.int32] | None = None,
         changes: SceneEdits | None = None,
         extra: ChannelArrays | None = None,
+        sizes: NDArray[np.int64] | None = None,
     ) -> None:
         """See `gaussgym_render.cpu.CpuRasterizer.render`."""
         ...
@@ -108,7 +109,7 @@ AnySplats = Splats | LodSplats
 """A scene as given, or with levels of detail."""
 BackendFactory = Callable[[Sequence[AnySplats], RasterizerCfg], Rasterizer]
 _BACKENDS: dict[str, BackendFactory] = {}
-ABILITIES = ("objects", "edits", "outputs")
+ABILITIES = ("objects", "edits", "outputs", "sizes")
 """What a backend's `render` may take beyond cameras: each names its argument of `SplatRenderer.render`."""
 _ABILITIES: dict[str, frozenset[str]] = {}  # of registered backends, by name
 _MISSING: dict[str, Callable[[], str | None]] = {}  # what registered backends lack here, by name
@@ -168,6 +169,7 @@ class ReferenceRasterizer:
         seen: NDArray[np.int32] | None = None,
         changes: SceneEdits | None = None,
         extra: ChannelArrays | None = None,
+        sizes: NDArray[np.int64] | None = None,
     ) -> None:
         """See `gaussgym_render.cpu.CpuRasterizer.render`."""
         rgb, depth, alpha = frames
@@ -177,15 +179,17 @@ class ReferenceRasterizer:
             if isinstance(splats, LodSplats):
                 splats = splats.take(splats.splats_of(splats.select(c2w[c], ks[c])))
             features = None if cfg.features is None else cfg.features[int(scene_ids[c])]
+            width, height = (cfg.width, cfg.height) if sizes is None else sizes[c].tolist()
+            own = np.s_[c, :height, :width]
             surface, owners = None, np.zeros(0, np.int64)
             if objects is not None:
-                surface, owners = self._surface(objects, c, c2w[c], ks[c])
+                surface, owners = self._surface(objects, c, c2w[c], ks[c], width, height)
             image = oracle.render(
                 splats,
                 c2w[c],
                 ks[c],
-                cfg.width,
-                cfg.height,
+                width,
+                height,
                 near=cfg.near,
                 antialiased=cfg.antialiased,
                 sh_degree=cfg.sh_degree,
@@ -194,8 +198,8 @@ class ReferenceRasterizer:
                 edit=None if changes is None else camera_edit(changes, c),
                 features=features,
             )
-            rgb[c] = np.floor(np.clip(image.rgb, 0.0, 1.0) * 255.0 + 0.5)
-            depth[c], alpha[c] = image.depth_m, image.alpha
+            rgb[own] = np.floor(np.clip(image.rgb, 0.0, 1.0) * 255.0 + 0.5)
+            depth[own], alpha[own] = image.depth_m, image.alpha
             if extra is not None:
                 values = (
                     np.clip(image.rgb, 0, 1),
@@ -206,14 +210,20 @@ class ReferenceRasterizer:
                 )
                 for array, value in zip(extra.astuple(), values):
                     if len(array) > 0:  # wanted
-                        array[c] = value
+                        array[own] = value
             if seen is not None:
                 shown = image.surface_weight > 0.5
-                seen[c] = -1
-                seen[c][shown] = owners[surface.face[shown]]  # type: ignore[union-attr]
+                seen[own] = -1
+                seen[own][shown] = owners[surface.face[shown]]  # type: ignore[union-attr]
 
     def _surface(
-        self, objects: Instances, camera: int, c2w: NDArray[np.float64], k: NDArray[np.float64]
+        self,
+        objects: Instances,
+        camera: int,
+        c2w: NDArray[np.float64],
+        k: NDArray[np.float64],
+        width: int,
+        height: int,
     ) -> tuple[oracle.Surface, NDArray[np.int64]]:
         """The nearest surface of one camera's objects, and which instance each triangle belongs to `[F]`."""
         shapes, cfg = objects.objects, self.cfg
@@ -230,8 +240,8 @@ class ReferenceRasterizer:
             np.concatenate(colors),
             c2w,
             k,
-            cfg.width,
-            cfg.height,
+            width,
+            height,
             near=cfg.near,
             light_w=shapes.light[:3],
             ambient=float(shapes.light[3]),
@@ -357,6 +367,7 @@ class SplatRenderer:
         objects: Instances | None = None,
         edits: SceneEdits | None = None,
         outputs: Collection[str] = (),
+        sizes: Array | None = None,
     ) -> Frames:
         """Render one image per camera.
 
@@ -370,6 +381,8 @@ class SplatRenderer:
                 there are none.
             edits: How each camera's scene looks; None: as it was captured.
             outputs: More to write than rgb, depth and alpha: names of `gaussgym_render.channels.OUTPUTS`.
+            sizes: Width and height of each camera's own image, integers `[C, 2]` [px], at most the renderer's; it is the top left
+                part of its frame, the rest keeps what `out` holds, or is 0. None: all of it.
 
         Returns:
             `out`, or new frames: torch tensors on the device of `c2w` if that is a tensor, else numpy arrays.
@@ -392,6 +405,9 @@ class SplatRenderer:
         if edits is not None:
             self._need("edits")
             options["changes"] = check_edits(numpy_edits(edits), len(poses))
+        if sizes is not None:
+            self._need("sizes")
+            options["sizes"] = self._check_sizes(to_numpy(sizes, None), len(poses))
         more: dict[str, NDArray[Any]] = {}
         if outputs:
             labelled = self._has_labels or (
@@ -404,6 +420,18 @@ class SplatRenderer:
             )
         self.rasterizer.render(poses, ks, ids, chosen, self.background, frames, **options)
         return deliver(frames, {"instances": options.get("seen"), **more}, out, torch_device)
+
+    def _check_sizes(self, sizes: NDArray[Any], count: int) -> NDArray[np.int64]:
+        """Validate image sizes `[C, 2]`."""
+        if sizes.shape != (count, 2) or not np.issubdtype(sizes.dtype, np.integer):
+            raise InputError(f"sizes are {sizes.dtype} {sizes.shape}, expected integers {(count, 2)}")
+        bad = ((sizes < 1) | (sizes > [self.width, self.height])).any(1)
+        if bad.any():
+            first = int(np.flatnonzero(bad)[0])
+            raise InputError(
+                f"camera {first}: image of {sizes[first, 0]}x{sizes[first, 1]} px, expected 1x1 to {self.width}x{self.height}"
+            )
+        return sizes.astype(np.int64)
 
     def _need(self, ability: str) -> None:
         """Raise an `InputError` unless the backend has an ability."""
