@@ -7,9 +7,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from gaussgym_render import SplatRenderer, bench, harmonics, lod, oracle
+from gaussgym_render import SplatRenderer, harmonics, lod, oracle
 from gaussgym_render import __main__ as cli
 from gaussgym_render.atlas import CHUNK
+from gaussgym_render.bench.comparison import psnr_db
 from gaussgym_render.lod import Gaussians, LodSplats, build_tree, cluster, merge, principal_axes
 from gaussgym_render.optimize import (
     OptimizeCfg,
@@ -254,12 +255,12 @@ def test_threshold_zero_is_the_full_scene_bit_for_bit(street, street_tree, camer
 def test_the_cpu_backend_draws_the_nodes_of_the_reference(street_tree, cameras):
     few = Viewpoints(cameras.names[:4], cameras.c2w[:4], cameras.K[:4], 64, 48)
     fast, slow = (render(street_tree, few, backend=name) for name in ("cpu", "reference"))
-    assert bench.psnr_db(fast.rgb, slow.rgb).min() >= 50
+    assert psnr_db(fast.rgb, slow.rgb).min() >= 50
     degree_one = build_tree(random_splats(1500, np.random.default_rng(9), sh_degree=1), threshold_px=0.5)
     far = viewpoints(random_cameras(4, np.random.default_rng(10)))
     far.c2w[:, :3, 3] *= 3.0
     fast, slow = (render(degree_one, far, backend=name) for name in ("cpu", "reference"))
-    assert bench.psnr_db(fast.rgb, slow.rgb).min() >= 50
+    assert psnr_db(fast.rgb, slow.rgb).min() >= 50
 
 
 def test_images_do_not_depend_on_the_batch(street, street_tree, cameras):
@@ -282,7 +283,7 @@ def test_merged_levels_look_like_the_scene(cameras):
     full, less = (SplatRenderer([s], 64, 48) for s in (dense, build_tree(dense, threshold_px=0.4)))
     ids = np.zeros(16, int)
     a, b = (r.render(cameras.c2w, cameras.K, ids) for r in (full, less))
-    assert bench.psnr_db(b.rgb, a.rgb).mean() >= 36
+    assert psnr_db(b.rgb, a.rgb).mean() >= 36
     assert less.rasterizer.num_visible.sum() < 0.8 * full.rasterizer.num_visible.sum()
 
 
@@ -391,7 +392,7 @@ def test_tuning_brings_other_views_nearer():
     views, held_out = split_cameras(viewpoints(street_cameras(40, np.random.default_rng(15))), 40, 0)
     tuned = tune(tree, views, render_all(street, views))
     full, before, after = (render_all(s, held_out) for s in (street, tree, tuned))
-    assert bench.psnr_db(after, full).mean() > bench.psnr_db(before, full).mean() + 1
+    assert psnr_db(after, full).mean() > psnr_db(before, full).mean() + 1
     for name in ("quats_wxyz", "source", "skip", "errors_m"):
         np.testing.assert_array_equal(getattr(tuned, name), getattr(tree, name))
     leaves = np.repeat(tree.is_leaf, tree.node_sizes)
@@ -407,7 +408,7 @@ def test_the_psnr_gate_holds(street):
     full, less = render(street, held_out), render(result, held_out)
     assert result.recipe["held_out_psnr_db"] >= 38
     # Rendered here over a background, which shows through what merging left open.
-    assert bench.psnr_db(less.rgb, full.rgb).mean() >= 36
+    assert psnr_db(less.rgb, full.rgb).mean() >= 36
     assert result.threshold_px > 0.05
     assert result.recipe["source"]["sha256"] == digest(street)
     assert sum(result.recipe["splats_by_height"]) == len(result)

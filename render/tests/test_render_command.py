@@ -1,11 +1,11 @@
-"""The commands `gaussgym-render images` and `bench`, and camera files."""
+"""The command `gaussgym-render images`, and camera files."""
 
 import json
 import sys
 
 import numpy as np
 import pytest
-from gaussgym_render import SplatRenderer, bench
+from gaussgym_render import SplatRenderer
 from gaussgym_render import __main__ as cli
 from gaussgym_render.lod import LodSplats, build_tree
 from gaussgym_render.testing import random_splats
@@ -174,20 +174,6 @@ def test_images_of_a_scene_with_levels_of_detail(scene_dir, lod_dir, tmp_path, m
     assert "scene.json" in capsys.readouterr().err
 
 
-def test_bench_of_a_scene_with_levels_of_detail(scene_dir, lod_dir, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(bench, "SIZES", ((64, 48), (24, 16)))
-    path = tmp_path / "bench.json"
-    for source in (lod_dir, scene_dir / "splats.ply"):
-        assert run(monkeypatch, "bench", source, "--seconds", 0.1) == 2
-        assert "brings no paths to place cameras on; give --viewpoints FILE" in capsys.readouterr().err
-        arguments = ("--viewpoints", scene_dir, "--seconds", 0.1, "--json", path)
-        assert run(monkeypatch, "bench", source, *arguments) == 0
-        result = json.loads(path.read_text())
-        assert result["scene"] == source.name
-        assert all(t["frames_per_s"] > 0 for t in result["timings"])
-    assert result["splats"] == len(Scene.load(scene_dir).splats)
-
-
 def test_other_bad_input(scene_dir, tmp_path, monkeypatch, capsys):
     out = tmp_path / "out"
     (tmp_path / "cut.json").write_text('{"format": ')
@@ -219,44 +205,3 @@ def test_a_failed_run_keeps_the_earlier_result(scene_dir, tmp_path, monkeypatch)
     )
     assert run(monkeypatch, "images", scene_dir, "--cameras", bad, "--output", out) == 2
     assert sorted(p.name for p in out.iterdir()) == before
-
-
-def test_bench_writes_what_it_measured(scene_dir, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(bench, "SIZES", ((64, 48), (24, 16)))
-    path = tmp_path / "bench.json"
-    assert run(monkeypatch, "bench", scene_dir, "--json", path, "--seconds", 0.2) == 0
-    out = capsys.readouterr().out
-    assert out.splitlines()[-1] == str(path)
-    assert "64x48" in out
-    result = json.loads(path.read_text())
-    assert result["splats"] == len(Scene.load(scene_dir).splats)
-    assert result["machine"]["cores"] >= 1
-    for t in result["timings"]:
-        assert 0 < t["frames_per_s_min"] <= t["frames_per_s"] <= t["frames_per_s_max"]
-        assert 0 < t["visible_splats_mean"] <= result["splats"]
-
-
-def test_bench_of_effects_compares_them_with_the_plain_renderer(scene_dir, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(bench, "EFFECTS_BATCH", 8)
-    monkeypatch.setattr(bench, "EFFECTS_REPEATS", 2)
-    path = tmp_path / "bench.json"
-    assert run(monkeypatch, "bench", scene_dir, "--json", path, "--effects") == 0
-    assert "CPU time over none" in capsys.readouterr().out
-    timings = {t["effects"]: t for t in json.loads(path.read_text())["timings"]}
-    assert list(timings) == ["none", "lens", "shutter", "sensor", "all"]
-    assert timings["none"]["time_ratio"] == 1.0
-    assert timings["lens"]["images_per_frame"] == timings["sensor"]["images_per_frame"] == 1.0
-    assert timings["all"]["images_per_frame"] > 1.0
-    for t in timings.values():
-        assert 0 < t["time_ratio_min"] <= t["time_ratio"] <= t["time_ratio_max"]
-
-
-def test_bench_of_objects_writes_what_it_measured(scene_dir, tmp_path, monkeypatch, capsys):
-    path = tmp_path / "bench.json"
-    assert run(monkeypatch, "bench", scene_dir, "--objects", "--json", path, "--seconds", 0.2) == 0
-    assert "13 parts" in capsys.readouterr().out
-    (timing,) = json.loads(path.read_text())["timings"]
-    assert timing["parts_per_camera"] == 13
-    assert 0.01 < timing["covered_pixels"] < 0.2
-    low, high = timing["time_ratio_quartiles"]
-    assert 0 < low <= timing["time_ratio"] <= high

@@ -12,12 +12,14 @@ from typing import Annotated
 
 import numpy as np
 import tyro
-from gaussgym_scene import InputError, Scene, Splats, command, synthesize
+from gaussgym_scene import InputError, Scene, Splats, command
 from gaussgym_scene.artifact import replace_directory
 from PIL import Image
 from tqdm import tqdm
 
-from gaussgym_render import bench, client, serve
+from gaussgym_render import client, serve
+from gaussgym_render.bench import comparison
+from gaussgym_render.bench.command import Bench
 from gaussgym_render.lod import LodSplats
 from gaussgym_render.renderer import AnySplats, Frames, SplatRenderer
 from gaussgym_render.sources import SplatSource, open_splats, open_viewpoints
@@ -111,101 +113,6 @@ def _write_images(folder: Path, names: list[str], frames: Frames, *, depth: bool
 
 
 @dataclass(kw_only=True)
-class Bench:
-    """Time rendering of one scene at several image sizes; prints a table."""
-
-    scene: tyro.conf.Positional[Path | None] = None
-    """Scene folder, or with --viewpoints a folder written by `gaussgym-render optimize` or a splat file; default: the procedural
-    street, seed 0."""
-    viewpoints: Path | None = None
-    """Camera file, JSON as `gaussgym-render images --help` shows, or a scene folder, along whose paths cameras are placed;
-    default: along the scene's own."""
-    json: Path | None = None
-    """Also write the numbers into this file."""
-    backend: str = "auto"
-    """Renderer backend."""
-    threads: int | None = None
-    """CPU threads; default: all cores."""
-    seconds: float = 3.0
-    """Time to spend per image size [s]."""
-    effects: bool = False
-    """Time the parts of the camera model at 64x48 instead, against the plain renderer."""
-    objects: bool = False
-    """Instead time 64x48 px with and without a quadruped of 13 parts before every camera."""
-
-    def run(self) -> Path | None:
-        """Time and report; returns the file written, if any."""
-        if not self.seconds > 0:
-            raise InputError(f"--seconds {self.seconds}: expected a positive time")
-        scene, cameras = self._load()
-        backend = SplatRenderer([scene.splats], 8, 8, backend=self.backend, num_threads=self.threads).backend
-        if self.objects:
-            return self._write(self._time_objects(scene, cameras, backend))
-        if self.effects:
-            timings = bench.time_effects(scene, cameras, backend=backend, threads=self.threads)
-        else:
-            timings = bench.time_sizes(
-                scene, cameras, backend=backend, threads=self.threads, seconds=self.seconds
-            )
-        result = bench.report(scene, timings, backend=backend, threads=self.threads)
-        _print_table(result)
-        return self._write(result)
-
-    def _load(self) -> tuple[SplatSource, Viewpoints]:
-        """What to render, and from where."""
-        if self.scene is None:
-            street = synthesize("street", 0)
-            source = SplatSource(street.name, street.splats, street, Path(street.name))
-        else:
-            source = open_splats(self.scene)
-        if self.viewpoints is None:
-            return source, path_viewpoints(source.whole_scene("paths to place cameras on", "--viewpoints"))
-        return source, open_viewpoints(self.viewpoints, path_viewpoints)
-
-    def _time_objects(self, scene: SplatSource, cameras: Viewpoints, backend: str) -> dict:
-        timing = bench.time_objects(
-            scene, cameras, backend=backend, threads=self.threads, seconds=self.seconds
-        )
-        result = bench.report(scene, [timing], backend=backend, threads=self.threads)
-        print(
-            f"{timing.parts_per_camera} parts of {timing.faces_per_camera} triangles in {100 * timing.covered_pixels:.1f} % of "
-            f"the pixels: {timing.frames_per_cpu_s:.0f} frames per CPU second, {timing.time_ratio:.3f} "
-            f"(quartiles {timing.time_ratio_quartiles[0]:.3f}, {timing.time_ratio_quartiles[1]:.3f}; {timing.turns} turns) times "
-            f"the CPU time without"
-        )
-        return result
-
-    def _write(self, result: dict) -> Path | None:
-        if self.json is None:
-            return None
-        partial = self.json.with_name(self.json.name + ".partial")
-        partial.write_text(json.dumps(result, indent=1) + "\n")
-        partial.replace(self.json)
-        return self.json
-
-
-def _print_table(result: dict) -> None:
-    machine = result["machine"]
-    print(
-        f"{result['scene']}: {result['splats']} splats of SH degree {result['sh_degree']}, backend {result['backend']}"
-    )
-    print(f"{result['threads']} threads on {machine['processor']} ({machine['cores']} cores)")
-    if "effects" in result["timings"][0]:
-        print("effects     frames per CPU second    CPU time over none (min to max)    images per frame")
-        for t in result["timings"]:
-            spread = f"{t['time_ratio']:.2f} ({t['time_ratio_min']:.2f} to {t['time_ratio_max']:.2f})"
-            print(
-                f"{t['effects']:<11} {t['frames_per_cpu_s']:<24.0f} {spread:<34} {t['images_per_frame']:.2f}"
-            )
-        return
-    print("size [px]    frames/s (min to max of repeats)    frames per CPU second    visible splats")
-    for t in result["timings"]:
-        spread = f"{t['frames_per_s']:.0f} ({t['frames_per_s_min']:.0f} to {t['frames_per_s_max']:.0f})"
-        visible = "" if t["visible_splats_mean"] is None else f"{t['visible_splats_mean']:.0f}"
-        print(f"{t['width_px']}x{t['height_px']:<8} {spread:<35} {t['frames_per_cpu_s']:<24.0f} {visible}")
-
-
-@dataclass(kw_only=True)
 class Optimize:
     """Prune a scene and merge its splats at a distance, as far as a PSNR allows; writes a folder for `LodSplats.load`."""
 
@@ -250,7 +157,7 @@ class Optimize:
             lod = optimize.optimize(splats, near, cfg, progress=bar.update)
         wider = _framed(path, self.width * 21 // 16, self.height)
         rows = [
-            bench.compare(splats, lod, cameras, threads=self.threads)
+            comparison.compare(splats, lod, cameras, threads=self.threads)
             for cameras in (path.resized(self.width, self.height), wider)
         ]
         lod = replace(lod, recipe={**lod.recipe, "measured": [asdict(row) for row in rows]})
@@ -277,7 +184,7 @@ def _framed(cameras: Viewpoints, width: int, height: int) -> Viewpoints:
     return Viewpoints(cameras.names, cameras.c2w, k, width, height)
 
 
-def _print_comparison(full: Splats, lod: LodSplats, rows: list[bench.Comparison]) -> None:
+def _print_comparison(full: Splats, lod: LodSplats, rows: list[comparison.Comparison]) -> None:
     recipe = lod.recipe
     print(
         f"{len(full)} splats, {recipe['splats_kept']} kept (importance at least {recipe['least_importance_px']:.2g} px), "

@@ -299,7 +299,7 @@ def _make_paged_cpu(sources: Sequence[SceneSource], cfg: RasterizerCfg, budget_b
 
 
 register_backend("cpu", _make_cpu, abilities=ABILITIES)
-register_backend("reference", ReferenceRasterizer, abilities=("objects", "edits", "outputs"))
+register_backend("reference", ReferenceRasterizer, abilities=("objects", "edits", "outputs", "sizes"))
 for _name, _batch_scenes in (("gsplat", False), ("gsplat-batched", True)):
     register_backend(
         _name,
