@@ -224,9 +224,9 @@ def test_sorted_by_depth_with_ties_by_input():
     keys, order = depths.view(np.uint32).copy(), np.empty(n, np.int32)
     source = rng.permutation(n).astype(np.int32)
     records = np.zeros(n * cpu._RECORD, np.float32)
-    records[9 :: cpu._RECORD] = np.arange(n, dtype=np.int32).view(np.float32)
+    records[9 :: cpu._RECORD] = source.view(np.float32)
     cpu._sort(keys, n, order, *sort_scratch(n))
-    cpu._break_ties(keys, n, order, records, source)
+    cpu._break_ties(keys, n, order, records)
     np.testing.assert_array_equal(order, np.lexsort((source, depths)))
     np.testing.assert_array_equal(keys.view(np.float32), np.sort(depths))
 
@@ -237,7 +237,7 @@ def sort_scratch(n):
 
 @pytest.mark.parametrize(("wall", "sorted_by_insertion"), [(0.0, True), (1e-4, False)])
 def test_depths_that_differ_in_their_last_bits_only_are_sorted(wall, sorted_by_insertion):
-    """A wall seen straight on and something far behind it: 22 bits tell the wall's splats hardly apart."""
+    """A wall seen straight on and something far behind it: 20 bits tell the wall's splats hardly apart."""
     rng = np.random.default_rng(20)
     depths = rng.uniform(0.02, 300, 6000) if wall == 0 else np.append(5 + rng.uniform(0, wall, 6000), 900)
     keys = rng.permutation(depths).astype(np.float32).view(np.uint32)

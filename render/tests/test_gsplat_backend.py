@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from gaussgym_render import SplatRenderer, available_backends, gsplat_backend, oracle, register_backend
-from gaussgym_render.bench import psnr_db
+from gaussgym_render.bench.comparison import psnr_db
 from gaussgym_render.gsplat_backend import GsplatCfg, GsplatRasterizer
 from gaussgym_render.lod import build_tree
 from gaussgym_render.renderer import _BACKENDS, RasterizerCfg

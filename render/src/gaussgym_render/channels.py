@@ -181,7 +181,7 @@ def blend_channels(
             records[at + 3], records[at + 4], records[at + 5], records[at + 6],
         )  # fmt: skip
         xs, ys = lanes.float_bits(records[at + 7]), lanes.float_bits(records[at + 8])
-        slot = np.int64(lanes.float_bits(records[at + 9]))
+        slot = np.int64(lanes.float_bits(records[at + 13]))
         fresh = True
         for y in range(ys & 0xFFFF, (ys >> 16) + 1):
             dy = _F(y) + _F(0.5) - v

@@ -49,10 +49,8 @@ _MIN_T = _F(oracle.MIN_TRANSMITTANCE)
 _SLACK_PX = _F(2e-3)
 _NUM_PROJECTED = 7  # u, v, z, slope, falloff, row falloff, log2 of the opacity
 _NUM_BOX = 5  # x0, x1, y0, y1, whether visible
-_RECORD = (
-    lanes.RECORD
-)  # the seven above, x0 | x1 << 16, y0 | y1 << 16, slot, three of colour, spare: a cache line
-_RADIX_BITS = 11
+_RECORD = lanes.RECORD  # a cache line, see `lanes.append_records`
+_RADIX_BITS = 10
 _SHORT_RUN = 24  # splats of equal depth that are sorted by insertion
 _AHEAD = 8  # splats between asking for a record and using it
 _FLAGS = {
@@ -239,12 +237,12 @@ def _widen(halves, start, count, out):
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _collect(out, box, colors, first_slot, count, records, keys):
+def _collect(out, box, colors, first_slot, source, count, records, keys):
     """Append a chunk's visible splats to the camera's list, one cache line each; returns the new length."""
     first = count
     for i in range(0, CHUNK, _RECORD):
         count = lanes.append_records(
-            out, box, colors, np.int64(i), np.int64(CHUNK), np.int64(first_slot + i), records, count
+            out, box, colors, np.int64(i), np.int64(CHUNK), np.int64(first_slot + i), source, records, count
         )
     for i in range(first, count):
         keys[np.uintp(i)] = np.uint32(lanes.float_bits(records[np.uintp(i * _RECORD + 2)]))
@@ -255,7 +253,7 @@ def _collect(out, box, colors, first_slot, count, records, keys):
 def _sort(keys, count, order, pairs, histograms):
     """Sort positive float32 bits; fills `order[:count]`, and leaves the keys sorted in `keys`.
 
-    Two radix passes over the highest 22 bits in which the keys differ leave them nearly sorted; insertion does the rest. Where
+    Two radix passes over the highest 20 bits in which the keys differ leave them nearly sorted; insertion does the rest. Where
     that would take long (a wall seen straight on, and something far behind it), numpy's sort does it all.
     """
     low, high = np.uint32(0xFFFFFFFF), np.uint32(0)
@@ -317,7 +315,7 @@ def _insert(keys, count, order):
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _break_ties(keys, count, order, records, source):
+def _break_ties(keys, count, order, records):
     """Put splats of equal depth into the order of the input (they come in the atlas's)."""
     start = 0
     for i in range(1, count + 1):
@@ -325,16 +323,16 @@ def _break_ties(keys, count, order, records, source):
             continue
         if i - start > _SHORT_RUN:
             run = order[start:i]
-            slots = np.empty(len(run), np.int32)
+            numbers = np.empty(len(run), np.int32)
             for j in range(len(run)):
-                slots[j] = source[lanes.float_bits(records[run[j] * _RECORD + 9])]
-            run[:] = run[np.argsort(slots)]
+                numbers[j] = lanes.float_bits(records[run[j] * _RECORD + 9])
+            run[:] = run[np.argsort(numbers)]
         elif i - start > 1:  # by insertion: scenes on a grid hold thousands of pairs
             for j in range(start + 1, i):
                 moved = order[j]
-                slot = source[lanes.float_bits(records[moved * _RECORD + 9])]
+                number = lanes.float_bits(records[moved * _RECORD + 9])
                 to = j
-                while to > start and source[lanes.float_bits(records[order[to - 1] * _RECORD + 9])] > slot:
+                while to > start and lanes.float_bits(records[order[to - 1] * _RECORD + 9]) > number:
                     order[to] = order[to - 1]
                     to -= 1
                 order[to] = moved
@@ -350,9 +348,9 @@ def _clear(height, width, stride, words, image, open_bits):
         at = lanes.CHANNELS * p
         colors[at], colors[at + 1], colors[at + 2], colors[at + 3] = _F(1.0), _F(0.0), _F(0.0), _F(0.0)
     depths[:count] = _F(0.0)
-    for y in range(height):
+    for y in range(height + lanes.BLOCK):
         for w in range(words):
-            rest = width - 64 * w
+            rest = width - 64 * w if y < height else 0
             bits = np.uint64(0)
             if rest >= 64:
                 bits = np.uint64(0xFFFFFFFFFFFFFFFF)
@@ -380,26 +378,6 @@ def _close(finished, x0, y0, image, open_bits, size):
 
 
 @numba.njit(nogil=True, error_model="numpy", inline="always")
-def _any_open(open_bits, words, x0, x1, y0, y1):
-    """Whether a box holds an open pixel."""
-    first, last = x0 >> 6, x1 >> 6
-    left = np.uint64(0xFFFFFFFFFFFFFFFF) << np.uint64(x0 & 63)
-    right = np.uint64(0xFFFFFFFFFFFFFFFF) >> np.uint64(63 - (x1 & 63))
-    found = np.uint64(0)
-    if first == last:
-        for y in range(y0, y1 + 1):
-            found |= open_bits[np.uintp(y * words + first)]
-        found &= left & right
-    else:
-        for y in range(y0, y1 + 1):
-            row = y * words
-            found |= (open_bits[np.uintp(row + first)] & left) | (open_bits[np.uintp(row + last)] & right)
-            for w in range(first + 1, last):
-                found |= open_bits[np.uintp(row + w)]
-    return found != 0
-
-
-@numba.njit(nogil=True, error_model="numpy", inline="always")
 def _block_columns(y, u, v, slope, falloff, row_falloff, log2_opacity, x0, x1):
     """First and last column at which the ellipse can touch the four rows from `y` on; empty if first > last."""
     top, bottom = _F(y) + _F(0.5) - v, _F(y) + _F(3.5) - v
@@ -419,8 +397,8 @@ def _blend(span, order, records, image, open_bits, size, pixels_open):
     """Blend splats in the given order, each over its box, until no pixel is open; returns how many are.
 
     `span` is the first splat of the order, one past the last, and how many there are in all (to ask for records ahead). Half of
-    the splats of an outdoor image fit into two rows of four pixels, most of the others into four. Only flat arrays and scalars
-    here: views would count references.
+    the splats of an outdoor image fit into two rows of four pixels, most of the others into four. Only flat arrays, scalars and
+    intrinsics here: views and functions of arrays would count references.
     """
     width, height, stride, words = size
     first_splat, last_splat, count = span
@@ -432,15 +410,18 @@ def _blend(span, order, records, image, open_bits, size, pixels_open):
         at = np.int64(order[i]) * _RECORD
         xs, ys = lanes.float_bits(records[np.uintp(at + 7)]), lanes.float_bits(records[np.uintp(at + 8)])
         x0, x1, y0, y1 = np.int64(xs & 0xFFFF), np.int64(xs >> 16), np.int64(ys & 0xFFFF), np.int64(ys >> 16)
-        # Pixels rarely close outdoors: the test only pays once a good part of them has.
-        testing = pixels_open < worth_testing
-        if testing and not _any_open(open_bits, words, x0, x1, y0, y1):
-            continue
         u, v, z = records[np.uintp(at)], records[np.uintp(at + 1)], records[np.uintp(at + 2)]
         slope, falloff = records[np.uintp(at + 3)], records[np.uintp(at + 4)]
         row_falloff, log2_opacity = records[np.uintp(at + 5)], records[np.uintp(at + 6)]
         r, g, b = records[np.uintp(at + 10)], records[np.uintp(at + 11)], records[np.uintp(at + 12)]
+        # Pixels rarely close outdoors: tests only pay once a good part of them has.
+        testing = pixels_open < worth_testing
         if x1 - x0 < lanes.BLOCK and y1 - y0 < 2:
+            if (
+                testing
+                and lanes.open_flat_block(open_bits, y0 * words + (x0 >> 6), words, np.uint64(x0 & 63)) == 0
+            ):
+                continue
             finished = lanes.blend_flat_block(
                 colors, depths, y0 * stride + x0, stride, _F(x0) + _F(0.5) - u, _F(y0) + _F(0.5) - v,
                 slope, falloff, row_falloff, log2_opacity, r, g, b, z, _MAX_ALPHA, _MIN_ALPHA, _MIN_T,
@@ -456,10 +437,7 @@ def _blend(span, order, records, image, open_bits, size, pixels_open):
                 for x in range(first, last + 1, lanes.BLOCK):
                     if (
                         testing
-                        and not single
-                        and not _any_open(
-                            open_bits, words, x, min(x + lanes.BLOCK - 1, x1), y, min(y + lanes.BLOCK - 1, y1)
-                        )
+                        and lanes.open_block(open_bits, y * words + (x >> 6), words, np.uint64(x & 63)) == 0
                     ):
                         continue
                     finished = lanes.blend_block(
@@ -561,6 +539,7 @@ def _project_scene(
     chunks,
     levels,
     bounds,
+    source,
     splats,
     rest_offset,
     num_rest,
@@ -603,7 +582,7 @@ def _project_scene(
             if len(changes[0]) > 0:
                 _widen(base_colors, 3 * CHUNK * chunk, 3 * CHUNK, bands)
                 edits.edit_chunk(camera, changes, bounds[chunk], places, shape, bands, view, colors)
-            count = _collect(out, box, colors, chunk * CHUNK, count, records, keys)
+            count = _collect(out, box, colors, chunk * CHUNK, source, count, records, keys)
     return count
 
 
@@ -656,12 +635,12 @@ def _render_jobs(
         _view(c2w[camera], view)
         _tan_limits(k, sizes[camera], tan_limit)
         count = _project_scene(
-            chunks, (skip, errors_m, thresholds_px[scene]), bounds, splats, rest_offsets[scene], num_rest[scene],
+            chunks, (skip, errors_m, thresholds_px[scene]), bounds, source, splats, rest_offsets[scene], num_rest[scene],
             view, k, near, tan_limit, tile, antialiased, camera, changes, projection,
         )  # fmt: skip
         visible[job] = count
         _sort(keys, count, order, pairs, histogram)
-        _break_ties(keys, count, order, records, source)
+        _break_ties(keys, count, order, records)
         covered = _draw_objects(camera, instances, view, k, near, tile, histogram, surfaces)
         picture = (tile[2], tile[3], size[2], tile[2] // 64 + 2)
         _clear(picture[1], picture[0], picture[2], picture[3], image, open_bits)
@@ -890,7 +869,7 @@ class CpuRasterizer:
                 np.empty((tile_height + lanes.BLOCK) * lanes.CHANNELS * self._stride, np.float32),
                 np.empty((tile_height + lanes.BLOCK) * self._stride, np.float32),
             ),
-            np.empty(tile_height * words, np.uint64),
+            np.empty((tile_height + lanes.BLOCK) * words, np.uint64),
             np.empty(12, np.float64),
             np.empty(6, np.float64),
         )

@@ -241,6 +241,51 @@ blend_flat_block = _make_blend_block(2)
 """`blend_block` for blocks of two rows."""
 
 
+def _make_open_block(rows: int) -> Any:
+    """`open_block` for blocks of that many rows."""
+
+    @intrinsic
+    def open_block(typing_context: Any, bits: Any, word: Any, words: Any, shift: Any) -> Any:
+        """Which columns of a block, four wide, hold a pixel that is still open.
+
+        An intrinsic, since a compiled function would count references to the array, with a locked instruction each.
+
+        Args:
+            typing_context: Numba's.
+            bits: uint64, a bit a pixel, `words` to a row, the last of them a spare.
+            word: That of the block's first pixel.
+            words: See `bits`.
+            shift: Bit of the first pixel within it.
+
+        Returns:
+            uint64, four bits.
+        """
+        signature = types.uint64(bits, types.int64, types.int64, types.uint64)
+
+        def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> ir.Value:
+            data = cgutils.create_struct_proxy(signature.args[0])(context, builder, arguments[0]).data
+            kind = ir.IntType(64)
+            one, found = ir.Constant(kind, 1), ir.Constant(kind, 0)
+            index, shift = arguments[1], arguments[3]
+            back = builder.sub(ir.Constant(kind, 63), shift)
+            for _ in range(rows):
+                low = builder.lshr(builder.load(builder.gep(data, [index])), shift)
+                high = builder.load(builder.gep(data, [builder.add(index, one)]))
+                high = builder.shl(builder.shl(high, one), back)
+                found = builder.or_(found, builder.or_(low, high))
+                index = builder.add(index, arguments[2])
+            return builder.and_(found, ir.Constant(kind, (1 << BLOCK) - 1))
+
+        return signature, codegen
+
+    return open_block
+
+
+open_block = _make_open_block(BLOCK)
+open_flat_block = _make_open_block(2)
+"""`open_block` for blocks of two rows."""
+
+
 @intrinsic
 def next_job(typing_context: Any, counter: Any) -> Any:
     """Atomically take the next number from `counter` (int64 `[1]`): the work queue of all threads."""
@@ -286,6 +331,7 @@ def append_records(
     at: Any,
     chunk: Any,
     slot: Any,
+    source: Any,
     records: Any,
     count: Any,
 ) -> Any:
@@ -300,22 +346,23 @@ def append_records(
         colors: float32, three.
         at: First of the sixteen within the chunk.
         chunk: Splats of a chunk.
-        slot: Number of the first of the sixteen.
-        records: float32, to append to: the seven quantities, columns (last in the high half), rows, number, colours (at least
-            0), three zeros. Up to fifteen records beyond the last are written to.
+        slot: Number of the first of the sixteen in the atlas.
+        source: int32, numbers in the input by slot.
+        records: float32, to append to: the seven quantities, columns (last in the high half), rows, number in the input, colours
+            (at least 0), slot, two zeros. Up to fifteen records beyond the last are written to.
         count: Records there are.
 
     Returns:
         Records there are now.
     """
-    signature = types.int64(planes, words, colors, *(types.int64,) * 3, records, types.int64)
+    signature = types.int64(planes, words, colors, *(types.int64,) * 3, source, records, types.int64)
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> ir.Value:
         def data(i: int) -> ir.Value:
             return cgutils.create_struct_proxy(signature.args[i])(context, builder, arguments[i]).data
 
         vector, word = _Vector(builder, RECORD), ir.IntType(64)
-        at, chunk, slot, count = arguments[3], arguments[4], arguments[5], arguments[7]
+        at, chunk, slot, count = arguments[3], arguments[4], arguments[5], arguments[8]
 
         def load(source: ir.Value, plane: int, kind: ir.VectorType) -> ir.Value:
             index = builder.add(at, builder.mul(chunk, ir.Constant(word, plane)))
@@ -326,17 +373,20 @@ def append_records(
         high = ir.Constant(vector.words, [16] * RECORD)
         columns, rows = (builder.or_(boxes[i], builder.shl(boxes[i + 1], high)) for i in (0, 2))
         first = builder.bitcast(builder.trunc(slot, _I32), _F32)
-        number = builder.add(
+        slots = builder.add(
             builder.bitcast(vector.splat(first), vector.words), ir.Constant(vector.words, list(range(RECORD)))
         )
+        pointer = builder.bitcast(builder.gep(data(6), [slot]), vector.words.as_pointer())
+        number = builder.load(pointer, align=4)
         zero = vector.constant(0.0)
         quantities = [load(data(0), plane, vector.floats) for plane in range(7)]
         quantities += [builder.bitcast(value, vector.floats) for value in (columns, rows, number)]
         for channel in range(3):
             color = load(data(2), channel, vector.floats)
             quantities.append(builder.select(builder.fcmp_ordered(">", color, zero), color, zero))
+        quantities.append(builder.bitcast(slots, vector.floats))
         quantities += [zero] * (RECORD - len(quantities))
-        target = data(6)
+        target = data(7)
         for i, record in enumerate(_transpose(vector, quantities)):
             index = builder.mul(count, ir.Constant(word, RECORD))
             pointer = builder.bitcast(builder.gep(target, [index]), vector.floats.as_pointer())

@@ -251,7 +251,8 @@ def _normals(
     normals = np.take_along_axis(axes, scales.argmin(1)[:, None, None], 2)[:, :, 0]
     normals = np.where((normals * directions).sum(1, keepdims=True) > 0, -normals, normals)
     ordered = np.sort(scales, 1)
-    return normals, 1.0 - ordered[:, 0] / ordered[:, 1]
+    flatness = 1.0 - np.divide(ordered[:, 0], ordered[:, 1], out=np.ones(len(index)), where=ordered[:, 1] > 0)
+    return normals, flatness
 
 
 def _radii(covariances: NDArray[np.float64], opacities: NDArray[np.float64]) -> NDArray[np.float64]:

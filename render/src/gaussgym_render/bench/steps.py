@@ -109,7 +109,7 @@ def run_steps(
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def _project_scene(last, scene, atlas, view, k, near, tan_limit, tile, antialiased, scratch):
     """As `cpu._project_scene` without edits, as far as a step."""
-    chunk_ranges, bounds, skip, errors_m, thresholds_px, _, splats, rest_offsets, num_rests = atlas
+    chunk_ranges, bounds, skip, errors_m, thresholds_px, source, splats, rest_offsets, num_rests = atlas
     xyz, out, box, records, keys, directions, weights, colors, shape, bands = scratch
     means, shapes, base_colors, rest = splats
     focal, num_rest = max(k[0, 0], k[1, 1]), num_rests[scene]
@@ -136,7 +136,7 @@ def _project_scene(last, scene, atlas, view, k, near, tan_limit, tile, antialias
             cpu._widen(rest, rest_offsets[scene] + size * (chunk - first), size, bands)
             harmonics.add_bands(directions, bands, 0, num_rest, weights, colors)
         if last >= 3:
-            count = cpu._collect(out, box, colors, chunk * CHUNK, count, records, keys)
+            count = cpu._collect(out, box, colors, chunk * CHUNK, source, count, records, keys)
     return count
 
 
@@ -157,7 +157,7 @@ def _run(last, jobs, cameras, atlas, settings, images, scratch):
         if last < 4:
             continue
         cpu._sort(keys, count, order, pairs, histogram)
-        cpu._break_ties(keys, count, order, records, atlas[5])
+        cpu._break_ties(keys, count, order, records)
         if last < 5:
             continue
         picture = (tile[2], tile[3], size[2], tile[2] // 64 + 2)
