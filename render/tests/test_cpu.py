@@ -223,16 +223,14 @@ def test_sorted_by_depth_with_ties_by_input():
     n = len(depths)
     keys, order = depths.view(np.uint32).copy(), np.empty(n, np.int32)
     source = rng.permutation(n).astype(np.int32)
-    records = np.zeros(n * cpu._RECORD, np.float32)
-    records[9 :: cpu._RECORD] = source.view(np.float32)
     cpu._sort(keys, n, order, *sort_scratch(n))
-    cpu._break_ties(keys, n, order, records)
+    cpu._break_ties(keys, n, order, source)
     np.testing.assert_array_equal(order, np.lexsort((source, depths)))
     np.testing.assert_array_equal(keys.view(np.float32), np.sort(depths))
 
 
 def sort_scratch(n):
-    return np.empty(n, np.uint64), np.empty(2 << cpu._RADIX_BITS, np.int32)
+    return np.empty(n, np.uint64), np.zeros(cpu._HISTOGRAM, np.int32)
 
 
 @pytest.mark.parametrize(("wall", "sorted_by_insertion"), [(0.0, True), (1e-4, False)])
@@ -242,7 +240,13 @@ def test_depths_that_differ_in_their_last_bits_only_are_sorted(wall, sorted_by_i
     depths = rng.uniform(0.02, 300, 6000) if wall == 0 else np.append(5 + rng.uniform(0, wall, 6000), 900)
     keys = rng.permutation(depths).astype(np.float32).view(np.uint32)
     n, given, order = len(keys), keys.copy(), np.empty(len(keys), np.int32)
-    cpu._sort(keys, n, order, *sort_scratch(n))
+    scratch = sort_scratch(n)
+    cpu._sort(keys, n, order, *scratch)
+    assert (scratch[1][-1] == 0) == sorted_by_insertion
+    np.testing.assert_array_equal(order, np.argsort(given, kind="stable"))
+    again = given.copy()
+    cpu._sort(again, n, order, *scratch)  # now by all bits at once
+    np.testing.assert_array_equal(again, keys)
     np.testing.assert_array_equal(order, np.argsort(given, kind="stable"))
     np.testing.assert_array_equal(keys, np.sort(given))
     coarse = np.argsort(given >> 9, kind="stable").astype(np.int32)

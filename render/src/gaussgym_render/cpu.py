@@ -51,6 +51,10 @@ _NUM_PROJECTED = 7  # u, v, z, slope, falloff, row falloff, log2 of the opacity
 _NUM_BOX = 5  # x0, x1, y0, y1, whether visible
 _RECORD = lanes.RECORD  # a cache line, see `lanes.append_records`
 _RADIX_BITS = 10
+_HISTOGRAM = (
+    1 << 11
+) + 1  # a third of 32 bits, and how many more cameras are sorted by all their bits at once
+_WARY_CAMERAS = 32
 _SHORT_RUN = 24  # splats of equal depth that are sorted by insertion
 _AHEAD = 8  # splats between asking for a record and using it
 _FLAGS = {
@@ -237,8 +241,10 @@ def _widen(halves, start, count, out):
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _collect(out, box, colors, first_slot, source, count, records, keys):
-    """Append a chunk's visible splats to the camera's list, one cache line each; returns the new length."""
+def _collect(out, box, colors, first_slot, source, count, records, keys, numbers):
+    """Append a chunk's visible splats to the camera's list, one cache line each, and their depths and numbers in the input apart;
+    returns the new length.
+    """
     first = count
     for i in range(0, CHUNK, _RECORD):
         count = lanes.append_records(
@@ -246,59 +252,72 @@ def _collect(out, box, colors, first_slot, source, count, records, keys):
         )
     for i in range(first, count):
         keys[np.uintp(i)] = np.uint32(lanes.float_bits(records[np.uintp(i * _RECORD + 2)]))
+        numbers[np.uintp(i)] = lanes.float_bits(records[np.uintp(i * _RECORD + 9)])
     return count
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def _sort(keys, count, order, pairs, histograms):
-    """Sort positive float32 bits; fills `order[:count]`, and leaves the keys sorted in `keys`.
+    """Sort positive float32 bits stably; fills `order[:count]`, and leaves the keys sorted in `keys`.
 
     Two radix passes over the highest 20 bits in which the keys differ leave them nearly sorted; insertion does the rest. Where
-    that would take long (a wall seen straight on, and something far behind it), numpy's sort does it all.
+    that takes long (a wall seen straight on, and something far behind it) three passes take all bits, and do so at once for the
+    next cameras, which probably see the wall too: `histograms[-1]` counts down for how many.
     """
     low, high = np.uint32(0xFFFFFFFF), np.uint32(0)
     for i in range(count):
         low, high = min(low, keys[i]), max(high, keys[i])
+        order[i] = i
     spread = high - low if count > 0 else np.uint32(0)
     bits = 0
     while bits < 32 and (spread >> np.uint32(bits)) != 0:
         bits += 1
-    first_shift = np.uint32(max(bits - 2 * _RADIX_BITS, 0))
-    second_shift, mask = first_shift + np.uint32(_RADIX_BITS), np.uint32((1 << _RADIX_BITS) - 1)
-    histograms[:] = 0
+    shift = max(bits - 2 * _RADIX_BITS, 0)
+    if shift == 0 or histograms[-1] == 0:
+        _radix_pass(keys, order, count, low, shift, _RADIX_BITS, histograms, pairs, True)
+        _radix_pass(keys, order, count, low, shift + _RADIX_BITS, _RADIX_BITS, histograms, pairs, False)
+        if shift == 0 or _insert(keys, count, order):
+            return
+        histograms[-1] = _WARY_CAMERAS
+    histograms[-1] -= 1
+    width = (bits + 2) // 3
+    _radix_pass(keys, order, count, low, 0, width, histograms, pairs, True)
+    _radix_pass(keys, order, count, low, width, width, histograms, pairs, False)
+    _radix_pass(keys, order, count, low, 2 * width, width, histograms, pairs, True)
     for i in range(count):
-        key = keys[i] - low
-        histograms[np.uintp((key >> first_shift) & mask)] += 1
-        histograms[np.uintp((key >> second_shift) + np.uint32(1 << _RADIX_BITS))] += 1
-    for p in range(2):
-        total = 0
-        for d in range(p << _RADIX_BITS, (p + 1) << _RADIX_BITS):
-            total, histograms[d] = total + histograms[d], total
+        keys[i], order[i] = np.uint32(pairs[i] >> np.uint64(32)), np.int32(pairs[i] & np.uint64(0xFFFFFFFF))
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _radix_pass(keys, order, count, low, shift, width, histogram, pairs, into_pairs):
+    """Distribute by `width` bits of the keys above `low`, from `keys` and `order` into `pairs` or back."""
+    mask, down = np.uint32((1 << width) - 1), np.uint32(shift)
+    histogram[: 1 << width] = 0
     for i in range(count):
-        digit = np.uintp(((keys[i] - low) >> first_shift) & mask)
-        at = histograms[digit]
-        histograms[digit] = at + 1
-        pairs[np.uintp(at)] = (np.uint64(keys[i]) << np.uint64(32)) | np.uint64(i)
-    for i in range(count):
-        pair = pairs[np.uintp(i)]
-        key = np.uint32(pair >> np.uint64(32))
-        digit = np.uintp(((key - low) >> second_shift) + np.uint32(1 << _RADIX_BITS))
-        at = histograms[digit]
-        histograms[digit] = at + 1
-        keys[np.uintp(at)], order[np.uintp(at)] = key, np.int32(pair & np.uint64(0xFFFFFFFF))
-    if first_shift > 0 and not _insert(keys, count, order):
+        key = keys[i] if into_pairs else np.uint32(pairs[i] >> np.uint64(32))
+        histogram[np.uintp(((key - low) >> down) & mask)] += 1
+    total = 0
+    for digit in range(1 << width):
+        total, histogram[digit] = total + histogram[digit], total
+    if into_pairs:
         for i in range(count):
-            pairs[i] = (np.uint64(keys[i]) << np.uint64(32)) | np.uint64(order[i])
-        pairs[:count].sort()
-        for i in range(count):
-            keys[i] = np.uint32(pairs[i] >> np.uint64(32))
-            order[i] = np.int32(pairs[i] & np.uint64(0xFFFFFFFF))
+            digit = np.uintp(((keys[i] - low) >> down) & mask)
+            at = histogram[digit]
+            histogram[digit] = at + 1
+            pairs[np.uintp(at)] = (np.uint64(keys[i]) << np.uint64(32)) | np.uint64(order[i])
+        return
+    for i in range(count):
+        key = np.uint32(pairs[i] >> np.uint64(32))
+        digit = np.uintp(((key - low) >> down) & mask)
+        at = histogram[digit]
+        histogram[digit] = at + 1
+        keys[np.uintp(at)], order[np.uintp(at)] = key, np.int32(pairs[i] & np.uint64(0xFFFFFFFF))
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def _insert(keys, count, order):
     """Sort nearly sorted keys by insertion, stably; gives up, and returns False, where they are not."""
-    budget = 4 * count + 64
+    budget = count + 64
     for i in range(1, count):
         key = keys[i]
         if key >= keys[i - 1]:
@@ -315,7 +334,7 @@ def _insert(keys, count, order):
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _break_ties(keys, count, order, records):
+def _break_ties(keys, count, order, numbers):
     """Put splats of equal depth into the order of the input (they come in the atlas's)."""
     start = 0
     for i in range(1, count + 1):
@@ -323,16 +342,13 @@ def _break_ties(keys, count, order, records):
             continue
         if i - start > _SHORT_RUN:
             run = order[start:i]
-            numbers = np.empty(len(run), np.int32)
-            for j in range(len(run)):
-                numbers[j] = lanes.float_bits(records[run[j] * _RECORD + 9])
-            run[:] = run[np.argsort(numbers)]
+            run[:] = run[np.argsort(numbers[run])]
         elif i - start > 1:  # by insertion: scenes on a grid hold thousands of pairs
             for j in range(start + 1, i):
                 moved = order[j]
-                number = lanes.float_bits(records[moved * _RECORD + 9])
+                number = numbers[moved]
                 to = j
-                while to > start and lanes.float_bits(records[order[to - 1] * _RECORD + 9]) > number:
+                while to > start and numbers[order[to - 1]] > number:
                     order[to] = order[to - 1]
                     to -= 1
                 order[to] = moved
@@ -554,7 +570,7 @@ def _project_scene(
     scratch,
 ):
     """Cull, choose levels, project, colour and collect one camera's splats; returns how many."""
-    xyz, out, box, records, keys, directions, weights, colors, shape, bands = scratch
+    xyz, out, box, records, keys, numbers, directions, weights, colors, shape, bands = scratch
     skip, errors_m, threshold_px = levels
     means, shapes, base_colors, rest = splats
     focal = max(k[0, 0], k[1, 1])
@@ -582,7 +598,7 @@ def _project_scene(
             if len(changes[0]) > 0:
                 _widen(base_colors, 3 * CHUNK * chunk, 3 * CHUNK, bands)
                 edits.edit_chunk(camera, changes, bounds[chunk], places, shape, bands, view, colors)
-            count = _collect(out, box, colors, chunk * CHUNK, source, count, records, keys)
+            count = _collect(out, box, colors, chunk * CHUNK, source, count, records, keys, numbers)
     return count
 
 
@@ -622,7 +638,7 @@ def _render_jobs(
     c2w, ks, scene_ids, sizes = cameras
     chunk_ranges, bounds, skip, errors_m, thresholds_px, source, splats, rest_offsets, num_rest = atlas
     projection, (order, pairs, histogram), (image, open_bits, view, tan_limit), sums, surfaces = scratch
-    records, keys = projection[3], projection[4]
+    records, keys, numbers = projection[3], projection[4], projection[5]
     layer, (pixels, surface_order, surface_keys, _) = surfaces
     seen = instances[4]
     while True:
@@ -640,7 +656,7 @@ def _render_jobs(
         )  # fmt: skip
         visible[job] = count
         _sort(keys, count, order, pairs, histogram)
-        _break_ties(keys, count, order, records)
+        _break_ties(keys, count, order, numbers)
         covered = _draw_objects(camera, instances, view, k, near, tile, histogram, surfaces)
         picture = (tile[2], tile[3], size[2], tile[2] // 64 + 2)
         _clear(picture[1], picture[0], picture[2], picture[3], image, open_bits)
@@ -853,6 +869,7 @@ class CpuRasterizer:
             np.empty(_NUM_BOX * CHUNK, np.int32),
             np.empty(most * _RECORD, np.float32),
             np.empty(most, np.uint32),
+            np.empty(most, np.int32),
             np.empty(3 * CHUNK, np.float32),
             np.empty(15 * CHUNK, np.float32),
             np.empty(3 * CHUNK, np.float32),
@@ -862,7 +879,7 @@ class CpuRasterizer:
         sort = (
             np.empty(most, np.int32),
             np.empty(most, np.uint64),
-            np.empty(2 << _RADIX_BITS, np.int32),
+            np.zeros(_HISTOGRAM, np.int32),
         )
         picture = (
             (

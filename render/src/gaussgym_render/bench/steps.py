@@ -110,7 +110,7 @@ def run_steps(
 def _project_scene(last, scene, atlas, view, k, near, tan_limit, tile, antialiased, scratch):
     """As `cpu._project_scene` without edits, as far as a step."""
     chunk_ranges, bounds, skip, errors_m, thresholds_px, source, splats, rest_offsets, num_rests = atlas
-    xyz, out, box, records, keys, directions, weights, colors, shape, bands = scratch
+    xyz, out, box, records, keys, numbers, directions, weights, colors, shape, bands = scratch
     means, shapes, base_colors, rest = splats
     focal, num_rest = max(k[0, 0], k[1, 1]), num_rests[scene]
     first, end = chunk_ranges[scene, 0], chunk_ranges[scene, 1]
@@ -136,7 +136,7 @@ def _project_scene(last, scene, atlas, view, k, near, tan_limit, tile, antialias
             cpu._widen(rest, rest_offsets[scene] + size * (chunk - first), size, bands)
             harmonics.add_bands(directions, bands, 0, num_rest, weights, colors)
         if last >= 3:
-            count = cpu._collect(out, box, colors, chunk * CHUNK, source, count, records, keys)
+            count = cpu._collect(out, box, colors, chunk * CHUNK, source, count, records, keys, numbers)
     return count
 
 
@@ -146,7 +146,7 @@ def _run(last, jobs, cameras, atlas, settings, images, scratch):
     c2w, ks, scene_ids = cameras
     size, near, antialiased, background = settings
     projection, (order, pairs, histogram), (image, open_bits, view, tan_limit) = scratch
-    records, keys = projection[3], projection[4]
+    records, keys, numbers = projection[3], projection[4], projection[5]
     for job in range(len(jobs)):
         camera, tile = jobs[job, 0], jobs[job, 1:]
         cpu._view(c2w[camera], view)
@@ -157,7 +157,7 @@ def _run(last, jobs, cameras, atlas, settings, images, scratch):
         if last < 4:
             continue
         cpu._sort(keys, count, order, pairs, histogram)
-        cpu._break_ties(keys, count, order, records)
+        cpu._break_ties(keys, count, order, numbers)
         if last < 5:
             continue
         picture = (tile[2], tile[3], size[2], tile[2] // 64 + 2)
