@@ -3,7 +3,7 @@
 import numba
 import numpy as np
 import pytest
-from gaussgym_render import SplatRenderer, cpu, harmonics, lanes, oracle
+from gaussgym_render import SplatRenderer, cpu, harmonics, lanes, oracle, projection, sorting
 from gaussgym_render.atlas import CHUNK, build_atlas
 from gaussgym_render.testing import pinhole, random_cameras, random_splats, street_cameras, street_splats
 from gaussgym_scene import Splats
@@ -223,14 +223,14 @@ def test_sorted_by_depth_with_ties_by_input():
     n = len(depths)
     keys, order = depths.view(np.uint32).copy(), np.empty(n, np.int32)
     source = rng.permutation(n).astype(np.int32)
-    cpu._sort(keys, n, order, *sort_scratch(n))
-    cpu._break_ties(keys, n, order, source)
+    sorting.sort(keys, n, order, *sort_scratch(n))
+    sorting.break_ties(keys, n, order, source)
     np.testing.assert_array_equal(order, np.lexsort((source, depths)))
     np.testing.assert_array_equal(keys.view(np.float32), np.sort(depths))
 
 
 def sort_scratch(n):
-    return np.empty(n, np.uint64), np.zeros(cpu._HISTOGRAM, np.int32)
+    return np.empty(n, np.uint64), np.zeros(sorting.HISTOGRAM, np.int32)
 
 
 @pytest.mark.parametrize(("wall", "sorted_by_insertion"), [(0.0, True), (1e-4, False)])
@@ -241,16 +241,16 @@ def test_depths_that_differ_in_their_last_bits_only_are_sorted(wall, sorted_by_i
     keys = rng.permutation(depths).astype(np.float32).view(np.uint32)
     n, given, order = len(keys), keys.copy(), np.empty(len(keys), np.int32)
     scratch = sort_scratch(n)
-    cpu._sort(keys, n, order, *scratch)
+    sorting.sort(keys, n, order, *scratch)
     assert (scratch[1][-1] == 0) == sorted_by_insertion
     np.testing.assert_array_equal(order, np.argsort(given, kind="stable"))
     again = given.copy()
-    cpu._sort(again, n, order, *scratch)  # now by all bits at once
+    sorting.sort(again, n, order, *scratch)  # now by all bits at once
     np.testing.assert_array_equal(again, keys)
     np.testing.assert_array_equal(order, np.argsort(given, kind="stable"))
     np.testing.assert_array_equal(keys, np.sort(given))
     coarse = np.argsort(given >> 9, kind="stable").astype(np.int32)
-    assert cpu._insert(given[coarse], n, coarse) == sorted_by_insertion
+    assert sorting.insert(given[coarse], n, coarse) == sorted_by_insertion
 
 
 def test_chunk_culling_drops_nothing_that_shows():
@@ -263,12 +263,12 @@ def test_chunk_culling_drops_nothing_that_shows():
     chunk_of[atlas.source[used]] = np.flatnonzero(used) // CHUNK
     k = skewed_pinhole(64, 48)
     view, limits = np.empty(12), np.empty(6)
-    cpu._tan_limits(k, np.array([64, 48, 0]), limits)
+    projection.tan_limits(k, np.array([64, 48, 0]), limits)
     culled = 0
     for c2w in random_cameras(12, rng):
-        cpu._view(c2w, view)
+        projection.place_camera(c2w, view)
         tile = np.array([0, 0, 64, 48])
-        passed = np.array([cpu._chunk_visible(b, view, k, 0.01, limits, tile) for b in atlas.bounds_w])
+        passed = np.array([projection.chunk_visible(b, view, k, 0.01, limits, tile) for b in atlas.bounds_w])
         assert passed[chunk_of[oracle.project(scene, c2w, k, 64, 48).index]].all()
         culled += (~passed).sum()
     assert culled > 0

@@ -33,7 +33,6 @@ OUTPUTS = ("rgb_float", "median_depth", "normals", "labels", "features")
 """Names that `SplatRenderer.render(outputs=...)` takes."""
 _F = np.float32
 _MIN_ALPHA, _MAX_ALPHA, _MIN_T = _F(oracle.MIN_ALPHA), _F(oracle.MAX_ALPHA), _F(oracle.MIN_TRANSMITTANCE)
-_RECORD = 16  # floats of a splat's record, see `cpu`
 
 
 @dataclass
@@ -156,7 +155,7 @@ def blend_channels(
     Args:
         count: Splats of the tile.
         order: They, front to back.
-        records: Their records, see `cpu`.
+        records: Their records, see `lanes.append_records`.
         tables: Labels `[slots]` and features `[slots, F]`, by the atlas's slot.
         means: `Atlas.means`, flat.
         shapes: `Atlas.shapes`, flat, as bits.
@@ -175,7 +174,7 @@ def blend_channels(
     left[:pixels], median[:pixels], label[:pixels], sums[:pixels] = _F(1.0), _F(0.0), -1, _F(0.0)
     first_channel = 0 if wants_normals else 3
     for i in range(count):
-        at = order[i] * _RECORD
+        at = order[i] * lanes.RECORD
         u, v, z = records[at], records[at + 1], records[at + 2]
         slope, falloff, row_falloff, log2_opacity = (
             records[at + 3], records[at + 4], records[at + 5], records[at + 6],

@@ -25,7 +25,9 @@ _SLACK_PX = 1e-6  # boxes only have to contain every pixel that passes the edge 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def _pose_in_camera(view, pose_w, pose_c):
-    """Write rotation (rows, 9) and translation (3) of an object in the camera frame; `view` as `cpu._view` writes it."""
+    """Write rotation (rows, 9) and translation (3) of an object in the camera frame; `view` as
+    `projection.place_camera` writes it.
+    """
     dx, dy, dz = pose_w[0, 3] - view[9], pose_w[1, 3] - view[10], pose_w[2, 3] - view[11]
     for i in range(3):
         a, b, c = view[3 * i], view[3 * i + 1], view[3 * i + 2]
@@ -159,7 +161,7 @@ def draw_instances(first, last, object_ids, poses_w, objects, view, k, near, til
         object_ids: int64 `[I]`.
         poses_w: Object to world, float64 `[I, 4, 4]`.
         objects: Vertices, faces, colours, offsets of both, bounds, light, as in `ObjectSet`.
-        view: World to camera, float64 `[12]`, as `cpu._view` writes it.
+        view: World to camera, float64 `[12]`, as `projection.place_camera` writes it.
         k: Calibration matrix `[3, 3]` [px].
         near: Nothing nearer than this along +Z is drawn [m].
         tile: x, y, width, height [px].

@@ -1,6 +1,6 @@
 """Where the CPU backend's time goes: cull, project, colour, collect, sort, blend, write.
 
-The backend does all of it in one compiled function. Here the same pieces (`gaussgym_render.cpu`) run in the same order in a
+The backend does all of it in one compiled function. Here the same pieces run in the same order in a
 loop that stops after a given step, in one thread; a step's time is what it adds. So each runs on data as warm as in earnest.
 """
 
@@ -16,7 +16,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from gaussgym_render import cpu, harmonics
+from gaussgym_render import blending, harmonics, projection, sorting
 from gaussgym_render.atlas import CHUNK, NUM_SHAPE
 from gaussgym_render.bench.scenes import Workload
 from gaussgym_render.cpu import CpuRasterizer
@@ -108,7 +108,7 @@ def run_steps(
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def _project_scene(last, scene, atlas, view, k, near, tan_limit, tile, antialiased, scratch):
-    """As `cpu._project_scene` without edits, as far as a step."""
+    """As `projection.project_scene` without edits, as far as a step."""
     chunk_ranges, bounds, skip, errors_m, thresholds_px, source, splats, rest_offsets, num_rests = atlas
     xyz, out, box, records, keys, numbers, directions, weights, colors, shape, bands = scratch
     means, shapes, base_colors, rest = splats
@@ -117,26 +117,30 @@ def _project_scene(last, scene, atlas, view, k, near, tan_limit, tile, antialias
     count, next_chunk = 0, first
     while next_chunk < end:
         chunk = next_chunk
-        visible = cpu._chunk_visible(bounds[chunk], view, k, near, tan_limit, tile)
+        visible = projection.chunk_visible(bounds[chunk], view, k, near, tan_limit, tile)
         threshold_px = thresholds_px[scene]
-        drawn = visible and cpu._detailed_enough(bounds[chunk], errors_m[chunk], view, focal, threshold_px)
+        drawn = visible and projection.detailed_enough(
+            bounds[chunk], errors_m[chunk], view, focal, threshold_px
+        )
         next_chunk += 1 if visible and not drawn else skip[chunk]
         if not drawn or last < 1:
             continue
         places = means[chunk * 3 * CHUNK : (chunk + 1) * 3 * CHUNK]
-        cpu._widen(shapes, chunk * NUM_SHAPE * CHUNK, NUM_SHAPE * CHUNK, shape)
-        cpu._camera_points(places, view, xyz)
-        cpu._project_chunk(shape, xyz, view, k, near, tan_limit, tile, antialiased, out, box)
+        projection.widen(shapes, chunk * NUM_SHAPE * CHUNK, NUM_SHAPE * CHUNK, shape)
+        projection.camera_points(places, view, xyz)
+        projection.project_chunk(shape, xyz, view, k, near, tan_limit, tile, antialiased, out, box)
         if last < 2:
             continue
-        cpu._widen(base_colors, 3 * CHUNK * chunk, 3 * CHUNK, colors)
+        projection.widen(base_colors, 3 * CHUNK * chunk, 3 * CHUNK, colors)
         if num_rest > 0:
-            cpu._directions(places, view, directions)
+            projection.unit_directions(places, view, directions)
             size = 3 * CHUNK * num_rest
-            cpu._widen(rest, rest_offsets[scene] + size * (chunk - first), size, bands)
+            projection.widen(rest, rest_offsets[scene] + size * (chunk - first), size, bands)
             harmonics.add_bands(directions, bands, 0, num_rest, weights, colors)
         if last >= 3:
-            count = cpu._collect(out, box, colors, chunk * CHUNK, source, count, records, keys, numbers)
+            count = projection.collect_visible(
+                out, box, colors, chunk * CHUNK, source, count, records, keys, numbers
+            )
     return count
 
 
@@ -145,25 +149,25 @@ def _run(last, jobs, cameras, atlas, settings, images, scratch):
     """As `cpu._render_jobs` without objects, edits and further outputs, as far as a step."""
     c2w, ks, scene_ids = cameras
     size, near, antialiased, background = settings
-    projection, (order, pairs, histogram), (image, open_bits, view, tan_limit) = scratch
-    records, keys, numbers = projection[3], projection[4], projection[5]
+    projected, (order, pairs, histogram), (image, open_bits, view, tan_limit) = scratch
+    records, keys, numbers = projected[3], projected[4], projected[5]
     for job in range(len(jobs)):
         camera, tile = jobs[job, 0], jobs[job, 1:]
-        cpu._view(c2w[camera], view)
-        cpu._tan_limits(ks[camera], size, tan_limit)
+        projection.place_camera(c2w[camera], view)
+        projection.tan_limits(ks[camera], size, tan_limit)
         count = _project_scene(
-            last, scene_ids[camera], atlas, view, ks[camera], near, tan_limit, tile, antialiased, projection
+            last, scene_ids[camera], atlas, view, ks[camera], near, tan_limit, tile, antialiased, projected
         )
         if last < 4:
             continue
-        cpu._sort(keys, count, order, pairs, histogram)
-        cpu._break_ties(keys, count, order, numbers)
+        sorting.sort(keys, count, order, pairs, histogram)
+        sorting.break_ties(keys, count, order, numbers)
         if last < 5:
             continue
         picture = (tile[2], tile[3], size[2], tile[2] // 64 + 2)
-        cpu._clear(picture[1], picture[0], picture[2], picture[3], image, open_bits)
-        cpu._blend((0, count, count), order, records, image, open_bits, picture, tile[2] * tile[3])
+        blending.clear(picture[1], picture[0], picture[2], picture[3], image, open_bits)
+        blending.blend((0, count, count), order, records, image, open_bits, picture, tile[2] * tile[3])
         if last >= 6:
-            cpu._write(
+            blending.write_tile(
                 tile, size[2], image, background, images[0][camera], images[1][camera], images[2][camera]
             )
