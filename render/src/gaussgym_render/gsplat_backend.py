@@ -130,14 +130,15 @@ class GsplatRasterizer:
         seen: Any = None,
         changes: Any = None,
         extra: Any = None,
+        sizes: Any = None,
     ) -> None:
-        """See `gaussgym_render.cpu.CpuRasterizer.render`; without `ABILITIES` the last four are never given."""
-        sizes = np.asarray(self._sizes, np.int64)
-        empty = cameras[sizes[scene_ids[cameras]] == 0]
+        """See `gaussgym_render.cpu.CpuRasterizer.render`; without `ABILITIES` the last five are never given."""
+        counts = np.asarray(self._sizes, np.int64)
+        empty = cameras[counts[scene_ids[cameras]] == 0]
         frames[0][empty] = np.floor(np.clip(background, 0.0, 1.0) * 255.0 + 0.5)
         frames[1][empty] = frames[2][empty] = 0.0
-        rows = [cameras[scene_ids[cameras] == scene] for scene in range(len(sizes))]
-        shown = [scene for scene in range(len(sizes)) if sizes[scene] and len(rows[scene])]
+        rows = [cameras[scene_ids[cameras] == scene] for scene in range(len(counts))]
+        shown = [scene for scene in range(len(counts)) if counts[scene] and len(rows[scene])]
         if self.gsplat_cfg.batch_scenes:
             if shown:
                 self._render_batched(c2w, ks, [rows[scene] for scene in shown], shown, background, frames)

@@ -133,7 +133,7 @@ class CameraEdit:
     def _inside(self, means: NDArray[np.float64]) -> list[NDArray[np.bool_]]:
         """Which splats each patch holds."""
         return [
-            (np.abs((means - pose[:3, 3]) @ pose[:3, :3]) <= half_size).all(1)
+            np.all(np.abs((means - pose[:3, 3]) @ pose[:3, :3]) <= half_size, axis=1)
             for pose, half_size in self.patches
         ]
 
