@@ -10,16 +10,18 @@ from pathlib import Path
 
 from gaussgym_scene.errors import InputError
 
+from gaussgym_sim.actuators import ActuatorCfg
+
 ENTRY_POINT_GROUP = "gaussgym.robots"
 ROBOT_FOLDER = Path(__file__).parent / "robots"
 
 
 @dataclass(frozen=True)
 class RobotCfg:
-    """One quadruped. Per-joint tuples follow ``joint_names``; per-leg tuples follow ``leg_names``.
+    """One legged robot. Per-joint tuples follow ``joint_names``; per-leg tuples follow ``leg_names``.
 
-    The MJCF names its sensors ``<leg>_foot_pos``, ``<leg>_foot_vel``, ``<leg>_foot_contact`` (found, net force),
-    ``<leg>_thigh_contact`` and ``<trunk geom>_contact``.
+    The MJCF holds bodies, joints, shapes and one motor a joint, named like it; sensors are added by
+    `gaussgym_sim.mujoco_model.robot_spec`. Its base is the body with the free joint.
 
     Attributes:
         name: registry name.
@@ -28,15 +30,22 @@ class RobotCfg:
         leg_names: legs in the order of the joints.
         default_joint_pos: pose that actions are offsets to [rad].
         torque_limit_nm: symmetric limit of each joint's torque.
-        kp: position gain [Nm/rad].
-        kd: velocity gain [Nm s/rad].
+        kp: position gain of each joint [Nm/rad].
+        kd: velocity gain of each joint [Nm s/rad].
         action_scale: [rad] per unit of action.
-        foot_geoms, thigh_geoms, trunk_geoms: contact geoms; trunk geoms end an episode.
+        foot_geoms: one shape a leg, its sole.
+        thigh_geoms: one shape a leg, whose contacts cost reward.
+        trunk_geoms: shapes whose contacts end an episode.
+        foot_radius_m: height of a foot shape's centre over the ground when it stands there.
         base_height_m: height of the base origin over the ground when walking.
-        trunk_mass_kg, trunk_com_b: nominal mass and centre of mass [m] of the trunk, as in the MJCF.
+        trunk_mass_kg, trunk_com_b: nominal mass and centre of mass [m] of the base, as in the MJCF.
         camera_pos_b: camera centre in the base frame [m].
         camera_tilt_rad: downward tilt of the optical axis below +x of the base.
         camera_housing: geoms around the camera that it never sees itself, though its error of position may put it inside.
+        actuator: how targets become torques.
+        mirror_joints, mirror_signs: left-right reflection: joint i of the mirrored robot is ``mirror_signs[i]`` times joint
+            ``mirror_joints[i]``. Legs are mirrored in the same way, see `mirror_legs`.
+        mirror_legs: leg i of the mirrored robot is leg ``mirror_legs[i]``.
     """
 
     name: str
@@ -45,18 +54,23 @@ class RobotCfg:
     leg_names: tuple[str, ...]
     default_joint_pos: tuple[float, ...]
     torque_limit_nm: tuple[float, ...]
-    kp: float
-    kd: float
+    kp: tuple[float, ...]
+    kd: tuple[float, ...]
     action_scale: float
     foot_geoms: tuple[str, ...]
     thigh_geoms: tuple[str, ...]
     trunk_geoms: tuple[str, ...]
+    foot_radius_m: float
     base_height_m: float
     trunk_mass_kg: float
     trunk_com_b: tuple[float, float, float]
     camera_pos_b: tuple[float, float, float]
     camera_tilt_rad: float
+    mirror_joints: tuple[int, ...]
+    mirror_signs: tuple[float, ...]
+    mirror_legs: tuple[int, ...]
     camera_housing: tuple[str, ...] = ()
+    actuator: ActuatorCfg = ActuatorCfg()
 
     @property
     def num_joints(self) -> int:
@@ -75,17 +89,21 @@ def _go1() -> RobotCfg:
         leg_names=_LEGS,
         default_joint_pos=tuple(q for leg in _LEGS for q in (-0.1 if leg[1] == "R" else 0.1, 0.9, -1.8)),
         torque_limit_nm=(23.7, 23.7, 35.55) * 4,
-        kp=30.0,
-        kd=0.7,
+        kp=(30.0,) * 12,
+        kd=(0.7,) * 12,
         action_scale=0.25,
         foot_geoms=tuple(f"{leg}_foot" for leg in _LEGS),
         thigh_geoms=tuple(f"{leg}_thigh" for leg in _LEGS),
         trunk_geoms=("trunk", "head"),
+        foot_radius_m=0.023,
         base_height_m=0.28,
         trunk_mass_kg=5.204,
         trunk_com_b=(0.0223, 0.002, -0.0005),
         camera_pos_b=(0.29, 0.0, 0.03),
         camera_tilt_rad=0.5236,
+        mirror_joints=(3, 4, 5, 0, 1, 2, 9, 10, 11, 6, 7, 8),
+        mirror_signs=(-1.0, 1.0, 1.0) * 4,
+        mirror_legs=(1, 0, 3, 2),
         camera_housing=("head",),
     )
 

@@ -19,6 +19,8 @@ MIN_CELL_M = 0.05
 FLAT_TOLERANCE_M = 1e-4
 """A heightfield whose range is below this becomes an infinite plane, twice as fast as a grid."""
 TERRAIN_GEOM = "terrain"
+TERRAIN_MODES = ("heightfield", "boxes", "mesh")
+"""What a scene's ground is made of, see `ground_of`."""
 _BASE_THICKNESS_M = 0.5
 
 

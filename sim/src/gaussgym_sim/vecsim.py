@@ -1,10 +1,12 @@
-"""What every physics backend offers: `VecSim`, its state, and `make_sim`."""
+"""What every physics backend offers: `VecSim`, its state and parameters, and `make_sim`."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from gaussgym_scene.errors import InputError
@@ -12,10 +14,41 @@ from gaussgym_scene.scene import Scene
 from torch import Tensor
 
 from gaussgym_sim.robot import RobotCfg, get_robot
-from gaussgym_sim.terrain import TerrainLookup
+from gaussgym_sim.terrain import TERRAIN_MODES, TerrainLookup
 
-BACKENDS = ("mujoco",)
+ENTRY_POINT_GROUP = "gaussgym.sims"
 SUBSTEP_S = 0.005
+MAX_DELAY_SUBSTEPS = 12
+"""Longest actuator delay, in substeps."""
+
+
+@dataclass(frozen=True)
+class Param:
+    """One quantity of `VecSim.set_params`: ``shape`` per env is '' (a number), 'joints', 'links' or 'xyz'."""
+
+    shape: str
+    unit: str
+    meaning: str
+
+
+PARAMS: dict[str, Param] = {
+    "kp": Param("joints", "Nm/rad", "position gain"),
+    "kd": Param("joints", "Nm s/rad", "velocity gain"),
+    "strength": Param("joints", "1", "factor on the torque, before its limit"),
+    "offset": Param("joints", "rad", "error of a motor's zero: added to its target"),
+    "delay_s": Param("", "s", "between a target and its effect, rounded to substeps, at most 60 ms"),
+    "armature": Param("joints", "kg m^2", "inertia of the rotor, seen from the joint"),
+    "joint_damping": Param("joints", "Nm s/rad", "viscous friction of the joint"),
+    "joint_friction": Param("joints", "Nm", "dry friction of the joint"),
+    "friction": Param("", "1", "sliding friction of all robot shapes; the ground's own does not enter"),
+    "restitution": Param("", "1", "of all robot shapes"),
+    "compliance": Param("", "1", "how much softer contacts are: 0 as the engine has them, 1 twice as slow to push back"),
+    "trunk_mass_kg": Param("", "kg", "mass of the base; its inertia scales with it"),
+    "trunk_com_b": Param("xyz", "m", "centre of mass of the base, in its frame"),
+    "link_mass_factor": Param("links", "1", "factor on mass and inertia of each other body, as `VecSim.link_names`"),
+    "gravity_w": Param("xyz", "m/s^2", "acceleration of free fall"),
+}
+"""What can differ between environments. A backend's `VecSim.capabilities` name those that it has."""
 
 
 @dataclass
@@ -59,24 +92,34 @@ class VecSim(Protocol):
     """E independent copies of one robot, each on the ground of one scene.
 
     Contract: tensors live on ``device``; ``state`` is updated in place; results depend on the inputs alone, never on the
-    number of threads; an env's trajectory does not depend on the other envs; nothing here draws random numbers.
+    number of threads; an env's trajectory does not depend on the other envs; nothing here draws random numbers. Arguments named
+    ``env_ids`` are [R] long, sorted and unique. `gaussgym_sim.testing.CONFORMANCE` is this contract as tests.
     """
 
     robot: RobotCfg
     scenes: list[Scene]
+    """One a slot."""
     num_envs: int
     substep_s: float
     device: torch.device
     scene_of_env: Tensor
-    """[E] long, index into ``scenes``; fixed for the sim's life (`replace_scene` changes what lies there), envs of a scene are
-    consecutive."""
+    """[E] long, the slot of ``scenes`` that each env stands in; `set_scene` changes it, in place."""
     terrain: TerrainLookup
+    """Ground heights, walls and rays of all slots."""
     state: SimState
+    params: dict[str, Tensor]
+    """Values in force, float32 [E, ...], by the names of `PARAMS`; read only, changed in place by `set_params`."""
+    link_names: tuple[str, ...]
+    """Bodies other than the base."""
+    total_mass_kg: float
+    """Of the nominal robot."""
+    capabilities: frozenset[str]
+    """Names of `PARAMS` that `set_params` takes here, and 'mesh' (exact triangles), 'park', 'set_scene', 'state_dict'."""
     invalid_count: int
     """How often a state became non-finite since the start."""
 
     def step(self, target_joint_pos: Tensor, *, substeps: int = 4) -> None:
-        """Advance all envs; every substep applies tau = clip(strength (kp (target - q) - kd qd), limit).
+        """Advance all envs; every substep the robot's actuators turn targets into torques (`gaussgym_sim.actuators`).
 
         Args:
             target_joint_pos: [E, J] position targets [rad], held during the call.
@@ -88,36 +131,83 @@ class VecSim(Protocol):
         self, env_ids: Tensor, *, root_pos_w: Tensor, root_quat_wxyz: Tensor, root_lin_vel_w: Tensor,
         root_ang_vel_b: Tensor, joint_pos: Tensor, joint_vel: Tensor,
     ) -> None:  # fmt: skip
-        """Put envs ``env_ids`` [R] (sorted, unique) into a state; contacts and torques read zero until the next step."""
-        ...
-
-    def park(self, env_ids: Tensor) -> None:
-        """Stop simulating envs ``env_ids`` [R] for good: `step` leaves their state as it is (evaluations whose episodes end)."""
-        ...
-
-    def replace_scene(self, index: int, scene: Scene) -> None:
-        """Put another scene in the place of ``scenes[index]``; its envs get nominal physics and must then be reset.
-
-        Raises:
-            InputError: heights that are not finite; nothing has changed then.
+        """Put envs ``env_ids`` into a state; contacts and torques read zero until the next step, pushes end, and delayed
+        actuators have held ``joint_pos`` until then. Parameters stay.
         """
         ...
 
-    def kick(self, env_ids: Tensor, delta_lin_vel_w: Tensor) -> None:
-        """Add [R, 3] m/s to the base velocity of envs ``env_ids`` [R]."""
+    def set_params(self, env_ids: Tensor, **values: Tensor) -> None:
+        """Set parameters of envs ``env_ids``, each [R, ...] as `PARAMS` says.
+
+        Raises:
+            InputError: a name that this backend does not have; the message lists those that it has.
+        """
         ...
 
-    def set_actuators(self, env_ids: Tensor, *, kp: Tensor, kd: Tensor, strength: Tensor) -> None:
-        """Set gains [R, J] and motor strength [R, J] (factor on the torque before the limit)."""
+    def kick(self, env_ids: Tensor, delta_lin_vel_w: Tensor, delta_ang_vel_b: Tensor | None = None) -> None:
+        """Add [R, 3] m/s and, if given, [R, 3] rad/s to the base velocity of envs ``env_ids``."""
         ...
 
-    def set_friction(self, env_ids: Tensor, friction: Tensor) -> None:
-        """Set the sliding friction [R] of all robot geoms; the ground's own value does not enter."""
+    def push(self, env_ids: Tensor, force_w: Tensor, torque_w: Tensor | None = None) -> None:
+        """Force [R, 3] N at the base's centre of mass, and torque [R, 3] Nm, of envs ``env_ids``; held until the next call or
+        reset.
+        """
         ...
 
-    def set_payload(self, env_ids: Tensor, *, trunk_mass_kg: Tensor, trunk_com_b: Tensor) -> None:
-        """Set the trunk's mass [R] and centre of mass [R, 3]; its inertia scales with the mass."""
+    def raycast(self, origin_w: Tensor, direction_w: Tensor) -> Tensor:
+        """Distance [E, N] m along unit directions [E, N, 3] from origins [E, N, 3] to the ground of each env's scene; infinite
+        where there is none. Robots are not hit.
+        """
         ...
+
+    def park(self, env_ids: Tensor) -> None:
+        """Stop simulating envs ``env_ids`` for good: `step` leaves their state as it is (evaluations whose episodes end)."""
+        ...
+
+    def set_scene(self, env_ids: Tensor, scene: Scene) -> None:
+        """Move envs ``env_ids`` to another scene; they get nominal parameters and must then be reset.
+
+        A scene (the same object) that lies in a slot is moved to; else it takes a slot that no other env stands in.
+
+        Raises:
+            InputError: no slot is free, or the scene's ground is no good; nothing has changed then.
+        """
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the coming trajectories depend on, beside scenes and inputs, as tensors."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on exactly as the sim did whose `state_dict` this is; its scenes must lie in the same slots.
+
+        Raises:
+            InputError: of another robot or number of envs.
+        """
+        ...
+
+    def close(self) -> None:
+        """Free what the process does not free by itself (other processes, shared memory); safe to repeat."""
+        ...
+
+
+def _backend(module: str, name: str) -> Callable[..., VecSim]:
+    def make(*args: Any, **options: Any) -> VecSim:
+        return getattr(import_module(f"gaussgym_sim.{module}"), name)(*args, **options)
+
+    return make
+
+
+BACKENDS: dict[str, Callable[..., VecSim]] = {
+    "mujoco": _backend("mujoco_sim", "MujocoSim"),
+}
+"""Called as (robot cfg, scenes, num_envs, device=, seed=, num_threads=, terrain=). Another package adds one by an entry point of
+group ``gaussgym.sims``."""
+
+
+def backend_names() -> list[str]:
+    """Names of all physics backends."""
+    return sorted({*BACKENDS, *(e.name for e in entry_points(group=ENTRY_POINT_GROUP))})
 
 
 def make_sim(
@@ -129,23 +219,24 @@ def make_sim(
     device: str | torch.device = "cpu",
     seed: int = 0,
     num_threads: int | None = None,
+    terrain: str = "boxes",
 ) -> VecSim:
     """Make a vectorized simulator; envs are split over the scenes as evenly as possible, in order.
 
     Args:
-        backend: 'mujoco' (CPU).
+        backend: 'mujoco' (CPU), or another of `backend_names`.
         robot: registered name or a cfg.
         scenes: at least one.
         num_envs: at least ``len(scenes)``.
         device: where the tensors live; 'mujoco' wants 'cpu'.
-        seed: reserved for backends that draw random numbers; 'mujoco' does not.
+        seed: reserved for backends that draw random numbers; none here does.
         num_threads: physics threads; None = CPUs this process may use.
+        terrain: what a scene's ground is made of, see `gaussgym_sim.terrain.ground_of`: 'heightfield', 'boxes' (and walls and
+            overhangs) or 'mesh' (its triangles).
 
     Raises:
-        InputError: unknown backend or robot, no scene, too few envs, wrong device.
+        InputError: unknown backend, robot or kind of terrain, no scene, too few envs, wrong device.
     """
-    if backend not in BACKENDS:
-        raise InputError(f"unknown physics backend {backend!r}; this version has: {', '.join(BACKENDS)}")
     cfg = get_robot(robot) if isinstance(robot, str) else robot
     if not scenes:
         raise InputError("no scene given; physics needs at least one scene with a heightfield")
@@ -153,8 +244,25 @@ def make_sim(
         raise InputError(
             f"{num_envs} environments for {len(scenes)} scenes; give at least one environment a scene"
         )
-    if torch.device(device).type != "cpu":
-        raise InputError(f"physics backend 'mujoco' runs on the CPU, not on {device!r}; use device='cpu'")
-    from gaussgym_sim.mujoco_sim import MujocoSim
+    if terrain not in TERRAIN_MODES:
+        raise InputError(f"unknown kind of terrain {terrain!r}; choose one of: {', '.join(TERRAIN_MODES)}")
+    options = {"device": torch.device(device), "seed": seed, "num_threads": num_threads, "terrain": terrain}
+    make = BACKENDS.get(backend)
+    for entry in entry_points(group=ENTRY_POINT_GROUP) if make is None else ():
+        if entry.name == backend:
+            make = entry.load()
+    if make is None:
+        raise InputError(f"unknown physics backend {backend!r}; this version has: {', '.join(backend_names())}")
+    return make(cfg, list(scenes), num_envs, **options)
 
-    return MujocoSim(cfg, scenes, num_envs, num_threads=num_threads)
+
+def check_param_names(names: Sequence[str], capabilities: frozenset[str], backend: str) -> None:
+    """Refuse parameters that a backend does not have.
+
+    Raises:
+        InputError: with the names that it has.
+    """
+    for name in names:
+        if name not in PARAMS or name not in capabilities:
+            have = ", ".join(p for p in PARAMS if p in capabilities)
+            raise InputError(f"physics backend {backend!r} has no parameter {name!r}; it has: {have}")
