@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from gaussgym_sim.robot import RobotCfg
 
 KINDS = ("pd", "dc", "net")
+_SAVED = ("kp", "kd", "strength", "offset", "delay", "torque")
 
 
 @dataclass(frozen=True)
@@ -153,16 +154,17 @@ class Actuators:
             self._net.reset(env_ids)
 
     def state_dict(self) -> dict[str, NDArray[Any]]:
-        """Memory, without parameters."""
-        state = {
-            "targets": self._targets.copy(), "began": self._began.copy(), "torque": self.torque.copy(),
-            "clock": np.array([self._newest, self._now]),
-        }  # fmt: skip
+        """Parameters and memory."""
+        state = {name: getattr(self, name).copy() for name in _SAVED}
+        state |= {"targets": self._targets.copy(), "began": self._began.copy()}
+        state["clock"] = np.array([self._newest, self._now])
         return state | ({} if self._net is None else self._net.state_dict())
 
     def load_state_dict(self, state: Mapping[str, NDArray[Any]]) -> None:
         """Inverse of `state_dict`."""
-        self._targets[:], self._began[:], self.torque[:] = state["targets"], state["began"], state["torque"]
+        for name in _SAVED:
+            getattr(self, name)[:] = state[name]
+        self._targets[:], self._began[:] = state["targets"], state["began"]
         self._newest, self._now = (int(x) for x in state["clock"])
         if self._net is not None:
             self._net.load_state_dict(state)

@@ -40,7 +40,9 @@ def effective_cpus() -> int:
 class MujocoSim:
     """`VecSim` on MuJoCo. All buffers are numpy; the tensors of ``state`` and ``params`` are views of them."""
 
-    capabilities = frozenset(PARAMS) - {"restitution"} | {"mesh", "park", "set_scene", "state_dict"}
+    capabilities = frozenset(PARAMS) - {"restitution"} | {
+        "mesh", "park", "set_scene", "state_dict", "deterministic",
+    }  # fmt: skip
 
     def __init__(
         self,

@@ -114,7 +114,8 @@ class VecSim(Protocol):
     total_mass_kg: float
     """Of the nominal robot."""
     capabilities: frozenset[str]
-    """Names of `PARAMS` that `set_params` takes here, and 'mesh' (exact triangles), 'park', 'set_scene', 'state_dict'."""
+    """Names of `PARAMS` that `set_params` takes here, and 'mesh' (exact triangles), 'park', 'set_scene', 'state_dict',
+    'deterministic' (the same inputs give the same bits)."""
     invalid_count: int
     """How often a state became non-finite since the start."""
 
