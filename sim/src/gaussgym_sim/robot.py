@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -72,7 +72,7 @@ class RobotCfg:
     mirror_signs: tuple[float, ...]
     mirror_legs: tuple[int, ...]
     camera_housing: tuple[str, ...] = ()
-    actuator: ActuatorCfg = ActuatorCfg()
+    actuator: ActuatorCfg = field(default_factory=ActuatorCfg)
     speed_limit_rad_s: tuple[float, ...] = ()
 
     @property
