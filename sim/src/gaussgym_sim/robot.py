@@ -142,7 +142,9 @@ def with_dc_motors(robot: RobotCfg, *, stall_factor: float = 1.0) -> RobotCfg:
         InputError: the robot's speed limits are not known.
     """
     if not robot.speed_limit_rad_s:
-        raise InputError(f"robot {robot.name!r} has no speed_limit_rad_s; a DC motor's line needs one a joint")
+        raise InputError(
+            f"robot {robot.name!r} has no speed_limit_rad_s; a DC motor's line needs one a joint"
+        )
     actuator = ActuatorCfg(
         kind="dc",
         stall_torque_nm=tuple(stall_factor * limit for limit in robot.torque_limit_nm),

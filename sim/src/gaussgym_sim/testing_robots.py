@@ -65,9 +65,9 @@ def check_stands_on_slope(
 ) -> list[CheckResult]:
     """A quadruped that holds its default pose stands on a slope, facing up, diagonally, across and down.
 
-    Bounds, all for the second half of the time: torque at most 80 % of the limit; creep 0.1 m (contacts are soft in time: MuJoCo's
-    give way by about a centimetre a second, without friction it would be metres); tilt of the trunk against the ground 20°; and
-    from the start on neither trunk nor thigh touches. Ground and soles have friction 1.
+    Bounds, all for the second half of the time: torque at most 80 % of the limit; creep 0.1 m (soft contacts such as MuJoCo's
+    give way by about a centimetre a second; without friction it would be metres); tilt of the trunk against the ground 20°.
+    Neither trunk nor thigh touches, from the start on. Ground and soles have friction 1.
     """
     sim = make([heights_scene(lambda x, y: math.tan(slope_rad) * x, name="slope")], len(HEADINGS_RAD))
     normal_w = torch.tensor([-math.sin(slope_rad), 0.0, math.cos(slope_rad)])
@@ -118,12 +118,14 @@ def hung_model(robot: RobotCfg) -> mujoco.MjModel:
     return spec.compile()
 
 
-def check_holds_pose_hung(robot: RobotCfg, *, seconds: float = 10.0, kick_rad: float = 0.1) -> list[CheckResult]:
+def check_holds_pose_hung(
+    robot: RobotCfg, *, seconds: float = 10.0, kick_rad: float = 0.1
+) -> list[CheckResult]:
     """Hung from its base, the robot comes back to its default pose from ``kick_rad`` off it, at the project's 5 ms substep.
 
-    The torque law is written out here (position gain, velocity gain, limit), so that nothing else is under test but the model
-    and its gains. Bounds: the last second's error 0.15 rad (weight pulls a limb away from its target by torque over gain) and speed 1e-3 rad/s
-    (a gain too high for the substep trembles), torque 80 % of the limit.
+    The torque law is written out here (position gain, velocity gain, limit), so that nothing is under test but the model and
+    its gains. Bounds, for the last second: error 0.15 rad (weight pulls a limb off its target by torque over gain), speed
+    1e-3 rad/s (a gain too high for the substep trembles), torque 80 % of the limit.
     """
     model = hung_model(robot)
     data = mujoco.MjData(model)

@@ -29,9 +29,12 @@ def quadruped(
         name: of robot and MJCF.
         legs: front right, front left, rear right, rear left.
         joints: names within a leg, from the hip down.
-        front, rear: default pose of the left legs [rad]; that of the right ones is its mirror image.
-        torque_limit_nm, speed_limit_rad_s: of the joints of one leg.
-        kp, kd: gains of all joints.
+        front: default pose of the left front leg [rad]; that of the right one is its mirror image.
+        rear: the same of the left rear leg.
+        torque_limit_nm: of the joints of one leg.
+        speed_limit_rad_s: of the joints of one leg.
+        kp: position gain of all joints.
+        kd: velocity gain of all joints.
         **other: remaining fields of `RobotCfg`.
     """
 

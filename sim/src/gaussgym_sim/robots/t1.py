@@ -50,7 +50,9 @@ def t1() -> RobotCfg:
         camera_pos_b=(0.195, 0.0, 0.355),
         camera_tilt_rad=0.5236,
         mirror_joints=tuple(_JOINTS.index(_mirrored(name)) for name in _JOINTS),
-        mirror_signs=tuple(-1.0 if name.lower().endswith(("roll", "yaw", "waist")) else 1.0 for name in _JOINTS),
+        mirror_signs=tuple(
+            -1.0 if name.lower().endswith(("roll", "yaw", "waist")) else 1.0 for name in _JOINTS
+        ),
         mirror_legs=(1, 0),
         camera_housing=("head",),
     )
