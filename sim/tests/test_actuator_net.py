@@ -1,11 +1,16 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from gaussgym_scene.errors import InputError
 from gaussgym_sim.actuator_net import ACTIVATIONS, ActuatorNet, DenseLayer, LstmLayer, _activate
+from gaussgym_sim.actuators import ActuatorCfg
 from gaussgym_sim.import_actuator import import_torchscript
+from gaussgym_sim.robot import get_robot
+from gaussgym_sim.testing import flat_scene, place
+from gaussgym_sim.vecsim import make_sim
 from torch import nn
 
 MODULES = {
@@ -56,7 +61,7 @@ def script(module, folder):
 def run(net, errors, velocities, joints=1):
     """Torques [T, E, J] of sequences [T, E, J]."""
     runtime = net.start(errors.shape[1], joints)
-    everyone = slice(0, errors.shape[1])
+    everyone = np.arange(errors.shape[1])
     return np.stack([runtime.torque(everyone, e, v).copy() for e, v in zip(errors, velocities, strict=True)])
 
 
@@ -132,7 +137,7 @@ def test_activations_agree_with_torch():
 def test_a_linear_network_is_a_pd_controller():
     net = pd_net(kp=40.0, kd=2.0)
     torque = net.start(2, 3).torque(
-        slice(0, 2), np.full((2, 3), 0.5), np.array([[0, 1, -1], [2, 3, 4]], float)
+        np.arange(2), np.full((2, 3), 0.5), np.array([[0, 1, -1], [2, 3, 4]], float)
     )
     np.testing.assert_allclose(torque, [[20, 18, 22], [16, 14, 12]])
 
@@ -202,23 +207,41 @@ def test_memory_is_each_environments_own(tmp_path):
     for net in nets:
         whole = run(net, errors, velocities, joints=3)
         runtime, out = net.start(9, 3), np.zeros_like(whole)
-        for part in (slice(0, 4), slice(4, 9)):
+        for part in (np.array([0, 3, 4, 8]), np.array([1, 2, 5, 6, 7])):
             for t in range(12):
                 out[t, part] = runtime.torque(part, errors[t, part], velocities[t, part])
         np.testing.assert_array_equal(out, whole)
         runtime = net.start(9, 3)
         for t in range(5):
-            runtime.torque(slice(0, 9), errors[t], velocities[t])
+            runtime.torque(np.arange(9), errors[t], velocities[t])
         runtime.reset(np.array([2, 7]))
         kept = runtime.state_dict()
-        after = [runtime.torque(slice(0, 9), errors[t], velocities[t]).copy() for t in range(5, 12)]
+        after = [runtime.torque(np.arange(9), errors[t], velocities[t]).copy() for t in range(5, 12)]
         fresh = run(net, errors[5:], velocities[5:], joints=3)
         np.testing.assert_array_equal(np.array(after)[:, [2, 7]], fresh[:, [2, 7]])
         others = [i for i in range(9) if i not in (2, 7)]
         np.testing.assert_array_equal(np.array(after)[:, others], whole[5:, others])
         other = net.start(9, 3)
         other.load_state_dict(kept)
-        again = [other.torque(slice(0, 9), errors[t], velocities[t]).copy() for t in range(5, 12)]
+        again = [other.torque(np.arange(9), errors[t], velocities[t]).copy() for t in range(5, 12)]
         np.testing.assert_array_equal(again, after)
         with pytest.raises(InputError, match="another network or number of robots"):
             net.start(8, 3).load_state_dict(kept)
+
+
+def test_a_robot_with_a_network_moves_as_its_pd_controller(tmp_path):
+    """The same law, in float32 instead of float64: two robots part by rounding alone."""
+    robot = replace(get_robot("go1"), kp=(30.0,) * 12, kd=(0.7,) * 12)
+    pd_net(30.0, 0.7).save(tmp_path / "pd.npz")
+    with_net = replace(robot, actuator=ActuatorCfg(kind="net", net=tmp_path / "pd.npz"))
+    states = []
+    for cfg in (robot, with_net):
+        sim = make_sim("mujoco", cfg, [flat_scene()], 3)
+        joints = place(sim, pos_w=torch.tensor([[0.0, 0.0, 1.0]] * 3))
+        for _ in range(5):
+            sim.step(joints + torch.tensor([[0.1], [0.2], [-0.1]]))
+        states.append(sim.state)
+    moved = (states[0].joint_pos - joints).abs()
+    assert moved.max() > 0.05
+    np.testing.assert_allclose(states[1].joint_pos, states[0].joint_pos, atol=2e-5)
+    np.testing.assert_allclose(states[1].joint_torque, states[0].joint_torque, atol=2e-3)

@@ -176,27 +176,26 @@ class NetRuntime:
         }
         self._torque = np.zeros(total, dtype=np.float32)
 
-    def torque(self, envs: slice, error: NDArray[Any], velocity: NDArray[Any]) -> F32:
-        """Torques of this substep of a run of environments, whose memory moves on.
+    def torque(self, envs: NDArray[np.int64], error: NDArray[Any], velocity: NDArray[Any]) -> F32:
+        """Torques of this substep of some environments, whose memory moves on.
 
         Args:
-            envs: n of them.
+            envs: [n] which.
             error: [n, J] target less position [rad].
             velocity: [n, J] [rad/s].
 
         Returns:
-            [n, J] Nm, overwritten by the next call for these environments.
+            [n, J] Nm, overwritten by the next call.
         """
-        first, last, _ = envs.indices(self._num_envs)
-        columns = slice(first * self._joints, last * self._joints)
-        memory = {name: array[..., columns] for name, array in self._memory.items()}
+        torque = self._torque[: error.size]
         _forward(
             np.ascontiguousarray(error, dtype=np.float32).reshape(-1),
             np.ascontiguousarray(velocity, dtype=np.float32).reshape(-1),
-            memory["net_error"], memory["net_velocity"], self._history, self._lstm, memory["net_hidden"],
-            memory["net_cell"], self._dense, self._widths, self._activation, self._torque[columns],
+            (np.asarray(envs)[:, None] * self._joints + np.arange(self._joints)).reshape(-1),
+            self._memory["net_error"], self._memory["net_velocity"], self._history, self._lstm,
+            self._memory["net_hidden"], self._memory["net_cell"], self._dense, self._widths, self._activation, torque,
         )  # fmt: skip
-        return self._torque[columns].reshape(-1, self._joints)
+        return torque.reshape(-1, self._joints)
 
     def reset(self, env_ids: NDArray[np.int64]) -> None:
         """Environments start anew, having stood at their targets."""
@@ -309,41 +308,57 @@ def _lstm_layer(weights, at, source, inputs, hidden, cell, gates):  # noqa: ANN0
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _inputs(error, velocity, past_error, past_velocity, history, first, count, x):  # noqa: ANN001, ANN202
-    """Fill x [inputs, block] from n joints' errors and velocities, now and past, and let the past move on."""
+def _inputs(error, velocity, columns, past_error, past_velocity, history, x):  # noqa: ANN001, ANN202
+    """Fill x [inputs, block] from joints' errors and velocities, now and past, and let the past move on."""
     times, depth = len(history), len(past_error)
-    part = slice(first, first + count)
-    for k in range(times):
-        ago = history[k] - 1
-        x[k, :count] = error[part] if ago < 0 else past_error[ago, part]
-        x[times + k, :count] = velocity[part] if ago < 0 else past_velocity[ago, part]
-    for k in range(depth - 1, 0, -1):
-        past_error[k, part] = past_error[k - 1, part]
-        past_velocity[k, part] = past_velocity[k - 1, part]
-    if depth > 0:
-        past_error[0, part] = error[part]
-        past_velocity[0, part] = velocity[part]
+    for b in range(len(columns)):
+        column = columns[b]
+        for k in range(times):
+            ago = history[k] - 1
+            x[k, b] = error[b] if ago < 0 else past_error[ago, column]
+            x[times + k, b] = velocity[b] if ago < 0 else past_velocity[ago, column]
+        for k in range(depth - 1, 0, -1):
+            past_error[k, column] = past_error[k - 1, column]
+            past_velocity[k, column] = past_velocity[k - 1, column]
+        if depth > 0:
+            past_error[0, column] = error[b]
+            past_velocity[0, column] = velocity[b]
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _remember(memory, columns, block, back):  # noqa: ANN001, ANN202
+    """Copy some columns of memory [H, n] to a block [H, block], or back."""
+    for h in range(len(memory)):
+        for b in range(len(columns)):
+            if back:
+                memory[h, columns[b]] = block[h, b]
+            else:
+                block[h, b] = memory[h, columns[b]]
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def _forward(  # noqa: ANN202
-    error, velocity, past_error, past_velocity, history, lstm, hidden, cell, dense, widths, activation, out,  # noqa: ANN001
+    error, velocity, columns, past_error, past_velocity, history, lstm, hidden, cell, dense, widths, activation, out,  # noqa: ANN001
 ):  # fmt: skip
-    """`NetRuntime.torque` for n joints: [n] inputs, [depth, n] past inputs (newest first), [L, H, n] LSTM memory."""
+    """`NetRuntime.torque` for n joints, whose memory lies in ``columns`` [n] of [depth, N] past inputs (newest first) and of
+    [L, H, N] LSTM memory.
+    """
     layers, cells = hidden.shape[0], hidden.shape[1]
     widest = max(2 * len(history), widths.max())
     a, c = np.zeros((widest, _BLOCK), np.float32), np.zeros((widest, _BLOCK), np.float32)
     gates = np.zeros((4 * cells, _BLOCK), np.float32)
     h, m = np.zeros((layers, cells, _BLOCK), np.float32), np.zeros((layers, cells, _BLOCK), np.float32)
     for first in range(0, len(error), _BLOCK):
-        count = min(_BLOCK, len(error) - first)
-        part = slice(first, first + count)
-        _inputs(error, velocity, past_error, past_velocity, history, first, count, a)
+        part = slice(first, min(first + _BLOCK, len(error)))
+        mine = columns[part]
+        _inputs(error[part], velocity[part], mine, past_error, past_velocity, history, a)
         source, at, inputs = a, 0, 2 * len(history)
         for layer in range(layers):
-            h[layer, :, :count], m[layer, :, :count] = hidden[layer, :, part], cell[layer, :, part]
+            _remember(hidden[layer], mine, h[layer], False)
+            _remember(cell[layer], mine, m[layer], False)
             at = _lstm_layer(lstm, at, source, inputs, h[layer], m[layer], gates)
-            hidden[layer, :, part], cell[layer, :, part] = h[layer, :, :count], m[layer, :, :count]
+            _remember(hidden[layer], mine, h[layer], True)
+            _remember(cell[layer], mine, m[layer], True)
             source, inputs = h[layer], cells
         at = 0
         for layer in range(len(widths) - 1):
@@ -356,4 +371,4 @@ def _forward(  # noqa: ANN202
                 for o in range(outputs):
                     _activate(target[o], activation)
             source, inputs = target, outputs
-        out[part] = source[0, :count]
+        out[part] = source[0, : len(mine)]

@@ -198,7 +198,7 @@ def _difference(path: Path, net: ActuatorNet, module: Any, module_input: _Module
         truth = torque.reshape(-1).double().numpy() * module_input.torque_scale
         if truth.shape != (_ROWS,):
             raise InputError(f"{path}: the module returns {truth.size} numbers for {_ROWS} joints")
-        ours = runtime.torque(slice(0, _ROWS), error, velocity)[:, 0]
+        ours = runtime.torque(np.arange(_ROWS), error, velocity)[:, 0]
         worst, largest = (
             max(worst, float(np.abs(ours - truth).max())),
             max(largest, float(np.abs(truth).max())),
