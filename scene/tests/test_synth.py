@@ -7,7 +7,7 @@ import pytest
 from gaussgym_scene import Scene, synthesize
 from gaussgym_scene.errors import InputError
 from gaussgym_scene.frames import matrix_from_quat_wxyz
-from gaussgym_scene.synth import KINDS
+from gaussgym_scene.synth import KINDS, kind_names
 
 SMALL = {"street": {"length_m": 30.0, "max_splats": 30_000}}
 
@@ -266,3 +266,18 @@ def test_scenes_are_made_quickly(kind, limit_s):
     start = time.process_time()
     synthesize(kind, seed=1)
     assert time.process_time() - start < limit_s
+
+
+def test_a_kind_of_another_package(tmp_path, monkeypatch):
+    (tmp_path / "yard.py").write_text(
+        "from gaussgym_scene.synth import flat\nKIND = (flat.FlatCfg, lambda cfg, seed: flat.make(cfg, seed + 7))\n"
+    )
+    info = tmp_path / "yard-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: yard\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[gaussgym.scenes]\nyard = yard:KIND\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert kind_names() == [*KINDS, "yard"]
+    assert digest(synthesize("yard", 1, length_m=5.0)) == digest(synthesize("flat", 8, length_m=5.0))
+    with pytest.raises(InputError, match=r"unknown, expected one of flat, .*, yard"):
+        synthesize("moon")

@@ -274,3 +274,34 @@ def test_unknown_task():
 def test_random_initial_age():
     env = make_env(num_envs=64, cfg=EnvCfg())
     assert env.episode_length_buf.float().std() > 100
+
+
+def test_reset_with_a_seed_repeats_the_episodes():
+    env = make_env([wavy_scene(), flat_scene()], 6, replace(EnvCfg(), randomize=RandomizeCfg()), seed=1)
+
+    def run():
+        got = [env.reset(seed=5)["proprio"]]
+        got += [env.step(actions(env, i, std=2.0))[0]["proprio"] for i in range(60)]
+        return torch.stack(got)
+
+    first = run()
+    assert torch.equal(first, run())
+    fresh = make_env([wavy_scene(), flat_scene()], 6, replace(EnvCfg(), randomize=RandomizeCfg()), seed=5)
+    assert torch.equal(fresh.get_observations()["proprio"], first[0])
+    assert not torch.equal(env.reset()["proprio"], first[0])
+
+
+def test_final_observations_are_those_before_the_reset():
+    env = make_env([flat_scene()], 3, replace(QUIET, episode_s=0.1))
+    env.keep_final_observations = True
+    env.episode_length_buf[1] = 2
+    endings = []
+    for i in range(5):
+        obs, _, dones, extras = env.step(actions(env, i))
+        assert ("final_ids" in extras) == bool(dones.any())
+        if "final_ids" in extras:
+            endings += extras["final_ids"].tolist()
+            last = extras["final_observations"]["proprio"][:, -12:]
+            assert torch.equal(last, actions(env, i)[extras["final_ids"]])  # the episode's last action
+            assert (obs["proprio"][extras["final_ids"], -12:] == 0).all()  # the new episode's none
+    assert endings == [1, 0, 2]

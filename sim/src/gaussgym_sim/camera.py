@@ -233,6 +233,10 @@ class CameraRig:
         self.K[env_ids, 0, 0] = self._k[0, 0] * focal
         self.K[env_ids, 1, 1] = self._k[1, 1] * focal
 
+    def reseed(self) -> None:
+        """Draw the ids of cameras as from the start, by the seed that the draws now have."""
+        self._generator = None
+
     def _draw_ids(self, count: int, uniform: Uniform) -> Tensor:
         """Ids of new cameras [count], from a generator of their own: episodes do not depend on the kind of camera."""
         if self._generator is None:

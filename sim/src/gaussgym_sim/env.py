@@ -80,6 +80,8 @@ class Env:
         level: [E] curriculum level.
         start_id: [E] number of the running episode in the given starts, -1 without.
         camera: the cameras, or None.
+        keep_final_observations: also give ``extras["final_observations"]``, the groups [R, ...] of the R envs that ended, as they
+            were before their reset, with ``extras["final_ids"]`` [R]; costs a second set of observations in such steps.
     """
 
     def __init__(
@@ -132,8 +134,31 @@ class Env:
             if renderer is not None
             else None
         )
+        self.keep_final_observations = False
+        self._begin_everywhere()
+
+    def reset(self, seed: int | None = None) -> dict[str, Tensor]:
+        """Begin new episodes in all envs, at the first level and with newly drawn physics.
+
+        Args:
+            seed: of all random draws from now on: the same one gives the same episodes again. None: draw on.
+
+        Returns:
+            Observation groups.
+        """
+        if seed is not None:
+            self._uniform.generator.manual_seed(seed)
+            if self.camera is not None:
+                self.camera.reseed()
+        self._begin_everywhere()
+        return self.get_observations()
+
+    def _begin_everywhere(self) -> None:
         everyone = torch.arange(self.num_envs, device=self.device)
-        randomize_physics(sim, everyone, self.cfg.randomize, self._uniform)
+        self.level.zero_()
+        if self._fixed_starts is not None:
+            self._fixed_starts.rewind()
+        randomize_physics(self.sim, everyone, self.cfg.randomize, self._uniform)
         self._start(everyone)
         if self.cfg.random_initial_age:
             self.episode_length_buf[:] = (
@@ -270,6 +295,9 @@ class Env:
         ids = dones.nonzero().squeeze(1)
         if len(ids):
             extras["log"] = self._log(ids, fell, success)
+            if self.keep_final_observations:
+                final = self.get_observations()
+                extras |= {"final_ids": ids, "final_observations": {k: v[ids] for k, v in final.items()}}
             if cfg.curriculum and self.network.num_levels > 1:
                 self._change_levels(ids)
             self._replace_scenes()

@@ -234,6 +234,10 @@ class FixedStarts:
         table = torch.nn.utils.rnn.pad_sequence(queues, batch_first=True)
         return table, length
 
+    def rewind(self) -> None:
+        """Deal from the first start on again."""
+        self._turn.fill_(-1)
+
     def next(self, env_ids: Tensor) -> tuple[Tensor, StartBatch]:
         """(start numbers [R], their starts) of the next episode of envs ``env_ids`` [R]."""
         self._turn[env_ids] += 1
