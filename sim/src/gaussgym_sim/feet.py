@@ -67,7 +67,9 @@ class Gait:
     The phase runs in [-pi, pi): a leg is lifted highest at 0 and is down at +-pi.
     """
 
-    def __init__(self, robot: RobotCfg, num_envs: int, frequency_hz: tuple[float, float], uniform: Uniform) -> None:
+    def __init__(
+        self, robot: RobotCfg, num_envs: int, frequency_hz: tuple[float, float], uniform: Uniform
+    ) -> None:
         """All at phase 0 until `start`."""
         self._range, self._uniform = frequency_hz, uniform
         self._offsets = torch.tensor(leg_phases(robot), device=uniform.device)

@@ -114,6 +114,19 @@ class Task:
     camera_inputs: Callable[[Env], dict[str, Tensor]] | None = None
     check_scenes: Callable[[Sequence[Scene]], None] | None = None
 
+    def weights(self, replaced: Mapping[str, float]) -> dict[str, float]:
+        """Weights [1/s] of the own reward terms that have one, with some replaced by name.
+
+        Raises:
+            InputError: a name that the task does not have.
+        """
+        for name in replaced:
+            if name not in self.rewards:
+                have = ", ".join(self.rewards) or "none of its own"
+                raise InputError(f"task {self.name!r} has no reward term {name!r}; it has: {have}")
+        weights = {name: term.weight for name, term in self.rewards.items()} | dict(replaced)
+        return {name: weight for name, weight in weights.items() if weight != 0.0}
+
 
 _REGISTRY: dict[str, Task] = {}
 
