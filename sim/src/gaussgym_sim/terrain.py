@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import mujoco
 import numpy as np
 import torch
 from gaussgym_scene.errors import InputError
 from gaussgym_scene.heightfield import Heightfield
+from gaussgym_scene.mesh import Mesh
 from gaussgym_scene.scene import Scene
 from numpy.typing import NDArray
 from torch import Tensor
+
+from gaussgym_sim.boxes import Boxes
 
 MIN_CELL_M = 0.05
 """Finer grids are resampled to this: contacts per prism, and with them the cost of a step, grow with resolution."""
@@ -22,6 +27,7 @@ TERRAIN_GEOM = "terrain"
 TERRAIN_MODES = ("heightfield", "boxes", "mesh")
 """What a scene's ground is made of, see `ground_of`."""
 _BASE_THICKNESS_M = 0.5
+_SURFACE: dict[str, Any] = {"contype": 0, "conaffinity": 1, "priority": 0, "friction": [1, 0.005, 0.0001]}
 
 
 def physics_heightfield(scene: Scene, *, min_cell_m: float = MIN_CELL_M) -> Heightfield:
@@ -52,8 +58,61 @@ def is_flat(field: Heightfield) -> bool:
     return float(np.ptp(field.height_m)) < FLAT_TOLERANCE_M
 
 
-def add_terrain(spec: mujoco.MjSpec, field: Heightfield) -> None:
-    """Add the ground to a MuJoCo model as geom ``terrain``: a plane where flat, else a heightfield.
+@dataclass(frozen=True)
+class Ground:
+    """What robots stand on and run into in one scene, for every physics engine and for rays.
+
+    In mode 'mesh' the triangles of ``mesh`` are all that is solid, and the heightfield only answers `TerrainLookup.sample`.
+    """
+
+    heightfield: Heightfield
+    """Heights at the resolution that physics uses."""
+    boxes: Boxes
+    """Walls, overhangs and things above the heightfield; none in the modes 'heightfield' and 'mesh'."""
+    mesh: Mesh | None = None
+    """Exact triangles, in mode 'mesh' alone."""
+    note: str = ""
+    """What `ground_of` did to the scene, in words."""
+
+    @property
+    def is_plane(self) -> bool:
+        """Whether the ground is an infinite plane z = const, boxes aside."""
+        return self.mesh is None and is_flat(self.heightfield)
+
+
+def ground_of(scene: Scene, mode: str = "boxes", *, min_cell_m: float = MIN_CELL_M) -> Ground:
+    """The ground of a scene.
+
+    Args:
+        scene: any scene with a heightfield.
+        mode: one of `TERRAIN_MODES`: 'heightfield' alone; with 'boxes' for what it cannot represent, from the scene's mesh (a
+            scene without a mesh has none); or 'mesh', the mesh's own triangles near the ground.
+        min_cell_m: finest cell of the heightfield [m]; a finer grid is resampled bilinearly to it.
+
+    Raises:
+        InputError: an unknown mode, heights that are not finite.
+    """
+    if mode not in TERRAIN_MODES:
+        raise InputError(f"unknown kind of terrain {mode!r}; choose one of: {', '.join(TERRAIN_MODES)}")
+    field = physics_heightfield(scene, min_cell_m=min_cell_m)
+    return Ground(field, Boxes.none())
+
+
+def add_ground(spec: mujoco.MjSpec, ground: Ground) -> None:
+    """Add the ground to a MuJoCo model.
+
+    Geom ``terrain`` is a plane where the heights are flat, else a heightfield; boxes are geoms ``terrain_box_0`` and so on.
+    They belong to the world, touch whatever has contype 1, and leave friction to the robot's geoms.
+    """
+    _add_heights(spec, ground.heightfield)
+    for i, (centre, half) in enumerate(zip(ground.boxes.centre_m, ground.boxes.half_m, strict=True)):
+        spec.worldbody.add_geom(
+            name=f"{TERRAIN_GEOM}_box_{i}", type=mujoco.mjtGeom.mjGEOM_BOX, pos=centre, size=half, **_SURFACE
+        )
+
+
+def _add_heights(spec: mujoco.MjSpec, field: Heightfield) -> None:
+    """Add geom ``terrain``.
 
     MuJoCo maps the data's minimum to 0 and its maximum to ``size[2]``, so the geom sits at the minimum and ``size[2]`` is
     the range. Rows of ``userdata`` run along +y, columns along +x, as in `Heightfield`.
@@ -61,10 +120,8 @@ def add_terrain(spec: mujoco.MjSpec, field: Heightfield) -> None:
     body = spec.worldbody
     z_min = float(field.height_m.min())
     if is_flat(field):
-        body.add_geom(
-            name=TERRAIN_GEOM, type=mujoco.mjtGeom.mjGEOM_PLANE, size=[0, 0, 1], pos=[0, 0, z_min],
-            contype=0, conaffinity=1, priority=0, friction=[1, 0.005, 0.0001],
-        )  # fmt: skip
+        plane = mujoco.mjtGeom.mjGEOM_PLANE
+        body.add_geom(name=TERRAIN_GEOM, type=plane, size=[0, 0, 1], pos=[0, 0, z_min], **_SURFACE)
         return
     ny, nx = field.height_m.shape
     size_x, size_y = field.size_m
@@ -76,8 +133,13 @@ def add_terrain(spec: mujoco.MjSpec, field: Heightfield) -> None:
     centre = np.asarray(field.origin_xy_m) + np.array([size_x, size_y]) / 2
     body.add_geom(
         name=TERRAIN_GEOM, type=mujoco.mjtGeom.mjGEOM_HFIELD, hfieldname=TERRAIN_GEOM,
-        pos=[float(centre[0]), float(centre[1]), z_min], contype=0, conaffinity=1, priority=0, friction=[1, 0.005, 0.0001],
+        pos=[float(centre[0]), float(centre[1]), z_min], **_SURFACE,
     )  # fmt: skip
+
+
+def add_terrain(spec: mujoco.MjSpec, field: Heightfield) -> None:
+    """`add_ground` of a heightfield alone."""
+    add_ground(spec, Ground(field, Boxes.none()))
 
 
 class TerrainLookup:
@@ -86,8 +148,9 @@ class TerrainLookup:
     Each cell keeps the four coefficients of z = a + b u + c v + d u v, so that a look-up is one gather.
     """
 
-    def __init__(self, fields: Sequence[Heightfield], *, device: torch.device) -> None:
-        """Pack the fields' cells into one flat table."""
+    def __init__(self, grounds: Sequence[Ground | Heightfield], *, device: torch.device) -> None:
+        """Pack the heightfields' cells into one flat table; a bare heightfield is a ground without anything on it."""
+        fields = [g.heightfield if isinstance(g, Ground) else g for g in grounds]
         cells = [_bilinear_coefficients(f.height_m) for f in fields]
         sizes = [len(c) for c in cells]
         as_float = {"dtype": torch.float32, "device": device}
@@ -105,9 +168,9 @@ class TerrainLookup:
         self.flat = torch.tensor([is_flat(f) for f in fields], device=device)
         """[scenes] bool, whether each ground is a plane."""
 
-    def replace(self, index: int, field: Heightfield) -> None:
+    def replace(self, index: int, ground: Ground | Heightfield) -> None:
         """Put another scene's ground in the place of scene ``index``."""
-        one = TerrainLookup([field], device=self._coefficients.device)
+        one = TerrainLookup([ground], device=self._coefficients.device)
         first = int(self._offset[index])
         end = int(self._offset[index + 1]) if index + 1 < len(self._offset) else len(self._coefficients)
         self._coefficients = torch.cat(
