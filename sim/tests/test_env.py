@@ -255,15 +255,17 @@ def test_kicks_happen_at_the_stated_rate():
 def test_randomization_reaches_the_physics():
     cfg = replace(QUIET, randomize=RandomizeCfg())
     env = make_env(num_envs=50, cfg=cfg)
-    part = env.sim._batches[0]
-    friction = part.friction[:, part.robot_geoms[0], 0]
+    slot, params = env.sim._slots[0], env.sim.params
+    friction = slot.batch.expanded("geom_friction")[:, -1, 0]
+    np.testing.assert_array_equal(friction.astype(np.float32), params["friction"].numpy())
     assert 0.5 <= friction.min() < 0.6 < 1.1 < friction.max() <= 1.25
-    mass = part.payload[0][:, 1]
+    mass = slot.batch.expanded("body_mass")[:, 1]
+    np.testing.assert_array_equal(mass.astype(np.float32), params["trunk_mass_kg"].numpy())
     assert 0.85 * 5.204 <= mass.min() < mass.max() <= 1.25 * 5.204
-    assert 27.0 <= env.sim._kp.min() < 28.0 < 32.0 < env.sim._kp.max() <= 33.0
-    nominal = make_env(num_envs=2).sim._batches[0]
-    assert nominal.payload is None
-    assert (nominal.friction[:, nominal.robot_geoms, 0] == 1.0).all()
+    assert 27.0 <= params["kp"].min() < 28.0 < 32.0 < params["kp"].max() <= 33.0
+    nominal = make_env(num_envs=2).sim._slots[0]
+    assert nominal.batch.expanded("body_mass") is None
+    assert nominal.batch.expanded("geom_friction") is None
 
 
 def test_unknown_task():

@@ -193,7 +193,8 @@ class GaussgymVecEnv(LearnEnv):
             self.rotation.load_state(state["rotation"])
             changed = [(slot, n) for slot, n in enumerate(self.rotation.active) if n != before[slot]]
             for slot, number in changed:
-                self.sim.replace_scene(slot, self.rotation.scene(number))
+                envs = (self.sim.scene_of_env == slot).nonzero().squeeze(1)
+                self.sim.set_scene(envs, self.rotation.scene(number))
                 if self._slots is not None:
                     self._slots.show(slot, number)
             self._read_ahead()

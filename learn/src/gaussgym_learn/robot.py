@@ -20,11 +20,11 @@ from gaussgym_sim.camera import CameraCfg
 from gaussgym_sim.commands import PathFollower, PathNetwork, VelocityCommands
 from gaussgym_sim.env import EnvCfg
 from gaussgym_sim.frames import yaw_of
-from gaussgym_sim.mujoco_sim import build_model
+from gaussgym_sim.mujoco_model import build_model
 from gaussgym_sim.randomize import Uniform
 from gaussgym_sim.robot import RobotCfg, get_robot
 from gaussgym_sim.starts import FixedStarts, Starts
-from gaussgym_sim.terrain import is_flat, physics_heightfield
+from gaussgym_sim.terrain import ground_of, is_flat, physics_heightfield
 from numpy.typing import NDArray
 
 from gaussgym_learn.evaluate import evaluation_cfg, fixed_starts
@@ -61,7 +61,7 @@ class PlainRobot:
         renderer: str = "auto",
     ) -> None:
         self.robot, self.cfg, self.starts = robot, cfg, starts
-        self.model = build_model(robot, scene)
+        self.model = build_model(robot, ground_of(scene))
         self.data = mujoco.MjData(self.model)
         self._index_model()
         device = torch.device("cpu")

@@ -403,7 +403,7 @@ class Env:
             return
         changed = self._leaving().nonzero().squeeze(1)
         for index, scene in self._replacements.items():
-            self.sim.replace_scene(index, scene)
+            self.sim.set_scene((self.sim.scene_of_env == index).nonzero().squeeze(1), scene)
         self._replacements.clear()
         self.network = PathNetwork(self.sim.scenes, device=self.device)
         self.follower.change_network(self.network, self.sim.scene_of_env)
