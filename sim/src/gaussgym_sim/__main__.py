@@ -14,7 +14,8 @@ from gaussgym_scene.errors import InputError, StageError
 from gaussgym_scene.scene import Scene
 from tqdm import tqdm
 
-from gaussgym_sim.bench import bench_env, standard_grounds
+from gaussgym_sim.bench.command import Bench
+from gaussgym_sim.grounds import flat_scene
 from gaussgym_sim.testing import CONFORMANCE, missing
 from gaussgym_sim.vecsim import make_sim
 
@@ -34,7 +35,7 @@ class Check:
         def make(scenes: list[Scene], num_envs: int, *, num_threads: int | None = None) -> object:
             return make_sim(self.backend, self.robot, scenes, num_envs, num_threads=num_threads)
 
-        make(standard_grounds()[:1], 1)  # a wrong name is told before the bar starts
+        make([flat_scene()], 1)  # a wrong name is told before the bar starts
         results = []
         for check in tqdm(CONFORMANCE, desc="check", unit="check"):
             if lacking := missing(check, make):  # type: ignore[arg-type]
@@ -49,50 +50,6 @@ class Check:
         failed = [r.name for r in results if not r.passed]
         if failed:
             raise StageError(f"{len(failed)} of {len(results)} checks failed: {', '.join(failed)}")
-
-
-@dataclass
-class Bench:
-    """Measure control steps (50 Hz) and physics steps (200 Hz) a second, per wall second and per CPU second."""
-
-    num_envs: int = 256
-    """Robots."""
-    steps: int = 200
-    """Control steps to time on each ground."""
-    threads: int | None = None
-    """Physics threads; by default the CPUs this process may use."""
-    robot: str = "go1"
-    """Registered robot."""
-    scene: tuple[Path, ...] = ()
-    """Scene folders; by default a plane and 10 cm stairs on 5 cm cells."""
-    json: Path | None = None
-    """File for the numbers."""
-
-    def run(self) -> Path | None:
-        """Print the numbers; return the JSON's path if one was written."""
-        if self.num_envs < 1 or self.steps < 1:
-            raise InputError(f"{self.num_envs} environments, {self.steps} steps: both must be at least 1")
-        torch.set_num_threads(1)
-        grounds = [Scene.load(path) for path in self.scene] or standard_grounds()
-        rows = []
-        for ground in tqdm(grounds, desc="bench", unit="ground"):
-            rows.append(
-                bench_env(
-                    ground,
-                    num_envs=self.num_envs,
-                    steps=self.steps,
-                    robot=self.robot,
-                    num_threads=self.threads,
-                )
-            )
-        for row in rows:
-            print("  ".join(f"{key} {value}" for key, value in row.items()))
-        if self.json is None:
-            return None
-        partial = self.json.with_name(self.json.name + ".partial")
-        partial.write_text(json.dumps(rows, indent=1))
-        partial.replace(self.json)
-        return self.json
 
 
 def main() -> None:
