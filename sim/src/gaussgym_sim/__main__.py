@@ -1,16 +1,15 @@
-"""Command `gaussgym-sim`: check a physics backend, measure its speed."""
+"""Command `gaussgym-sim`: check a physics backend, measure its speed, repeat what went wrong, import."""
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-import torch
 import tyro
 from gaussgym_scene.command import run
-from gaussgym_scene.errors import InputError, StageError
+from gaussgym_scene.errors import StageError
 from gaussgym_scene.scene import Scene
 from tqdm import tqdm
 
@@ -52,9 +51,82 @@ class Check:
             raise StageError(f"{len(failed)} of {len(results)} checks failed: {', '.join(failed)}")
 
 
+@dataclass
+class Replay:
+    """Repeat what a NaN guard saved, to the bit, and show the environment's last steps up to where it went wrong."""
+
+    folder: tyro.conf.Positional[Path]
+    """What the guard wrote, step-..."""
+    last: int = 10
+    """Steps to show."""
+    threads: int | None = None
+    """Physics threads; the result does not depend on them."""
+
+    def run(self) -> None:
+        """Print a line a step, and whether everything came out as it was recorded."""
+        from gaussgym_sim.nan_guard import Finding
+        from gaussgym_sim.replay import Repetition, load_replay
+
+        replay = load_replay(self.folder)
+        repetition = Repetition(replay, num_threads=self.threads)
+        rows = list(tqdm(repetition, total=replay.num_steps, desc="replay", unit="step"))
+        print(f"environment {repetition.env}: base height [m], speed [m/s], joint speed [rad/s], torque [Nm]")
+        for r in rows[-self.last :]:
+            print(
+                f"step {r.step:>8}  {r.base_height_m:9.4g} {r.base_speed_m_s:9.4g} {r.max_joint_speed_rad_s:9.4g} "
+                f"{r.max_torque_nm:9.4g}{'  physics not finite' if r.invalid else ''}"
+            )
+        print(Finding(**replay.settings["finding"]))
+        if different := repetition.differences():
+            raise StageError(
+                f"{self.folder}: the repetition differs from what was recorded in {', '.join(different)}; expected the same bits: "
+                "another version of the physics engine, or another kind of machine?"
+            )
+        print("repeated to the bit")
+
+
+@dataclass
+class ImportActuator:
+    """Turn a TorchScript actuator network (MLP or LSTM) into a file for a robot's ActuatorCfg(kind="net", net=FILE)."""
+
+    file: tyro.conf.Positional[Path]
+    """What torch.jit.save wrote. An MLP takes [N, 2n]: n position errors [rad], newest first, then n velocities [rad/s]; an LSTM
+    takes [N, 1, 2] and its memory, and returns torque and memory."""
+    output: Path
+    """File to write (.npz)."""
+    kind: Literal["auto", "mlp", "lstm"] = "auto"
+    """What it must be."""
+    history: tuple[int, ...] | None = None
+    """An MLP's times in substeps of 5 ms ago; by default 0 1 2 ..."""
+    order: Literal["error_first", "velocity_first"] = "error_first"
+    """Of the inputs."""
+    activation: Literal["auto", "identity", "relu", "elu", "tanh", "sigmoid", "softsign"] = "auto"
+    """Between dense layers; by default the one with which the torques agree."""
+    error_scale: float = 1.0
+    """Factor on errors outside the module."""
+    velocity_scale: float = 1.0
+    """Factor on velocities outside the module."""
+    torque_scale: float = 1.0
+    """Factor on the module's output that gives Nm."""
+
+    def run(self) -> Path:
+        """Write the file; return its path."""
+        from gaussgym_sim.import_actuator import import_torchscript
+
+        options = {k: v for k, v in vars(self).items() if k not in ("file", "output")}
+        net = import_torchscript(self.file, self.output, **options)
+        print(
+            f"{len(net.lstm)} LSTM and {len(net.dense)} dense layers, {net.activation}, torques as the module's"
+        )
+        return self.output
+
+
 def main() -> None:
     """Entry point of `gaussgym-sim`."""
-    chosen = tyro.extras.subcommand_cli_from_dict({"check": Check, "bench": Bench}, prog="gaussgym-sim")
+    chosen = tyro.extras.subcommand_cli_from_dict(
+        {"check": Check, "bench": Bench, "replay": Replay, "import-actuator": ImportActuator},
+        prog="gaussgym-sim",
+    )
     sys.exit(run(chosen.run))
 
 

@@ -102,9 +102,7 @@ class SimRecorder:
         else:
             shape = (self.keep_steps, self.sim.num_envs, self.sim.robot.num_joints)
             targets = torch.zeros(shape, device=self.sim.device)
-        self.stretches.append(
-            Stretch(self.num_steps, self.sim.state_dict(), list(self.sim.scenes), targets)
-        )
+        self.stretches.append(Stretch(self.num_steps, self.sim.state_dict(), list(self.sim.scenes), targets))
 
     def _record(self, name: str, scene: Scene | None = None, **tensors: Tensor | None) -> None:
         copies = {key: value.clone() for key, value in tensors.items() if value is not None}
@@ -131,9 +129,7 @@ class SimRecorder:
         self._record("set_params", env_ids=env_ids, **values)
         self.sim.set_params(env_ids, **values)
 
-    def kick(
-        self, env_ids: Tensor, delta_lin_vel_w: Tensor, delta_ang_vel_b: Tensor | None = None
-    ) -> None:
+    def kick(self, env_ids: Tensor, delta_lin_vel_w: Tensor, delta_ang_vel_b: Tensor | None = None) -> None:
         """See `VecSim.kick`."""
         given = {"delta_lin_vel_w": delta_lin_vel_w, "delta_ang_vel_b": delta_ang_vel_b}
         self._record("kick", env_ids=env_ids, **given)

@@ -163,12 +163,12 @@ class Repetition:
     def differences(self) -> list[str]:
         """Names of the `SimState` fields in which any env is not as it was, to the bit; call it after the last step."""
         state = vars(self.sim.state)
-        return [name for name, value in self.replay.after.items() if not torch.equal(state[name].cpu(), value)]
+        return [
+            name for name, value in self.replay.after.items() if not torch.equal(state[name].cpu(), value)
+        ]
 
 
-def _pack_stretch(
-    stretch: Stretch, arrays: dict[str, NDArray[Any]], scenes: list[Scene]
-) -> dict[str, Any]:
+def _pack_stretch(stretch: Stretch, arrays: dict[str, NDArray[Any]], scenes: list[Scene]) -> dict[str, Any]:
     calls = [
         {
             "name": call.name, "tensors": _pack(call.tensors, arrays), "row": call.row, "substeps": call.substeps,

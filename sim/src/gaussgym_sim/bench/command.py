@@ -66,7 +66,9 @@ class Bench:
                 f"{self.num_envs} environments, {self.steps} steps, {self.rounds} rounds: each must be at least 1"
             )
         torch.set_num_threads(1)
-        bench = _Tables(self, get_robot(self.robot), [Scene.load(p) for p in self.scene] or standard_grounds())
+        bench = _Tables(
+            self, get_robot(self.robot), [Scene.load(p) for p in self.scene] or standard_grounds()
+        )
         if self.full:
             bench.against_gymnasium()  # first: its processes are forks, and no thread runs yet
         bench.rates()
@@ -141,7 +143,8 @@ class _Tables:
             results = self._measure("scaling", runs)
         few, many = str(sizes[0]), str(sizes[-1])
         self._tell(
-            f"cost by number of environments, {scene.name}", results, ("us_per_env_step", "cpu_us_per_env_step", "overhead_percent"),
+            f"cost by number of environments, {scene.name}", results,
+            ("us_per_env_step", "cpu_us_per_env_step", "overhead_percent"),
             cost_of_most_over_fewest=ratio(results, many, few, "us_per_env_step"),
             cpu_cost_of_most_over_fewest=ratio(results, many, few, "cpu_us_per_env_step"),
         )  # fmt: skip
@@ -171,7 +174,9 @@ class _Tables:
             return
         cpus = o.threads or effective_cpus()
         processes = (cpus, 8 * cpus)
-        rivals = [AsyncRun(self.robot, scene, n, steps=max(10, 400 // n), terrain=o.terrain) for n in processes]
+        rivals = [
+            AsyncRun(self.robot, scene, n, steps=max(10, 400 // n), terrain=o.terrain) for n in processes
+        ]
         try:
             with _closing([self._sim(scene, o.num_envs)]) as sims:
                 runs: dict[str, Contestant] = {"ours": EnvRun(sims[0], steps=o.steps)}
@@ -181,9 +186,7 @@ class _Tables:
             for rival in rivals:
                 rival.close()
         key = "control_steps_per_s"
-        best = max(
-            (n for n in runs if n != "ours"), key=lambda name: Spread.of(results[name][key]).median
-        )
+        best = max((n for n in runs if n != "ours"), key=lambda name: Spread.of(results[name][key]).median)
         self._tell(
             f"against gymnasium, {scene.name}, {cpus} threads", results, (key,),
             ours_over_the_best=ratio(results, "ours", best, key),

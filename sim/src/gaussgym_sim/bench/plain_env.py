@@ -23,9 +23,13 @@ class PlainEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
     """
 
     def __init__(
-        self, model: mujoco.MjModel, joints: tuple[NDArray[np.int64], ...], robot: dict[str, Any], start_pos_w: NDArray[np.float64],
+        self,
+        model: mujoco.MjModel,
+        joints: tuple[NDArray[np.int64], ...],
+        robot: dict[str, Any],
+        start_pos_w: NDArray[np.float64],
         substeps: int = 4,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._model, self._data = model, mujoco.MjData(model)
         self._q, self._v, self._u = joints
         self._pose, self._kp, self._kd = (np.array(robot[k]) for k in ("default_joint_pos", "kp", "kd"))

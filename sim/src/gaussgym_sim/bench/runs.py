@@ -40,8 +40,8 @@ def random_actions(num_envs: int, num_actions: int, *, seed: int = 0) -> torch.T
 class EnvRun:
     """An environment under random actions: observations, noise, rewards, resets, every randomization of `RandomizeCfg`.
 
-    Three stopwatches, one inside the other: the whole step, `VecSim.step` in it, and in that the engine's own step: for MuJoCo the
-    calls of `mujoco.batch`, the bare stepping of the very same model, states and controls. What is left is the environment's cost.
+    Three stopwatches, one inside the other: the whole step, `VecSim.step` in it, and in that the engine's own step: for MuJoCo
+    the calls of `mujoco.batch`, the bare stepping of the very same model, states and controls. What is left is overhead.
 
     Args:
         sim: physics; closed by nobody here.
@@ -109,9 +109,9 @@ class SimRun:
     def __init__(self, sim: VecSim, *, steps: int) -> None:
         self._sim, self._steps = sim, steps
         pose = torch.tensor(sim.robot.default_joint_pos)
-        self._targets = (
-            pose + 0.25 * random_actions(sim.num_envs, sim.robot.num_joints).clamp(-1, 1)
-        ).to(sim.device)
+        self._targets = (pose + 0.25 * random_actions(sim.num_envs, sim.robot.num_joints).clamp(-1, 1)).to(
+            sim.device
+        )
         self._start = _standing(sim)
 
     def __call__(self) -> dict[str, float]:
