@@ -79,8 +79,8 @@ class Replay:
         print(Finding(**replay.settings["finding"]))
         if different := repetition.differences():
             raise StageError(
-                f"{self.folder}: the repetition differs from what was recorded in {', '.join(different)}; expected the same bits: "
-                "another version of the physics engine, or another kind of machine?"
+                f"{self.folder}: the repetition differs from what was recorded in {', '.join(different)}; expected the "
+                "same bits: another version of the physics engine, or another kind of machine?"
             )
         print("repeated to the bit")
 

@@ -104,7 +104,7 @@ class SimRecorder:
             targets = torch.zeros(shape, device=self.sim.device)
         self.stretches.append(Stretch(self.num_steps, self.sim.state_dict(), list(self.sim.scenes), targets))
 
-    def _record(self, name: str, scene: Scene | None = None, **tensors: Tensor | None) -> None:
+    def _record(self, name: str, tensors: dict[str, Tensor | None], scene: Scene | None = None) -> None:
         copies = {key: value.clone() for key, value in tensors.items() if value is not None}
         self.stretches[-1].calls.append(Call(name, copies, scene=scene))
 
@@ -121,33 +121,33 @@ class SimRecorder:
 
     def reset(self, env_ids: Tensor, **state: Tensor) -> None:
         """See `VecSim.reset`."""
-        self._record("reset", env_ids=env_ids, **state)
+        self._record("reset", {"env_ids": env_ids, **state})
         self.sim.reset(env_ids, **state)
 
     def set_params(self, env_ids: Tensor, **values: Tensor) -> None:
         """See `VecSim.set_params`."""
-        self._record("set_params", env_ids=env_ids, **values)
+        self._record("set_params", {"env_ids": env_ids, **values})
         self.sim.set_params(env_ids, **values)
 
     def kick(self, env_ids: Tensor, delta_lin_vel_w: Tensor, delta_ang_vel_b: Tensor | None = None) -> None:
         """See `VecSim.kick`."""
         given = {"delta_lin_vel_w": delta_lin_vel_w, "delta_ang_vel_b": delta_ang_vel_b}
-        self._record("kick", env_ids=env_ids, **given)
+        self._record("kick", {"env_ids": env_ids, **given})
         self.sim.kick(env_ids, delta_lin_vel_w, delta_ang_vel_b)
 
     def push(self, env_ids: Tensor, force_w: Tensor, torque_w: Tensor | None = None) -> None:
         """See `VecSim.push`."""
-        self._record("push", env_ids=env_ids, force_w=force_w, torque_w=torque_w)
+        self._record("push", {"env_ids": env_ids, "force_w": force_w, "torque_w": torque_w})
         self.sim.push(env_ids, force_w, torque_w)
 
     def park(self, env_ids: Tensor) -> None:
         """See `VecSim.park`."""
-        self._record("park", env_ids=env_ids)
+        self._record("park", {"env_ids": env_ids})
         self.sim.park(env_ids)
 
     def set_scene(self, env_ids: Tensor, scene: Scene) -> None:
         """See `VecSim.set_scene`."""
-        self._record("set_scene", scene, env_ids=env_ids)
+        self._record("set_scene", {"env_ids": env_ids}, scene)
         self.sim.set_scene(env_ids, scene)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -137,7 +137,7 @@ class _Tables:
         sizes = _FULL_SIZES if o.full else _QUICK_SIZES
         with _closing([self._sim(scene, size) for size in sizes]) as sims:
             runs: dict[str, Contestant] = {
-                str(size): EnvRun(sim, steps=max(2, max(sizes) * 2 // size))
+                str(size): EnvRun(sim, steps=max(2, max(sizes) * 2 // size), settle=60)
                 for size, sim in zip(sizes, sims, strict=True)
             }
             results = self._measure("scaling", runs)
