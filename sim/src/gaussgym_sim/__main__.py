@@ -6,6 +6,7 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 import tyro
@@ -95,9 +96,47 @@ class Bench:
         return self.json
 
 
+@dataclass
+class ImportActuator:
+    """Turn a TorchScript actuator network (MLP or LSTM) into a file for a robot's ActuatorCfg(kind="net", net=FILE)."""
+
+    file: tyro.conf.Positional[Path]
+    """What torch.jit.save wrote. An MLP takes [N, 2n]: n position errors [rad], newest first, then n velocities [rad/s]; an LSTM
+    takes [N, 1, 2] and its memory, and returns torque and memory."""
+    output: Path
+    """File to write (.npz)."""
+    kind: Literal["auto", "mlp", "lstm"] = "auto"
+    """What it must be."""
+    history: tuple[int, ...] | None = None
+    """An MLP's times in substeps of 5 ms ago; by default 0 1 2 ..."""
+    order: Literal["error_first", "velocity_first"] = "error_first"
+    """Of the inputs."""
+    activation: Literal["auto", "identity", "relu", "elu", "tanh", "sigmoid", "softsign"] = "auto"
+    """Between dense layers; by default the one with which the torques agree."""
+    error_scale: float = 1.0
+    """Factor on errors outside the module."""
+    velocity_scale: float = 1.0
+    """Factor on velocities outside the module."""
+    torque_scale: float = 1.0
+    """Factor on the module's output that gives Nm."""
+
+    def run(self) -> Path:
+        """Write the file; return its path."""
+        from gaussgym_sim.import_actuator import import_torchscript
+
+        options = {k: v for k, v in vars(self).items() if k not in ("file", "output")}
+        net = import_torchscript(self.file, self.output, **options)
+        print(
+            f"{len(net.lstm)} LSTM and {len(net.dense)} dense layers, {net.activation}, torques as the module's"
+        )
+        return self.output
+
+
 def main() -> None:
     """Entry point of `gaussgym-sim`."""
-    chosen = tyro.extras.subcommand_cli_from_dict({"check": Check, "bench": Bench}, prog="gaussgym-sim")
+    chosen = tyro.extras.subcommand_cli_from_dict(
+        {"check": Check, "bench": Bench, "import-actuator": ImportActuator}, prog="gaussgym-sim"
+    )
     sys.exit(run(chosen.run))
 
 
