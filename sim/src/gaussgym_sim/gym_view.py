@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gaussgym_sim.camera import CameraRenderer
-from gaussgym_sim.env import TASKS, Env, EnvCfg
+from gaussgym_sim.env import Env, EnvCfg
 from gaussgym_sim.robot import RobotCfg
+from gaussgym_sim.task import task_names
 from gaussgym_sim.vecsim import make_sim
 
 try:
@@ -177,7 +178,7 @@ def _to_numpy(groups: dict[str, Tensor]) -> Arrays:
     return {name: value.cpu().numpy() for name, value in groups.items()}
 
 
-for _task in TASKS:
+for _task in task_names():
     gymnasium.register(
         f"gaussgym/{_task}-v0", vector_entry_point="gaussgym_sim.gym_view:make_vec", kwargs={"task": _task}
     )
