@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from gaussgym_scene.errors import InputError
@@ -27,6 +27,9 @@ from gaussgym_sim.starts import FixedStarts, Starts, StartSampler
 from gaussgym_sim.task import TaskState, get_task
 from gaussgym_sim.terminations import TerminationCfg
 from gaussgym_sim.vecsim import SUBSTEP_S, VecSim
+
+if TYPE_CHECKING:
+    from gaussgym_sim.nan_guard import NanGuard
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,7 @@ class Env:
         uniform: the random numbers of everything here.
         keep_final_observations: also give ``extras["final_observations"]``, the groups [R, ...] of the R envs that ended, as they
             were before their reset, with ``extras["final_ids"]`` [R]; costs a second set of observations in such steps.
+        guard: names and saves what is not finite (`gaussgym_sim.nan_guard`), or None.
     """
 
     def __init__(
@@ -156,6 +160,7 @@ class Env:
         if self.task.state is not None:
             self.task_state = self.task.state(self)
         self.keep_final_observations = False
+        self.guard: NanGuard | None = None
         self._begin_everywhere()
 
     def reset(self, seed: int | None = None) -> dict[str, Tensor]:
@@ -245,9 +250,15 @@ class Env:
         self._refresh()
         self._after_physics()
         reward = self._reward()
+        if self.guard is not None:
+            self._bad_action |= self.guard.check_step(self, action, reward)
+        self.episodes.add(self.rewards.terms, self._command_before, cfg.control_s)
         dones, extras = self._finish()
         self._capture()
-        return self.get_observations(), reward, dones, extras
+        groups = self.get_observations()
+        if self.guard is not None:
+            self.guard.check_observations(groups)
+        return groups, reward, dones, extras
 
     def _disturb(self) -> None:
         """What happens to robots from outside in this step."""
@@ -300,9 +311,7 @@ class Env:
             terrain=self.sim.terrain, scene_ids=self.sim.scene_of_env, follower=self.follower, gait=self.gait,
             goal_radius_m=self.cfg.commands.goal_radius_m,
         )  # fmt: skip
-        reward = self.rewards.compute(inputs, [term(self) for term in self._task_terms])
-        self.episodes.add(self.rewards.terms, command, self.cfg.control_s)
-        return reward
+        return self.rewards.compute(inputs, [term(self) for term in self._task_terms])
 
     def _finish(self) -> tuple[Tensor, dict[str, Any]]:
         """Who ends here, why, and their next start."""
