@@ -1,8 +1,9 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
-from gaussgym_sim.rewards import TERMS, RewardCfg, RewardInputs, compute, weight_table
+from gaussgym_sim.rewards import TERMS, RewardCfg, RewardInputs, Rewards
 
 
 def inputs(**changes):
@@ -55,20 +56,35 @@ def test_terms_by_hand(name):
 
 def test_total_by_hand():
     cfg = RewardCfg()
-    weights = weight_table(cfg, cfg.on_rough_ground(), torch.tensor([False, False]))
-    reward, terms = compute(inputs(), weights)
+    rewards = Rewards(cfg, torch.tensor([False, False]), {"mine": 0.5})
+    reward = rewards.compute(inputs(), [torch.tensor([0.0, 2.0])])
     want = [max(0.0, 0.02 * sum(getattr(cfg, n) * BY_HAND[n][e] for n in TERMS)) for e in (0, 1)]
-    assert reward.tolist() == pytest.approx(want, abs=1e-6)
     assert want[0] == 0.0  # clipped
-    assert want[1] == pytest.approx(0.02 * (1.5 + 0.75 + 0.2 - 0.1 * 0.12))
-    assert terms.shape == (len(TERMS), 2)
+    want[1] += 0.02 * 0.5 * 2.0
+    assert reward.tolist() == pytest.approx(want, abs=1e-6)
+    assert want[1] == pytest.approx(0.02 * (1.5 + 0.75 + 0.2 - 0.1 * 0.12 + 1.0))
+    assert rewards.terms[-1].tolist() == [0.0, 1.0]
+    assert rewards.names[-1] == "mine"
+    assert rewards.terms.shape == (len(rewards.names), 2)
 
 
 def test_rough_weights_go_to_rough_envs():
     cfg = RewardCfg()
     rough = cfg.on_rough_ground()
-    table = weight_table(cfg, rough, torch.tensor([True, False]))
-    row = list(TERMS).index("base_height")
-    assert table[row].tolist() == [-3.0, -10.0]
+    rewards = Rewards(cfg, torch.tensor([True, False]), {})
+    row = rewards.names.index("base_height")
+    assert rewards._weights[row].tolist() == [-3.0, -10.0]
     assert (rough.lin_vel_z, rough.orientation, rough.thigh_contact, rough.pose) == (-0.7, -0.7, -0.3, -0.05)
-    assert table[list(TERMS).index("torque")].tolist() == pytest.approx([-1e-4, -1e-4])
+    assert rewards._weights[rewards.names.index("torque")].tolist() == pytest.approx([-1e-4, -1e-4])
+    rewards.set_rough(torch.tensor([False, False]))
+    assert rewards._weights[row].tolist() == [-10.0, -10.0]
+
+
+def test_terms_without_weight_are_not_computed(monkeypatch):
+    def never(_):
+        raise AssertionError
+
+    monkeypatch.setitem(TERMS, "foot_slip", never)
+    Rewards(replace(RewardCfg(), foot_slip=0.0), torch.tensor([False, True]), {}).compute(inputs())
+    with pytest.raises(AssertionError):
+        Rewards(RewardCfg(), torch.tensor([False, True]), {}).compute(inputs())

@@ -1,5 +1,8 @@
 """Actuators: how position targets become joint torques, every substep, on the CPU. Other engines have twins of `Actuators`."""
 
+# Compiled functions are typed by numba from their arguments.
+# ruff: noqa: ANN001, ANN202
+
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -16,6 +19,7 @@ if TYPE_CHECKING:
     from gaussgym_sim.robot import RobotCfg
 
 KINDS = ("pd", "dc", "net")
+_SAVED = ("kp", "kd", "strength", "offset", "delay", "torque")
 
 
 @dataclass(frozen=True)
@@ -86,69 +90,64 @@ class Actuators:
         self._stall = np.array(cfg.stall_torque_nm) if dc else infinite
         self._no_load = np.array(cfg.no_load_speed_rad_s) if dc else infinite
         self._dc = dc
-        self._max_delay = max_delay
         # Targets change with each call of `begin`, so the last max_delay + 1 of them are all that a delay can reach.
         self._targets = np.tile(np.array(robot.default_joint_pos), (max_delay + 1, num_envs, 1))
         self._began = np.zeros(max_delay + 1, dtype=np.int64)
         self._newest, self._now = 0, 0
-        self._at_delay = np.zeros(max_delay + 1, dtype=np.int32)
+        self._slot = np.zeros((1, max_delay + 1), dtype=np.int32)
         self._net: Any = None
         if cfg.net is not None and cfg.kind == "net":
             from gaussgym_sim.actuator_net import ActuatorNet
 
             self._net = ActuatorNet.load(cfg.net).start(num_envs, joints)
-            self._delayed = np.zeros((num_envs, joints))
 
-    def begin(self, target: NDArray[Any]) -> None:
-        """Targets [E, J] rad from now on."""
-        self._newest = (self._newest + 1) % len(self._targets)
+    def begin(self, target: NDArray[Any], substeps: int) -> None:
+        """Targets [E, J] rad from now on, for so many substeps: `apply` takes the substep's number among these."""
+        count = len(self._targets)
+        self._newest = (self._newest + 1) % count
         self._targets[self._newest] = target
         self._began[self._newest] = self._now
-
-    def end_substep(self) -> None:
-        """Time goes on by one substep, in all environments."""
-        self._now += 1
-
-    def _find_targets(self) -> None:
-        """Which of the kept targets was in force so many substeps ago, for each possible delay."""
-        count = len(self._targets)
-        slot = self._newest
-        for delay in range(self._max_delay + 1):
-            while self._began[slot] > self._now - delay and (slot - 1) % count != self._newest:
-                slot = (slot - 1) % count
-            self._at_delay[delay] = slot
+        # Which of the kept targets was in force so many substeps ago, for each substep and possible delay.
+        self._slot = np.empty((substeps, count), dtype=np.int32)
+        for substep in range(substeps):
+            slot = self._newest
+            for delay in range(count):
+                while self._began[slot] > self._now + substep - delay and (slot - 1) % count != self._newest:
+                    slot = (slot - 1) % count
+                self._slot[substep, delay] = slot
+        self._now += substeps
 
     def apply(
         self,
-        envs: slice,
+        substep: int,
+        envs: NDArray[np.int64],
         qpos: NDArray[np.float64],
         qvel: NDArray[np.float64],
         columns: tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]],
         ctrl: NDArray[np.float64],
     ) -> None:
-        """Write the torques of a run of environments into ``torque`` and into an engine's controls.
+        """Write the torques of some environments into ``torque`` and into an engine's controls.
 
         Args:
-            envs: which.
+            substep: which since `begin`, from 0.
+            envs: [n] which environments.
             qpos: [n, nq] their positions.
             qvel: [n, nv] their velocities.
             columns: of the joints, in the robot's order, in ``qpos``, ``qvel`` and ``ctrl``.
             ctrl: [n, nu] output [Nm].
         """
-        self._find_targets()
-        part = (self.kp[envs], self.kd[envs], self.strength[envs], self.offset[envs])
-        targets, delay, out = self._targets[:, envs], self.delay[envs], self.torque[envs]
+        slots = self._slot[substep]
         if self._net is None:
             _feedback(
-                targets, self._at_delay, delay, *part, self.limit, self._dc, self._stall, self._no_load,
-                qpos, qvel, *columns, out, ctrl,
+                envs, self._targets, slots, self.delay, self.kp, self.kd, self.strength, self.offset, self.limit,
+                self._dc, self._stall, self._no_load, qpos, qvel, *columns, self.torque, ctrl,
             )  # fmt: skip
             return
-        wanted = targets[self._at_delay[delay], np.arange(len(delay))] + self.offset[envs]
-        error = wanted - qpos[:, columns[0]]
-        torque = self._net.torque(envs, error, qvel[:, columns[1]])
-        np.clip(torque * self.strength[envs], -self.limit, self.limit, out=out)
-        ctrl[:, columns[2]] = out
+        wanted = self._targets[slots[self.delay[envs]], envs] + self.offset[envs]
+        torque = self._net.torque(envs, wanted - qpos[:, columns[0]], qvel[:, columns[1]])
+        torque = np.clip(torque * self.strength[envs], -self.limit, self.limit)
+        self.torque[envs] = torque
+        ctrl[:, columns[2]] = torque
 
     def reset(self, env_ids: NDArray[np.int64], joint_pos: NDArray[Any]) -> None:
         """Environments start anew, having held ``joint_pos`` [R, J]."""
@@ -158,16 +157,17 @@ class Actuators:
             self._net.reset(env_ids)
 
     def state_dict(self) -> dict[str, NDArray[Any]]:
-        """Memory, without parameters."""
-        state = {
-            "targets": self._targets.copy(), "began": self._began.copy(), "torque": self.torque.copy(),
-            "clock": np.array([self._newest, self._now]),
-        }  # fmt: skip
+        """Parameters and memory."""
+        state = {name: getattr(self, name).copy() for name in _SAVED}
+        state |= {"targets": self._targets.copy(), "began": self._began.copy()}
+        state["clock"] = np.array([self._newest, self._now])
         return state | ({} if self._net is None else self._net.state_dict())
 
     def load_state_dict(self, state: Mapping[str, NDArray[Any]]) -> None:
         """Inverse of `state_dict`."""
-        self._targets[:], self._began[:], self.torque[:] = state["targets"], state["began"], state["torque"]
+        for name in _SAVED:
+            getattr(self, name)[:] = state[name]
+        self._targets[:], self._began[:] = state["targets"], state["began"]
         self._newest, self._now = (int(x) for x in state["clock"])
         if self._net is not None:
             self._net.load_state_dict(state)
@@ -175,14 +175,33 @@ class Actuators:
 
 @numba.njit(cache=True, nogil=True)
 def _feedback(
-    targets, at_delay, delay, kp, kd, strength, offset, limit, dc, stall, no_load, qpos, qvel, q, v, u, out, ctrl
-):  # noqa: ANN001, ANN202
+    envs,
+    targets,
+    slots,
+    delay,
+    kp,
+    kd,
+    strength,
+    offset,
+    limit,
+    dc,
+    stall,
+    no_load,
+    qpos,
+    qvel,
+    q,
+    v,
+    u,
+    out,
+    ctrl,
+):
     """`ActuatorCfg`'s 'pd' and 'dc' for n environments; no product is fused with a sum, so that results equal numpy's."""
-    for e in range(len(delay)):
-        slot = at_delay[delay[e]]
+    for i in range(len(envs)):
+        e = envs[i]
+        slot = slots[delay[e]]
         for j in range(len(limit)):
-            speed = qvel[e, v[j]]
-            error = targets[slot, e, j] + offset[e, j] - qpos[e, q[j]]
+            speed = qvel[i, v[j]]
+            error = targets[slot, e, j] + offset[e, j] - qpos[i, q[j]]
             tau = strength[e, j] * (kp[e, j] * error - kd[e, j] * speed)
             if dc:
                 most = max(stall[j] * (1.0 - speed / no_load[j]), 0.0)
@@ -190,4 +209,4 @@ def _feedback(
                 tau = min(max(tau, least), most)
             tau = min(max(tau, -limit[j]), limit[j])
             out[e, j] = tau
-            ctrl[e, u[j]] = tau
+            ctrl[i, u[j]] = tau

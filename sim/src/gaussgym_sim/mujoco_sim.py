@@ -1,4 +1,4 @@
-"""MuJoCo on the CPU: one `mujoco.batch.Batch` a scene, explicit PD torques every substep."""
+"""MuJoCo on the CPU: one `mujoco.batch.Batch` a scene, the robot's actuators every substep."""
 
 from __future__ import annotations
 
@@ -10,24 +10,19 @@ from typing import Any
 import mujoco
 import numpy as np
 import torch
-from gaussgym_scene.heightfield import Heightfield
+from gaussgym_scene.errors import InputError
 from gaussgym_scene.scene import Scene
-from mujoco import batch
 from torch import Tensor
 
+from gaussgym_sim.actuators import Actuators
+from gaussgym_sim.mujoco_slot import JointColumns, Slot, StateBuffers, read_state
 from gaussgym_sim.robot import RobotCfg
 from gaussgym_sim.starts import scene_of_env
-from gaussgym_sim.terrain import TerrainLookup, add_terrain, physics_heightfield
-from gaussgym_sim.vecsim import SUBSTEP_S, SimState
+from gaussgym_sim.terrain import TerrainLookup, ground_of
+from gaussgym_sim.vecsim import MAX_DELAY_SUBSTEPS, PARAMS, SUBSTEP_S, SimState, check_param_names
 
-_BAD_STATE = [
-    int(mujoco.mjtWarning.mjWARN_BADQPOS),
-    int(mujoco.mjtWarning.mjWARN_BADQVEL),
-    int(mujoco.mjtWarning.mjWARN_BADQACC),
-]
-_ROOT = 7  # qpos of a free joint: position and quaternion
-_ROOT_V = 6
-_TRUNK_BODY = 1
+_ROOT, _ROOT_V = 7, 6  # numbers of a free joint in qpos (position and quaternion) and qvel
+_ACTUATOR_PARAMS = ("kp", "kd", "strength", "offset")
 
 
 def effective_cpus() -> int:
@@ -42,166 +37,96 @@ def effective_cpus() -> int:
     return count
 
 
-def build_model(robot: RobotCfg, scene: Scene) -> mujoco.MjModel:
-    """The robot on the scene's ground as a plain MuJoCo model (also for rendering or `mj_step`)."""
-    return _compile(robot, physics_heightfield(scene))
-
-
-def _compile(robot: RobotCfg, field: Heightfield) -> mujoco.MjModel:
-    spec = mujoco.MjSpec.from_file(str(robot.mjcf))
-    add_terrain(spec, field)
-    model = spec.compile()
-    model.opt.timestep = SUBSTEP_S
-    return model
-
-
-class _SceneBatch:
-    """The envs of one scene: a batch and the views of it that are read every step."""
-
-    def __init__(self, model: mujoco.MjModel, envs: slice, num_threads: int) -> None:
-        count = envs.stop - envs.start
-        self.model, self.envs = model, envs
-        self.batch = batch.Batch(model, count, min(num_threads, count))
-        self.qpos, self.qvel = self.batch.bind("qpos"), self.batch.bind("qvel")
-        self.ctrl, self.sensors = self.batch.bind("ctrl"), self.batch.bind("sensordata")
-        self.friction = self.batch.expand("geom_friction")
-        self.robot_geoms = np.flatnonzero(model.geom_bodyid > 0)
-        self.payload: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
-        self.moving = np.arange(count, dtype=np.int32)
-
-    def step_once(self, bad: np.ndarray) -> None:
-        """One substep; simulations in which MuJoCo raised an error keep their state and are marked in ``bad``."""
-        try:
-            self.batch.step(None if len(self.moving) == len(self.qpos) else self.moving)
-        except batch.SimulationError as error:
-            bad[np.asarray(error.ids)] = True
-
-
 class MujocoSim:
-    """`VecSim` on MuJoCo. All buffers are numpy; the tensors of ``state`` are views of them."""
+    """`VecSim` on MuJoCo. All buffers are numpy; the tensors of ``state`` and ``params`` are views of them."""
+
+    capabilities = frozenset(PARAMS) - {"restitution"} | {
+        "mesh", "park", "set_scene", "state_dict", "deterministic",
+    }  # fmt: skip
 
     def __init__(
-        self, robot: RobotCfg, scenes: Sequence[Scene], num_envs: int, *, num_threads: int | None = None
+        self,
+        robot: RobotCfg,
+        scenes: Sequence[Scene],
+        num_envs: int,
+        *,
+        device: torch.device | str = "cpu",
+        seed: int = 0,
+        num_threads: int | None = None,
+        terrain: str = "boxes",
     ) -> None:
-        """Compile one model a scene. See `make_sim` for the arguments."""
+        """Compile one model a scene. See `make_sim` for the arguments.
+
+        Raises:
+            InputError: a device other than the CPU; a ground that is no good.
+        """
+        if torch.device(device).type != "cpu":
+            raise InputError(
+                f"physics backend 'mujoco' runs on the CPU, not on {str(device)!r}; use device='cpu'"
+            )
         self.robot, self.scenes, self.num_envs = robot, list(scenes), num_envs
         self.substep_s, self.device = SUBSTEP_S, torch.device("cpu")
         self.num_threads = num_threads or effective_cpus()
         self.invalid_count = 0
-        fields = [physics_heightfield(scene) for scene in self.scenes]
-        self.terrain = TerrainLookup(fields, device=self.device)
+        self._mode = terrain
+        grounds = [ground_of(scene, terrain) for scene in self.scenes]
+        self.terrain = TerrainLookup(grounds, device=self.device)
         owner = scene_of_env(len(self.scenes), num_envs)
-        bounds = np.searchsorted(owner, np.arange(len(self.scenes) + 1))
         self.scene_of_env = torch.from_numpy(owner)
-        self._batches = [
-            _SceneBatch(_compile(robot, field), slice(int(a), int(b)), self.num_threads)
-            for field, a, b in zip(fields, bounds[:-1], bounds[1:], strict=True)
+        self._slots = [
+            Slot(robot, ground, np.flatnonzero(owner == k), self.num_threads)
+            for k, ground in enumerate(grounds)
         ]
-        self._index_model(self._batches[0].model)
-        self.total_mass_kg = float(self._batches[0].model.body_mass.sum())
-        self._allocate()
+        model = self._slots[0].model
+        self._columns = JointColumns.of(model, robot)
+        self.total_mass_kg = float(model.body_mass.sum())
+        base = int(model.jnt_bodyid[0])
+        links = [i for i in range(1, model.nbody) if i != base]
+        self.link_names = tuple(model.body(i).name for i in links)
+        self.actuators = Actuators(robot, num_envs, max_delay=MAX_DELAY_SUBSTEPS)
+        self._parked = np.zeros(num_envs, dtype=bool)
+        self._bad = np.zeros(num_envs, dtype=bool)
+        self._buffers = StateBuffers.zeros(num_envs, robot.num_joints, len(robot.leg_names))
+        self.state = SimState(
+            **{name: torch.from_numpy(array) for name, array in vars(self._buffers).items()}
+        )
+        self._nominal = _nominal_params(robot, model, base, links)
+        self.params = {
+            name: torch.tensor(value, dtype=torch.float32).expand(num_envs, *np.shape(value)).clone()
+            for name, value in self._nominal.items()
+        }
 
-    def _index_model(self, model: mujoco.MjModel) -> None:
-        robot = self.robot
-        joints = [model.joint(name) for name in robot.joint_names]
-        self._q = np.array([j.qposadr[0] for j in joints])
-        self._v = np.array([j.dofadr[0] for j in joints])
-        self._u = np.array([model.actuator(name).id for name in robot.joint_names])
-        self._limit = np.array(robot.torque_limit_nm)
-
-        def columns(names: list[str]) -> np.ndarray:
-            """Sensor columns, [len(names), dim] (or [len(names)] for scalars)."""
-            sensors = [model.sensor(name) for name in names]
-            cols = np.array([np.arange(s.adr[0], s.adr[0] + s.dim[0]) for s in sensors])
-            return cols[:, 0] if cols.shape[1] == 1 else cols
-
-        self._foot_pos = columns([f"{leg}_foot_pos" for leg in robot.leg_names])
-        self._foot_vel = columns([f"{leg}_foot_vel" for leg in robot.leg_names])
-        self._foot_contact = columns([f"{leg}_foot_contact" for leg in robot.leg_names])
-        self._thigh = columns([f"{leg}_thigh_contact" for leg in robot.leg_names])
-        self._trunk = columns([f"{geom}_contact" for geom in robot.trunk_geoms])
-
-    def _allocate(self) -> None:
-        e, j, legs = self.num_envs, self.robot.num_joints, len(self.robot.leg_names)
-        self._kp = np.full((e, j), self.robot.kp)
-        self._kd = np.full((e, j), self.robot.kd)
-        self._strength = np.ones((e, j))
-        self._target = np.tile(np.array(self.robot.default_joint_pos), (e, 1))
-        self._torque = np.zeros((e, j))
-        self._bad = np.zeros(e, dtype=bool)
-        shapes = {
-            "root_pos_w": (3,), "root_quat_wxyz": (4,), "root_lin_vel_w": (3,), "root_ang_vel_b": (3,),
-            "joint_pos": (j,), "joint_vel": (j,), "joint_torque": (j,),
-            "foot_pos_w": (legs, 3), "foot_vel_w": (legs, 3), "foot_force_w": (legs, 3),
-        }  # fmt: skip
-        self._out = {name: np.zeros((e, *shape), dtype=np.float32) for name, shape in shapes.items()}
-        flags = {"foot_contact": (legs,), "thigh_contact": (legs,), "trunk_contact": (), "invalid": ()}
-        self._out |= {name: np.zeros((e, *shape), dtype=bool) for name, shape in flags.items()}
-        self.state = SimState(**{name: torch.from_numpy(array) for name, array in self._out.items()})
+    # ------------------------------------------------------------------ step and reset
 
     def step(self, target_joint_pos: Tensor, *, substeps: int = 4) -> None:
         """See `VecSim.step`."""
-        self._target[:] = target_joint_pos.numpy()
         self._bad[:] = False
-        for part in self._batches:
-            for _ in range(substeps):
-                self._apply_torque(part)
-                part.step_once(self._bad[part.envs])
-            self._read(part, slice(None), contacts=True)
-        self._find_invalid()
+        self.actuators.begin(target_joint_pos.numpy(), substeps)
+        for slot in self._slots:
+            if slot.batch is None:
+                continue
+            for substep in range(substeps):
+                self.actuators.apply(
+                    substep, slot.envs, slot.qpos, slot.qvel, self._columns.joints, slot.ctrl
+                )
+                slot.step_once(self._bad)
+            self._read(slot, slot.every_row, contacts=True)
+            slot.find_invalid(self._bad)
+        self._mark_invalid()
 
-    def _apply_torque(self, part: _SceneBatch) -> None:
-        """Tau = clip(strength (kp (target - q) - kd qd), limit), in place."""
-        envs, torque = part.envs, self._torque[part.envs]
-        np.subtract(self._target[envs], part.qpos[:, self._q], out=torque)
-        torque *= self._kp[envs]
-        torque -= self._kd[envs] * part.qvel[:, self._v]
-        torque *= self._strength[envs]
-        np.clip(torque, -self._limit, self._limit, out=torque)
-        part.ctrl[:, self._u] = torque
+    def _read(self, slot: Slot, rows: np.ndarray, *, contacts: bool) -> None:
+        read_state(slot, rows, self._columns, self.actuators.torque, self._buffers, contacts=contacts)
 
-    def _find_invalid(self) -> None:
-        invalid: Any = self._out["invalid"]
-        for part in self._batches:
-            finite = np.isfinite(part.qpos).all(axis=1) & np.isfinite(part.qvel).all(axis=1)
-            warned = part.batch.warning[:, _BAD_STATE, 1].any(axis=1)
-            invalid[part.envs] = ~finite | warned | self._bad[part.envs]
-        if invalid.any():
-            self.invalid_count += int(invalid.sum())
-            for array in self._out.values():
-                if array.dtype == np.float32:
-                    np.nan_to_num(array, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
-            self._out["root_quat_wxyz"][invalid] = (1.0, 0.0, 0.0, 0.0)
-
-    def _read(self, part: _SceneBatch, rows: slice | np.ndarray, *, contacts: bool) -> None:
-        """Copy rows of a scene's batch into the state buffers; without contacts these read zero."""
-        out = {name: array[part.envs] for name, array in self._out.items()}
-        qpos, qvel, sensors = part.qpos[rows], part.qvel[rows], part.sensors[rows]
-        out["root_pos_w"][rows] = qpos[:, :3]
-        out["root_quat_wxyz"][rows] = qpos[:, 3:_ROOT]
-        out["root_lin_vel_w"][rows] = qvel[:, :3]
-        out["root_ang_vel_b"][rows] = qvel[:, 3:_ROOT_V]
-        out["joint_pos"][rows] = qpos[:, self._q]
-        out["joint_vel"][rows] = qvel[:, self._v]
-        out["foot_pos_w"][rows] = sensors[:, self._foot_pos]
-        out["foot_vel_w"][rows] = sensors[:, self._foot_vel]
-        if contacts:
-            foot = sensors[:, self._foot_contact]
-            out["joint_torque"][rows] = self._torque[part.envs][rows]
-            out["foot_contact"][rows] = foot[..., 0] > 0
-            out["foot_force_w"][rows] = -foot[..., 1:]  # the sensor tells what the foot does to the ground
-            out["thigh_contact"][rows] = sensors[:, self._thigh] > 0
-            out["trunk_contact"][rows] = (sensors[:, self._trunk] > 0).any(axis=1)
-        else:
-            for name in (
-                "joint_torque",
-                "foot_force_w",
-                "foot_contact",
-                "thigh_contact",
-                "trunk_contact",
-                "invalid",
-            ):
-                out[name][rows] = 0
+    def _mark_invalid(self) -> None:
+        invalid = self._buffers.invalid
+        invalid[:] = self._bad
+        if not invalid.any():
+            return
+        self.invalid_count += int(invalid.sum())
+        for array in vars(self._buffers).values():
+            if array.dtype == np.float32:
+                array[invalid] = np.nan_to_num(array[invalid], nan=0.0, posinf=0.0, neginf=0.0)
+        self._buffers.root_quat_wxyz[invalid] = (1.0, 0.0, 0.0, 0.0)
 
     def reset(
         self, env_ids: Tensor, *, root_pos_w: Tensor, root_quat_wxyz: Tensor, root_lin_vel_w: Tensor,
@@ -210,66 +135,186 @@ class MujocoSim:
         """See `VecSim.reset`."""
         qpos_root = torch.cat((root_pos_w, root_quat_wxyz), dim=1).numpy()
         qvel_root = torch.cat((root_lin_vel_w, root_ang_vel_b), dim=1).numpy()
-        q, v = joint_pos.numpy(), joint_vel.numpy()
-        for part, rows, picked in self._split(env_ids):
-            part.batch.reset(rows, stage=mujoco.mjtStage.mjSTAGE_NONE)
-            part.qpos[rows[:, None], np.arange(_ROOT)] = qpos_root[picked]
-            part.qvel[rows[:, None], np.arange(_ROOT_V)] = qvel_root[picked]
-            part.qpos[rows[:, None], self._q] = q[picked]
-            part.qvel[rows[:, None], self._v] = v[picked]
-            part.batch.forward(rows, stage=mujoco.mjtStage.mjSTAGE_VEL)
-            self._read(part, rows, contacts=False)
+        joints, velocities = joint_pos.numpy(), joint_vel.numpy()
+        q, v, _ = self._columns.joints
+        self.actuators.reset(env_ids.numpy(), joints)
+        for slot, rows, picked in self._split(env_ids):
+            slot.batch.reset(rows, stage=mujoco.mjtStage.mjSTAGE_NONE)
+            column = rows[:, None]
+            slot.qpos[column, np.arange(_ROOT)] = qpos_root[picked]
+            slot.qvel[column, np.arange(_ROOT_V)] = qvel_root[picked]
+            slot.qpos[column, q] = joints[picked]
+            slot.qvel[column, v] = velocities[picked]
+            slot.batch.forward(rows, stage=mujoco.mjtStage.mjSTAGE_VEL)
+            self._read(slot, rows, contacts=False)
 
     def park(self, env_ids: Tensor) -> None:
         """See `VecSim.park`."""
-        for part, rows, _ in self._split(env_ids):
-            part.moving = np.setdiff1d(part.moving, rows.astype(np.int32))
+        self._parked[env_ids.numpy()] = True
+        for slot in self._slots:
+            slot.moving = np.flatnonzero(~self._parked[slot.envs]).astype(np.int32)
 
-    def replace_scene(self, index: int, scene: Scene) -> None:
-        """See `VecSim.replace_scene`. Compiles one model; the other scenes' batches stay as they are."""
-        field = physics_heightfield(scene)
-        envs = self._batches[index].envs
-        self._batches[index] = _SceneBatch(_compile(self.robot, field), envs, self.num_threads)
-        self.terrain.replace(index, field)
-        self.scenes[index] = scene
-        self._kp[envs], self._kd[envs], self._strength[envs] = self.robot.kp, self.robot.kd, 1.0
+    def close(self) -> None:
+        """See `VecSim.close`; nothing outlives the process here."""
 
-    def kick(self, env_ids: Tensor, delta_lin_vel_w: Tensor) -> None:
+    # ------------------------------------------------------------------ disturbances and parameters
+
+    def kick(self, env_ids: Tensor, delta_lin_vel_w: Tensor, delta_ang_vel_b: Tensor | None = None) -> None:
         """See `VecSim.kick`."""
-        delta = delta_lin_vel_w.numpy()
-        for part, rows, picked in self._split(env_ids):
-            part.qvel[rows[:, None], np.arange(3)] += delta[picked]
-            self._out["root_lin_vel_w"][part.envs][rows] = part.qvel[rows, :3]
+        for slot, rows, picked in self._split(env_ids):
+            slot.qvel[rows[:, None], np.arange(3)] += delta_lin_vel_w.numpy()[picked]
+            self._buffers.root_lin_vel_w[slot.envs[rows]] = slot.qvel[rows, :3]
+            if delta_ang_vel_b is not None:
+                slot.qvel[rows[:, None], np.arange(3, 6)] += delta_ang_vel_b.numpy()[picked]
+                self._buffers.root_ang_vel_b[slot.envs[rows]] = slot.qvel[rows, 3:6]
 
-    def set_actuators(self, env_ids: Tensor, *, kp: Tensor, kd: Tensor, strength: Tensor) -> None:
-        """See `VecSim.set_actuators`."""
+    def push(self, env_ids: Tensor, force_w: Tensor, torque_w: Tensor | None = None) -> None:
+        """See `VecSim.push`."""
+        for slot, rows, picked in self._split(env_ids):
+            wrench = slot.wrench
+            wrench[rows[:, None], slot.base, np.arange(3)] = force_w.numpy()[picked]
+            torque = 0.0 if torque_w is None else torque_w.numpy()[picked]
+            wrench[rows[:, None], slot.base, np.arange(3, 6)] = torque
+
+    def raycast(self, origin_w: Tensor, direction_w: Tensor) -> Tensor:
+        """See `VecSim.raycast`."""
+        return self.terrain.raycast(origin_w, direction_w, self.scene_of_env)
+
+    def set_params(self, env_ids: Tensor, **values: Tensor) -> None:
+        """See `VecSim.set_params`. Robot shapes have contact priority over the ground: theirs is the friction in force."""
+        check_param_names(list(values), self.capabilities, "mujoco")
         ids = env_ids.numpy()
-        self._kp[ids], self._kd[ids], self._strength[ids] = kp.numpy(), kd.numpy(), strength.numpy()
+        given = {name: value.numpy() for name, value in values.items()}
+        for name, value in values.items():
+            self.params[name][env_ids] = value
+        for name in _ACTUATOR_PARAMS:
+            if name in given:
+                getattr(self.actuators, name)[ids] = given.pop(name)
+        if "delay_s" in given:
+            self.actuators.delay[ids] = _delay_substeps(given.pop("delay_s"))
+        if given:
+            for slot, rows, picked in self._split(env_ids):
+                slot.set_params(rows, {name: value[picked] for name, value in given.items()}, self._columns)
 
-    def set_friction(self, env_ids: Tensor, friction: Tensor) -> None:
-        """See `VecSim.set_friction`. Robot geoms have contact priority over the ground, so theirs is the value in force."""
-        values = friction.numpy()
-        for part, rows, picked in self._split(env_ids):
-            part.friction[rows[:, None], part.robot_geoms, 0] = values[picked, None]
+    # ------------------------------------------------------------------ scenes
 
-    def set_payload(self, env_ids: Tensor, *, trunk_mass_kg: Tensor, trunk_com_b: Tensor) -> None:
-        """See `VecSim.set_payload`."""
-        mass, com = trunk_mass_kg.numpy(), trunk_com_b.numpy()
-        for part, rows, picked in self._split(env_ids):
-            if part.payload is None:
-                part.payload = tuple(part.batch.expand(f) for f in ("body_mass", "body_ipos", "body_inertia"))
-            masses, coms, inertias = part.payload
-            model = part.model
-            factor = mass[picked] / model.body_mass[_TRUNK_BODY]
-            masses[rows, _TRUNK_BODY] = mass[picked]
-            coms[rows, _TRUNK_BODY] = com[picked]
-            inertias[rows, _TRUNK_BODY] = model.body_inertia[_TRUNK_BODY] * factor[:, None]
-            part.batch.set_const(rows)
-
-    def _split(self, env_ids: Tensor) -> Iterator[tuple[_SceneBatch, np.ndarray, np.ndarray]]:
-        """Yield (scene batch, its local rows, mask of ``env_ids``) for the scenes concerned."""
+    def set_scene(self, env_ids: Tensor, scene: Scene) -> None:
+        """See `VecSim.set_scene`. Compiles a model where the scene is new, and moves the state of envs that stay."""
         ids = env_ids.numpy()
-        for part in self._batches:
-            picked = (ids >= part.envs.start) & (ids < part.envs.stop)
-            if picked.any():
-                yield part, ids[picked] - part.envs.start, picked
+        index = self._slot_for(ids, scene)
+        new = self.scenes[index] is not scene
+        ground = ground_of(scene, self._mode) if new else self._slots[index].ground
+        owner = self.scene_of_env.numpy()
+        left = set(owner[ids].tolist()) - {index}
+        if new:
+            self._slots[index] = Slot(self.robot, ground, ids, self.num_threads)
+            self.terrain.replace(index, ground)
+            self.scenes[index] = scene
+        else:
+            joined = np.union1d(np.setdiff1d(self._slots[index].envs, ids), ids)
+            self._slots[index] = self._slots[index].with_envs(joined, fresh=ids)
+        for other in left:
+            stay = np.setdiff1d(self._slots[other].envs, ids)
+            self._slots[other] = self._slots[other].with_envs(stay)
+        owner[ids] = index
+        for name in _ACTUATOR_PARAMS:
+            getattr(self.actuators, name)[ids] = self._nominal[name]
+        self.actuators.delay[ids] = 0
+        for name, value in self._nominal.items():
+            self.params[name][env_ids] = torch.tensor(value, dtype=torch.float32)
+        for slot in self._slots:
+            slot.moving = np.flatnonzero(~self._parked[slot.envs]).astype(np.int32)
+
+    def _slot_for(self, ids: np.ndarray, scene: Scene) -> int:
+        for index, held in enumerate(self.scenes):
+            if held is scene:
+                return index
+        mine = np.zeros(self.num_envs, dtype=bool)
+        mine[ids] = True
+        for index, slot in enumerate(self._slots):
+            if mine[slot.envs].all():
+                return index
+        raise InputError(
+            f"no slot for scene {scene.name!r}: other environments stand in each of the {len(self.scenes)} scenes; "
+            "move all environments of one"
+        )
+
+    # ------------------------------------------------------------------ whole state
+
+    def state_dict(self) -> dict[str, Any]:
+        """See `VecSim.state_dict`."""
+        return {
+            "robot": self.robot.name,
+            "scene_of_env": self.scene_of_env.clone(),
+            "invalid_count": self.invalid_count,
+            "parked": torch.from_numpy(self._parked.copy()),
+            "state": {name: tensor.clone() for name, tensor in vars(self.state).items()},
+            "params": {name: tensor.clone() for name, tensor in self.params.items()},
+            "actuators": _tensors(self.actuators.state_dict()),
+            "slots": [_tensors(slot.state_dict()) for slot in self._slots],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """See `VecSim.load_state_dict`."""
+        shape = tuple(state["state"]["joint_pos"].shape)
+        if state["robot"] != self.robot.name or shape != (self.num_envs, self.robot.num_joints):
+            raise InputError(
+                f"physics state of robot {state['robot']!r} with joint positions {list(shape)}, expected "
+                f"{self.robot.name!r} with {[self.num_envs, self.robot.num_joints]}; resume with the same settings"
+            )
+        self.scene_of_env[:] = state["scene_of_env"]
+        self.invalid_count = int(state["invalid_count"])
+        self._parked[:] = state["parked"].numpy()
+        self.actuators.load_state_dict({name: value.numpy() for name, value in state["actuators"].items()})
+        for name, tensor in vars(self.state).items():
+            tensor[:] = state["state"][name]
+        for name, tensor in self.params.items():
+            tensor[:] = state["params"][name]
+        for index, (slot, saved) in enumerate(zip(self._slots, state["slots"], strict=True)):
+            envs = np.flatnonzero(self.scene_of_env.numpy() == index)
+            # A slot from its model alone: fields that the saved one did not vary must be the model's again.
+            fresh = Slot(self.robot, slot.ground, envs, self.num_threads, model=slot.model)
+            fresh.load_state_dict({name: value.numpy() for name, value in saved.items()})
+            fresh.moving = np.flatnonzero(~self._parked[envs]).astype(np.int32)
+            self._slots[index] = fresh
+
+    def _split(self, env_ids: Tensor) -> Iterator[tuple[Slot, np.ndarray, np.ndarray]]:
+        """Yield (slot, its rows, which of ``env_ids`` they are) for the slots concerned."""
+        ids = env_ids.numpy()
+        if len(ids) == 0:
+            return
+        owner = self.scene_of_env.numpy()[ids]
+        for index in np.unique(owner):
+            slot, picked = self._slots[index], np.flatnonzero(owner == index)
+            yield slot, np.searchsorted(slot.envs, ids[picked]), picked
+
+
+def _delay_substeps(delay_s: np.ndarray) -> np.ndarray:
+    substeps = np.rint(delay_s / SUBSTEP_S).astype(np.int32)
+    if substeps.min() < 0 or substeps.max() > MAX_DELAY_SUBSTEPS:
+        raise InputError(
+            f"actuator delays of {delay_s.min():g} to {delay_s.max():g} s, expected 0 to "
+            f"{MAX_DELAY_SUBSTEPS * SUBSTEP_S:g} s"
+        )
+    return substeps
+
+
+def _nominal_params(
+    robot: RobotCfg, model: mujoco.MjModel, base: int, links: list[int]
+) -> dict[str, np.ndarray]:
+    """Values of all `PARAMS` (restitution aside) before anything was set."""
+    joints = JointColumns.of(model, robot).joints[1]
+    shapes = np.flatnonzero(model.geom_bodyid > 0)
+    count = robot.num_joints
+    return {
+        "kp": np.array(robot.kp), "kd": np.array(robot.kd), "strength": np.ones(count), "offset": np.zeros(count),
+        "delay_s": np.array(0.0), "armature": model.dof_armature[joints].copy(),
+        "joint_damping": model.dof_damping[joints].copy(), "joint_friction": model.dof_frictionloss[joints].copy(),
+        "friction": model.geom_friction[shapes[0], 0].copy(), "compliance": np.array(0.0),
+        "trunk_mass_kg": model.body_mass[base].copy(), "trunk_com_b": model.body_ipos[base].copy(),
+        "link_mass_factor": np.ones(len(links)), "gravity_w": model.opt.gravity.copy(),
+    }  # fmt: skip
+
+
+def _tensors(arrays: dict[str, np.ndarray]) -> dict[str, Tensor]:
+    return {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}

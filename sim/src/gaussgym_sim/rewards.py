@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -91,22 +91,43 @@ TERMS: dict[str, Callable[[RewardInputs], Tensor]] = {
 """Every term unweighted, [E]. `RewardCfg` has one weight each."""
 
 
-def compute(inputs: RewardInputs, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Total reward of one control step and its terms.
+class Rewards:
+    """Weighted sum of the terms that have a weight, for E envs.
 
-    Args:
-        inputs: see `RewardInputs`.
-        weights: [T, E] weight of each term for each env, in the order of `TERMS`.
-
-    Returns:
-        (reward [E] = control_s x max(0, sum of weighted terms), weighted terms [T, E] as rates a second).
+    Attributes:
+        names: of the terms that are computed, the task's own last.
+        terms: [T, E] weighted terms of the last step, rates a second.
     """
-    terms = torch.stack([term(inputs) for term in TERMS.values()]).mul_(weights)
-    return terms.sum(dim=0).clamp_(min=0.0).mul_(inputs.control_s), terms
 
+    def __init__(self, cfg: RewardCfg, rough: Tensor, extra: Mapping[str, float]) -> None:
+        """Weights of each env, by whether its ground is rough.
 
-def weight_table(flat: RewardCfg, rough: RewardCfg, is_rough: Tensor) -> Tensor:
-    """Weights [T, E]: ``rough`` where ``is_rough`` [E], else ``flat``."""
-    columns = [[getattr(cfg, name) for name in TERMS] for cfg in (flat, rough)]
-    table = torch.tensor(columns, dtype=torch.float32, device=is_rough.device)
-    return table[is_rough.long()].T.contiguous()
+        Args:
+            cfg: weights on planes; those on rough ground follow from it.
+            rough: [E] bool.
+            extra: weights of terms that `compute` is given, in their order.
+        """
+        self._cfgs, self._extra = (cfg, cfg.on_rough_ground()), dict(extra)
+        active = [n for n in TERMS if any(getattr(c, n) != 0.0 for c in self._cfgs)]
+        self._functions = [TERMS[n] for n in active]
+        self.names = (*active, *self._extra)
+        self.terms = torch.zeros(len(self.names), len(rough), device=rough.device)
+        self._weights = torch.zeros_like(self.terms)
+        self.set_rough(rough)
+
+    def set_rough(self, rough: Tensor) -> None:
+        """Change which envs stand on rough ground, [E] bool."""
+        core = self.names[: len(self._functions)]
+        columns = [[getattr(c, n) for n in core] + list(self._extra.values()) for c in self._cfgs]
+        self._weights.copy_(torch.tensor(columns, device=rough.device)[rough.long()].T)
+
+    def compute(self, inputs: RewardInputs, extra: Sequence[Tensor] = ()) -> Tensor:
+        """Total reward [E] of one control step: control_s x max(0, sum of weighted terms).
+
+        Args:
+            inputs: see `RewardInputs`.
+            extra: unweighted values [E] of the task's own terms.
+        """
+        values = [function(inputs) for function in self._functions]
+        torch.stack([*values, *extra], out=self.terms).mul_(self._weights)
+        return self.terms.sum(dim=0).clamp_(min=0.0).mul_(inputs.control_s)

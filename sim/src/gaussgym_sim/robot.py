@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -70,7 +70,7 @@ class RobotCfg:
     mirror_signs: tuple[float, ...]
     mirror_legs: tuple[int, ...]
     camera_housing: tuple[str, ...] = ()
-    actuator: ActuatorCfg = ActuatorCfg()
+    actuator: ActuatorCfg = field(default_factory=ActuatorCfg)
 
     @property
     def num_joints(self) -> int:

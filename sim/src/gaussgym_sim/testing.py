@@ -1,102 +1,32 @@
-"""Grounds to test on, and the conformance checks that every `VecSim` backend must pass."""
+"""Conformance: what every physics backend does, against analytic truth. The same checks are `gaussgym-sim check`."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import torch
-from gaussgym_scene.heightfield import Heightfield
-from gaussgym_scene.paths import Paths
-from gaussgym_scene.scene import Scene
-from numpy.typing import NDArray
 from torch import Tensor
 
-from gaussgym_sim.vecsim import SUBSTEP_S, VecSim
+from gaussgym_sim.grounds import (
+    GRAVITY_M_S2,
+    CheckResult,
+    MakeSim,
+    flat_scene,
+    heights_scene,
+    place,
+    random_walk,
+    stand,
+    straight_path,
+    wavy_scene,
+)
+from gaussgym_sim.testing_contract import CONTRACT_CHECKS, Check, needs
+from gaussgym_sim.vecsim import SUBSTEP_S
 
-GRAVITY_M_S2 = 9.81
-FOOT_RADIUS_M = 0.023
-MakeSim = Callable[..., VecSim]
-"""(scenes, num_envs, num_threads=...) → sim."""
-
-
-def straight_path(length_m: float, *, y_m: float = 0.0, half_width_m: float = 1.0, path_id: int = 0) -> Paths:
-    """A line along x, centred on the origin, a point every 0.25 m; z is 0."""
-    x = np.arange(-length_m / 2, length_m / 2 + 1e-6, 0.25)
-    points = np.stack([x, np.full_like(x, y_m), 0 * x, 0 * x], axis=1).astype(np.float32)
-    return Paths(points, np.full(len(x), path_id, np.int32), np.full(len(x), half_width_m, np.float32))
-
-
-def flat_scene(*, z_m: float = 0.0, length_m: float = 30.0) -> Scene:
-    """Level ground at height ``z_m`` with one straight path."""
-    heights = np.full((21, 161), z_m, np.float32)
-    field = Heightfield(heights, 0.25, np.array([-20.0, -2.5]), np.ones_like(heights, bool))
-    return Scene("flat", heightfield=field, paths=straight_path(length_m))
-
-
-def heights_scene(
-    height_of: Callable[[NDArray, NDArray], NDArray],
-    *,
-    cell_m: float = 0.1,
-    origin_xy_m: tuple[float, float] = (-6.0, -2.0),
-    size_m: tuple[float, float] = (12.0, 5.0),
-    name: str = "heights",
-) -> Scene:
-    """Ground z = height_of(x, y) on a grid that is neither square nor centred, with one path along x."""
-    x = origin_xy_m[0] + cell_m * np.arange(round(size_m[0] / cell_m) + 1)
-    y = origin_xy_m[1] + cell_m * np.arange(round(size_m[1] / cell_m) + 1)
-    heights = height_of(*np.meshgrid(x, y)).astype(np.float32)
-    field = Heightfield(heights, cell_m, np.array(origin_xy_m), np.ones_like(heights, bool))
-    return Scene(name, heightfield=field, paths=straight_path(size_m[0] - 2.0, half_width_m=0.5))
-
-
-def wavy_scene() -> Scene:
-    """Smooth ground without any symmetry, above and below zero."""
-    return heights_scene(lambda x, y: 0.7 + 0.08 * x - 0.15 * y + 0.03 * np.sin(1.3 * x + 0.4 * y))
-
-
-def place(
-    sim: VecSim,
-    *,
-    pos_w: Tensor,
-    quat_wxyz: Tensor | None = None,
-    lin_vel_w: Tensor | None = None,
-    ang_vel_b: Tensor | None = None,
-    env_ids: Tensor | None = None,
-) -> Tensor:
-    """Reset envs (default all) to base positions [R, 3] in the default pose; returns the default joint positions [E, J]."""
-    ids = torch.arange(sim.num_envs) if env_ids is None else env_ids
-    count = len(ids)
-    upright = torch.tensor([1.0, 0.0, 0.0, 0.0]).repeat(count, 1)
-    joints = torch.tensor(sim.robot.default_joint_pos).repeat(sim.num_envs, 1)
-    sim.reset(
-        ids,
-        root_pos_w=pos_w,
-        root_quat_wxyz=upright if quat_wxyz is None else quat_wxyz,
-        root_lin_vel_w=torch.zeros(count, 3) if lin_vel_w is None else lin_vel_w,
-        root_ang_vel_b=torch.zeros(count, 3) if ang_vel_b is None else ang_vel_b,
-        joint_pos=joints[ids],
-        joint_vel=torch.zeros(count, sim.robot.num_joints),
-    )
-    return joints
-
-
-@dataclass(frozen=True)
-class CheckResult:
-    """One measured number against what it should be."""
-
-    name: str
-    measured: float
-    expected: float
-    tolerance: float
-    unit: str
-
-    @property
-    def passed(self) -> bool:
-        """Within tolerance (NaN is not)."""
-        return abs(self.measured - self.expected) <= self.tolerance
+__all__ = [
+    "CONFORMANCE", "CheckResult", "MakeSim", "flat_scene", "heights_scene", "missing", "place", "random_walk", "stand",
+    "straight_path", "wavy_scene",
+]  # fmt: skip
 
 
 def check_free_fall(make: MakeSim) -> list[CheckResult]:
@@ -118,21 +48,13 @@ def check_free_fall(make: MakeSim) -> list[CheckResult]:
     ]
 
 
-def _stand(sim: VecSim, *, control_steps: int = 100) -> None:
-    pos = torch.zeros(sim.num_envs, 3)
-    pos[:, 2] = sim.terrain.sample(pos[:, None, :2], sim.scene_of_env)[:, 0] + 0.3
-    joints = place(sim, pos_w=pos)
-    for _ in range(control_steps):
-        sim.step(joints)
-
-
 def check_standing(make: MakeSim) -> list[CheckResult]:
     """PD holds the default pose: feet carry the weight, the trunk is clear, torques are the PD law's."""
     sim = make([flat_scene()], 1)
-    _stand(sim, control_steps=250)
+    stand(sim, control_steps=250)
     s, robot = sim.state, sim.robot
     error = torch.tensor(robot.default_joint_pos) - s.joint_pos
-    law = (robot.kp * error - robot.kd * s.joint_vel)[0]
+    law = (torch.tensor(robot.kp) * error - torch.tensor(robot.kd) * s.joint_vel)[0]
     weight = sim.total_mass_kg * GRAVITY_M_S2
     return [
         CheckResult(
@@ -152,10 +74,9 @@ def check_friction(make: MakeSim) -> list[CheckResult]:
     friction, speed = torch.tensor([0.1, 0.2]), 1.5
     sim = make([flat_scene()], 2)
     ids = torch.arange(2)
-    sim.set_friction(ids, friction)
     ones = torch.ones(2, sim.robot.num_joints)
-    sim.set_actuators(ids, kp=150 * ones, kd=3 * ones, strength=ones)
-    _stand(sim)
+    sim.set_params(ids, friction=friction, kp=150 * ones, kd=3 * ones)
+    stand(sim)
     sim.kick(ids, torch.tensor([[speed, 0.0, 0.0]] * 2))
     joints = torch.tensor(sim.robot.default_joint_pos).repeat(2, 1)
     # A kick moves the base and with it all bodies, but bends the legs at once: measure when they have swung back.
@@ -182,15 +103,13 @@ def check_payload(make: MakeSim) -> list[CheckResult]:
     """2 kg more on the trunk add 2 g to the force on the feet."""
     sim = make([flat_scene()], 2)
     robot, ones = sim.robot, torch.ones(2, sim.robot.num_joints)
-    sim.set_actuators(
-        torch.arange(2), kp=100 * ones, kd=2 * ones, strength=ones
-    )  # soft gains would let the calves touch
-    sim.set_payload(
+    sim.set_params(torch.arange(2), kp=100 * ones, kd=2 * ones)  # soft gains would let the calves touch
+    sim.set_params(
         torch.tensor([1]),
         trunk_mass_kg=torch.tensor([robot.trunk_mass_kg + 2.0]),
         trunk_com_b=torch.tensor([robot.trunk_com_b]),
     )
-    _stand(sim)
+    stand(sim)
     force = sim.state.foot_force_w[..., 2].sum(dim=1)
     return [CheckResult("payload: added force", float(force[1] - force[0]), 2 * GRAVITY_M_S2, 0.2, "N")]
 
@@ -215,7 +134,7 @@ def check_terrain(make: MakeSim) -> list[CheckResult]:
     for _ in range(60):
         sim.step(joints)
     feet = sim.state.foot_pos_w[sim.state.foot_contact].numpy()
-    clearance = feet[:, 2] - field.sample(feet[:, :2]) - FOOT_RADIUS_M
+    clearance = feet[:, 2] - field.sample(feet[:, :2]) - sim.robot.foot_radius_m
     return [
         CheckResult("terrain: share of feet in contact", len(feet) / 24, 1.0, 0.1, ""),
         CheckResult("terrain: foot over ground", float(np.abs(clearance).max()), 0.0, 0.006, "m"),
@@ -265,18 +184,7 @@ def _multiply(a: Tensor, b: Tensor) -> Tensor:
     ))  # fmt: skip
 
 
-def random_walk(sim: VecSim, *, control_steps: int = 40, seed: int = 0) -> Tensor:
-    """State after random actions from standing: [E, 7 + J], for comparisons of trajectories."""
-    generator = torch.Generator().manual_seed(seed)
-    _stand(sim, control_steps=5)
-    joints = torch.tensor(sim.robot.default_joint_pos)
-    for _ in range(control_steps):
-        noise = torch.randn(sim.num_envs, sim.robot.num_joints, generator=generator)
-        sim.step(joints + 0.3 * noise)
-    s = sim.state
-    return torch.cat((s.root_pos_w, s.root_quat_wxyz, s.joint_pos), dim=1).clone()
-
-
+@needs("deterministic")
 def check_determinism(make: MakeSim) -> list[CheckResult]:
     """The same inputs give the same bits at any number of threads."""
     scenes = [wavy_scene(), flat_scene()]
@@ -286,13 +194,14 @@ def check_determinism(make: MakeSim) -> list[CheckResult]:
     return [CheckResult("determinism: 1 thread against 1, 2, 3", worst, 0.0, 0.0, "")]
 
 
+@needs("deterministic")
 def check_reset_isolation(make: MakeSim) -> list[CheckResult]:
     """Resetting one env leaves the others' trajectories alone, to the bit."""
     scenes = [wavy_scene(), flat_scene()]
 
     def run(*, reset: bool) -> Tensor:
         sim = make(scenes, 6)
-        _stand(sim, control_steps=20)
+        stand(sim, control_steps=20)
         if reset:
             place(sim, pos_w=torch.tensor([[1.0, 0.0, 3.0], [0.0, 0.0, 3.0]]), env_ids=torch.tensor([1, 4]))
         joints = torch.tensor(sim.robot.default_joint_pos).repeat(6, 1)
@@ -307,6 +216,7 @@ def check_reset_isolation(make: MakeSim) -> list[CheckResult]:
     ]
 
 
+@needs("park")
 def check_parking(make: MakeSim) -> list[CheckResult]:
     """Parked envs stay as they are; the others move as if nothing had happened."""
     sim, twin = (make([flat_scene(), wavy_scene()], 4) for _ in range(2))
@@ -333,7 +243,7 @@ def check_parking(make: MakeSim) -> list[CheckResult]:
 def check_invalid(make: MakeSim) -> list[CheckResult]:
     """A state that is not finite is reported in its env alone, read as finite numbers, and mended by a reset."""
     sim = make([flat_scene()], 3)
-    _stand(sim, control_steps=5)
+    stand(sim, control_steps=5)
     pos = torch.tensor([[0.0, 0.0, math.nan]])
     joints = place(sim, pos_w=pos, env_ids=torch.tensor([1]))
     sim.step(joints)
@@ -349,7 +259,7 @@ def check_invalid(make: MakeSim) -> list[CheckResult]:
     ]
 
 
-CONFORMANCE: tuple[Callable[[MakeSim], list[CheckResult]], ...] = (
+CONFORMANCE: tuple[Check, ...] = (
     check_free_fall,
     check_standing,
     check_friction,
@@ -362,5 +272,12 @@ CONFORMANCE: tuple[Callable[[MakeSim], list[CheckResult]], ...] = (
     check_reset_isolation,
     check_parking,
     check_invalid,
+    *CONTRACT_CHECKS,
 )
 """Every backend passes all of these."""
+
+
+def missing(check: Check, make: MakeSim) -> frozenset[str]:
+    """Capabilities that a check needs and that a backend does not claim to have; it need not pass then."""
+    wanted: frozenset[str] = getattr(check, "needs", frozenset())
+    return wanted - make([flat_scene()], 1).capabilities if wanted else frozenset()
