@@ -1,8 +1,8 @@
 """A physics backend in a process of its own, behind shared memory: `BridgedSim`, a `VecSim` like any other.
 
-``make_sim("bridge:mujoco", ...)`` runs the backend named after the colon in a worker (`gaussgym_sim.bridge_worker`); `isaacgym` is
-driven the same way, with a worker under another Python. The state's tensors are views of the shared memory, so that one copy a step
-is what the bridge costs, and trajectories are those of the backend, to the bit.
+``make_sim("bridge:mujoco", ...)`` runs the backend named after the colon in a worker (`gaussgym_sim.bridge_worker`); `isaacgym`
+is driven the same way, with a worker under another Python. The state's tensors are views of the shared memory, so that one copy
+a step is what the bridge costs, and trajectories are those of the backend, to the bit.
 """
 
 from __future__ import annotations
@@ -22,11 +22,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import IO, Any
 
-import numpy as np
 import torch
 from gaussgym_scene.errors import InputError, StageError
 from gaussgym_scene.scene import Scene
-from numpy.typing import NDArray
 from torch import Tensor
 
 from gaussgym_sim import bridge_wire as wire
@@ -36,8 +34,6 @@ from gaussgym_sim.terrain import TerrainLookup, ground_of
 from gaussgym_sim.vecsim import PARAMS, SimState, check_param_names
 
 _END_TIMEOUT_S = 5.0
-_NEVER_BRIDGED = ("splats", "appearance")
-"""Members of a scene that physics has no use for."""
 
 
 class BridgeError(StageError):
@@ -65,7 +61,9 @@ class Worker:
         process: the worker.
     """
 
-    def __init__(self, command: Sequence[str], fd: int, *, name: str, env: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, command: Sequence[str], fd: int, *, name: str, env: dict[str, str] | None = None
+    ) -> None:
         """Start ``command`` with the numbers of two descriptors appended: a socket and the block ``fd``.
 
         Raises:
@@ -86,11 +84,19 @@ class Worker:
                 )  # fmt: skip
             except OSError as error:
                 ours.close()
-                raise InputError(f"cannot start the worker of {name}: {command[0]}: {error.strerror}") from None
+                raise InputError(
+                    f"cannot start the worker of {name}: {command[0]}: {error.strerror}"
+                ) from None
         self._finalizer = weakref.finalize(self, _end, self.process, self._channel, self._log, os.getpid())
 
     def call(
-        self, op: int, number: int = 0, body: dict[str, Any] | None = None, blob: bytes = b"", *, timeout_s: float
+        self,
+        op: int,
+        number: int = 0,
+        body: dict[str, Any] | None = None,
+        blob: bytes = b"",
+        *,
+        timeout_s: float,
     ) -> wire.Message:
         """Send a request and wait for its answer.
 
@@ -176,10 +182,8 @@ def block_layout(robot: RobotCfg, num_envs: int) -> wire.Layout:
 
 
 def strip_scene(scene: Scene) -> Scene:
-    """The scene without what only cameras see; one that lies in a folder is read there by the worker."""
+    """The scene without what only cameras see; members of a folder that were not read yet are read by the worker."""
     members = {k: v for k, v in scene.__dict__.items() if k in ("mesh", "heightfield", "paths")}
-    if scene.directory is not None:
-        members = {}
     return Scene(scene.name, metadata=scene.metadata, directory=scene.directory, **members)
 
 
@@ -200,11 +204,10 @@ class BridgedSim:
         cfg: BridgeCfg | None = None,
         command: Sequence[str] | None = None,
     ) -> None:
-        """Start a worker that simulates with ``backend`` on the CPU. Other arguments as `make_sim`.
+        """Start a worker that simulates with ``backend`` on the CPU.
 
-        Args:
-            cfg: timeouts.
-            command: of the worker, by default `gaussgym_sim.bridge_worker` under this interpreter.
+        Arguments as `make_sim`; ``cfg`` holds timeouts; ``command`` is the worker's, by default `gaussgym_sim.bridge_worker`
+        under this interpreter.
 
         Raises:
             InputError: what `make_sim` refuses.
@@ -233,7 +236,6 @@ class BridgedSim:
         finally:
             os.close(fd)
         self._shared = {key: torch.from_numpy(array) for key, array in arrays.items()}
-        self._worker_scenes = [strip_scene(s) for s in scenes]
         body = {**body, "layout": layout}
         try:
             answer = self._worker.call(wire.START, num_envs, body, blob, timeout_s=cfg.start_timeout_s)
@@ -261,7 +263,9 @@ class BridgedSim:
         """How often a state became non-finite since the start."""
         return int(self._shared["invalid_count"][0])
 
-    def _call(self, op: int, ids: Tensor | None = None, body: dict[str, Any] | None = None, blob: bytes = b"") -> wire.Message:
+    def _call(
+        self, op: int, ids: Tensor | None = None, body: dict[str, Any] | None = None, blob: bytes = b""
+    ) -> wire.Message:
         count = 0
         if ids is not None:
             count = self._put("ids", ids)
@@ -348,7 +352,7 @@ class BridgedSim:
         if self.device.type != "cpu":
             self.scene_of_env.copy_(self._shared["scene_of_env"])
         if ground is not None and len(env_ids):
-            taken = int(self._shared["scene_of_env"][env_ids[0].item()])
+            taken = int(self._shared["scene_of_env"][int(env_ids[0])])
             self.scenes[taken] = scene
             self.terrain.replace(taken, ground)
         self._pull_state()
@@ -388,9 +392,6 @@ def _create_block(layout: wire.Layout) -> int:
         if error.errno not in (errno.ENOSPC, errno.ENOMEM):
             raise
         megabytes = wire.block_bytes(layout) / 1e6
-        raise InputError(f"no {megabytes:.0f} MB of shared memory left for the bridge; take fewer environments") from None
-
-
-def empty_arrays(layout: wire.Layout) -> dict[str, NDArray[Any]]:
-    """Arrays of a layout in ordinary memory."""
-    return {name: np.zeros(shape, dtype) for name, dtype, shape in layout}
+        raise InputError(
+            f"no {megabytes:.0f} MB of shared memory left for the bridge; take fewer environments"
+        ) from None

@@ -135,12 +135,12 @@ def map_block(fd: int, layout: Layout) -> Dict[str, np.ndarray]:
     _, version, _, found_hash, size, _ = HEADER.unpack(head)
     if version != VERSION:
         raise WireError(
-            "the client speaks version {} of the bridge, the worker version {}; use both from one checkout".format(
-                version, VERSION
-            )
+            f"the client speaks version {version} of the bridge, the worker version {VERSION}; use both from one checkout"
         )
     if found_hash != layout_hash(layout) or size != block_bytes(layout) or os.fstat(fd).st_size < size:
-        raise WireError("the shared memory has another layout than announced; use both ends from one checkout")
+        raise WireError(
+            "the shared memory has another layout than announced; use both ends from one checkout"
+        )
     memory = mmap.mmap(fd, size)
     arrays, end = {}, HEADER_BYTES
     for name, dtype, shape in layout:
@@ -162,7 +162,9 @@ class Channel:
         """Take over a connected stream socket."""
         self.socket = sock
 
-    def send(self, op: int, number: int = 0, body: Optional[Dict[str, Any]] = None, blob: bytes = b"") -> None:
+    def send(
+        self, op: int, number: int = 0, body: Optional[Dict[str, Any]] = None, blob: bytes = b""
+    ) -> None:
         """Send a message.
 
         Raises:
@@ -226,13 +228,13 @@ def serve(channel: Channel, handlers: Dict[int, Handler]) -> None:
             return
         try:
             if request.op not in handlers:
-                raise BadInput("this worker does not know request {}".format(request.op))
+                raise BadInput(f"this worker does not know request {request.op}")
             body, blob = handlers[request.op](request) or ({}, b"")
         except BadInput as error:
             channel.send(BAD_INPUT, body={"text": str(error)})
             continue
         except Exception as error:  # the client must know, whatever it was
             traceback.print_exc()
-            channel.send(FAILED, body={"text": "{}: {}".format(type(error).__name__, error)})
+            channel.send(FAILED, body={"text": f"{type(error).__name__}: {error}"})
             return
         channel.send(DONE, body=body, blob=blob)

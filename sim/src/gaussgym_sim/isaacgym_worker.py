@@ -1,10 +1,10 @@
-"""Isaac Gym behind the bridge: this file runs under the Python that Isaac Gym wants (3.6 to 3.8), as
-``python isaacgym_worker.py SOCKET_FD MEMORY_FD``, and needs numpy, torch and `isaacgym` there, and bridge_wire.py beside it.
+"""Isaac Gym behind the bridge: ``python isaacgym_worker.py SOCKET_FD MEMORY_FD`` under the Python that Isaac Gym wants (3.6 to
+3.8), with numpy, torch and `isaacgym` there, and bridge_wire.py and isaacgym_actuators.py beside this file.
 
-It owns the simulation: the triangle meshes of all scenes side by side in one world, one actor an environment in a collision group of
-its own, actuators every substep. What goes through the bridge is in the frame of each environment's scene, quaternions wxyz,
-velocities of the base's origin; what Isaac Gym holds is in one world, xyzw, velocities of centres of mass. `gaussgym_sim.isaacgym_sim`
-is the other end and says what PhysX does otherwise than the contract.
+It owns the simulation: the triangle meshes of all scenes side by side in one world, one actor an environment in a collision
+group of its own, actuators every substep. What goes through the bridge is in the frame of each environment's scene, quaternions
+wxyz, velocities of the base's origin; what Isaac Gym holds is in one world, xyzw, velocities of centres of mass.
+`gaussgym_sim.isaacgym_sim` is the other end and says what PhysX does otherwise than the contract.
 """
 
 import importlib.util
@@ -16,23 +16,41 @@ import sys
 import tempfile
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
-from isaacgym import gymapi, gymtorch  # isort: skip (has to come before torch)
-import numpy as np
-import torch
-from torch import Tensor
+HERE = os.path.dirname(os.path.abspath(__file__))
+# Names in here are not top-level modules.
+sys.path[:] = [p for p in sys.path if os.path.abspath(p or ".") != HERE]
 
-_spec = importlib.util.spec_from_file_location(
-    "bridge_wire", os.path.join(os.path.dirname(os.path.abspath(__file__)), "bridge_wire.py")
-)
-assert _spec is not None and _spec.loader is not None
-wire: Any = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(wire)
+from isaacgym import gymapi, gymtorch  # noqa: E402, I001  (has to come before torch)
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from torch import Tensor  # noqa: E402
+
+
+def _beside(name: str) -> Any:
+    """A file of this folder as a module."""
+    spec = importlib.util.spec_from_file_location(name, os.path.join(HERE, name + ".py"))
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{name}.py is not beside {__file__}")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+wire = _beside("bridge_wire")
+Actuators = _beside("isaacgym_actuators").Actuators
 
 CONTACT_FORCE_N = 0.1
 """A body touches something when its net contact force is above this."""
 MAX_RESTITUTION = 0.5
 _RESET = ("root_pos_w", "root_quat_wxyz", "root_lin_vel_w", "root_ang_vel_b", "joint_pos", "joint_vel")
-_CONTACT_FIELDS = ("joint_torque", "foot_force_w", "foot_contact", "thigh_contact", "trunk_contact", "invalid")
+_CONTACT_FIELDS = (
+    "joint_torque",
+    "foot_force_w",
+    "foot_contact",
+    "thigh_contact",
+    "trunk_contact",
+    "invalid",
+)
 _SHAPE_PARAMS = frozenset(("friction", "restitution"))
 _BODY_PARAMS = frozenset(("trunk_mass_kg", "trunk_com_b", "link_mass_factor"))
 
@@ -49,60 +67,6 @@ def rotate_inverse(quat_xyzw: Tensor, vector: Tensor) -> Tensor:
     xyz, w = quat_xyzw[..., :3], quat_xyzw[..., 3:]
     t = 2.0 * torch.cross(xyz, vector, dim=-1)
     return vector - w * t + torch.cross(xyz, t, dim=-1)
-
-
-class Actuators:
-    """Twin of `gaussgym_sim.actuators.Actuators` in torch, one row an environment, every substep its own target in memory.
-
-    Damping and dry friction of the joints are worked out here too: Isaac Gym's `friction` is a share of the joint's force and
-    no torque, and its `damping` belongs to drives, which motors do without. Dry friction is a bristle: a spring that the joint
-    drags along once it is stretched to the friction's torque.
-    """
-
-    def __init__(self, robot: Dict[str, Any], params: Dict[str, Tensor], max_delay: int, dt_s: float) -> None:
-        """Parameters are those tensors, [E, J] and [E], whoever changes them."""
-        self._params, self._dt_s = params, dt_s
-        like = params["kp"]
-        self._limit = torch.tensor(robot["torque_limit_nm"], device=like.device)
-        self._dc = robot["actuator"]["kind"] == "dc"
-        if self._dc:
-            self._stall = torch.tensor(robot["actuator"]["stall_torque_nm"], device=like.device)
-            self._no_load = torch.tensor(robot["actuator"]["no_load_speed_rad_s"], device=like.device)
-        default = torch.tensor(robot["default_joint_pos"], device=like.device)
-        self._targets = default.repeat(max_delay + 1, like.shape[0], 1)
-        self._rows = torch.arange(like.shape[0], device=like.device)
-        self._now = 0
-        self._bristle = torch.zeros_like(like)
-        self.delay = torch.zeros(like.shape[0], dtype=torch.long, device=like.device)
-        self.torque = torch.zeros_like(like)
-
-    def efforts(self, target: Tensor, pos: Tensor, vel: Tensor) -> Tensor:
-        """Torques [E, J] on the joints in this substep; those of the motors alone are ``torque`` then."""
-        p, count = self._params, len(self._targets)
-        self._targets[self._now % count] = target
-        wanted = self._targets[(self._now - self.delay) % count, self._rows]
-        self._now += 1
-        torque = p["strength"] * (p["kp"] * (wanted + p["offset"] - pos) - p["kd"] * vel)
-        if self._dc:
-            speed = vel / self._no_load
-            torque = torch.min(torque, (self._stall * (1.0 - speed)).clamp(min=0.0))
-            torque = torch.max(torque, (self._stall * (-1.0 - speed)).clamp(max=0.0))
-        self.torque[:] = torch.max(torch.min(torque, self._limit), -self._limit)
-        return self.torque - p["joint_damping"] * vel - self._dry_friction(vel)
-
-    def _dry_friction(self, vel: Tensor) -> Tensor:
-        dry = self._params["joint_friction"]
-        # As stiff as an explicit step of the joint's least inertia bears: half of what would swing.
-        stiffness = 0.5 * self._params["armature"].clamp(min=1e-3) / self._dt_s**2
-        self._bristle += vel * self._dt_s
-        self._bristle[:] = torch.max(torch.min(self._bristle, dry / stiffness), -dry / stiffness)
-        return stiffness * self._bristle
-
-    def reset(self, ids: Tensor, joint_pos: Tensor) -> None:
-        """Environments start anew, having held ``joint_pos`` [R, J]."""
-        self._targets[:, ids] = joint_pos
-        self.torque[ids] = 0.0
-        self._bristle[ids] = 0.0
 
 
 class World:
@@ -153,15 +117,16 @@ class World:
 
     def _add_terrain(self, scenes: Any) -> None:
         for k in range(len(scenes["offset_xy_m"])):
-            vertices, triangles = scenes["vertices_{}".format(k)], scenes["triangles_{}".format(k)]
+            vertices, triangles = scenes[f"vertices_{k}"], scenes[f"triangles_{k}"]
             params = gymapi.TriangleMeshParams()
             params.nb_vertices, params.nb_triangles = len(vertices), len(triangles)
             params.transform.p.x, params.transform.p.y = (float(x) for x in scenes["offset_xy_m"][k])
             params.transform.p.z = 0.0
             # PhysX takes the mean of two materials: with 0 here and twice the value on the robot, the robot's is in force.
             params.static_friction = params.dynamic_friction = params.restitution = 0.0
-            flat = np.ascontiguousarray(vertices, dtype=np.float32).ravel()
-            self.gym.add_triangle_mesh(self._sim, flat, np.ascontiguousarray(triangles, dtype=np.uint32).ravel(), params)
+            flat: Any = np.ascontiguousarray(vertices, dtype=np.float32).ravel()
+            corners: Any = np.ascontiguousarray(triangles, dtype=np.uint32).ravel()
+            self.gym.add_triangle_mesh(self._sim, flat, corners, params)
 
     def _load_asset(self, spec: Dict[str, Any]) -> gymapi.Asset:
         options = gymapi.AssetOptions()
@@ -204,7 +169,9 @@ class World:
         self.root: Tensor = gymtorch.wrap_tensor(gym.acquire_actor_root_state_tensor(sim)).view(num_envs, 13)
         self._dof: Tensor = gymtorch.wrap_tensor(gym.acquire_dof_state_tensor(sim))
         self.dof = self._dof.view(num_envs, len(self.dof_names), 2)
-        self.bodies: Tensor = gymtorch.wrap_tensor(gym.acquire_rigid_body_state_tensor(sim)).view(num_envs, -1, 13)
+        self.bodies: Tensor = gymtorch.wrap_tensor(gym.acquire_rigid_body_state_tensor(sim)).view(
+            num_envs, -1, 13
+        )
         contacts: Tensor = gymtorch.wrap_tensor(gym.acquire_net_contact_force_tensor(sim))
         self.contact_force = contacts.view(num_envs, -1, 3)
         self.refresh()
@@ -250,7 +217,10 @@ class World:
         props = self.gym.get_actor_rigid_body_properties(self.envs[env], self.actors[env])
         for body, factor, mass, inertia in zip(props, factors, self.nominal_mass, self.nominal_inertia):
             body.mass, body.invMass = mass * factor, 1.0 / (mass * factor)
-            body.inertia, body.invInertia = as_mat33(inertia * factor), as_mat33(np.linalg.inv(inertia * factor))
+            body.inertia, body.invInertia = (
+                as_mat33(inertia * factor),
+                as_mat33(np.linalg.inv(inertia * factor)),
+            )
         if tuple(base_com) != (props[base].com.x, props[base].com.y, props[base].com.z):
             props[base].com = gymapi.Vec3(*base_com)
         self.gym.set_actor_rigid_body_properties(self.envs[env], self.actors[env], props, False)
@@ -297,7 +267,9 @@ class Simulation:
         self._index(robot)
         nominal = dict(spec["nominal"], trunk_com_b=self.world.nominal_com[self._base])
         self.params = {name: self._per_env(value) for name, value in nominal.items()}
-        self.actuators = Actuators(robot, self.params, int(spec["max_delay"]), float(spec["substep_s"]))
+        self.actuators = Actuators(
+            robot, self.params, int(spec["max_delay"]), float(spec["substep_s"]), scenes.get("actuator_net")
+        )
         self._everyone = torch.arange(self.num_envs, device=self.device)
         self._root_set, self._dof_set, self._invalid, self._parked = (
             torch.zeros(self.num_envs, dtype=torch.bool, device=self.device) for _ in range(4)
@@ -383,7 +355,9 @@ class Simulation:
 
     def _replace_invalid(self) -> None:
         """States that are no numbers: told, replaced in the engine, and told again until their reset."""
-        finite = torch.isfinite(self.world.root).all(dim=1) & torch.isfinite(self.world.dof).flatten(1).all(dim=1)
+        finite = torch.isfinite(self.world.root).all(dim=1) & torch.isfinite(self.world.dof).flatten(1).all(
+            dim=1
+        )
         self._invalid |= ~finite
         count = int((self._invalid & ~self._parked).sum())
         self._invalid_count[0] += count
@@ -493,10 +467,10 @@ class Simulation:
                 )
             )
         if "delay_s" in values:
-            substeps = (values["delay_s"] / self.actuators._dt_s).round().long()
-            most = len(self.actuators._targets) - 1
+            substeps = (values["delay_s"] / self.actuators.dt_s).round().long()
+            most = self.actuators.max_delay
             if int(substeps.min()) < 0 or int(substeps.max()) > most:
-                raise wire.BadInput("actuator delays beyond 0 to {} substeps".format(most))
+                raise wire.BadInput(f"actuator delays beyond 0 to {most} substeps")
             self.actuators.delay[ids] = substeps
         for name, value in values.items():
             self.params[name][ids] = value
@@ -548,7 +522,11 @@ def serve(channel: Any, memory_fd: int) -> None:
 
     names = {wire.STEP: "step", wire.RESET: "reset", wire.SET_PARAMS: "set_params", wire.KICK: "kick",
              wire.PUSH: "push", wire.PARK: "park"}  # fmt: skip
-    handlers = {op: (lambda message, name=name: getattr(made[0], name)(message)) for op, name in names.items()}
+
+    def call(name: str) -> Any:
+        return lambda message: getattr(made[0], name)(message)
+
+    handlers: Dict[int, Any] = {op: call(name) for op, name in names.items()}
     handlers[wire.START] = start
     try:
         wire.serve(channel, handlers)

@@ -15,7 +15,7 @@ from gaussgym_sim.geoms import load_model
 from gaussgym_sim.robot import RobotCfg
 
 FOOT_MASS_SHARE = 0.02
-"""Of its body's mass that a sole's link gets, with the inertia of a ball; the body keeps the rest, so that the sum is unchanged."""
+"""Of its body's mass, what a sole's link gets, with the inertia of a ball; the body keeps the rest."""
 _NO_SPEED_LIMIT_RAD_S = 1000.0
 _Kind, _Joint = mujoco.mjtGeom, mujoco.mjtJoint
 
@@ -39,8 +39,8 @@ def foot_links(robot: RobotCfg) -> tuple[str, ...]:
 def urdf_of(robot: RobotCfg) -> str:
     """The robot's model as URDF.
 
-    Capsules become a cylinder and two spheres. A sole (``robot.foot_geoms``) becomes a link on a fixed joint that importers are told
-    not to merge (``dont_collapse``), so that its contact force can be told from its body's.
+    Capsules become a cylinder and two spheres. A sole (``robot.foot_geoms``) becomes a link on a fixed joint that importers are
+    told not to merge (``dont_collapse``), so that its contact force can be told from its body's.
 
     Raises:
         InputError: shapes, joints or springs that URDF has no word for.
@@ -48,7 +48,9 @@ def urdf_of(robot: RobotCfg) -> str:
     model = load_model(robot.mjcf)
     _check(robot, model)
     root = ET.Element("robot", name=robot.name)
-    soles = {model.geom(geom).id: link for geom, link in zip(robot.foot_geoms, foot_links(robot), strict=True)}
+    soles = {
+        model.geom(geom).id: link for geom, link in zip(robot.foot_geoms, foot_links(robot), strict=True)
+    }
     for body in range(1, model.nbody):
         own = [g for g in _solid_geoms(model, body) if g not in soles]
         feet = [g for g in _solid_geoms(model, body) if g in soles]
@@ -57,7 +59,13 @@ def urdf_of(robot: RobotCfg) -> str:
         _add_link(root, model, model.body(body).name, rest, own, origin=origin)
         for geom, part in zip(feet, parts, strict=True):
             _add_link(root, model, soles[geom], part, [geom], origin=model.geom_pos[geom])
-            _add_fixed_joint(root, f"{soles[geom]}_fixed", model.body(body).name, soles[geom], model.geom_pos[geom] - origin)
+            _add_fixed_joint(
+                root,
+                f"{soles[geom]}_fixed",
+                model.body(body).name,
+                soles[geom],
+                model.geom_pos[geom] - origin,
+            )
         if body > 1:
             _add_joint(root, robot, model, body)
     ET.indent(root)
@@ -74,7 +82,10 @@ def _check(robot: RobotCfg, model: mujoco.MjModel) -> None:
         raise InputError(where + "has a body with several joints, URDF allows one; put bodies in between")
     hinge_or_slide = np.isin(model.jnt_type[1:], [int(_Joint.mjJNT_HINGE), int(_Joint.mjJNT_SLIDE)])
     if not hinge_or_slide.all() or model.jnt_stiffness.any() or model.qpos_spring[7:].any():
-        raise InputError(where + "has ball joints, springs or joints with a reference other than 0, which URDF does not know")
+        raise InputError(
+            where
+            + "has ball joints, springs or joints with a reference other than 0, which URDF does not know"
+        )
     known = {_Kind.mjGEOM_SPHERE, _Kind.mjGEOM_BOX, _Kind.mjGEOM_CYLINDER, _Kind.mjGEOM_CAPSULE}
     for body in range(1, model.nbody):
         for geom in _solid_geoms(model, body):
@@ -146,19 +157,29 @@ def _text(values: Sequence[float] | NDArray[np.float64]) -> str:
 def rpy_of(rotation: NDArray[np.float64]) -> tuple[float, float, float]:
     """Roll, pitch, yaw [rad] of R = Rz(yaw) Ry(pitch) Rx(roll), URDF's angles."""
     pitch = float(np.arctan2(-rotation[2, 0], np.hypot(rotation[0, 0], rotation[1, 0])))
-    if np.hypot(rotation[0, 0], rotation[1, 0]) < 1e-9:  # straight up or down: only a sum of the others matters
+    if (
+        np.hypot(rotation[0, 0], rotation[1, 0]) < 1e-9
+    ):  # straight up or down: only a sum of the others matters
         return float(np.arctan2(-rotation[1, 2], rotation[1, 1])), pitch, 0.0
     roll = float(np.arctan2(rotation[2, 1], rotation[2, 2]))
     return roll, pitch, float(np.arctan2(rotation[1, 0], rotation[0, 0]))
 
 
-def _origin(parent: ET.Element, xyz: NDArray[np.float64], rotation: NDArray[np.float64] | None = None) -> None:
+def _origin(
+    parent: ET.Element, xyz: NDArray[np.float64], rotation: NDArray[np.float64] | None = None
+) -> None:
     rpy = (0.0, 0.0, 0.0) if rotation is None else rpy_of(rotation)
     ET.SubElement(parent, "origin", xyz=_text(xyz), rpy=_text(rpy))
 
 
 def _add_link(
-    root: ET.Element, model: mujoco.MjModel, name: str, inertia: Inertia, geoms: Sequence[int], *, origin: NDArray[np.float64]
+    root: ET.Element,
+    model: mujoco.MjModel,
+    name: str,
+    inertia: Inertia,
+    geoms: Sequence[int],
+    *,
+    origin: NDArray[np.float64],
 ) -> None:
     link = ET.SubElement(root, "link", name=name)
     inertial = ET.SubElement(link, "inertial")
@@ -185,13 +206,17 @@ def _add_shapes(link: ET.Element, model: mujoco.MjModel, geom: int, origin: NDAr
             _shape(link, place + sign * size[1] * rotation[:, 2], rotation, "sphere", radius=_text(size[:1]))
 
 
-def _shape(link: ET.Element, place: NDArray[np.float64], rotation: NDArray[np.float64], kind: str, **sizes: str) -> None:
+def _shape(
+    link: ET.Element, place: NDArray[np.float64], rotation: NDArray[np.float64], kind: str, **sizes: str
+) -> None:
     collision = ET.SubElement(link, "collision")
     _origin(collision, place, rotation)
     ET.SubElement(ET.SubElement(collision, "geometry"), kind, sizes)
 
 
-def _add_fixed_joint(root: ET.Element, name: str, parent: str, child: str, place: NDArray[np.float64]) -> None:
+def _add_fixed_joint(
+    root: ET.Element, name: str, parent: str, child: str, place: NDArray[np.float64]
+) -> None:
     joint = ET.SubElement(root, "joint", name=name, type="fixed", dont_collapse="true")
     _origin(joint, place)
     ET.SubElement(joint, "parent", link=parent)
@@ -203,7 +228,9 @@ def _add_joint(root: ET.Element, robot: RobotCfg, model: mujoco.MjModel, body: i
     place, rotation = model.body_pos[body], _rotation(model.body_quat[body])
     place = place + rotation @ _joint_pos(model, body) - _joint_pos(model, parent)
     if index < 0:
-        joint = ET.SubElement(root, "joint", name=f"{model.body(body).name}_fixed", type="fixed", dont_collapse="true")
+        joint = ET.SubElement(
+            root, "joint", name=f"{model.body(body).name}_fixed", type="fixed", dont_collapse="true"
+        )
     else:
         slides, limited = model.jnt_type[index] == _Joint.mjJNT_SLIDE, bool(model.jnt_limited[index])
         kind = "prismatic" if slides else "revolute" if limited else "continuous"
