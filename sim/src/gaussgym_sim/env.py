@@ -16,7 +16,7 @@ from gaussgym_sim.camera import CameraCfg, CameraRenderer, CameraRig
 from gaussgym_sim.commands import CommandCfg, PathFollower, PathNetwork
 from gaussgym_sim.curriculum import next_levels
 from gaussgym_sim.episodes import EpisodeSums
-from gaussgym_sim.feet import Feet
+from gaussgym_sim.feet import Feet, Gait
 from gaussgym_sim.frames import gravity_in_base, rotate_inverse, yaw_of
 from gaussgym_sim.observations import ObservationCfg, Observations
 from gaussgym_sim.placing import Placer
@@ -52,6 +52,8 @@ class EnvCfg:
     random_initial_age: bool = True
     curriculum: bool = True
     """Raise and lower each env's level over the lines of scenes whose metadata has ``path_level``; else any line."""
+    gait_hz: tuple[float, float] | None = None
+    """Frequency of a clock for the gait, drawn for each episode; adds the observation group ``gait`` [E, 2]: sine, cosine."""
     level_up_m: float = 3.0
     """Distance from the start at which an env has mastered its level."""
     level_down_fraction: float = 0.4
@@ -92,7 +94,7 @@ class Env:
         sim: physics; ``sim.state`` is the state after the last step.
         network, follower: the scenes' paths, and where each env is on its own.
         commands: the velocity commands.
-        feet: contact and air time.
+        feet, gait: contact and air time; the gait's clock or None.
         yaw, gravity_b, lin_vel_b, height_m: of the current state, without noise: heading [rad], unit vector of gravity, base
             velocity [m/s], height over the mean ground below the body [m].
         episodes: sums over the running episodes.
@@ -204,10 +206,17 @@ class Env:
             torch.zeros_like(self._action),
             torch.zeros_like(self._action),
         )
+        self.gait = (
+            Gait(self.sim.robot, e, self.cfg.gait_hz, self.uniform) if self.cfg.gait_hz is not None else None
+        )
+        if self.cfg.rewards.feet_phase != 0.0 and self.gait is None:
+            raise InputError(
+                "reward term feet_phase follows a gait's clock: found EnvCfg.gait_hz None, expected its range"
+            )
         self.feet = Feet(e, len(self.sim.robot.leg_names), device)
         weights = self.task.weights(self.cfg.task_rewards)
         self._task_terms = [self.task.rewards[name].term for name in weights]
-        self.rewards = Rewards(self.cfg.rewards, self.rough(), weights)
+        self.rewards = Rewards(self.cfg.rewards, self.rough(), weights, control_s=self.cfg.control_s)
         self.episodes = EpisodeSums(self.rewards.names, e, device)
         grid = self.observations.grid_b
         self._under_body = ((grid[:, 0].abs() < 0.26) & (grid[:, 1].abs() < 0.2)).nonzero().squeeze(1)
@@ -257,6 +266,7 @@ class Env:
         self._ground = self.observations.scan_ground(
             s.root_pos_w, self.yaw, self.sim.terrain, self.sim.scene_of_env
         )
+        self._joint_offset = s.joint_pos - self.default_joint_pos
         self.height_m = s.root_pos_w[:, 2] - self._ground[:, self._under_body].mean(dim=1)
 
     def _after_physics(self) -> None:
@@ -264,6 +274,8 @@ class Env:
         self.episode_length_buf += 1
         self.episodes.seconds += dt
         self.feet.update(s.foot_contact, dt)
+        if self.gait is not None:
+            self.gait.update(dt)
         if not self.task.pursues_goal:
             period = max(1, round(self.cfg.commands.resample_s / dt))
             self.commands.resample((self.episode_length_buf % period == 0).nonzero().squeeze(1))
@@ -276,14 +288,17 @@ class Env:
         s, feet = self.sim.state, self.feet
         command = self._command_before
         inputs = RewardInputs(
-            command=command, lin_vel_b=self.lin_vel_b, ang_vel_b=s.root_ang_vel_b, gravity_b=self.gravity_b,
-            joint_pos_offset=s.joint_pos - self.default_joint_pos, joint_vel=s.joint_vel,
+            cfg=self.cfg.rewards, robot=self.sim.robot, control_s=self.cfg.control_s, command=command,
+            lin_vel_b=self.lin_vel_b, ang_vel_b=s.root_ang_vel_b, gravity_b=self.gravity_b, yaw=self.yaw,
+            root_xy_w=s.root_pos_w[:, :2], joint_pos_offset=self._joint_offset, joint_vel=s.joint_vel,
             last_joint_vel=self._last_joint_vel, torque=s.joint_torque, action=self._action,
-            last_action=self._last_action, foot_vel_w=s.foot_vel_w, foot_contact=s.foot_contact,
-            touch_down=feet.touch_down, foot_air_s=feet.touch_air_s, thigh_contact=s.thigh_contact,
-            base_height_error_m=self.height_m - self.sim.robot.base_height_m,
-            moving=(command.abs().amax(dim=1) > 0.05).float(), control_s=self.cfg.control_s,
-            sigma=self.cfg.rewards.tracking_sigma,
+            last_action=self._last_action, foot_pos_w=s.foot_pos_w, foot_vel_w=s.foot_vel_w,
+            foot_force_w=s.foot_force_w, foot_contact=s.foot_contact, touch_down=feet.touch_down,
+            foot_air_s=feet.touch_air_s, thigh_contact=s.thigh_contact, trunk_contact=s.trunk_contact,
+            base_height_error_m=self.height_m - self.sim.robot.base_height_m, episode_steps=self.episode_length_buf,
+            max_episode_steps=self.max_episode_length,
+            terrain=self.sim.terrain, scene_ids=self.sim.scene_of_env, follower=self.follower, gait=self.gait,
+            goal_radius_m=self.cfg.commands.goal_radius_m,
         )  # fmt: skip
         reward = self.rewards.compute(inputs, [term(self) for term in self._task_terms])
         self.episodes.add(self.rewards.terms, command, self.cfg.control_s)
@@ -356,6 +371,8 @@ class Env:
         self._placer.place(ids, start.xy, start.yaw, self.cfg.randomize)
         self.episodes.start(ids, start.xy)
         self.feet.start(ids)
+        if self.gait is not None:
+            self.gait.start(ids)
         self.episode_length_buf[ids] = 0
         self._action[ids] = 0.0
         self.commands.resample(ids, speed=start.speed if self.task.pursues_goal else None)
@@ -423,7 +440,7 @@ class Env:
         """
         s, noisy, obs = self.sim.state, self.cfg.noisy_observations, self.observations
         terms = (
-            s.root_ang_vel_b, self.gravity_b, self.commands.command, s.joint_pos - self.default_joint_pos,
+            s.root_ang_vel_b, self.gravity_b, self.commands.command, self._joint_offset,
             s.joint_vel, self._action,
         )  # fmt: skip
         groups = {
@@ -431,6 +448,8 @@ class Env:
             "base_vel": obs.base_vel(self.lin_vel_b, noisy=noisy),
             "scan": obs.scan(s.root_pos_w[:, 2], self._ground, noisy=noisy),
         }
+        if self.gait is not None:
+            groups["gait"] = self.gait.observation()
         for name, term in self.task.observations.items():
             groups[name] = term(self)
         if self.camera is not None:
