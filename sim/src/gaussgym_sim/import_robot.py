@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import xml.etree.ElementTree as ET
@@ -18,7 +19,7 @@ from gaussgym_sim.legs import Leg, find_legs, gains, lowest_m, mirror_maps, pose
 from gaussgym_sim.robot import RobotCfg, get_robot
 from gaussgym_sim.robot_file import save_robot
 from gaussgym_sim.robot_mjcf import robot_mjcf
-from gaussgym_sim.urdf import read_urdf, urdf_spec
+from gaussgym_sim.urdf_tree import read_urdf, urdf_spec
 from gaussgym_sim.vecsim import SUBSTEP_S
 
 ARMATURE_KG_M2 = 0.01
@@ -30,7 +31,8 @@ _TRIANGLE_SLACK = 1e-3
 _GYRATION_M = 1.0
 _GEOM = mujoco.mjtGeom
 _PRIMITIVES = (_GEOM.mjGEOM_BOX, _GEOM.mjGEOM_CAPSULE, _GEOM.mjGEOM_SPHERE)
-_ROUND, _LONG = 1.35, 2.0
+_ROUND, _LONG = 1.6, 2.0
+"""Longest over shortest side of a mesh that becomes a sphere; longest over middle one of a capsule."""
 
 
 @dataclass
@@ -76,9 +78,14 @@ def import_robot(
     model = _compile(work)
     _check_bodies(work, model)
     cfg, mjcf = _describe(work, model, name)
-    saved = save_robot(cfg, mjcf, Path(output) / name, notes=tuple(work.notes))
+    saved = save_robot(cfg, mjcf, Path(output) / name, notes=tuple(dict.fromkeys(work.notes)))
     get_robot.cache_clear()
     return saved
+
+
+def notes_of(path: Path) -> list[str]:
+    """What an import guessed or changed, one line each."""
+    return json.loads(path.read_text())["notes"]
 
 
 def _read(path: Path, armature: float) -> _Import:
@@ -117,7 +124,9 @@ def _from_mjcf(path: Path) -> _Import:
     except ValueError as error:
         raise InputError(f"{path}: MuJoCo cannot read it: {' '.join(str(error).split())}") from None
     if len(spec.equalities) or len(spec.tendons):
-        raise InputError(f"{path}: has equality constraints or tendons; expected a tree of hinges, each with its motor")
+        raise InputError(
+            f"{path}: has equality constraints or tendons; expected a tree of hinges, each with its motor"
+        )
     work = _Import(path, spec)
     base = _free_base(path, spec, work.notes)
     for body in spec.bodies[1:]:
@@ -174,7 +183,7 @@ def _read_joints(work: _Import, base: mujoco.MjsBody) -> None:
             raise InputError(f"{path}: a joint of body {joint.parent.name!r} has no name")
         low, high = joint.range
         if not low < high:
-            raise InputError(f"{what} has no limits; expected range=\"lower upper\"")
+            raise InputError(f'{what} has no limits; expected range="lower upper"')
         if joint.name not in motors:
             raise InputError(f"{what} has no motor; expected one actuator a joint")
         work.torque_limit_nm[joint.name] = _effort(what, joint, motors[joint.name])
@@ -309,7 +318,10 @@ def _simplify(work: _Import, model: mujoco.MjModel, geom: mujoco.MjsGeom, kind: 
         else:
             new, text = _GEOM.mjGEOM_BOX, "box"
         geom.type = new
-        work.notes.append(f"{where}: mesh {geom.meshname!r} became the {text} that fits it")
+        file = next(
+            (Path(mesh.file).name for mesh in work.spec.meshes if mesh.name == geom.meshname), geom.meshname
+        )
+        work.notes.append(f"{where}: mesh {file} became the {text} that fits it")
         return
     size = np.array(model.geom_size[geom.id])
     if kind == _GEOM.mjGEOM_CYLINDER:
@@ -322,7 +334,9 @@ def _simplify(work: _Import, model: mujoco.MjModel, geom: mujoco.MjsGeom, kind: 
         geom.type, geom.size = _GEOM.mjGEOM_BOX, size
         work.notes.append(f"{where}: an ellipsoid became the box around it")
     else:
-        raise InputError(f"{work.path}: {where} is a {kind.name[7:].lower()}; expected box, capsule, sphere, cylinder or mesh")
+        raise InputError(
+            f"{work.path}: {where} is a {kind.name[7:].lower()}; expected box, capsule, sphere, cylinder or mesh"
+        )
 
 
 # --- guesses --------------------------------------------------------------------------------------------------------------
@@ -348,7 +362,9 @@ def _describe(work: _Import, model: mujoco.MjModel, name: str) -> tuple[RobotCfg
     mirror = mirror_maps(model, legs, joints)
     if mirror is None:
         work.notes.append("the robot is not left-right symmetric: it has no mirror maps")
-    work.notes.append(f"gains to begin with: kp {min(kp):g} to {max(kp):g} Nm/rad, kd {min(kd):g} to {max(kd):g} Nm s/rad")
+    work.notes.append(
+        f"gains to begin with: kp {min(kp):g} to {max(kp):g} Nm/rad, kd {min(kd):g} to {max(kd):g} Nm s/rad"
+    )
     speeds = [work.speed_limit_rad_s.get(names[j]) for j in joints]
     cfg = RobotCfg(
         name=name,
@@ -375,7 +391,11 @@ def _describe(work: _Import, model: mujoco.MjModel, name: str) -> tuple[RobotCfg
         speed_limit_rad_s=tuple(s for s in speeds if s is not None) if None not in speeds else (),
     )
     text = robot_mjcf(
-        model, name=name, joint_names=names, geom_names=geoms, torque_limit_nm=dict(zip(joints, limits, strict=True))
+        model,
+        name=name,
+        joint_names=names,
+        geom_names=geoms,
+        torque_limit_nm=dict(zip(joints, limits, strict=True)),
     )
     return cfg, text
 
@@ -400,7 +420,9 @@ def _pose(work: _Import, model: mujoco.MjModel, legs: list[Leg]) -> dict[int, fl
     if any(abs(angle) > 1e-9 for angle in pose.values()):
         work.notes.append("default pose: guessed, legs bent with each foot below its hip")
     else:
-        work.notes.append("default pose: all joints as near to zero as their limits let them; no knee was recognized")
+        work.notes.append(
+            "default pose: all joints as near to zero as their limits let them; no knee was recognized"
+        )
     return pose
 
 
@@ -429,5 +451,7 @@ def _camera(work: _Import, model: mujoco.MjModel, trunk: list[int]) -> tuple[flo
         half = float(np.abs(turn[0]) @ size if box else size[0] + abs(turn[0, 2]) * size[1])
         best = max(best, (float(data.geom_xpos[geom][0]) + half, float(data.geom_xpos[geom][2])))
     where = (best[0] + 0.01, 0.0, best[1])
-    work.notes.append(f"camera: assumed at x {where[0]:.3f}, z {where[2]:.3f} m of the base, 30 deg down; set camera_pos_b")
+    work.notes.append(
+        f"camera: assumed at x {where[0]:.3f}, z {where[2]:.3f} m of the base, 30 deg down; set camera_pos_b"
+    )
     return where

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
-from os.path import commonprefix
+from typing import Any
 
 import mujoco
 import numpy as np
@@ -48,10 +48,14 @@ def lowest_m(model: mujoco.MjModel, data: mujoco.MjData, geom: int) -> float:
     raise InputError(f"geom {geom} is no box, capsule or sphere")
 
 
-def posed(
-    model: mujoco.MjModel, joints: dict[int, float], data: mujoco.MjData | None = None
-) -> mujoco.MjData:
-    """Kinematics with the base at the origin; joints not named are at zero, or where their limits come closest to it."""
+def posed(model: mujoco.MjModel, joints: dict[int, float], data: Any = None) -> mujoco.MjData:
+    """Kinematics with the base at the origin; joints not named are at zero, or where their limits come closest to it.
+
+    Args:
+        model: of the robot.
+        joints: angles [rad] by joint id.
+        data: a `mujoco.MjData` to reuse.
+    """
     data = mujoco.MjData(model) if data is None else data
     data.qpos[:7] = [0, 0, 0, 1, 0, 0, 0]
     for joint in range(1, model.njnt):
@@ -78,9 +82,12 @@ def find_legs(model: mujoco.MjModel) -> list[Leg]:
     highest = float(data.geom_xpos[:, 2].max())
     band = min(known) + _FOOT_BAND * (highest - min(known))
     feet = [end for end in ends if low[end] <= band]
-    shapeless = [model.body(e).name for e in ends if not np.isfinite(low[e]) and _is_low(data, e, band)]
+    hang = max(float(data.xpos[foot][2]) for foot in feet) + 0.01
+    shapeless = [model.body(e).name for e in ends if not np.isfinite(low[e]) and data.xpos[e][2] <= hang]
     if shapeless:
-        raise InputError(f"link {shapeless[0]!r} ends a leg without a collision shape; give it a sole (a box or a sphere)")
+        raise InputError(
+            f"link {shapeless[0]!r} ends a leg without a collision shape; give it a sole (a box or a sphere)"
+        )
     if len(feet) < 2:
         names = ", ".join(model.body(e).name for e in feet)
         raise InputError(f"only {len(feet)} limb reaches the ground ({names}); expected two legs or more")
@@ -99,11 +106,6 @@ def _geoms_of(model: mujoco.MjModel, body: int) -> list[int]:
 def _chain_low(model: mujoco.MjModel, data: mujoco.MjData, body: int) -> float:
     """Lowest point of the link at a limb's end; infinite if it has no shape."""
     return min((lowest_m(model, data, g) for g in _geoms_of(model, body)), default=np.inf)
-
-
-def _is_low(data: mujoco.MjData, body: int, band: float) -> bool:
-    """A shapeless end counts as a foot's if its origin hangs as low as the feet do."""
-    return bool(data.xpos[body][2] <= band)
 
 
 def _path(model: mujoco.MjModel, body: int) -> list[int]:
@@ -128,7 +130,9 @@ def _leg(model: mujoco.MjModel, data: mujoco.MjData, foot: int, feet: Sequence[i
 def knee_of(data: mujoco.MjData, leg: Leg) -> int:
     """Place of the knee among a leg's joints: the one farthest from both hip and foot."""
     hip, foot = data.xanchor[leg.joints[0]], data.geom_xpos[leg.foot]
-    room = [min(np.linalg.norm(data.xanchor[j] - hip), np.linalg.norm(data.xanchor[j] - foot)) for j in leg.joints]
+    room = [
+        min(np.linalg.norm(data.xanchor[j] - hip), np.linalg.norm(data.xanchor[j] - foot)) for j in leg.joints
+    ]
     return int(np.argmax(room))
 
 
@@ -161,12 +165,19 @@ def _names(model: mujoco.MjModel, legs: list[Leg]) -> list[str]:
         lambda leg: [model.joint(j).name for j in leg.joints],
         lambda leg: [model.body(b).name for b in leg.bodies],
     ):
-        prefixes = [commonprefix(names_of(leg)).strip("_-. ") for leg in legs]
-        suffixes = [commonprefix([n[::-1] for n in names_of(leg)])[::-1].strip("_-. ") for leg in legs]
+        prefixes = [_common(names_of(leg)).strip("_-. ") for leg in legs]
+        suffixes = [_common([n[::-1] for n in names_of(leg)])[::-1].strip("_-. ") for leg in legs]
         for names in (prefixes, suffixes):
             if all(names) and len(set(names)) == len(legs):
                 return names
     return [f"leg{i}" for i in range(len(legs))]
+
+
+def _common(names: list[str]) -> str:
+    """The longest beginning that all names share."""
+    first, last = min(names), max(names)
+    same = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
+    return first[:same]
 
 
 def standing_pose(model: mujoco.MjModel, legs: list[Leg]) -> dict[int, float]:
@@ -197,7 +208,8 @@ def _bend(model: mujoco.MjModel, leg: Leg, pitch: tuple[int, ...], length: float
     data = posed(model, {})
     signs = [float(np.sign(data.xaxis[j][1])) for j in pitch]
     rows = []
-    for angles in product(*(np.linspace(*np.clip(model.jnt_range[j], -2.8, 2.8), 57) for j in pitch[:2])):
+    low, high = np.clip(model.jnt_range[list(pitch)], -2.8, 2.8).T
+    for angles in product(*(np.linspace(low[i], high[i], 57) for i in range(2))):
         if len(pitch) == 3:
             level = -(signs[0] * angles[0] + signs[1] * angles[1]) * signs[2]
             if not model.jnt_range[pitch[2]][0] <= level <= model.jnt_range[pitch[2]][1]:

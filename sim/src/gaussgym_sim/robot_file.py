@@ -34,7 +34,9 @@ def save_robot(robot: RobotCfg, mjcf: str, folder: Path, *, notes: tuple[str, ..
         The path of `robot.json`. Its numbers may be edited by hand; `robot.xml` may not (its hash is kept).
     """
     if robot.actuator.net is not None:
-        raise InputError(f"robot {robot.name!r}: an actuator network does not go into {MANIFEST}; save it without")
+        raise InputError(
+            f"robot {robot.name!r}: an actuator network does not go into {MANIFEST}; save it without"
+        )
     with ArtifactWriter(folder, manifest=MANIFEST, format=FORMAT, version=VERSION) as writer:
         (writer.path / MJCF).write_text(mjcf)
         values = asdict(robot)
@@ -64,10 +66,14 @@ def load_robot(path: Path | str) -> RobotCfg:
         raise InputError(f"{what}: fields {', '.join(odd)} are missing or unknown; import the robot again")
     actuator = values.pop("actuator")
     if not isinstance(actuator, dict) or not set(actuator) <= {f.name for f in fields(ActuatorCfg)} - {"net"}:
-        raise InputError(f"{what}: 'actuator' is {actuator!r}, expected kind, stall_torque_nm and no_load_speed_rad_s")
+        raise InputError(
+            f"{what}: 'actuator' is {actuator!r}, expected kind, stall_torque_nm and no_load_speed_rad_s"
+        )
     motor = {key: _value(what, key, value) for key, value in actuator.items()}
     robot = RobotCfg(
-        mjcf=folder / MJCF, actuator=ActuatorCfg(**motor), **{k: _value(what, k, v) for k, v in values.items()}
+        mjcf=folder / MJCF,
+        actuator=ActuatorCfg(**motor),
+        **{k: _value(what, k, v) for k, v in values.items()},
     )
     _check_lengths(what, robot)
     return robot
@@ -85,7 +91,15 @@ def _value(what: Path, name: str, value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-_SINGLE = {"name", "kind", "action_scale", "foot_radius_m", "base_height_m", "trunk_mass_kg", "camera_tilt_rad"}
+_SINGLE = {
+    "name",
+    "kind",
+    "action_scale",
+    "foot_radius_m",
+    "base_height_m",
+    "trunk_mass_kg",
+    "camera_tilt_rad",
+}
 
 
 def _check_lengths(what: Path, robot: RobotCfg) -> None:

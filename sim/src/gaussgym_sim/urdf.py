@@ -1,325 +1,252 @@
-"""URDF → `mujoco.MjSpec`, with every link's mass, joint and shape checked on the way.
-
-MuJoCo reads URDF itself, but it repairs bad inertias in silence or says little about them, and forgets efforts.
-"""
+"""A robot as URDF, for engines that read MJCF in part: the same bodies, joints and primitives, each sole a link of its own."""
 
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import mujoco
 import numpy as np
 from gaussgym_scene.errors import InputError
-from gaussgym_scene.frames import quat_wxyz_from_matrix
 from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+from gaussgym_sim.geoms import load_model
+from gaussgym_sim.robot import RobotCfg
 
-_MOVING = ("revolute",)
-_UNSUPPORTED = {
-    "continuous": "a continuous joint has no limits; make it 'revolute' with lower and upper",
-    "prismatic": "a prismatic joint; expected revolute ones, fix it if it is no part of a leg",
-    "planar": "a planar joint; expected revolute ones",
-}
-
-
-@dataclass
-class Inertial:
-    """Mass [kg], centre [3] and inertia about it [3, 3], in the frame of the link that the part is fixed to."""
-
-    mass_kg: float
-    com: Array
-    inertia: Array
+FOOT_MASS_SHARE = 0.02
+"""Of its body's mass, what a sole's link gets, with the inertia of a ball; the body keeps the rest."""
+_NO_SPEED_LIMIT_RAD_S = 1000.0
+_Kind, _Joint = mujoco.mjtGeom, mujoco.mjtJoint
 
 
-@dataclass
-class Shape:
-    """A collision shape: 'box' (half extents), 'sphere' (radius), 'cylinder' (radius, half length) or 'mesh' (scale)."""
+@dataclass(frozen=True)
+class Inertia:
+    """Mass [kg], centre [m] and inertia about it [kg m^2] of a link, in the link's axes."""
 
-    kind: str
-    size: tuple[float, ...]
-    pose: Array
-    mesh: Path | None = None
-
-
-@dataclass
-class Joint:
-    """One revolute joint."""
-
-    name: str
-    axis: Array
-    low: float
-    high: float
-    effort: float
-    speed: float | None
-    damping: float
-    friction: float
+    mass: float
+    com: NDArray[np.float64]
+    about_com: NDArray[np.float64]
 
 
-@dataclass
-class Link:
-    """A link with all that is fixed to it; ``joint`` moves it in its parent, None for the base."""
-
-    name: str
-    pose: Array
-    joint: Joint | None
-    parts: list[Inertial] = field(default_factory=list)
-    shapes: list[Shape] = field(default_factory=list)
-    children: list[Link] = field(default_factory=list)
-
-    def inertial(self) -> Inertial:
-        """All parts as one rigid body (parallel axes)."""
-        mass = sum(p.mass_kg for p in self.parts)
-        if mass <= 0.0:
-            return Inertial(mass, np.zeros(3), np.zeros((3, 3)))
-        com = np.sum([p.mass_kg * p.com for p in self.parts], axis=0) / mass
-        total = np.zeros((3, 3))
-        for part in self.parts:
-            d = part.com - com
-            total += part.inertia + part.mass_kg * (d @ d * np.eye(3) - np.outer(d, d))
-        return Inertial(mass, com, total)
-
-    def walk(self) -> Iterator[Link]:
-        """This link and all below it, parents first."""
-        yield self
-        for child in self.children:
-            yield from child.walk()
+def foot_links(robot: RobotCfg) -> tuple[str, ...]:
+    """Names of the links that `urdf_of` makes of the soles: the shape's, or that with ``_sole`` where a body has it already."""
+    model = load_model(robot.mjcf)
+    bodies = {model.body(i).name for i in range(model.nbody)}
+    return tuple(f"{name}_sole" if name in bodies else name for name in robot.foot_geoms)
 
 
-def read_urdf(path: Path) -> Link:
-    """Read a URDF's tree of links; links on fixed joints become part of what carries them.
+def urdf_of(robot: RobotCfg) -> str:
+    """The robot's model as URDF.
+
+    Capsules become a cylinder and two spheres. A sole (``robot.foot_geoms``) becomes a link on a fixed joint that importers are
+    told not to merge (``dont_collapse``), so that its contact force can be told from its body's.
 
     Raises:
-        InputError: not a URDF, no or several bases, a loop, a number missing or unreadable, a joint of a kind that is not
-            supported.
+        InputError: shapes, joints or springs that URDF has no word for.
     """
-    try:
-        root = ET.parse(path).getroot()
-    except ET.ParseError as error:
-        raise InputError(f"{path}: not readable as XML ({error})") from None
-    return _Reader(path, root).read()
-
-
-class _Reader:
-    """One URDF; methods raise `InputError` with the file and the element in the text."""
-
-    def __init__(self, path: Path, root: ET.Element) -> None:
-        self.path = path
-        self.links = {self._name(e): e for e in root.findall("link")}
-        self.joints = root.findall("joint")
-        self.below: dict[str, list[ET.Element]] = {name: [] for name in self.links}
-
-    def read(self) -> Link:
-        parents: dict[str, str] = {}
-        for joint in self.joints:
-            parent, child = (self._end(joint, end) for end in ("parent", "child"))
-            if child in parents:
-                raise InputError(
-                    f"{self.path}: link {child!r} has two parents ({parents[child]!r}, {parent!r}); expected a tree without loops"
-                )
-            parents[child] = parent
-            self.below[parent].append(joint)
-        bases = [name for name in self.links if name not in parents]
-        if len(bases) != 1:
-            raise InputError(
-                f"{self.path}: has {len(bases)} base links ({', '.join(bases) or 'none'}), expected one that all others hang on"
+    model = load_model(robot.mjcf)
+    _check(robot, model)
+    root = ET.Element("robot", name=robot.name)
+    soles = {
+        model.geom(geom).id: link for geom, link in zip(robot.foot_geoms, foot_links(robot), strict=True)
+    }
+    for body in range(1, model.nbody):
+        own = [g for g in _solid_geoms(model, body) if g not in soles]
+        feet = [g for g in _solid_geoms(model, body) if g in soles]
+        rest, parts = split_soles(model, body, feet)
+        origin = _joint_pos(model, body)
+        _add_link(root, model, model.body(body).name, rest, own, origin=origin)
+        for geom, part in zip(feet, parts, strict=True):
+            _add_link(root, model, soles[geom], part, [geom], origin=model.geom_pos[geom])
+            _add_fixed_joint(
+                root,
+                f"{soles[geom]}_fixed",
+                model.body(body).name,
+                soles[geom],
+                model.geom_pos[geom] - origin,
             )
-        base = Link(bases[0], np.eye(4), None)
-        self._fill(base, bases[0], np.eye(4))
-        return base
+        if body > 1:
+            _add_joint(root, robot, model, body)
+    ET.indent(root)
+    return ET.tostring(root, encoding="unicode")
 
-    def _fill(self, link: Link, name: str, pose: Array) -> None:
-        """Add the link called ``name``, lying at ``pose`` in ``link``, and what is below it."""
-        element = self.links[name]
-        part = self._inertial(name, element, pose)
-        if part is not None:
-            link.parts.append(part)
-        link.shapes += [self._shape(name, c, pose) for c in element.findall("collision")]
-        for joint in self.below[name]:
-            there, child = pose @ self._origin(joint), self._end(joint, "child")
-            kind, what = joint.get("type", ""), f"{self.path}: joint {self._name(joint)!r}"
-            if kind in ("fixed", "floating"):  # a floating one under a dummy base is our own free joint
-                if kind == "floating" and link.parts:
-                    raise InputError(f"{what} floats below a link with mass; expected one base")
-                self._fill(link, child, there)
-            elif kind in _MOVING:
-                moved = Link(child, there, self._joint(joint))
-                link.children.append(moved)
-                self._fill(moved, child, np.eye(4))
-            else:
-                raise InputError(f"{what} is {_UNSUPPORTED.get(kind, f'of unknown type {kind!r}')}")
 
-    def _joint(self, joint: ET.Element) -> Joint:
-        name = self._name(joint)
-        what = f"{self.path}: joint {name!r}"
-        if joint.find("mimic") is not None:
-            raise InputError(f"{what} mimics another; expected a motor of its own, or a fixed joint")
-        limit, dynamics = joint.find("limit"), joint.find("dynamics")
-        if limit is None or limit.get("lower") is None or limit.get("upper") is None:
-            raise InputError(f"{what} has no limits; expected <limit lower= upper= effort=>")
-        low, high = self._number(limit, "lower", what), self._number(limit, "upper", what)
-        if not low < high:
-            raise InputError(f"{what}: limits {low:g} to {high:g} rad leave no room; expected lower < upper")
-        if limit.get("effort") is None or self._number(limit, "effort", what) <= 0.0:
-            raise InputError(f"{what} has effort {limit.get('effort')}; expected its greatest torque in Nm, above 0")
-        speed = self._number(limit, "velocity", what) if limit.get("velocity") else 0.0
-        axis = self._vector(joint.find("axis"), "xyz", (1.0, 0.0, 0.0), what)
-        if not np.linalg.norm(axis) > 0.0:
-            raise InputError(f"{what} has the axis 0 0 0; expected a direction")
-        damping, friction = (
-            0.0 if dynamics is None or dynamics.get(key) is None else self._number(dynamics, key, what)
-            for key in ("damping", "friction")
+def _check(robot: RobotCfg, model: mujoco.MjModel) -> None:
+    where = f"{robot.mjcf}: "
+    if model.nbody < 2 or model.body_jntnum[1] != 1 or model.jnt_type[0] != _Joint.mjJNT_FREE:
+        raise InputError(where + "expected one tree of bodies whose base has the only free joint")
+    if (model.body_parentid[2:] == 0).any():
+        raise InputError(where + "has several trees of bodies, a URDF holds one")
+    if (model.body_jntnum[1:] > 1).any():
+        raise InputError(where + "has a body with several joints, URDF allows one; put bodies in between")
+    hinge_or_slide = np.isin(model.jnt_type[1:], [int(_Joint.mjJNT_HINGE), int(_Joint.mjJNT_SLIDE)])
+    if not hinge_or_slide.all() or model.jnt_stiffness.any() or model.qpos_spring[7:].any():
+        raise InputError(
+            where
+            + "has ball joints, springs or joints with a reference other than 0, which URDF does not know"
         )
-        effort = self._number(limit, "effort", what)
-        return Joint(
-            name, axis / np.linalg.norm(axis), low, high, effort, speed if speed > 0.0 else None, damping, friction
-        )
-
-    def _inertial(self, name: str, link: ET.Element, pose: Array) -> Inertial | None:
-        found = link.find("inertial")
-        if found is None:
-            return None
-        what = f"{self.path}: link {name!r}"
-        mass, inertia = found.find("mass"), found.find("inertia")
-        if mass is None or inertia is None:
-            raise InputError(f"{what}: <inertial> without mass or inertia")
-        value = self._number(mass, "value", what)
-        if value < 0.0:
-            raise InputError(f"{what} has mass {value:g} kg; expected 0 or more")
-        if value == 0.0:
-            return None
-        xx, yy, zz, xy, xz, yz = (self._number(inertia, f"i{k}", what) for k in ("xx", "yy", "zz", "xy", "xz", "yz"))
-        at = pose @ self._origin(found)
-        turn = at[:3, :3]
-        return Inertial(value, at[:3, 3], turn @ np.array([[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]]) @ turn.T)
-
-    def _shape(self, name: str, collision: ET.Element, pose: Array) -> Shape:
-        what = f"{self.path}: collision shape of link {name!r}"
-        geometry = collision.find("geometry")
-        shape = None if geometry is None or not len(geometry) else geometry[0]
-        if shape is None:
-            raise InputError(f"{what} is empty; expected box, cylinder, sphere or mesh")
-        at = pose @ self._origin(collision)
-        if shape.tag == "box":
-            return Shape("box", tuple(self._vector(shape, "size", None, what) / 2), at)
-        if shape.tag == "sphere":
-            return Shape("sphere", (self._number(shape, "radius", what),), at)
-        if shape.tag in ("cylinder", "capsule"):
-            size = (self._number(shape, "radius", what), self._number(shape, "length", what) / 2)
-            return Shape(shape.tag, size, at)
-        if shape.tag == "mesh":
-            scale = self._vector(shape, "scale", (1.0, 1.0, 1.0), what)
-            return Shape("mesh", tuple(scale), at, self._mesh_file(shape.get("filename", ""), what))
-        raise InputError(f"{what} is a <{shape.tag}>; expected box, cylinder, capsule, sphere or mesh")
-
-    def _mesh_file(self, name: str, what: str) -> Path:
-        """A mesh's file; ``package://`` is looked for upwards from the URDF, with and without the package's name."""
-        relative = Path(name.split("://", 1)[-1].lstrip("/") if "://" in name else name)
-        ways = [relative, Path(*relative.parts[1:])] if len(relative.parts) > 1 else [relative]
-        for folder in self.path.resolve().parents:
-            for way in ways:
-                if (folder / way).is_file():
-                    return folder / way
-        raise InputError(f"{what}: mesh {name!r} not found above {self.path.parent}; put it there or use a primitive")
-
-    def _name(self, element: ET.Element) -> str:
-        name = element.get("name")
-        if not name:
-            raise InputError(f"{self.path}: a <{element.tag}> without a name")
-        return name
-
-    def _end(self, joint: ET.Element, end: str) -> str:
-        found = joint.find(end)
-        name = None if found is None else found.get("link")
-        if name not in self.links:
-            raise InputError(f"{self.path}: joint {self._name(joint)!r} names {name!r} as its {end}; there is no such link")
-        return str(name)
-
-    def _origin(self, element: ET.Element) -> Array:
-        found, pose = element.find("origin"), np.eye(4)
-        if found is None:
-            return pose
-        what = f"{self.path}: origin in <{element.tag}> {element.get('name', '')}"
-        pose[:3, 3] = self._vector(found, "xyz", (0.0, 0.0, 0.0), what)
-        roll, pitch, yaw = self._vector(found, "rpy", (0.0, 0.0, 0.0), what)
-        (cr, sr), (cp, sp), (cy, sy) = ((np.cos(a), np.sin(a)) for a in (roll, pitch, yaw))
-        about_x = np.array([[1, 0, 0], [0, cr, -sr], [0, sr, cr]])
-        about_y = np.array([[cp, 0, sp], [0, 1, 0], [-sp, 0, cp]])
-        about_z = np.array([[cy, -sy, 0], [sy, cy, 0], [0, 0, 1]])
-        pose[:3, :3] = about_z @ about_y @ about_x
-        return pose
-
-    def _number(self, element: ET.Element, key: str, what: str) -> float:
-        text = element.get(key)
-        try:
-            value = float(text) if text is not None else float("nan")
-        except ValueError:
-            value = float("nan")
-        if not np.isfinite(value):
-            raise InputError(f"{what}: <{element.tag}> has {key}={text!r}; expected a number")
-        return value
-
-    def _vector(self, element: ET.Element | None, key: str, default: tuple[float, ...] | None, what: str) -> Array:
-        text = None if element is None else element.get(key)
-        if text is None and default is not None:
-            return np.array(default)
-        try:
-            values = np.array([float(t) for t in (text or "").split()])
-        except ValueError:
-            values = np.zeros(0)
-        if len(values) != 3 or not np.isfinite(values).all():
-            raise InputError(f"{what}: {key}={text!r}; expected three numbers")
-        return values
+    known = {_Kind.mjGEOM_SPHERE, _Kind.mjGEOM_BOX, _Kind.mjGEOM_CYLINDER, _Kind.mjGEOM_CAPSULE}
+    for body in range(1, model.nbody):
+        for geom in _solid_geoms(model, body):
+            if _Kind(model.geom_type[geom]) not in known:
+                raise InputError(
+                    f"{where}shape {model.geom(geom).name!r} is neither box, sphere, cylinder nor capsule; replace it by those"
+                )
 
 
-def urdf_spec(base: Link, *, armature: float) -> mujoco.MjSpec:
-    """A tree of links as a model without ground: one free joint, one motor a joint.
+def _solid_geoms(model: mujoco.MjModel, body: int) -> list[int]:
+    first = int(model.body_geomadr[body])
+    geoms = range(first, first + int(model.body_geomnum[body]))
+    return [g for g in geoms if model.geom_contype[g] or model.geom_conaffinity[g]]
 
-    Args:
-        base: from `read_urdf`; its inertias must be sound.
-        armature: rotor inertia of every joint [kg m^2], of which a URDF says nothing.
+
+def _joint_pos(model: mujoco.MjModel, body: int) -> NDArray[np.float64]:
+    """Where the body's joint is in the body: the origin of its link, as URDF wants it."""
+    joint = int(model.body_jntadr[body])
+    is_free = joint >= 0 and model.jnt_type[joint] == _Joint.mjJNT_FREE
+    return np.zeros(3) if joint < 0 or is_free else model.jnt_pos[joint].copy()
+
+
+def _rotation(quat_wxyz: NDArray[np.float64]) -> NDArray[np.float64]:
+    matrix = np.zeros(9)
+    mujoco.mju_quat2Mat(matrix, quat_wxyz)
+    return matrix.reshape(3, 3)
+
+
+def split_soles(model: mujoco.MjModel, body: int, feet: Sequence[int]) -> tuple[Inertia, list[Inertia]]:
+    """A body's inertia without its soles, and that of the soles, in the body's axes; together they are the body's.
+
+    Raises:
+        InputError: what is left is no inertia.
     """
-    spec = mujoco.MjSpec()
-    spec.compiler.degree = False
-    spec.compiler.inertiafromgeom = mujoco.mjtInertiaFromGeom.mjINERTIAFROMGEOM_FALSE
-    _add_link(spec, spec.worldbody, base, armature)
-    return spec
+    axes = _rotation(model.body_iquat[body])
+    mass, com = float(model.body_mass[body]), model.body_ipos[body].copy()
+    about_com = axes @ np.diag(model.body_inertia[body]) @ axes.T
+    whole = Inertia(mass, com, about_com)
+    parts = []
+    for geom in feet:
+        share, radius = FOOT_MASS_SHARE * mass, float(model.geom_rbound[geom])
+        parts.append(Inertia(share, model.geom_pos[geom].copy(), 0.4 * share * radius**2 * np.eye(3)))
+    if not parts:
+        return whole, []
+    rest_mass = mass - sum(p.mass for p in parts)
+    rest_com = (mass * com - sum(p.mass * p.com for p in parts)) / rest_mass
+    about_origin = _about_origin(whole) - sum(_about_origin(p) for p in parts)
+    rest = Inertia(rest_mass, rest_com, about_origin - rest_mass * _parallel(rest_com))
+    moments = np.linalg.eigvalsh(rest.about_com)
+    if moments[0] <= 0 or moments[0] + moments[1] < moments[2] * (1 - 1e-9):
+        raise InputError(
+            f"body {model.body(body).name!r}: no inertia is left without its sole's; its own inertia is too small"
+        )
+    return rest, parts
 
 
-def _add_link(spec: mujoco.MjSpec, parent: mujoco.MjsBody, link: Link, armature: float) -> None:
-    body = parent.add_body(name=link.name, pos=link.pose[:3, 3], quat=quat_wxyz_from_matrix(link.pose[:3, :3]))
-    inertial = link.inertial()
-    i = inertial.inertia
-    body.explicitinertial = True
-    body.mass, body.ipos = inertial.mass_kg, inertial.com
-    body.fullinertia = [i[0, 0], i[1, 1], i[2, 2], i[0, 1], i[0, 2], i[1, 2]]
-    if link.joint is None:
-        body.add_freejoint(name="root")
+def _parallel(r: NDArray[np.float64]) -> NDArray[np.float64]:
+    return float(r @ r) * np.eye(3) - np.outer(r, r)
+
+
+def _about_origin(part: Inertia) -> NDArray[np.float64]:
+    return part.about_com + part.mass * _parallel(part.com)
+
+
+def _text(values: Sequence[float] | NDArray[np.float64]) -> str:
+    return " ".join(f"{float(v) if abs(v) > 1e-12 else 0.0:.9g}" for v in values)
+
+
+def rpy_of(rotation: NDArray[np.float64]) -> tuple[float, float, float]:
+    """Roll, pitch, yaw [rad] of R = Rz(yaw) Ry(pitch) Rx(roll), URDF's angles."""
+    pitch = float(np.arctan2(-rotation[2, 0], np.hypot(rotation[0, 0], rotation[1, 0])))
+    if (
+        np.hypot(rotation[0, 0], rotation[1, 0]) < 1e-9
+    ):  # straight up or down: only a sum of the others matters
+        return float(np.arctan2(-rotation[1, 2], rotation[1, 1])), pitch, 0.0
+    roll = float(np.arctan2(rotation[2, 1], rotation[2, 2]))
+    return roll, pitch, float(np.arctan2(rotation[1, 0], rotation[0, 0]))
+
+
+def _origin(
+    parent: ET.Element, xyz: NDArray[np.float64], rotation: NDArray[np.float64] | None = None
+) -> None:
+    rpy = (0.0, 0.0, 0.0) if rotation is None else rpy_of(rotation)
+    ET.SubElement(parent, "origin", xyz=_text(xyz), rpy=_text(rpy))
+
+
+def _add_link(
+    root: ET.Element,
+    model: mujoco.MjModel,
+    name: str,
+    inertia: Inertia,
+    geoms: Sequence[int],
+    *,
+    origin: NDArray[np.float64],
+) -> None:
+    link = ET.SubElement(root, "link", name=name)
+    inertial = ET.SubElement(link, "inertial")
+    _origin(inertial, inertia.com - origin)
+    ET.SubElement(inertial, "mass", value=f"{inertia.mass:.9g}")
+    i = inertia.about_com
+    entries = {"ixx": i[0, 0], "ixy": i[0, 1], "ixz": i[0, 2], "iyy": i[1, 1], "iyz": i[1, 2], "izz": i[2, 2]}
+    ET.SubElement(inertial, "inertia", {key: f"{float(value):.9g}" for key, value in entries.items()})
+    for geom in geoms:
+        _add_shapes(link, model, geom, origin)
+
+
+def _add_shapes(link: ET.Element, model: mujoco.MjModel, geom: int, origin: NDArray[np.float64]) -> None:
+    size, kind = model.geom_size[geom], _Kind(model.geom_type[geom])
+    place, rotation = model.geom_pos[geom] - origin, _rotation(model.geom_quat[geom])
+    if kind == _Kind.mjGEOM_BOX:
+        _shape(link, place, rotation, "box", size=_text(2 * size))
+    elif kind == _Kind.mjGEOM_SPHERE:
+        _shape(link, place, rotation, "sphere", radius=_text(size[:1]))
     else:
-        joint = link.joint
-        body.add_joint(
-            name=joint.name, type=mujoco.mjtJoint.mjJNT_HINGE, axis=joint.axis, range=[joint.low, joint.high],
-            limited=True, armature=armature, damping=joint.damping, frictionloss=joint.friction,
-        )  # fmt: skip
-        motor = spec.add_actuator(name=joint.name, target=joint.name, trntype=mujoco.mjtTrn.mjTRN_JOINT)
-        motor.ctrllimited, motor.ctrlrange = True, [-joint.effort, joint.effort]
-    for shape in link.shapes:
-        geom = body.add_geom(
-            type=getattr(mujoco.mjtGeom, f"mjGEOM_{shape.kind.upper()}"),
-            pos=shape.pose[:3, 3], quat=quat_wxyz_from_matrix(shape.pose[:3, :3]),
-        )  # fmt: skip
-        if shape.mesh is None:
-            geom.size[: len(shape.size)] = shape.size
-        else:
-            geom.meshname = _add_mesh(spec, shape)
-    for child in link.children:
-        _add_link(spec, body, child, armature)
+        _shape(link, place, rotation, "cylinder", radius=_text(size[:1]), length=_text(2 * size[1:2]))
+    if kind == _Kind.mjGEOM_CAPSULE:
+        for sign in (-1.0, 1.0):
+            _shape(link, place + sign * size[1] * rotation[:, 2], rotation, "sphere", radius=_text(size[:1]))
 
 
-def _add_mesh(spec: mujoco.MjSpec, shape: Shape) -> str:
-    name = f"mesh{len(spec.meshes)}"
-    spec.add_mesh(name=name, file=str(shape.mesh), scale=list(shape.size))
-    return name
+def _shape(
+    link: ET.Element, place: NDArray[np.float64], rotation: NDArray[np.float64], kind: str, **sizes: str
+) -> None:
+    collision = ET.SubElement(link, "collision")
+    _origin(collision, place, rotation)
+    ET.SubElement(ET.SubElement(collision, "geometry"), kind, sizes)
+
+
+def _add_fixed_joint(
+    root: ET.Element, name: str, parent: str, child: str, place: NDArray[np.float64]
+) -> None:
+    joint = ET.SubElement(root, "joint", name=name, type="fixed", dont_collapse="true")
+    _origin(joint, place)
+    ET.SubElement(joint, "parent", link=parent)
+    ET.SubElement(joint, "child", link=child)
+
+
+def _add_joint(root: ET.Element, robot: RobotCfg, model: mujoco.MjModel, body: int) -> None:
+    parent, index = int(model.body_parentid[body]), int(model.body_jntadr[body])
+    place, rotation = model.body_pos[body], _rotation(model.body_quat[body])
+    place = place + rotation @ _joint_pos(model, body) - _joint_pos(model, parent)
+    if index < 0:
+        joint = ET.SubElement(
+            root, "joint", name=f"{model.body(body).name}_fixed", type="fixed", dont_collapse="true"
+        )
+    else:
+        slides, limited = model.jnt_type[index] == _Joint.mjJNT_SLIDE, bool(model.jnt_limited[index])
+        kind = "prismatic" if slides else "revolute" if limited else "continuous"
+        joint = ET.SubElement(root, "joint", name=model.joint(index).name, type=kind)
+    _origin(joint, place, rotation)
+    ET.SubElement(joint, "parent", link=model.body(parent).name)
+    ET.SubElement(joint, "child", link=model.body(body).name)
+    if index < 0:
+        return
+    name, dof = model.joint(index).name, int(model.jnt_dofadr[index])
+    ET.SubElement(joint, "axis", xyz=_text(model.jnt_axis[index]))
+    effort = robot.torque_limit_nm[robot.joint_names.index(name)] if name in robot.joint_names else 0.0
+    limits = {"effort": f"{effort:.9g}", "velocity": f"{_NO_SPEED_LIMIT_RAD_S:g}"}
+    if model.jnt_limited[index]:
+        lower, upper = model.jnt_range[index]
+        limits |= {"lower": f"{lower:.9g}", "upper": f"{upper:.9g}"}
+    ET.SubElement(joint, "limit", limits)
+    damping, friction = model.dof_damping[dof], model.dof_frictionloss[dof]
+    ET.SubElement(joint, "dynamics", damping=f"{damping:.9g}", friction=f"{friction:.9g}")
