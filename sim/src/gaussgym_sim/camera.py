@@ -21,6 +21,8 @@ from gaussgym_sim.vecsim import SimState
 OVERLAP_M = 0.6
 """Other robots whose base is nearer than this are not shown: they pass through each other, and would fill the image [m]."""
 
+_KEPT = ("rgb", "new", "unwatched", "pose_b_c", "K", "_first", "_camera_ids", "_frame_ids")
+
 
 class RenderedFrames(Protocol):
     """What a renderer returns; only ``rgb`` is read here."""
@@ -338,7 +340,7 @@ class CameraRig:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that coming images depend on, beside robots and random numbers."""
-        state: dict[str, Any] = {name: getattr(self, name).clone() for name in _RIG}
+        state: dict[str, Any] = {name: getattr(self, name).clone() for name in _KEPT}
         state |= {"steps": self._steps, "clock": self.clock.state_dict()}
         state["late"] = None if self._late is None else self._late.state_dict()
         return state | {"generator": None if self._generator is None else self._generator.get_state()}
@@ -350,7 +352,7 @@ class CameraRig:
             InputError: of other envs, images or latencies.
         """
         check_shape("images", state["rgb"], self.rgb)
-        for name in _RIG:
+        for name in _KEPT:
             getattr(self, name)[:] = state[name]
         self._steps = int(state["steps"])
         self.clock.load_state_dict(state["clock"])
@@ -360,6 +362,3 @@ class CameraRig:
         if state["generator"] is not None:
             self._generator = torch.Generator(device=self.K.device)
             self._generator.set_state(state["generator"])
-
-
-_RIG = ("pose_b_c", "K", "rgb", "new", "unwatched", "_first", "_camera_ids", "_frame_ids")
