@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from gaussgym_scene.errors import InputError
@@ -26,6 +26,9 @@ from gaussgym_sim.slots import SceneChanges
 from gaussgym_sim.starts import FixedStarts, Starts, StartSampler
 from gaussgym_sim.task import TaskState, get_task
 from gaussgym_sim.vecsim import VecSim
+
+if TYPE_CHECKING:
+    from gaussgym_sim.nan_guard import NanGuard
 
 _KEPT = ("episode_length_buf", "level", "start_id", "_action")
 
@@ -57,6 +60,7 @@ class Env:
         disturbances: kicks and pushes.
         keep_final_observations: also give ``extras["final_observations"]``, the groups [R, ...] of the R envs that ended, as they
             were before their reset, with ``extras["final_ids"]`` [R]; costs a second set of observations in such steps.
+        guard: names and saves what is not finite (`gaussgym_sim.nan_guard`), or None.
     """
 
     def __init__(
@@ -130,6 +134,7 @@ class Env:
         if self.task.state is not None:
             self.task_state = self.task.state(self)
         self.keep_final_observations = False
+        self.guard: NanGuard | None = None
         self.choose_scenes: Callable[[Env, Tensor, Tensor], None] | None = None
         self._begin_everywhere()
 
@@ -223,9 +228,15 @@ class Env:
         self._refresh()
         self._after_physics()
         reward = self._reward()
+        if self.guard is not None:
+            self._bad_action |= self.guard.check_step(self, action, reward)
+        self.episodes.add(self.rewards.terms, self._command_before, cfg.control_s)
         dones, extras = self._finish()
         self._capture()
-        return self.get_observations(), reward, dones, extras
+        groups = self.get_observations()
+        if self.guard is not None:
+            self.guard.check_observations(groups)
+        return groups, reward, dones, extras
 
     def _refresh(self) -> None:
         """Quantities derived from the state, shared by commands, rewards and observations."""
@@ -270,9 +281,7 @@ class Env:
             terrain=self.sim.terrain, scene_ids=self.sim.scene_of_env, follower=self.follower, gait=self.gait,
             goal_radius_m=self.cfg.commands.goal_radius_m,
         )  # fmt: skip
-        reward = self.rewards.compute(inputs, [term(self) for term in self._task_terms])
-        self.episodes.add(self.rewards.terms, command, self.cfg.control_s)
-        return reward
+        return self.rewards.compute(inputs, [term(self) for term in self._task_terms])
 
     def _finish(self) -> tuple[Tensor, dict[str, Any]]:
         """Who ends here, why, and their next start."""
