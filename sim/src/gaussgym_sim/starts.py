@@ -105,30 +105,31 @@ class StartSampler:
                 self._group_of[scene, level] = scene * levels + below[-1]
 
     def draw(
-        self, scene_ids: Tensor, levels: Tensor, *, task: str, commands: CommandCfg, randomize: RandomizeCfg, uniform: Uniform
+        self, scene_ids: Tensor, levels: Tensor, *, to_goal: bool, commands: CommandCfg, randomize: RandomizeCfg,
+        uniform: Uniform, goal_distance_m: Tensor | None = None,
     ) -> StartBatch:  # fmt: skip
         """Draw R starts: a uniform path point, a direction with enough line ahead, small offsets of position and heading.
 
         Args:
             scene_ids: [R].
             levels: [R]; one above the network's highest counts as that.
-            task: 'goal' wants the goal's distance ahead, 'velocity' a little.
+            to_goal: want the goal's distance ahead, else a little.
             commands: goal distance and speeds.
             randomize: ranges of the offsets.
             uniform: random numbers.
+            goal_distance_m: [R], in place of that of ``commands``.
         """
         net, count = self.network, len(scene_ids)
         group = self._group_of[scene_ids, levels.clamp(max=net.num_levels - 1)]
         index = self._points[self._first[group] + (uniform(0.0, 1.0, count) * self._count[group]).long()]
         direction = torch.where(uniform(0.0, 1.0, count) < 0.5, 1, -1)
-        need = commands.goal_distance_m if task == "goal" else _MIN_LINE_AHEAD_M
+        to_go = torch.full((count,), commands.goal_distance_m) if goal_distance_m is None else goal_distance_m
+        need = to_go if to_goal else _MIN_LINE_AHEAD_M
         ahead, behind = net.distance_to_end_m(index, direction), net.distance_to_end_m(index, -direction)
         direction = torch.where((ahead < need) & (behind > ahead), -direction, direction)
-        if task == "goal":
-            index = self._with_room(index, direction, need)
-        yaw = net.travel_yaw(index, direction) + uniform(
-            -randomize.start_yaw_rad, randomize.start_yaw_rad, count
-        )
+        if to_goal:
+            index = self._with_room(index, direction, to_go)
+        yaw = net.travel_yaw(index, direction) + randomize.spread(uniform, randomize.start_yaw_rad, count)
         lateral = uniform(-randomize.start_lateral, randomize.start_lateral, count)
         lateral = lateral * net.half_width_m[index].clamp(max=0.5)
         line_yaw = net.points[index, 3]
@@ -136,13 +137,13 @@ class StartSampler:
         return StartBatch(
             index=index,
             direction=direction,
-            goal=goal_point(net, index, direction, commands.goal_distance_m),
+            goal=goal_point(net, index, direction, to_go),
             xy=net.points[index, :2] + lateral[:, None] * across,
             yaw=yaw,
             speed=uniform(*commands.goal_speed_m_s, count),
         )
 
-    def _with_room(self, index: Tensor, direction: Tensor, need_m: float) -> Tensor:
+    def _with_room(self, index: Tensor, direction: Tensor, need_m: Tensor) -> Tensor:
         """Move starts back along their line until the goal's distance lies ahead, as far as the line reaches."""
         net = self.network
         missing = (need_m - net.distance_to_end_m(index, direction)).clamp(min=0.0)
@@ -177,7 +178,7 @@ def sample_starts(
     network = PathNetwork(scenes, device=device)
     scene_id = scene_of_env(len(scenes), count)
     batch = StartSampler(network, use_levels=False).draw(
-        torch.from_numpy(scene_id), torch.zeros(count, dtype=torch.long), task="goal",
+        torch.from_numpy(scene_id), torch.zeros(count, dtype=torch.long), to_goal=True,
         commands=commands or CommandCfg(), randomize=randomize or RandomizeCfg(), uniform=Uniform(generator, device),
     )  # fmt: skip
     offset = network.offset[torch.from_numpy(scene_id)]
@@ -233,6 +234,14 @@ class FixedStarts:
         length = torch.tensor([len(q) for q in queues], device=scene_id.device)
         table = torch.nn.utils.rnn.pad_sequence(queues, batch_first=True)
         return table, length
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Whose turn it is."""
+        return {"turn": self._turn.clone()}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Inverse of `state_dict`."""
+        self._turn.copy_(state["turn"])
 
     def rewind(self) -> None:
         """Deal from the first start on again."""
