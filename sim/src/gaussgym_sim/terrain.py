@@ -108,7 +108,7 @@ def ground_of(
     if mode == "boxes":
         boxes, note = boxes_of(mesh, field, _member(scene, "paths"), box_cfg)
         return Ground(field, boxes, note=note)
-    raise NotImplementedError
+    raise InputError("terrain 'mesh' is not ready; choose 'boxes'")
 
 
 def _member(scene: Scene, name: str) -> Any:
