@@ -73,16 +73,28 @@ def observe(robot, side, state, action, task):
     env.sim.reset(ids, **state)
     env._action = action
     env.follower.start(ids, torch.full((count,), 16), torch.full((count,), -1), torch.full((count,), 2))
-    env.commands._sampled[:] = torch.tensor([0.5, side * 0.2, side * 0.3])
-    env.commands._heading[:], env.commands._standing[:] = True, False
+    if task == "navigate":
+        env.commands.give(torch.tensor([[0.5, side * 0.2, side * 0.3]] * count))
+    else:
+        env.commands._sampled[:] = torch.tensor([0.5, side * 0.2, side * 0.3])
+        env.commands._heading[:], env.commands._standing[:] = True, False
     env.gait.phase[:] = torch.linspace(-3, 3, count) + (torch.pi if side < 0 else 0.0)
+    if task != "goal" and task != "velocity":
+        patches = env.task_state.patches
+        shape = patches.half_m.shape
+        patches.xy_m[:] = FLIP[:2].pow(0 if side > 0 else 1) * torch.linspace(
+            -1, 1, 2 * patches.half_m.numel()
+        ).view(*shape, 2)
+        patches.half_m[:] = torch.linspace(0.2, 0.6, patches.half_m.numel()).view(shape)
     env._refresh()
     env.commands.update(env.sim.state.root_pos_w[:, :2], env.yaw)
     return env, env.get_observations()
 
 
-@pytest.mark.parametrize("task", ["velocity", "goal"])
-@pytest.mark.parametrize("robot", robot_names())
+PAIRS = [(robot, task) for robot in robot_names() for task in ("velocity", "goal")]
+
+
+@pytest.mark.parametrize(("robot", "task"), [*PAIRS, ("go1", "goal_semantic"), ("go1", "navigate")])
 def test_the_mirrored_robot_in_the_mirrored_world_observes_the_mirror_image(robot, task):
     cfg = get_robot(robot)
     symmetry = Symmetry(cfg, task=get_task(task))

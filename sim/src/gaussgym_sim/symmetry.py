@@ -129,7 +129,7 @@ class Symmetry:
 
     def _group(self, name: str) -> Callable[[Tensor], Tensor]:
         if name in self._task_mirrors:
-            return self._task_mirrors[name]
+            return lambda v: self._task_mirrors[name](self, v)
         known: dict[str, Callable[[Tensor], Tensor]] = {
             "proprio": lambda v: v[..., self._order] * self._signs,
             "base_vel": lambda v: v * self._vector,
