@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Rewrites base.txt, dev.txt, rivals.txt, torch-cpu.txt and torch-cuda.txt from *.in and what the current .venv has
+# Rewrites base.txt, dev.txt, torch-cpu.txt and torch-cuda.txt from *.in and what the current .venv has
 # installed (made by `make setup`, then upgraded by hand). Hashes, no addresses. Needs `uv`.
 set -euo pipefail
 cd "$(dirname "$0")"
@@ -42,8 +42,6 @@ grep -vxFf "$work/base.pins" "$work/dev.all" > "$work/dev.pins"
 uv() { "$venv/uv" pip compile "${flags[@]}" "$@"; }
 uv --no-deps "$work/base.pins" -o base.txt > /dev/null
 uv --no-deps "$work/dev.pins" -o dev.txt > /dev/null
-# Not installed in .venv: resolved, with what base.txt pins left out.
-uv rivals.in -c "$work/base.pins" -o "$work/rivals.txt" > /dev/null
 without_base() { "$venv/python" - "$1" "$work/base.pins" <<'PY'
 import re, sys
 base = {line.split("==")[0] for line in open(sys.argv[2])}
@@ -51,7 +49,6 @@ blocks = re.split(r"(?m)^(?=[a-z])", open(sys.argv[1]).read())
 print("".join(b for b in blocks if b and b.split("==")[0] not in base), end="")
 PY
 }
-without_base "$work/rivals.txt" > rivals.txt
 # The CUDA build brings packages of its own; the CPU build brings none beyond base.txt.
 echo "torch==$torch" > "$work/torch.in"
 uv "$work/torch.in" -c "$work/base.pins" -o "$work/torch.txt" > /dev/null

@@ -300,7 +300,7 @@ def test_plain_robot_moves_as_the_training_environment_does(course):
             frame = obs["rgb"][number].permute(1, 2, 0).numpy().astype(int)
             assert np.abs(robot.state.rgb.astype(int) - frame).mean() < 0.5
             target = np.array(go1.default_joint_pos) + go1.action_scale * action.numpy().astype(float)
-            command = JointCommand(target, np.full(JOINTS, go1.kp), np.full(JOINTS, go1.kd))
+            command = JointCommand(target, np.array(go1.kp), np.array(go1.kd))
             _, _, dones, _ = env.step(action.expand(3, -1))
             result = robot.step(command)
             if bool(dones[number]):

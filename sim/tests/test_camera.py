@@ -107,7 +107,7 @@ def test_what_nobody_watches_is_not_rendered_until_its_next_episode():
     assert len(renderer.calls[-1][0]) == 3
     assert torch.equal(env.camera.rgb[1], before)
     assert env.camera.new[1, 0] == env.camera.new[0, 0]  # the clock runs on
-    env.camera.restart(torch.tensor([1]), env.cfg.randomize, env._uniform)
+    env.camera.restart(torch.tensor([1]), env.cfg.randomize, env.uniform)
     assert not env.camera.unwatched[1]
 
 

@@ -218,13 +218,13 @@ def lanes_scene():
 def test_curriculum_moves_robots_between_lanes():
     env = make_env([lanes_scene()], 8, replace(EnvCfg(), random_initial_age=False, episode_s=0.04))
     assert (env.sim.state.root_pos_w[:, 1] < 0).all()
-    env._start_xy[:4] -= 5.0  # as if they had walked
-    env._commanded_m[:] = 3.0
+    env.episodes.start_xy[:4] -= 5.0  # as if they had walked
+    env.episodes.commanded_m[:] = 3.0
     env.step(torch.zeros(8, 12))
     env.step(torch.zeros(8, 12))
     assert env.level.tolist() == [1] * 4 + [0] * 4
     assert ((env.sim.state.root_pos_w[:, 1] > 0) == (env.level == 1)).all()
-    env._commanded_m[:] = 3.0  # commanded but did not move: down again
+    env.episodes.commanded_m[:] = 3.0  # commanded but did not move: down again
     env.step(torch.zeros(8, 12))
     env.step(torch.zeros(8, 12))
     assert env.level.tolist() == [0] * 8
@@ -255,15 +255,17 @@ def test_kicks_happen_at_the_stated_rate():
 def test_randomization_reaches_the_physics():
     cfg = replace(QUIET, randomize=RandomizeCfg())
     env = make_env(num_envs=50, cfg=cfg)
-    part = env.sim._batches[0]
-    friction = part.friction[:, part.robot_geoms[0], 0]
+    slot, params = env.sim._slots[0], env.sim.params
+    friction = slot.batch.expanded("geom_friction")[:, -1, 0]
+    np.testing.assert_array_equal(friction.astype(np.float32), params["friction"].numpy())
     assert 0.5 <= friction.min() < 0.6 < 1.1 < friction.max() <= 1.25
-    mass = part.payload[0][:, 1]
+    mass = slot.batch.expanded("body_mass")[:, 1]
+    np.testing.assert_array_equal(mass.astype(np.float32), params["trunk_mass_kg"].numpy())
     assert 0.85 * 5.204 <= mass.min() < mass.max() <= 1.25 * 5.204
-    assert 27.0 <= env.sim._kp.min() < 28.0 < 32.0 < env.sim._kp.max() <= 33.0
-    nominal = make_env(num_envs=2).sim._batches[0]
-    assert nominal.payload is None
-    assert (nominal.friction[:, nominal.robot_geoms, 0] == 1.0).all()
+    assert 27.0 <= params["kp"].min() < 28.0 < 32.0 < params["kp"].max() <= 33.0
+    nominal = make_env(num_envs=2).sim._slots[0]
+    assert nominal.batch.expanded("body_mass") is None
+    assert nominal.batch.expanded("geom_friction") is None
 
 
 def test_unknown_task():
@@ -305,3 +307,36 @@ def test_final_observations_are_those_before_the_reset():
             assert torch.equal(last, actions(env, i)[extras["final_ids"]])  # the episode's last action
             assert (obs["proprio"][extras["final_ids"], -12:] == 0).all()  # the new episode's none
     assert endings == [1, 0, 2]
+
+
+def test_a_tasks_own_terms_and_who_may_change_their_weights():
+    from gaussgym_sim.task import RewardTerm, Task, register_task
+
+    calls = []
+    task = Task(
+        "test-task",
+        cfg=3.0,
+        success=lambda env: env.sim.state.root_pos_w[:, 2] > env.task_cfg,
+        failed=lambda env: env.sim.state.root_pos_w[:, 2] < 0.0,
+        rewards={
+            "high": RewardTerm(2.0, lambda env: env.height_m),
+            "off": RewardTerm(0.0, lambda env: calls.append(1)),
+        },
+        observations={"height": lambda env: env.height_m[:, None]},
+        metrics={"steps": lambda env, success: env.episode_length_buf + 100 * success},
+    )
+    register_task(task)
+    env = make_env(cfg=replace(QUIET, task="test-task"))
+    place(env.sim, pos_w=torch.tensor([[0.0, 0.0, 5.0], [0.0, 0.0, -3.0]]), env_ids=torch.tensor([1, 3]))
+    obs, _, dones, extras = env.step(torch.zeros(4, 12))
+    assert dones.tolist() == [False, True, False, True]
+    assert extras["success"].tolist() == [False, True, False, False]
+    assert extras["fell"].tolist() == [False, False, False, True]
+    assert float(extras["log"]["episode/steps"]) == (101 + 1) / 2
+    assert torch.equal(obs["height"][:, 0], env.height_m)
+    assert env.rewards.names[-1] == "high"
+    assert not calls  # a term without weight is not computed
+    twice = make_env(cfg=replace(QUIET, task="test-task", task_rewards={"high": 4.0}))
+    assert twice.rewards._weights[-1].tolist() == [4.0] * 4
+    with pytest.raises(InputError, match="task 'test-task' has no reward term 'low'; it has: high, off"):
+        make_env(cfg=replace(QUIET, task="test-task", task_rewards={"low": 4.0}))

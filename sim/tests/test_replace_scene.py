@@ -69,12 +69,11 @@ def test_physics_is_that_of_a_fresh_simulator_and_others_do_not_notice():
 
     for each in (sim, undisturbed, fresh):
         drop(each, everyone)
-    sim.set_friction(mine, torch.tensor([0.1, 0.1]))
-    sim.set_actuators(mine, kp=torch.full((2, 12), 5.0), kd=torch.ones(2, 12), strength=torch.ones(2, 12))
+    sim.set_params(mine, friction=torch.tensor([0.1, 0.1]), kp=torch.full((2, 12), 5.0), kd=torch.ones(2, 12))
     for _ in range(10):
         sim.step(target)
         undisturbed.step(target)
-    sim.replace_scene(1, steep_scene())
+    sim.set_scene(mine, steep_scene())
     drop(sim, mine)
     others = torch.tensor([0, 1, 4, 5])
     for _ in range(20):
@@ -92,7 +91,7 @@ def test_a_scene_that_cannot_be_walked_on_changes_nothing():
     bad = steep_scene()
     bad.heightfield.height_m[3, 4] = np.nan
     with pytest.raises(InputError, match="1 heights are not finite"):
-        sim.replace_scene(1, bad)
+        sim.set_scene(torch.tensor([1]), bad)
     assert sim.scenes[1].name == "heights"
 
 
@@ -115,7 +114,7 @@ def test_episodes_there_end_as_time_outs_and_begin_anew_in_the_new_scene():
     assert torch.equal(env.network.points[env.follower.goal][2:], goals[2:])
     fresh = Env(make_sim("mujoco", "go1", [steep_scene(), wavy_scene(), steep_scene()], 6), QUIET, seed=0)
     assert torch.equal(env.network.points, fresh.network.points)
-    assert torch.equal(env._weights, fresh._weights)  # a plane's weights are others than rough ground's
+    assert torch.equal(env.rewards._weights, fresh.rewards._weights)  # a plane's weights are others than rough ground's
     line = steep_scene().paths.points
     xy = env.sim.state.root_pos_w[:2, :2].numpy()
     assert np.linalg.norm(line[None, :, :2] - xy[:, None], axis=2).min(1).max() < 0.6
@@ -140,17 +139,18 @@ def test_who_falls_in_that_step_has_fallen():
 def test_physics_is_drawn_anew_for_the_new_scene():
     cfg = replace(EnvCfg(), randomize=RandomizeCfg())
     env = Env(make_sim("mujoco", "go1", three_scenes(), 6), cfg, seed=0)
-    before = env.sim._batches[2].friction[:, -1, 0].copy()
-    gains = env.sim._kp.copy()
+    before = {name: env.sim.params[name].clone() for name in ("friction", "kp")}
     env.replace_scene(1, flat_scene())
     env.step(torch.zeros(6, 12))
     low, high = cfg.randomize.friction
-    drawn = env.sim._batches[1].friction[:, env.sim._batches[1].robot_geoms, 0]
+    shapes = env.sim._slots[1].batch.expanded("geom_friction")[:, -1, 0]
+    drawn = env.sim.params["friction"]
+    np.testing.assert_array_equal(shapes.astype(np.float32), drawn[2:4].numpy())
     assert ((drawn >= low) & (drawn <= high)).all()
-    assert drawn[0, 0] != drawn[1, 0]
-    np.testing.assert_array_equal(env.sim._batches[2].friction[:, -1, 0], before)
-    assert (env.sim._kp[2:4] != gains[2:4]).all()
-    np.testing.assert_array_equal(env.sim._kp[4:], gains[4:])
+    assert drawn[2] != drawn[3]
+    assert torch.equal(drawn[4:], before["friction"][4:])
+    assert (env.sim.params["kp"][2:4] != before["kp"][2:4]).all()
+    assert torch.equal(env.sim.params["kp"][4:], before["kp"][4:])
 
 
 def test_levels_survive_scenes_without_levels():

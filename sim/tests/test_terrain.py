@@ -5,17 +5,17 @@ import torch
 from gaussgym_scene.errors import InputError
 from gaussgym_scene.heightfield import Heightfield
 from gaussgym_scene.scene import Scene
-from gaussgym_sim.mujoco_sim import build_model
+from gaussgym_sim.mujoco_model import build_model
 from gaussgym_sim.observations import ObservationCfg, Observations
 from gaussgym_sim.robot import get_robot
-from gaussgym_sim.terrain import TerrainLookup, is_flat, physics_heightfield
+from gaussgym_sim.terrain import TerrainLookup, ground_of, is_flat, physics_heightfield
 from gaussgym_sim.testing import flat_scene, heights_scene, wavy_scene
 
 CPU = torch.device("cpu")
 
 
 def test_flat_becomes_a_plane_at_its_height():
-    model = build_model(get_robot("go1"), flat_scene(z_m=-0.75))
+    model = build_model(get_robot("go1"), ground_of(flat_scene(z_m=-0.75)))
     assert model.nhfield == 0
     assert model.geom("terrain").type == mujoco.mjtGeom.mjGEOM_PLANE
     assert model.geom("terrain").pos[2] == pytest.approx(-0.75)
@@ -24,7 +24,7 @@ def test_flat_becomes_a_plane_at_its_height():
 def test_rays_hit_the_heightfield_where_it_is():
     """MuJoCo's own ray caster against `Heightfield.sample`: normalisation, row order, origin, size."""
     scene = wavy_scene()
-    model = build_model(get_robot("go1"), scene)
+    model = build_model(get_robot("go1"), ground_of(scene))
     data = mujoco.MjData(model)
     data.qpos[2] = 50.0
     mujoco.mj_forward(model, data)
@@ -46,7 +46,7 @@ def test_rays_hit_the_heightfield_where_it_is():
 
 def test_ground_never_overrides_the_robots_friction():
     for scene in (flat_scene(), wavy_scene()):
-        model = build_model(get_robot("go1"), scene)
+        model = build_model(get_robot("go1"), ground_of(scene))
         assert model.geom("terrain").priority[0] < model.geom("FR_foot").priority[0]
 
 

@@ -18,6 +18,7 @@ from gaussgym_sim.camera import CameraRenderer, intrinsics
 from gaussgym_sim.commands import PathNetwork
 from gaussgym_sim.env import Env, EnvCfg
 from gaussgym_sim.robot import RobotCfg
+from gaussgym_sim.slots import fill_slot
 from gaussgym_sim.starts import Starts
 from gaussgym_sim.vecsim import VecSim, make_sim
 from rsl_rl.env import VecEnv
@@ -29,9 +30,6 @@ if TYPE_CHECKING:
     from gaussgym_render.lod import LodSplats
 
 logger = logging.getLogger(__name__)
-
-FOOT_RADIUS_M = 0.023
-"""Of the Go1's ball feet; their sites are at the centre [m]."""
 
 
 class LearnEnv(VecEnv):
@@ -147,7 +145,9 @@ class GaussgymVecEnv(LearnEnv):
         state = self.sim.state
         xy = state.foot_pos_w[..., :2]
         ground = self.sim.terrain.sample(xy, self.sim.scene_of_env)
-        shortfall = (target - (state.foot_pos_w[..., 2] - FOOT_RADIUS_M - ground)).clamp(0.0, target) / target
+        shortfall = (target - (state.foot_pos_w[..., 2] - self.sim.robot.foot_radius_m - ground)).clamp(
+            0.0, target
+        ) / target
         speed = state.foot_vel_w[..., :2].norm(dim=-1).clamp(max=2.0)
         return weight * self.control_dt_s * (shortfall * speed * ~state.foot_contact).sum(dim=1)
 
@@ -193,7 +193,7 @@ class GaussgymVecEnv(LearnEnv):
             self.rotation.load_state(state["rotation"])
             changed = [(slot, n) for slot, n in enumerate(self.rotation.active) if n != before[slot]]
             for slot, number in changed:
-                self.sim.replace_scene(slot, self.rotation.scene(number))
+                fill_slot(self.sim, slot, self.rotation.scene(number))
                 if self._slots is not None:
                     self._slots.show(slot, number)
             self._read_ahead()

@@ -20,19 +20,18 @@ from gaussgym_sim.camera import CameraCfg
 from gaussgym_sim.commands import PathFollower, PathNetwork, VelocityCommands
 from gaussgym_sim.env import EnvCfg
 from gaussgym_sim.frames import yaw_of
-from gaussgym_sim.mujoco_sim import build_model
+from gaussgym_sim.mujoco_model import build_model
+from gaussgym_sim.placing import START_CLEARANCE_M, footprint_m
 from gaussgym_sim.randomize import Uniform
 from gaussgym_sim.robot import RobotCfg, get_robot
 from gaussgym_sim.starts import FixedStarts, Starts
-from gaussgym_sim.terrain import is_flat, physics_heightfield
+from gaussgym_sim.terrain import ground_of, is_flat, physics_heightfield
 from numpy.typing import NDArray
 
 from gaussgym_learn.evaluate import evaluation_cfg, fixed_starts
 from gaussgym_learn.export import camera_spec
 
 _ROOT, _ROOT_V = 7, 6
-_START_CLEARANCE_M = 0.02
-_FOOTPRINT_M = np.array([(0.0, 0.0), (0.2, 0.15), (0.2, -0.15), (-0.2, 0.15), (-0.2, -0.15)])
 
 
 class PlainRobot:
@@ -61,7 +60,7 @@ class PlainRobot:
         renderer: str = "auto",
     ) -> None:
         self.robot, self.cfg, self.starts = robot, cfg, starts
-        self.model = build_model(robot, scene)
+        self.model = build_model(robot, ground_of(scene))
         self.data = mujoco.MjData(self.model)
         self._index_model()
         device = torch.device("cpu")
@@ -76,7 +75,7 @@ class PlainRobot:
         rough = torch.tensor([self._has_border])
         uniform = Uniform(torch.Generator().manual_seed(0), device)
         self._commands = VelocityCommands(cfg.commands, self._follower, rough, uniform, task="goal")
-        self._default = np.array(robot.default_joint_pos)
+        self._default, self._footprint = np.array(robot.default_joint_pos), footprint_m(robot)
         self._limit = np.array(robot.torque_limit_nm)
         self._goal_xy = np.zeros(2)
         self._camera = _SplatCamera(scene, camera, renderer) if camera is not None else None
@@ -104,10 +103,10 @@ class PlainRobot:
         starts, data = self.starts, self.data
         xy, yaw = starts.xy_m[number].astype(np.float64), float(starts.yaw_rad[number])
         cos, sin = np.cos(yaw), np.sin(yaw)
-        below = _FOOTPRINT_M @ np.array([[cos, sin], [-sin, cos]]) + xy
+        below = self._footprint @ np.array([[cos, sin], [-sin, cos]]) + xy
         ground = self._field.sample(below).max()
         mujoco.mj_resetData(self.model, data)
-        data.qpos[:3] = *xy, ground + self.robot.base_height_m + _START_CLEARANCE_M
+        data.qpos[:3] = *xy, ground + self.robot.base_height_m + START_CLEARANCE_M
         data.qpos[3:_ROOT] = np.cos(yaw / 2), 0.0, 0.0, np.sin(yaw / 2)
         data.qpos[self._q] = self._default
         mujoco.mj_forward(self.model, data)

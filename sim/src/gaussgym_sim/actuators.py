@@ -1,5 +1,8 @@
 """Actuators: how position targets become joint torques, every substep, on the CPU. Other engines have twins of `Actuators`."""
 
+# Compiled functions are typed by numba from their arguments.
+# ruff: noqa: ANN001, ANN202
+
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -172,8 +175,26 @@ class Actuators:
 
 @numba.njit(cache=True, nogil=True)
 def _feedback(
-    envs, targets, slots, delay, kp, kd, strength, offset, limit, dc, stall, no_load, qpos, qvel, q, v, u, out, ctrl
-):  # noqa: ANN001, ANN202
+    envs,
+    targets,
+    slots,
+    delay,
+    kp,
+    kd,
+    strength,
+    offset,
+    limit,
+    dc,
+    stall,
+    no_load,
+    qpos,
+    qvel,
+    q,
+    v,
+    u,
+    out,
+    ctrl,
+):
     """`ActuatorCfg`'s 'pd' and 'dc' for n environments; no product is fused with a sum, so that results equal numpy's."""
     for i in range(len(envs)):
         e = envs[i]

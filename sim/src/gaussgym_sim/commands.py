@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from gaussgym_sim.randomize import Uniform
 
 _WINDOW = torch.arange(-1, 7)
 """Path points searched for the nearest one each step, relative to the last: 0.25 m behind to 1.5 m ahead."""
+_KEPT = ("command", "_sampled", "_heading", "_standing")
 _CLOSED_GAP_M = 0.6
 """A line whose ends are nearer than this is walked round and round."""
 
@@ -182,6 +184,33 @@ def goal_point(network: PathNetwork, index: Tensor, direction: Tensor, distance_
     return network.along(index, direction * steps)
 
 
+class CommandSource(Protocol):
+    """Where the velocity commands of all envs come from."""
+
+    command: Tensor
+    """[E, 3] v_x, v_y [m/s] in the base's frame, yaw rate [rad/s]."""
+
+    def resample(self, env_ids: Tensor, *, speed: Tensor | None = None) -> None:
+        """New commands for envs ``env_ids`` [R], at an episode's start or when their time is over."""
+        ...
+
+    def update(self, xy_w: Tensor, yaw: Tensor) -> None:
+        """Once a control step, from the current poses [E, 2] m and headings [E] rad."""
+        ...
+
+    def set_rough(self, rough: Tensor) -> None:
+        """Scenes have changed: which envs stand on rough ground, [E] bool."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the coming commands depend on."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Inverse of `state_dict`."""
+        ...
+
+
 class VelocityCommands:
     """Commands (v_x, v_y, yaw rate) of all envs for both tasks, [E, 3]."""
 
@@ -239,3 +268,12 @@ class VelocityCommands:
         self.command[:, 0] = self._sampled[:, 0] * torch.cos(error).clamp(min=0.0)
         self.command[:, 1] = 0.0
         self.command[:, 2] = (c.heading_gain * error).clamp(*c.ang_vel_rad_s)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """See `CommandSource`."""
+        return {name: getattr(self, name).clone() for name in _KEPT}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """See `CommandSource`."""
+        for name in _KEPT:
+            getattr(self, name).copy_(state[name])

@@ -1,7 +1,8 @@
-"""The auto-resetting vector environment: two tasks, observation groups, curriculum, fixed starts for evaluation."""
+"""The auto-resetting vector environment: a task's episodes, observation groups, curriculum, fixed starts for evaluation."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -10,20 +11,22 @@ from gaussgym_scene.errors import InputError
 from gaussgym_scene.scene import Scene
 from torch import Tensor
 
-from gaussgym_sim import rewards, terminations
+from gaussgym_sim import terminations
 from gaussgym_sim.camera import CameraCfg, CameraRenderer, CameraRig
-from gaussgym_sim.commands import CommandCfg, PathFollower, PathNetwork, VelocityCommands
-from gaussgym_sim.frames import gravity_in_base, quat_from_yaw, rotate, rotate_inverse, yaw_of
+from gaussgym_sim.commands import CommandCfg, PathFollower, PathNetwork
+from gaussgym_sim.curriculum import next_levels
+from gaussgym_sim.episodes import EpisodeSums
+from gaussgym_sim.feet import Feet, Gait
+from gaussgym_sim.frames import gravity_in_base, rotate_inverse, yaw_of
 from gaussgym_sim.observations import ObservationCfg, Observations
+from gaussgym_sim.placing import Placer
 from gaussgym_sim.randomize import RandomizeCfg, Uniform, draw_kicks, randomize_physics
-from gaussgym_sim.rewards import RewardCfg, RewardInputs
+from gaussgym_sim.rewards import RewardCfg, RewardInputs, Rewards
+from gaussgym_sim.slots import fill_slot
 from gaussgym_sim.starts import FixedStarts, Starts, StartSampler
+from gaussgym_sim.task import TaskState, get_task
 from gaussgym_sim.terminations import TerminationCfg
 from gaussgym_sim.vecsim import SUBSTEP_S, VecSim
-
-TASKS = ("velocity", "goal")
-_START_CLEARANCE_M = 0.02
-_FOOTPRINT_M = ((0.0, 0.0), (0.2, 0.15), (0.2, -0.15), (-0.2, 0.15), (-0.2, -0.15))
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,11 @@ class EnvCfg:
     """Everything that defines the learning problem beside robot and scenes."""
 
     task: str = "velocity"
+    """Registered name, see `gaussgym_sim.task`."""
+    task_cfg: Any = None
+    """The task's own settings in place of `Task.cfg`."""
+    task_rewards: Mapping[str, float] = field(default_factory=dict)
+    """Weights [1/s] in place of those of the task's own reward terms."""
     episode_s: float = 20.0
     substeps: int = 4
     action_clip: float = 10.0
@@ -44,6 +52,8 @@ class EnvCfg:
     random_initial_age: bool = True
     curriculum: bool = True
     """Raise and lower each env's level over the lines of scenes whose metadata has ``path_level``; else any line."""
+    gait_hz: tuple[float, float] | None = None
+    """Frequency of a clock for the gait, drawn for each episode; adds the observation group ``gait`` [E, 2]: sine, cosine."""
     level_up_m: float = 3.0
     """Distance from the start at which an env has mastered its level."""
     level_down_fraction: float = 0.4
@@ -80,6 +90,15 @@ class Env:
         level: [E] curriculum level.
         start_id: [E] number of the running episode in the given starts, -1 without.
         camera: the cameras, or None.
+        task, task_cfg, task_state: what is learned (`gaussgym_sim.task`), its settings, and what it remembers.
+        sim: physics; ``sim.state`` is the state after the last step.
+        network, follower: the scenes' paths, and where each env is on its own.
+        commands: the velocity commands.
+        feet, gait: contact and air time; the gait's clock or None.
+        yaw, gravity_b, lin_vel_b, height_m: of the current state, without noise: heading [rad], unit vector of gravity, base
+            velocity [m/s], height over the mean ground below the body [m].
+        episodes: sums over the running episodes.
+        uniform: the random numbers of everything here.
         keep_final_observations: also give ``extras["final_observations"]``, the groups [R, ...] of the R envs that ended, as they
             were before their reset, with ``extras["final_ids"]`` [R]; costs a second set of observations in such steps.
     """
@@ -106,26 +125,25 @@ class Env:
             InputError: unknown task, a scene without paths, or starts that do not fit the scenes.
         """
         self.sim, self.cfg = sim, cfg or EnvCfg()
-        if self.cfg.task not in TASKS:
-            raise InputError(f"unknown task {self.cfg.task!r}; choose one of: {', '.join(TASKS)}")
+        self.task = get_task(self.cfg.task)
+        self.task_cfg = self.task.cfg if self.cfg.task_cfg is None else self.cfg.task_cfg
+        if self.task.check_scenes is not None:
+            self.task.check_scenes(sim.scenes)
         self.num_envs, self.num_actions, self.device = sim.num_envs, sim.robot.num_joints, sim.device
         self.max_episode_length = round(self.cfg.episode_s / self.cfg.control_s)
         generator = torch.Generator(device=self.device)
         generator.manual_seed(seed)
-        self._uniform = Uniform(generator, self.device)
+        self.uniform = Uniform(generator, self.device)
         self.network = PathNetwork(sim.scenes, device=self.device)
         self.follower = PathFollower(self.network, self.num_envs, self.device)
         self._replacements: dict[int, Scene] = {}
-        rough = self._rough()
-        self.commands = VelocityCommands(
-            self.cfg.commands, self.follower, rough, self._uniform, task=self.cfg.task
-        )
+        self.commands = self.task.commands(self)
         self.observations = Observations(
             sim.robot, self.cfg.observations, device=self.device, generator=generator
         )
-        self._weights = rewards.weight_table(self.cfg.rewards, self.cfg.rewards.on_rough_ground(), rough)
         self._allocate()
         self._sampler = StartSampler(self.network, use_levels=self.cfg.curriculum)
+        self._placer = Placer(sim, self.uniform)
         self._fixed_starts = (
             FixedStarts(starts, self.network, sim.scene_of_env) if starts is not None else None
         )
@@ -134,6 +152,9 @@ class Env:
             if renderer is not None
             else None
         )
+        self.task_state: TaskState | None = None
+        if self.task.state is not None:
+            self.task_state = self.task.state(self)
         self.keep_final_observations = False
         self._begin_everywhere()
 
@@ -147,7 +168,7 @@ class Env:
             Observation groups.
         """
         if seed is not None:
-            self._uniform.generator.manual_seed(seed)
+            self.uniform.generator.manual_seed(seed)
             if self.camera is not None:
                 self.camera.reseed()
         self._begin_everywhere()
@@ -158,39 +179,45 @@ class Env:
         self.level.zero_()
         if self._fixed_starts is not None:
             self._fixed_starts.rewind()
-        randomize_physics(self.sim, everyone, self.cfg.randomize, self._uniform)
+        randomize_physics(self.sim, everyone, self.cfg.randomize, self.uniform)
         self._start(everyone)
         if self.cfg.random_initial_age:
             self.episode_length_buf[:] = (
-                self._uniform(0.0, 1.0, self.num_envs) * self.max_episode_length
+                self.uniform(0.0, 1.0, self.num_envs) * self.max_episode_length
             ).long()
             if self.camera is not None:
-                self.camera.stagger(self._uniform)
+                self.camera.stagger(self.uniform)
         self._refresh()
-        self.commands.update(self.sim.state.root_pos_w[:, :2], self._yaw)
+        self.commands.update(self.sim.state.root_pos_w[:, :2], self.yaw)
         self._capture()
 
-    def _rough(self) -> Tensor:
+    def rough(self) -> Tensor:
         """[E] bool, envs whose ground is no plane."""
         return ~self.sim.terrain.flat[self.sim.scene_of_env]
 
     def _allocate(self) -> None:
         e, j, device = self.num_envs, self.num_actions, self.device
-        legs = len(self.sim.robot.leg_names)
-
-        def zeros(*shape: int) -> Tensor:
-            return torch.zeros(e, *shape, device=device)
-
         self.default_joint_pos = torch.tensor(self.sim.robot.default_joint_pos, device=device)
         self.episode_length_buf = torch.zeros(e, dtype=torch.long, device=device)
         self.level = torch.zeros(e, dtype=torch.long, device=device)
         self.start_id = torch.full((e,), -1, dtype=torch.long, device=device)
-        self._action, self._last_action, self._last_joint_vel = zeros(j), zeros(j), zeros(j)
-        self._foot_air_s, self._was_contact = zeros(legs), zeros(legs).bool()
-        self._start_xy, self._commanded_m = zeros(2), zeros()
-        self._reward_sums = torch.zeros(len(rewards.TERMS), e, device=device)
-        self._episode_s = zeros()
-        self._footprint = torch.tensor(_FOOTPRINT_M, device=device)
+        self._action = torch.zeros(e, j, device=device)
+        self._last_action, self._last_joint_vel = (
+            torch.zeros_like(self._action),
+            torch.zeros_like(self._action),
+        )
+        self.gait = (
+            Gait(self.sim.robot, e, self.cfg.gait_hz, self.uniform) if self.cfg.gait_hz is not None else None
+        )
+        if self.cfg.rewards.feet_phase != 0.0 and self.gait is None:
+            raise InputError(
+                "reward term feet_phase follows a gait's clock: found EnvCfg.gait_hz None, expected its range"
+            )
+        self.feet = Feet(e, len(self.sim.robot.leg_names), device)
+        weights = self.task.weights(self.cfg.task_rewards)
+        self._task_terms = [self.task.rewards[name].term for name in weights]
+        self.rewards = Rewards(self.cfg.rewards, self.rough(), weights, control_s=self.cfg.control_s)
+        self.episodes = EpisodeSums(self.rewards.names, e, device)
         grid = self.observations.grid_b
         self._under_body = ((grid[:, 0].abs() < 0.26) & (grid[:, 1].abs() < 0.2)).nonzero().squeeze(1)
 
@@ -213,10 +240,7 @@ class Env:
         self._bad_action = ~torch.isfinite(action).all(dim=1)
         clipped = action.detach().to(torch.float32).clamp(-cfg.action_clip, cfg.action_clip)
         self._action = torch.where(self._bad_action[:, None], 0.0, clipped)
-        if cfg.randomize.kick_interval_s > 0:
-            kicked, delta = draw_kicks(cfg.randomize, self.num_envs, cfg.control_s, self._uniform)
-            if len(kicked):
-                sim.kick(kicked, delta)
+        self._disturb()
         sim.step(self.default_joint_pos + sim.robot.action_scale * self._action, substeps=cfg.substeps)
         self._refresh()
         self._after_physics()
@@ -225,68 +249,76 @@ class Env:
         self._capture()
         return self.get_observations(), reward, dones, extras
 
+    def _disturb(self) -> None:
+        """What happens to robots from outside in this step."""
+        cfg = self.cfg
+        if cfg.randomize.kick_interval_s > 0:
+            kicked, delta = draw_kicks(cfg.randomize, self.num_envs, cfg.control_s, self.uniform)
+            if len(kicked):
+                self.sim.kick(kicked, delta)
+
     def _refresh(self) -> None:
         """Quantities derived from the state, shared by commands, rewards and observations."""
         s = self.sim.state
-        self._yaw = yaw_of(s.root_quat_wxyz)
-        self._gravity_b = gravity_in_base(s.root_quat_wxyz)
-        self._lin_vel_b = rotate_inverse(s.root_quat_wxyz, s.root_lin_vel_w)
+        self.yaw = yaw_of(s.root_quat_wxyz)
+        self.gravity_b = gravity_in_base(s.root_quat_wxyz)
+        self.lin_vel_b = rotate_inverse(s.root_quat_wxyz, s.root_lin_vel_w)
         self._ground = self.observations.scan_ground(
-            s.root_pos_w, self._yaw, self.sim.terrain, self.sim.scene_of_env
+            s.root_pos_w, self.yaw, self.sim.terrain, self.sim.scene_of_env
         )
-        self._height = s.root_pos_w[:, 2] - self._ground[:, self._under_body].mean(dim=1)
+        self._joint_offset = s.joint_pos - self.default_joint_pos
+        self.height_m = s.root_pos_w[:, 2] - self._ground[:, self._under_body].mean(dim=1)
 
     def _after_physics(self) -> None:
         s, dt = self.sim.state, self.cfg.control_s
         self.episode_length_buf += 1
-        self._episode_s += dt
-        contact = s.foot_contact | self._was_contact
-        self._touch_down = (self._foot_air_s > 0) & contact
-        self._foot_air_s += dt
-        self._touch_air_s = self._foot_air_s.clone()
-        self._foot_air_s *= ~contact
-        self._was_contact = s.foot_contact.clone()
-        period = max(1, round(self.cfg.commands.resample_s / dt))
-        if self.cfg.task == "velocity":
-            due = (self.episode_length_buf % period == 0).nonzero().squeeze(1)
-            self.commands.resample(due)
+        self.episodes.seconds += dt
+        self.feet.update(s.foot_contact, dt)
+        if self.gait is not None:
+            self.gait.update(dt)
+        if not self.task.pursues_goal:
+            period = max(1, round(self.cfg.commands.resample_s / dt))
+            self.commands.resample((self.episode_length_buf % period == 0).nonzero().squeeze(1))
         self._command_before = self.commands.command.clone()
-        self.commands.update(s.root_pos_w[:, :2], self._yaw)
+        self.commands.update(s.root_pos_w[:, :2], self.yaw)
+        if self.task_state is not None:
+            self.task_state.update()
 
     def _reward(self) -> Tensor:
-        s = self.sim.state
+        s, feet = self.sim.state, self.feet
         command = self._command_before
         inputs = RewardInputs(
-            command=command, lin_vel_b=self._lin_vel_b, ang_vel_b=s.root_ang_vel_b, gravity_b=self._gravity_b,
-            joint_pos_offset=s.joint_pos - self.default_joint_pos, joint_vel=s.joint_vel,
+            cfg=self.cfg.rewards, robot=self.sim.robot, control_s=self.cfg.control_s, command=command,
+            lin_vel_b=self.lin_vel_b, ang_vel_b=s.root_ang_vel_b, gravity_b=self.gravity_b, yaw=self.yaw,
+            root_xy_w=s.root_pos_w[:, :2], joint_pos_offset=self._joint_offset, joint_vel=s.joint_vel,
             last_joint_vel=self._last_joint_vel, torque=s.joint_torque, action=self._action,
-            last_action=self._last_action, foot_vel_w=s.foot_vel_w, foot_contact=s.foot_contact,
-            touch_down=self._touch_down, foot_air_s=self._touch_air_s, thigh_contact=s.thigh_contact,
-            base_height_error_m=self._height - self.sim.robot.base_height_m,
-            moving=(command.abs().amax(dim=1) > 0.05).float(), control_s=self.cfg.control_s,
-            sigma=self.cfg.rewards.tracking_sigma,
+            last_action=self._last_action, foot_pos_w=s.foot_pos_w, foot_vel_w=s.foot_vel_w,
+            foot_force_w=s.foot_force_w, foot_contact=s.foot_contact, touch_down=feet.touch_down,
+            foot_air_s=feet.touch_air_s, thigh_contact=s.thigh_contact, trunk_contact=s.trunk_contact,
+            base_height_error_m=self.height_m - self.sim.robot.base_height_m, episode_steps=self.episode_length_buf,
+            max_episode_steps=self.max_episode_length,
+            terrain=self.sim.terrain, scene_ids=self.sim.scene_of_env, follower=self.follower, gait=self.gait,
+            goal_radius_m=self.cfg.commands.goal_radius_m,
         )  # fmt: skip
-        self._commanded_m += command[:, :2].norm(dim=1) * self.cfg.control_s
-        reward, terms = rewards.compute(inputs, self._weights)
-        self._reward_sums += terms * self.cfg.control_s
+        reward = self.rewards.compute(inputs, [term(self) for term in self._task_terms])
+        self.episodes.add(self.rewards.terms, command, self.cfg.control_s)
         return reward
 
     def _finish(self) -> tuple[Tensor, dict[str, Any]]:
         """Who ends here, why, and their next start."""
         s, cfg = self.sim.state, self.cfg
-        fell = terminations.fell(s, self._gravity_b, self._height, cfg.terminations)
+        fell = terminations.fell(s, self.gravity_b, self.height_m, cfg.terminations)
         fell |= s.invalid | self._bad_action
         timed_out = self.episode_length_buf >= self.max_episode_length
         xy = s.root_pos_w[:, :2]
         outside = self.sim.terrain.outside(
             xy, self.sim.scene_of_env, margin_m=cfg.terminations.border_margin_m
         )
-        success = torch.zeros_like(fell)
-        if cfg.task == "goal":
-            success = ((self.follower.goal_xy() - xy).norm(dim=1) < cfg.commands.goal_radius_m) & ~fell
-        else:
-            at_end = self.network.distance_to_end_m(self.follower.index, self.follower.direction) <= 1e-3
-            outside = outside | (at_end & ~self.sim.terrain.flat[self.sim.scene_of_env])
+        if self.task.failed is not None:
+            fell |= self.task.failed(self)
+        success = torch.zeros_like(fell) if self.task.success is None else self.task.success(self) & ~fell
+        if self.task.cut is not None:
+            outside |= self.task.cut(self)
         cut = (timed_out | outside | success | self._leaving()) & ~fell
         dones = fell | cut
         extras: dict[str, Any] = {
@@ -303,31 +335,26 @@ class Env:
             self._replace_scenes()
             self._start(ids)
             self._refresh()
-            self.commands.update(s.root_pos_w[:, :2], self._yaw)
+            self.commands.update(s.root_pos_w[:, :2], self.yaw)
         return dones, extras
 
     def _log(self, ids: Tensor, fell: Tensor, success: Tensor) -> dict[str, Tensor]:
-        seconds = self._episode_s[ids].clamp(min=self.cfg.control_s)
-        rates = (self._reward_sums[:, ids] / seconds).mean(dim=1)
-        log = {f"reward/{name}": rate for name, rate in zip(rewards.TERMS, rates, strict=True)}
+        log = self.episodes.means(ids, self.cfg.control_s)
         log["episode/fell"] = fell[ids].float().mean()
-        log["episode/seconds"] = self._episode_s[ids].mean()
-        if self.cfg.task == "goal":
+        if self.task.success is not None:
             log["episode/success"] = success[ids].float().mean()
+        for name, metric in self.task.metrics.items():
+            log[f"episode/{name}"] = metric(self, success)[ids].float().mean()
         if self.network.num_levels > 1:
             log["episode/level"] = self.level.float().mean()
         return log
 
     def _change_levels(self, ids: Tensor) -> None:
-        walked = (self.sim.state.root_pos_w[ids, :2] - self._start_xy[ids]).norm(dim=1)
-        up = walked > self.cfg.level_up_m
-        down = (walked < self.cfg.level_down_fraction * self._commanded_m[ids]) & ~up
-        level = self.level[ids] + up.long() - down.long()
-        again = (
-            self._uniform(0.0, 1.0, len(ids)) * self.network.num_levels
-        ).long()  # mastered all: any level
-        level = torch.where(up & (level >= self.network.num_levels), again, level)
-        self.level[ids] = level.clamp(min=0)
+        self.level[ids] = next_levels(
+            self.level[ids], walked_m=self.episodes.walked_m(ids, self.sim.state.root_pos_w[:, :2]),
+            commanded_m=self.episodes.commanded_m[ids], num_levels=self.network.num_levels, up_m=self.cfg.level_up_m,
+            down_fraction=self.cfg.level_down_fraction, uniform=self.uniform,
+        )  # fmt: skip
 
     # ------------------------------------------------------------------ starts
 
@@ -337,43 +364,22 @@ class Env:
             self.start_id[ids], start = self._fixed_starts.next(ids)
         else:
             start = self._sampler.draw(
-                self.sim.scene_of_env[ids], self.level[ids], task=self.cfg.task, commands=self.cfg.commands,
-                randomize=self.cfg.randomize, uniform=self._uniform,
+                self.sim.scene_of_env[ids], self.level[ids], to_goal=self.task.pursues_goal,
+                commands=self.cfg.commands, randomize=self.cfg.randomize, uniform=self.uniform,
             )  # fmt: skip
         self.follower.start(ids, start.index, start.direction, start.goal)
-        self._place(ids, start.xy, start.yaw)
-        self.commands.resample(ids, speed=start.speed if self.cfg.task == "goal" else None)
-        if self.camera is not None:
-            self.camera.restart(ids, self.cfg.randomize, self._uniform)
-
-    def _place(self, ids: Tensor, xy: Tensor, yaw: Tensor) -> None:
-        """Put robots upright at xy [R, 2] with heading yaw [R], feet just clear of the highest ground below them."""
-        count, cfg, u, robot = len(ids), self.cfg.randomize, self._uniform, self.sim.robot
-        quat = quat_from_yaw(yaw)
-        corners = torch.cat((self._footprint, torch.zeros(len(self._footprint), 1, device=self.device)), 1)
-        below = (
-            rotate(quat[:, None].expand(-1, len(corners), -1), corners.expand(count, -1, -1))[..., :2]
-            + xy[:, None]
-        )
-        ground = self.sim.terrain.sample(below, self.sim.scene_of_env[ids]).amax(dim=1)
-        joint_noise = u(-cfg.start_joint_rad, cfg.start_joint_rad, count, self.num_actions)
-        lin_vel = u(-cfg.start_lin_vel_m_s, cfg.start_lin_vel_m_s, count, 3)
-        height = robot.base_height_m + _START_CLEARANCE_M
-        self.sim.reset(
-            ids,
-            root_pos_w=torch.cat((xy, (ground + height)[:, None]), dim=1),
-            root_quat_wxyz=quat,
-            root_lin_vel_w=lin_vel,
-            root_ang_vel_b=torch.zeros_like(lin_vel),
-            joint_pos=self.default_joint_pos + joint_noise,
-            joint_vel=torch.zeros_like(joint_noise),
-        )
-        self._start_xy[ids] = xy
+        self._placer.place(ids, start.xy, start.yaw, self.cfg.randomize)
+        self.episodes.start(ids, start.xy)
+        self.feet.start(ids)
+        if self.gait is not None:
+            self.gait.start(ids)
         self.episode_length_buf[ids] = 0
-        self._reward_sums[:, ids] = 0.0
-        for buffer in (self._action, self._foot_air_s, self._commanded_m, self._episode_s):
-            buffer[ids] = 0.0
-        self._was_contact[ids] = False
+        self._action[ids] = 0.0
+        self.commands.resample(ids, speed=start.speed if self.task.pursues_goal else None)
+        if self.task_state is not None:
+            self.task_state.start(ids)
+        if self.camera is not None:
+            self.camera.restart(ids, self.cfg.randomize, self.uniform)
 
     def replace_scene(self, index: int, scene: Scene) -> None:
         """Put another scene in the place of ``sim.scenes[index]`` in the next step, before whose images are taken.
@@ -403,15 +409,14 @@ class Env:
             return
         changed = self._leaving().nonzero().squeeze(1)
         for index, scene in self._replacements.items():
-            self.sim.replace_scene(index, scene)
+            fill_slot(self.sim, index, scene)
         self._replacements.clear()
         self.network = PathNetwork(self.sim.scenes, device=self.device)
         self.follower.change_network(self.network, self.sim.scene_of_env)
         self._sampler = StartSampler(self.network, use_levels=self.cfg.curriculum)
-        rough = self._rough()
-        self.commands.set_rough(rough)
-        self._weights = rewards.weight_table(self.cfg.rewards, self.cfg.rewards.on_rough_ground(), rough)
-        randomize_physics(self.sim, changed, self.cfg.randomize, self._uniform)
+        self.commands.set_rough(self.rough())
+        self.rewards.set_rough(self.rough())
+        randomize_physics(self.sim, changed, self.cfg.randomize, self.uniform)
 
     def set_levels(self, level: Tensor) -> None:
         """Put all envs on curriculum levels [E] and begin new episodes there; ages are kept.
@@ -423,39 +428,34 @@ class Env:
         self._start(torch.arange(self.num_envs, device=self.device))
         self.episode_length_buf[:] = age
         self._refresh()
-        self.commands.update(self.sim.state.root_pos_w[:, :2], self._yaw)
+        self.commands.update(self.sim.state.root_pos_w[:, :2], self.yaw)
         self._capture()
 
     # ------------------------------------------------------------------ observations
 
-    @property
-    def lin_vel_b(self) -> Tensor:
-        """[E, 3] base velocity in the base frame [m/s], without noise."""
-        return self._lin_vel_b
-
-    @property
-    def height_m(self) -> Tensor:
-        """[E] base height over the mean ground below the body [m]."""
-        return self._height
-
     def get_observations(self) -> dict[str, Tensor]:
-        """Observation groups of the current state: proprio [E, 45], base_vel [E, 3], scan [E, S]; with a renderer
-        also rgb uint8 [E, 3, H, W] and rgb_new uint8 [E, 1] (1 where the image is a new frame). Noise is drawn at every call.
+        """Observation groups of the current state: proprio [E, 45], base_vel [E, 3], scan [E, S], those of the task; with a
+        renderer also rgb uint8 [E, 3, H, W] and rgb_new uint8 [E, 1] (1 where the image is a new frame). Noise is drawn at every
+        call.
         """
         s, noisy, obs = self.sim.state, self.cfg.noisy_observations, self.observations
         terms = (
-            s.root_ang_vel_b, self._gravity_b, self.commands.command, s.joint_pos - self.default_joint_pos,
+            s.root_ang_vel_b, self.gravity_b, self.commands.command, self._joint_offset,
             s.joint_vel, self._action,
         )  # fmt: skip
         groups = {
             "proprio": obs.proprio(terms, noisy=noisy),
-            "base_vel": obs.base_vel(self._lin_vel_b, noisy=noisy),
+            "base_vel": obs.base_vel(self.lin_vel_b, noisy=noisy),
             "scan": obs.scan(s.root_pos_w[:, 2], self._ground, noisy=noisy),
         }
+        if self.gait is not None:
+            groups["gait"] = self.gait.observation()
+        for name, term in self.task.observations.items():
+            groups[name] = term(self)
         if self.camera is not None:
             groups["rgb"], groups["rgb_new"] = self.camera.rgb.clone(), self.camera.new.clone()
         return groups
 
     def _capture(self) -> None:
         if self.camera is not None:
-            self.camera.capture(self.sim.state, self._lin_vel_b)
+            self.camera.capture(self.sim.state, self.lin_vel_b)

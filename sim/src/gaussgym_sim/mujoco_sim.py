@@ -159,9 +159,7 @@ class MujocoSim:
 
     # ------------------------------------------------------------------ disturbances and parameters
 
-    def kick(
-        self, env_ids: Tensor, delta_lin_vel_w: Tensor, delta_ang_vel_b: Tensor | None = None
-    ) -> None:
+    def kick(self, env_ids: Tensor, delta_lin_vel_w: Tensor, delta_ang_vel_b: Tensor | None = None) -> None:
         """See `VecSim.kick`."""
         for slot, rows, picked in self._split(env_ids):
             slot.qvel[rows[:, None], np.arange(3)] += delta_lin_vel_w.numpy()[picked]

@@ -1,5 +1,8 @@
 """The environments that stand in one scene: their `mujoco.batch.Batch`, and what is read from it every step."""
 
+# Compiled functions are typed by numba from their arguments.
+# ruff: noqa: ANN001, ANN202
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -125,7 +128,12 @@ class Slot:
         model: mujoco.MjModel | None = None,
     ) -> None:
         """Compile the model where none is given."""
-        self.robot, self.ground, self.envs, self._num_threads = robot, ground, envs.astype(np.int64), num_threads
+        self.robot, self.ground, self.envs, self._num_threads = (
+            robot,
+            ground,
+            envs.astype(np.int64),
+            num_threads,
+        )
         self.model = build_model(robot, ground) if model is None else model
         self.base = int(self.model.jnt_bodyid[0])
         self._links = np.array([i for i in range(1, self.model.nbody) if i != self.base])
@@ -220,7 +228,9 @@ class Slot:
         """Into a slot that nothing was set in."""
         self._take(state, np.arange(len(self.envs)), np.arange(len(self.envs)))
 
-    def _take(self, state: dict[str, NDArray[Any]], rows: NDArray[np.int64], source: NDArray[np.int64]) -> None:
+    def _take(
+        self, state: dict[str, NDArray[Any]], rows: NDArray[np.int64], source: NDArray[np.int64]
+    ) -> None:
         """Rows ``source`` of a state become rows ``rows`` here."""
         if len(rows) == 0:
             return
@@ -246,7 +256,7 @@ class Slot:
 
 
 @numba.njit(cache=True, nogil=True)
-def _finite_rows(qpos, qvel):  # noqa: ANN001, ANN202
+def _finite_rows(qpos, qvel):
     finite = np.ones(len(qpos), dtype=np.bool_)
     for i in range(len(qpos)):
         total = 0.0
@@ -299,7 +309,7 @@ def read_state(
 def _copy_motion(
     rows, envs, qpos, qvel, sensors, q, v, foot_pos, foot_vel, pos_w, quat, lin_w, ang_b, joint_pos, joint_vel,
     foot_pos_w, foot_vel_w,
-):  # noqa: ANN001, ANN202  # fmt: skip
+):  # fmt: skip
     for i in range(len(rows)):
         r, e = rows[i], envs[i]
         for k in range(3):
@@ -316,8 +326,19 @@ def _copy_motion(
 
 @numba.njit(cache=True, nogil=True)
 def _copy_contacts(
-    rows, envs, sensors, torque, foot, thigh, trunk, out_torque, force_w, foot_contact, thigh_contact, trunk_contact
-):  # noqa: ANN001, ANN202
+    rows,
+    envs,
+    sensors,
+    torque,
+    foot,
+    thigh,
+    trunk,
+    out_torque,
+    force_w,
+    foot_contact,
+    thigh_contact,
+    trunk_contact,
+):
     for i in range(len(rows)):
         r, e = rows[i], envs[i]
         out_torque[e] = torque[e]

@@ -71,18 +71,18 @@ def randomize_physics(sim: VecSim, env_ids: Tensor, cfg: RandomizeCfg, uniform: 
     """Draw friction, payload, gains and strength of envs ``env_ids`` [R]; a range of one nominal value changes nothing."""
     count, joints, robot = len(env_ids), sim.robot.num_joints, sim.robot
     if cfg.friction != (1.0, 1.0):
-        sim.set_friction(env_ids, uniform(*cfg.friction, count))
+        sim.set_params(env_ids, friction=uniform(*cfg.friction, count))
     if cfg.trunk_mass_factor != (1.0, 1.0) or cfg.trunk_com_m > 0:
         mass = uniform(*cfg.trunk_mass_factor, count) * robot.trunk_mass_kg
         com = torch.tensor(robot.trunk_com_b, device=sim.device) + uniform(
             -cfg.trunk_com_m, cfg.trunk_com_m, count, 3
         )
-        sim.set_payload(env_ids, trunk_mass_kg=mass, trunk_com_b=com)
+        sim.set_params(env_ids, trunk_mass_kg=mass, trunk_com_b=com)
     if cfg.gain_factor != (1.0, 1.0) or cfg.strength_factor != (1.0, 1.0):
-        sim.set_actuators(
+        sim.set_params(
             env_ids,
-            kp=robot.kp * uniform(*cfg.gain_factor, count, joints),
-            kd=robot.kd * uniform(*cfg.gain_factor, count, joints),
+            kp=torch.tensor(robot.kp, device=sim.device) * uniform(*cfg.gain_factor, count, joints),
+            kd=torch.tensor(robot.kd, device=sim.device) * uniform(*cfg.gain_factor, count, joints),
             strength=uniform(*cfg.strength_factor, count, joints),
         )
 

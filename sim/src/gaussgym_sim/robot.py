@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cache
+from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -46,6 +47,7 @@ class RobotCfg:
         mirror_joints, mirror_signs: left-right reflection: joint i of the mirrored robot is ``mirror_signs[i]`` times joint
             ``mirror_joints[i]``. Legs are mirrored in the same way, see `mirror_legs`.
         mirror_legs: leg i of the mirrored robot is leg ``mirror_legs[i]``.
+        speed_limit_rad_s: published speed at which each joint's motor has no torque left; () where nobody published it.
     """
 
     name: str
@@ -70,7 +72,8 @@ class RobotCfg:
     mirror_signs: tuple[float, ...]
     mirror_legs: tuple[int, ...]
     camera_housing: tuple[str, ...] = ()
-    actuator: ActuatorCfg = ActuatorCfg()
+    actuator: ActuatorCfg = field(default_factory=ActuatorCfg)
+    speed_limit_rad_s: tuple[float, ...] = ()
 
     @property
     def num_joints(self) -> int:
@@ -78,37 +81,20 @@ class RobotCfg:
         return len(self.joint_names)
 
 
-_LEGS = ("FR", "FL", "RR", "RL")
+def _built_in(module: str, name: str) -> Callable[[], RobotCfg]:
+    def make() -> RobotCfg:
+        return getattr(import_module(f"gaussgym_sim.robots.{module}"), name)()
+
+    return make
 
 
-def _go1() -> RobotCfg:
-    return RobotCfg(
-        name="go1",
-        mjcf=ROBOT_FOLDER / "go1.xml",
-        joint_names=tuple(f"{leg}_{joint}" for leg in _LEGS for joint in ("hip", "thigh", "calf")),
-        leg_names=_LEGS,
-        default_joint_pos=tuple(q for leg in _LEGS for q in (-0.1 if leg[1] == "R" else 0.1, 0.9, -1.8)),
-        torque_limit_nm=(23.7, 23.7, 35.55) * 4,
-        kp=(30.0,) * 12,
-        kd=(0.7,) * 12,
-        action_scale=0.25,
-        foot_geoms=tuple(f"{leg}_foot" for leg in _LEGS),
-        thigh_geoms=tuple(f"{leg}_thigh" for leg in _LEGS),
-        trunk_geoms=("trunk", "head"),
-        foot_radius_m=0.023,
-        base_height_m=0.28,
-        trunk_mass_kg=5.204,
-        trunk_com_b=(0.0223, 0.002, -0.0005),
-        camera_pos_b=(0.29, 0.0, 0.03),
-        camera_tilt_rad=0.5236,
-        mirror_joints=(3, 4, 5, 0, 1, 2, 9, 10, 11, 6, 7, 8),
-        mirror_signs=(-1.0, 1.0, 1.0) * 4,
-        mirror_legs=(1, 0, 3, 2),
-        camera_housing=("head",),
-    )
-
-
-_REGISTRY: dict[str, Callable[[], RobotCfg]] = {"go1": _go1}
+_REGISTRY: dict[str, Callable[[], RobotCfg]] = {
+    "a1": _built_in("unitree", "a1"),
+    "anymal_c": _built_in("anymal_c", "anymal_c"),
+    "go1": _built_in("unitree", "go1"),
+    "go2": _built_in("unitree", "go2"),
+    "t1": _built_in("t1", "t1"),
+}
 
 
 def register_robot(name: str, factory: Callable[[], RobotCfg]) -> None:
@@ -124,14 +110,45 @@ def robot_names() -> list[str]:
 
 @cache
 def get_robot(name: str) -> RobotCfg:
-    """The robot registered as ``name``.
+    """The robot registered as ``name``, or that of a file ``name`` that `gaussgym-sim import-robot` wrote.
+
+    Such a file's robot is named after the path as given, so that whatever keeps its name finds it again.
 
     Raises:
-        InputError: no such robot; the message lists those that exist.
+        InputError: no such robot (the message lists those that exist), or a damaged file.
     """
     if name in _REGISTRY:
         return _REGISTRY[name]()
     for entry in entry_points(group=ENTRY_POINT_GROUP):
         if entry.name == name:
             return entry.load()()
-    raise InputError(f"unknown robot {name!r}; choose one of: {', '.join(robot_names())}")
+    if name.endswith(".json"):
+        from gaussgym_sim.robot_file import load_robot
+
+        return replace(load_robot(name), name=name)
+    raise InputError(
+        f"unknown robot {name!r}; choose one of: {', '.join(robot_names())}, or the path of a robot.json that "
+        "`gaussgym-sim import-robot` wrote"
+    )
+
+
+def with_dc_motors(robot: RobotCfg, *, stall_factor: float = 1.0) -> RobotCfg:
+    """The same robot, whose torque falls off with speed as a DC motor's does (`ActuatorCfg` of kind 'dc').
+
+    The line goes from ``stall_factor`` times the torque limit at standstill to none at the published speed limit. With 1 that
+    is the cautious reading of a data sheet; for the ANYdrive 3 NVIDIA's Isaac Lab has 1.5 (120 Nm, clipped at 80).
+
+    Raises:
+        InputError: the robot's speed limits are not known.
+    """
+    if not robot.speed_limit_rad_s:
+        raise InputError(
+            f"robot {robot.name!r} has no speed_limit_rad_s; a DC motor's line needs one a joint"
+        )
+    actuator = ActuatorCfg(
+        kind="dc",
+        stall_torque_nm=tuple(stall_factor * limit for limit in robot.torque_limit_nm),
+        no_load_speed_rad_s=robot.speed_limit_rad_s,
+    )
+    actuator.check(robot.num_joints)
+    return replace(robot, actuator=actuator)

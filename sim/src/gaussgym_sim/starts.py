@@ -105,14 +105,14 @@ class StartSampler:
                 self._group_of[scene, level] = scene * levels + below[-1]
 
     def draw(
-        self, scene_ids: Tensor, levels: Tensor, *, task: str, commands: CommandCfg, randomize: RandomizeCfg, uniform: Uniform
+        self, scene_ids: Tensor, levels: Tensor, *, to_goal: bool, commands: CommandCfg, randomize: RandomizeCfg, uniform: Uniform
     ) -> StartBatch:  # fmt: skip
         """Draw R starts: a uniform path point, a direction with enough line ahead, small offsets of position and heading.
 
         Args:
             scene_ids: [R].
             levels: [R]; one above the network's highest counts as that.
-            task: 'goal' wants the goal's distance ahead, 'velocity' a little.
+            to_goal: want the goal's distance ahead, else a little.
             commands: goal distance and speeds.
             randomize: ranges of the offsets.
             uniform: random numbers.
@@ -121,10 +121,10 @@ class StartSampler:
         group = self._group_of[scene_ids, levels.clamp(max=net.num_levels - 1)]
         index = self._points[self._first[group] + (uniform(0.0, 1.0, count) * self._count[group]).long()]
         direction = torch.where(uniform(0.0, 1.0, count) < 0.5, 1, -1)
-        need = commands.goal_distance_m if task == "goal" else _MIN_LINE_AHEAD_M
+        need = commands.goal_distance_m if to_goal else _MIN_LINE_AHEAD_M
         ahead, behind = net.distance_to_end_m(index, direction), net.distance_to_end_m(index, -direction)
         direction = torch.where((ahead < need) & (behind > ahead), -direction, direction)
-        if task == "goal":
+        if to_goal:
             index = self._with_room(index, direction, need)
         yaw = net.travel_yaw(index, direction) + uniform(
             -randomize.start_yaw_rad, randomize.start_yaw_rad, count
@@ -177,7 +177,7 @@ def sample_starts(
     network = PathNetwork(scenes, device=device)
     scene_id = scene_of_env(len(scenes), count)
     batch = StartSampler(network, use_levels=False).draw(
-        torch.from_numpy(scene_id), torch.zeros(count, dtype=torch.long), task="goal",
+        torch.from_numpy(scene_id), torch.zeros(count, dtype=torch.long), to_goal=True,
         commands=commands or CommandCfg(), randomize=randomize or RandomizeCfg(), uniform=Uniform(generator, device),
     )  # fmt: skip
     offset = network.offset[torch.from_numpy(scene_id)]

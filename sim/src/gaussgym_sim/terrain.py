@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gaussgym_sim.boxes import Boxes
+from gaussgym_sim.raycast import RayCaster
 
 MIN_CELL_M = 0.05
 """Finer grids are resampled to this: contacts per prism, and with them the cost of a step, grow with resolution."""
@@ -150,7 +151,9 @@ class TerrainLookup:
 
     def __init__(self, grounds: Sequence[Ground | Heightfield], *, device: torch.device) -> None:
         """Pack the heightfields' cells into one flat table; a bare heightfield is a ground without anything on it."""
-        fields = [g.heightfield if isinstance(g, Ground) else g for g in grounds]
+        self._grounds = [g if isinstance(g, Ground) else Ground(g, Boxes.none()) for g in grounds]
+        self._rays: RayCaster | None = None
+        fields = [ground.heightfield for ground in self._grounds]
         cells = [_bilinear_coefficients(f.height_m) for f in fields]
         sizes = [len(c) for c in cells]
         as_float = {"dtype": torch.float32, "device": device}
@@ -179,6 +182,30 @@ class TerrainLookup:
         self._offset[index + 1 :] += len(one._coefficients) - (end - first)
         for name in ("_cells_x", "_last", "_last_cell", "_inv_cell", "origin_xy_m", "max_xy_m", "flat"):
             getattr(self, name)[index] = getattr(one, name)[0]
+        self._grounds[index] = one._grounds[0]
+        if self._rays is not None:
+            self._rays.replace(index, self._grounds[index])
+
+    def raycast(self, origin_w: Tensor, direction_w: Tensor, scene_ids: Tensor) -> Tensor:
+        """Distance along rays to the ground: heightfield or plane, and boxes; in mode 'mesh' the triangles.
+
+        The heightfield's cells are split into triangles as MuJoCo splits them, and a plane has no border.
+
+        Args:
+            origin_w: [E, N, 3] [m].
+            direction_w: [E, N, 3] unit vectors.
+            scene_ids: [E] the scene of each row.
+
+        Returns:
+            [E, N] float32 [m], infinite where a ray hits nothing.
+        """
+        if self._rays is None:
+            self._rays = RayCaster(self._grounds)
+        out = torch.empty(origin_w.shape[:2], dtype=torch.float32)
+        self._rays.cast(
+            origin_w.float().numpy(), direction_w.float().numpy(), scene_ids.long().numpy(), out.numpy()
+        )
+        return out
 
     def sample(self, xy_w: Tensor, scene_ids: Tensor) -> Tensor:
         """Ground height [m].

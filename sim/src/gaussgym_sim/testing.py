@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -104,9 +103,7 @@ def check_payload(make: MakeSim) -> list[CheckResult]:
     """2 kg more on the trunk add 2 g to the force on the feet."""
     sim = make([flat_scene()], 2)
     robot, ones = sim.robot, torch.ones(2, sim.robot.num_joints)
-    sim.set_params(
-        torch.arange(2), kp=100 * ones, kd=2 * ones
-    )  # soft gains would let the calves touch
+    sim.set_params(torch.arange(2), kp=100 * ones, kd=2 * ones)  # soft gains would let the calves touch
     sim.set_params(
         torch.tensor([1]),
         trunk_mass_kg=torch.tensor([robot.trunk_mass_kg + 2.0]),

@@ -58,7 +58,9 @@ def check_push(make: MakeSim) -> list[CheckResult]:
         want = (force / mass - GRAVITY_M_S2) * seconds
         # The force does not act on the robot's own centre of mass, so it turns a little too.
         results.append(
-            CheckResult(f"push: speed of {mass:.1f} kg", float(speed[env]), want, 0.05 * force / mass * seconds, "m/s")
+            CheckResult(
+                f"push: speed of {mass:.1f} kg", float(speed[env]), want, 0.05 * force / mass * seconds, "m/s"
+            )
         )
     results.append(
         CheckResult("push: others", float(speed[2]), -GRAVITY_M_S2 * seconds, 1e-3, "m/s"),
@@ -82,7 +84,9 @@ def check_torque_push(make: MakeSim) -> list[CheckResult]:
     second = sim.state.root_ang_vel_b[:, 2]
     return [
         CheckResult("torque push: sense", float((first[0] > 0.1) & (first[1] < -0.1)), 1.0, 0.0, ""),
-        CheckResult("torque push: over", float((second - first).abs().max() < 0.35 * first.abs().max()), 1.0, 0.0, ""),
+        CheckResult(
+            "torque push: over", float((second - first).abs().max() < 0.35 * first.abs().max()), 1.0, 0.0, ""
+        ),
     ]
 
 
@@ -93,7 +97,9 @@ def check_turning_kick(make: MakeSim) -> list[CheckResult]:
     place(sim, pos_w=torch.tensor([[0.0, 0.0, 5.0]]).repeat(2, 1), quat_wxyz=quat)
     sim.kick(torch.tensor([1]), torch.zeros(1, 3), torch.tensor([[0.5, -1.0, 0.25]]))
     want = torch.tensor([[0.0, 0.0, 0.0], [0.5, -1.0, 0.25]])
-    return [CheckResult("turning kick", float((sim.state.root_ang_vel_b - want).abs().max()), 0.0, 1e-5, "rad/s")]
+    return [
+        CheckResult("turning kick", float((sim.state.root_ang_vel_b - want).abs().max()), 0.0, 1e-5, "rad/s")
+    ]
 
 
 @needs("gravity_w")
@@ -228,8 +234,12 @@ def check_set_scene(make: MakeSim) -> list[CheckResult]:
     stayed = (sim.state.root_pos_w[3] - twin.state.root_pos_w[3]).abs().max()
     return [
         CheckResult("set_scene: feet on the new ground", float((height - 2.0).abs().max()), 0.0, 0.006, "m"),
-        CheckResult("set_scene: who stands where", float(sim.scene_of_env.tolist() == [0, 0, 0, 1]), 1.0, 0.0, ""),
-        CheckResult("set_scene: friction of the moved", float(sim.params["friction"][:3].std()), 0.0, 0.0, ""),
+        CheckResult(
+            "set_scene: who stands where", float(sim.scene_of_env.tolist() == [0, 0, 0, 1]), 1.0, 0.0, ""
+        ),
+        CheckResult(
+            "set_scene: friction of the moved", float(sim.params["friction"][:3].std()), 0.0, 0.0, ""
+        ),
         CheckResult("set_scene: others", float(stayed), 0.0, 0.0, "m"),
     ]
 
@@ -257,7 +267,8 @@ def check_resume(make: MakeSim) -> list[CheckResult]:
         for each in (sim, other):
             each.step(joints + noise[k])
         gaps = [
-            (getattr(sim.state, name).float() - getattr(other.state, name).float()).abs().max() for name in vars(sim.state)
+            (getattr(sim.state, name).float() - getattr(other.state, name).float()).abs().max()
+            for name in vars(sim.state)
         ]
         worst = max(worst, float(torch.stack(gaps).max()))
     return [

@@ -42,10 +42,14 @@ PARAMS: dict[str, Param] = {
     "joint_friction": Param("joints", "Nm", "dry friction of the joint"),
     "friction": Param("", "1", "sliding friction of all robot shapes; the ground's own does not enter"),
     "restitution": Param("", "1", "of all robot shapes"),
-    "compliance": Param("", "1", "how much softer contacts are: 0 as the engine has them, 1 twice as slow to push back"),
+    "compliance": Param(
+        "", "1", "how much softer contacts are: 0 as the engine has them, 1 twice as slow to push back"
+    ),
     "trunk_mass_kg": Param("", "kg", "mass of the base; its inertia scales with it"),
     "trunk_com_b": Param("xyz", "m", "centre of mass of the base, in its frame"),
-    "link_mass_factor": Param("links", "1", "factor on mass and inertia of each other body, as `VecSim.link_names`"),
+    "link_mass_factor": Param(
+        "links", "1", "factor on mass and inertia of each other body, as `VecSim.link_names`"
+    ),
     "gravity_w": Param("xyz", "m/s^2", "acceleration of free fall"),
 }
 """What can differ between environments. A backend's `VecSim.capabilities` name those that it has."""
@@ -253,7 +257,9 @@ def make_sim(
         if entry.name == backend:
             make = entry.load()
     if make is None:
-        raise InputError(f"unknown physics backend {backend!r}; this version has: {', '.join(backend_names())}")
+        raise InputError(
+            f"unknown physics backend {backend!r}; this version has: {', '.join(backend_names())}"
+        )
     return make(cfg, list(scenes), num_envs, **options)
 
 

@@ -1,0 +1,59 @@
+"""What an episode has added up to: rewards by term, seconds, metres; means over those that end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+class EpisodeSums:
+    """Sums over the running episode of each env.
+
+    Attributes:
+        seconds: [E] since the start.
+        commanded_m: [E] distance that was commanded.
+        start_xy: [E, 2] where the base stood at the start [m].
+    """
+
+    def __init__(self, terms: Sequence[str], num_envs: int, device: torch.device) -> None:
+        """All zero."""
+        self.terms = tuple(terms)
+        self._rewards = torch.zeros(len(self.terms), num_envs, device=device)
+        self.seconds = torch.zeros(num_envs, device=device)
+        self.commanded_m = torch.zeros(num_envs, device=device)
+        self.start_xy = torch.zeros(num_envs, 2, device=device)
+
+    def add(self, rewards: Tensor, command: Tensor, control_s: float) -> None:
+        """One control step: weighted terms [T, E] as rates a second, and the command [E, 3] it was for."""
+        self._rewards.add_(rewards, alpha=control_s)
+        self.commanded_m.add_(command[:, :2].norm(dim=1), alpha=control_s)
+
+    def start(self, env_ids: Tensor, xy: Tensor) -> None:
+        """New episodes in envs ``env_ids`` [R] at xy [R, 2]."""
+        self._rewards[:, env_ids] = 0.0
+        self.seconds[env_ids] = 0.0
+        self.commanded_m[env_ids] = 0.0
+        self.start_xy[env_ids] = xy
+
+    def walked_m(self, env_ids: Tensor, xy: Tensor) -> Tensor:
+        """Distance [R] of bases at xy [E, 2] from their starts."""
+        return (xy[env_ids] - self.start_xy[env_ids]).norm(dim=1)
+
+    def means(self, env_ids: Tensor, control_s: float) -> dict[str, Tensor]:
+        """Mean reward of each term a second and mean duration, over envs ``env_ids``."""
+        seconds = self.seconds[env_ids]
+        rates = (self._rewards[:, env_ids] / seconds.clamp(min=control_s)).mean(dim=1)
+        log = {f"reward/{name}": rate for name, rate in zip(self.terms, rates, strict=True)}
+        log["episode/seconds"] = seconds.mean()
+        return log
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What the coming steps depend on."""
+        return {k: getattr(self, k).clone() for k in ("_rewards", "seconds", "commanded_m", "start_xy")}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Inverse of `state_dict`."""
+        for name, value in state.items():
+            getattr(self, name).copy_(value)

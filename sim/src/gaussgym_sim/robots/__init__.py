@@ -1,0 +1,1 @@
+"""The robots that ship: one MJCF each, their facts with sources in README.md, and what commands them."""

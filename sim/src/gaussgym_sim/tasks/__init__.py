@@ -1,0 +1,1 @@
+"""The tasks of this package, one file each; see `gaussgym_sim.task`."""
