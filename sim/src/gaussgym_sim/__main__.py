@@ -1,21 +1,20 @@
-"""Command `gaussgym-sim`: check a physics backend, measure its speed."""
+"""Command `gaussgym-sim`: check a physics backend, measure its speed, repeat what went wrong, import."""
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import torch
 import tyro
 from gaussgym_scene.command import run
-from gaussgym_scene.errors import InputError, StageError
+from gaussgym_scene.errors import StageError
 from gaussgym_scene.scene import Scene
 from tqdm import tqdm
 
-from gaussgym_sim.bench import bench_env, standard_grounds
+from gaussgym_sim.bench.command import Bench
+from gaussgym_sim.grounds import flat_scene
 from gaussgym_sim.testing import CONFORMANCE, missing
 from gaussgym_sim.vecsim import make_sim
 
@@ -35,7 +34,7 @@ class Check:
         def make(scenes: list[Scene], num_envs: int, *, num_threads: int | None = None) -> object:
             return make_sim(self.backend, self.robot, scenes, num_envs, num_threads=num_threads)
 
-        make(standard_grounds()[:1], 1)  # a wrong name is told before the bar starts
+        make([flat_scene()], 1)  # a wrong name is told before the bar starts
         results = []
         for check in tqdm(CONFORMANCE, desc="check", unit="check"):
             if lacking := missing(check, make):  # type: ignore[arg-type]
@@ -53,47 +52,37 @@ class Check:
 
 
 @dataclass
-class Bench:
-    """Measure control steps (50 Hz) and physics steps (200 Hz) a second, per wall second and per CPU second."""
+class Replay:
+    """Repeat what a NaN guard saved, to the bit, and show the environment's last steps up to where it went wrong."""
 
-    num_envs: int = 256
-    """Robots."""
-    steps: int = 200
-    """Control steps to time on each ground."""
+    folder: tyro.conf.Positional[Path]
+    """What the guard wrote, step-..."""
+    last: int = 10
+    """Steps to show."""
     threads: int | None = None
-    """Physics threads; by default the CPUs this process may use."""
-    robot: str = "go1"
-    """Registered robot."""
-    scene: tuple[Path, ...] = ()
-    """Scene folders; by default a plane and 10 cm stairs on 5 cm cells."""
-    json: Path | None = None
-    """File for the numbers."""
+    """Physics threads; the result does not depend on them."""
 
-    def run(self) -> Path | None:
-        """Print the numbers; return the JSON's path if one was written."""
-        if self.num_envs < 1 or self.steps < 1:
-            raise InputError(f"{self.num_envs} environments, {self.steps} steps: both must be at least 1")
-        torch.set_num_threads(1)
-        grounds = [Scene.load(path) for path in self.scene] or standard_grounds()
-        rows = []
-        for ground in tqdm(grounds, desc="bench", unit="ground"):
-            rows.append(
-                bench_env(
-                    ground,
-                    num_envs=self.num_envs,
-                    steps=self.steps,
-                    robot=self.robot,
-                    num_threads=self.threads,
-                )
+    def run(self) -> None:
+        """Print a line a step, and whether everything came out as it was recorded."""
+        from gaussgym_sim.nan_guard import Finding
+        from gaussgym_sim.replay import Repetition, load_replay
+
+        replay = load_replay(self.folder)
+        repetition = Repetition(replay, num_threads=self.threads)
+        rows = list(tqdm(repetition, total=replay.num_steps, desc="replay", unit="step"))
+        print(f"environment {repetition.env}: base height [m], speed [m/s], joint speed [rad/s], torque [Nm]")
+        for r in rows[-self.last :]:
+            print(
+                f"step {r.step:>8}  {r.base_height_m:9.4g} {r.base_speed_m_s:9.4g} {r.max_joint_speed_rad_s:9.4g} "
+                f"{r.max_torque_nm:9.4g}{'  physics not finite' if r.invalid else ''}"
             )
-        for row in rows:
-            print("  ".join(f"{key} {value}" for key, value in row.items()))
-        if self.json is None:
-            return None
-        partial = self.json.with_name(self.json.name + ".partial")
-        partial.write_text(json.dumps(rows, indent=1))
-        partial.replace(self.json)
-        return self.json
+        print(Finding(**replay.settings["finding"]))
+        if different := repetition.differences():
+            raise StageError(
+                f"{self.folder}: the repetition differs from what was recorded in {', '.join(different)}; expected the "
+                "same bits: another version of the physics engine, or another kind of machine?"
+            )
+        print("repeated to the bit")
 
 
 @dataclass
@@ -135,7 +124,8 @@ class ImportActuator:
 def main() -> None:
     """Entry point of `gaussgym-sim`."""
     chosen = tyro.extras.subcommand_cli_from_dict(
-        {"check": Check, "bench": Bench, "import-actuator": ImportActuator}, prog="gaussgym-sim"
+        {"check": Check, "bench": Bench, "replay": Replay, "import-actuator": ImportActuator},
+        prog="gaussgym-sim",
     )
     sys.exit(run(chosen.run))
 

@@ -18,6 +18,8 @@ from gaussgym_sim.vecsim import SimState
 OVERLAP_M = 0.6
 """Other robots whose base is nearer than this are not shown: they pass through each other, and would fill the image [m]."""
 
+_KEPT = ("rgb", "new", "unwatched", "pose_b_c", "K", "_age", "_camera_ids", "_frame_ids")
+
 
 class RenderedFrames(Protocol):
     """What a renderer returns; only ``rgb`` is read here."""
@@ -275,3 +277,17 @@ class CameraRig:
             given |= self._in_view.look(ids, state, lin_vel_b if self._takes_motion else None)
         frames = self._renderer.render(c2w, self.K[ids], self._scenes[ids], **given)
         self.rgb[ids] = torch.as_tensor(frames.rgb).to(self.rgb.device).permute(0, 3, 1, 2)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the coming images depend on, and those that are held."""
+        generator = None if self._generator is None else self._generator.get_state()
+        return {name: getattr(self, name).clone() for name in _KEPT} | {"generator": generator}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Inverse of `state_dict`."""
+        for name in _KEPT:
+            getattr(self, name).copy_(state[name])
+        self._generator = None
+        if state["generator"] is not None:
+            self._generator = torch.Generator(device=self.K.device)
+            self._generator.set_state(state["generator"])

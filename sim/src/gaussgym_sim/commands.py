@@ -169,6 +169,15 @@ class PathFollower:
         """[E, 2] m."""
         return self.network.points[self.goal, :2]
 
+    def state_dict(self) -> dict[str, Tensor]:
+        """Where all are."""
+        return {name: getattr(self, name).clone() for name in ("index", "direction", "goal")}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Inverse of `state_dict`."""
+        for name, value in state.items():
+            getattr(self, name).copy_(value)
+
     def _steps_to_goal(self) -> Tensor:
         net = self.network
         steps = (self.goal - self.index) * self.direction
@@ -176,7 +185,7 @@ class PathFollower:
         return torch.where(net.closed[self.index], torch.remainder(steps, count), steps.clamp(min=0))
 
 
-def goal_point(network: PathNetwork, index: Tensor, direction: Tensor, distance_m: float) -> Tensor:
+def goal_point(network: PathNetwork, index: Tensor, direction: Tensor, distance_m: Tensor | float) -> Tensor:
     """Point at least ``distance_m`` along the line, or the line's end (closed lines: at most half way round)."""
     steps = torch.ceil(distance_m / network.spacing_m[index] - 1e-4).long()
     half_round = (network.last[index] - network.first[index] + 1) // 2

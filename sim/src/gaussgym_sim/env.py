@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import torch
 from gaussgym_scene.errors import InputError
@@ -12,71 +11,26 @@ from gaussgym_scene.scene import Scene
 from torch import Tensor
 
 from gaussgym_sim import terminations
-from gaussgym_sim.camera import CameraCfg, CameraRenderer, CameraRig
-from gaussgym_sim.commands import CommandCfg, PathFollower, PathNetwork
-from gaussgym_sim.curriculum import next_levels
+from gaussgym_sim.camera import CameraRenderer, CameraRig
+from gaussgym_sim.commands import PathFollower, PathNetwork
+from gaussgym_sim.curriculum import GoalDistance, next_levels
+from gaussgym_sim.env_cfg import EnvCfg as EnvCfg
 from gaussgym_sim.episodes import EpisodeSums
 from gaussgym_sim.feet import Feet, Gait
 from gaussgym_sim.frames import gravity_in_base, rotate_inverse, yaw_of
-from gaussgym_sim.observations import ObservationCfg, Observations
+from gaussgym_sim.observations import Observations
 from gaussgym_sim.placing import Placer
-from gaussgym_sim.randomize import RandomizeCfg, Uniform, draw_kicks, randomize_physics
-from gaussgym_sim.rewards import RewardCfg, RewardInputs, Rewards
-from gaussgym_sim.slots import fill_slot
+from gaussgym_sim.randomize import Uniform, draw_kicks, randomize_physics
+from gaussgym_sim.rewards import RewardInputs, Rewards
+from gaussgym_sim.slots import SceneChanges
 from gaussgym_sim.starts import FixedStarts, Starts, StartSampler
 from gaussgym_sim.task import TaskState, get_task
-from gaussgym_sim.terminations import TerminationCfg
-from gaussgym_sim.vecsim import SUBSTEP_S, VecSim
+from gaussgym_sim.vecsim import VecSim
 
+if TYPE_CHECKING:
+    from gaussgym_sim.nan_guard import NanGuard
 
-@dataclass(frozen=True)
-class EnvCfg:
-    """Everything that defines the learning problem beside robot and scenes."""
-
-    task: str = "velocity"
-    """Registered name, see `gaussgym_sim.task`."""
-    task_cfg: Any = None
-    """The task's own settings in place of `Task.cfg`."""
-    task_rewards: Mapping[str, float] = field(default_factory=dict)
-    """Weights [1/s] in place of those of the task's own reward terms."""
-    episode_s: float = 20.0
-    substeps: int = 4
-    action_clip: float = 10.0
-    commands: CommandCfg = field(default_factory=CommandCfg)
-    observations: ObservationCfg = field(default_factory=ObservationCfg)
-    rewards: RewardCfg = field(default_factory=RewardCfg)
-    terminations: TerminationCfg = field(default_factory=TerminationCfg)
-    randomize: RandomizeCfg = field(default_factory=RandomizeCfg.light)
-    camera: CameraCfg = field(default_factory=CameraCfg)
-    noisy_observations: bool = True
-    random_initial_age: bool = True
-    curriculum: bool = True
-    """Raise and lower each env's level over the lines of scenes whose metadata has ``path_level``; else any line."""
-    gait_hz: tuple[float, float] | None = None
-    """Frequency of a clock for the gait, drawn for each episode; adds the observation group ``gait`` [E, 2]: sine, cosine."""
-    level_up_m: float = 3.0
-    """Distance from the start at which an env has mastered its level."""
-    level_down_fraction: float = 0.4
-    """Share of the commanded distance below which an env falls back a level."""
-
-    @property
-    def control_s(self) -> float:
-        """Time of a control step [s]."""
-        return self.substeps * SUBSTEP_S
-
-    def for_evaluation(self) -> EnvCfg:
-        """The same task without noise, randomization, random ages or curriculum."""
-        return replace(
-            self,
-            randomize=RandomizeCfg.none(),
-            noisy_observations=False,
-            random_initial_age=False,
-            curriculum=False,
-        )
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain nested dict, for logs and checkpoints."""
-        return asdict(self)
+_KEPT = ("episode_length_buf", "level", "start_id", "_action")
 
 
 class Env:
@@ -98,9 +52,13 @@ class Env:
         yaw, gravity_b, lin_vel_b, height_m: of the current state, without noise: heading [rad], unit vector of gravity, base
             velocity [m/s], height over the mean ground below the body [m].
         episodes: sums over the running episodes.
+        goal_distance: curriculum over the goal's distance, or None.
+        choose_scenes: curriculum over scenes: called with (env, ids [R] of the envs whose episodes end, their success [R]) before
+            they start again; may call `set_scene`.
         uniform: the random numbers of everything here.
         keep_final_observations: also give ``extras["final_observations"]``, the groups [R, ...] of the R envs that ended, as they
             were before their reset, with ``extras["final_ids"]`` [R]; costs a second set of observations in such steps.
+        guard: names and saves what is not finite (`gaussgym_sim.nan_guard`), or None.
     """
 
     def __init__(
@@ -136,12 +94,15 @@ class Env:
         self.uniform = Uniform(generator, self.device)
         self.network = PathNetwork(sim.scenes, device=self.device)
         self.follower = PathFollower(self.network, self.num_envs, self.device)
-        self._replacements: dict[int, Scene] = {}
+        self._scene_changes = SceneChanges(sim)
         self.commands = self.task.commands(self)
         self.observations = Observations(
             sim.robot, self.cfg.observations, device=self.device, generator=generator
         )
         self._allocate()
+        self.goal_distance: GoalDistance | None = None
+        if self.cfg.goal_distance is not None:
+            self.goal_distance = GoalDistance(self.cfg.goal_distance, len(sim.scenes), self.device)
         self._sampler = StartSampler(self.network, use_levels=self.cfg.curriculum)
         self._placer = Placer(sim, self.uniform)
         self._fixed_starts = (
@@ -156,6 +117,8 @@ class Env:
         if self.task.state is not None:
             self.task_state = self.task.state(self)
         self.keep_final_observations = False
+        self.guard: NanGuard | None = None
+        self.choose_scenes: Callable[[Env, Tensor, Tensor], None] | None = None
         self._begin_everywhere()
 
     def reset(self, seed: int | None = None) -> dict[str, Tensor]:
@@ -177,6 +140,8 @@ class Env:
     def _begin_everywhere(self) -> None:
         everyone = torch.arange(self.num_envs, device=self.device)
         self.level.zero_()
+        if self.goal_distance is not None:
+            self.goal_distance.reset()
         if self._fixed_starts is not None:
             self._fixed_starts.rewind()
         randomize_physics(self.sim, everyone, self.cfg.randomize, self.uniform)
@@ -245,9 +210,15 @@ class Env:
         self._refresh()
         self._after_physics()
         reward = self._reward()
+        if self.guard is not None:
+            self._bad_action |= self.guard.check_step(self, action, reward)
+        self.episodes.add(self.rewards.terms, self._command_before, cfg.control_s)
         dones, extras = self._finish()
         self._capture()
-        return self.get_observations(), reward, dones, extras
+        groups = self.get_observations()
+        if self.guard is not None:
+            self.guard.check_observations(groups)
+        return groups, reward, dones, extras
 
     def _disturb(self) -> None:
         """What happens to robots from outside in this step."""
@@ -300,9 +271,7 @@ class Env:
             terrain=self.sim.terrain, scene_ids=self.sim.scene_of_env, follower=self.follower, gait=self.gait,
             goal_radius_m=self.cfg.commands.goal_radius_m,
         )  # fmt: skip
-        reward = self.rewards.compute(inputs, [term(self) for term in self._task_terms])
-        self.episodes.add(self.rewards.terms, command, self.cfg.control_s)
-        return reward
+        return self.rewards.compute(inputs, [term(self) for term in self._task_terms])
 
     def _finish(self) -> tuple[Tensor, dict[str, Any]]:
         """Who ends here, why, and their next start."""
@@ -319,7 +288,7 @@ class Env:
         success = torch.zeros_like(fell) if self.task.success is None else self.task.success(self) & ~fell
         if self.task.cut is not None:
             outside |= self.task.cut(self)
-        cut = (timed_out | outside | success | self._leaving()) & ~fell
+        cut = (timed_out | outside | success | self._scene_changes.leaving) & ~fell
         dones = fell | cut
         extras: dict[str, Any] = {
             "time_outs": cut.float(), "fell": fell, "success": success, "start_id": self.start_id.clone(), "log": {},
@@ -330,9 +299,8 @@ class Env:
             if self.keep_final_observations:
                 final = self.get_observations()
                 extras |= {"final_ids": ids, "final_observations": {k: v[ids] for k, v in final.items()}}
-            if cfg.curriculum and self.network.num_levels > 1:
-                self._change_levels(ids)
-            self._replace_scenes()
+            self._curricula(ids, success[ids])
+            self._change_scenes(dones)
             self._start(ids)
             self._refresh()
             self.commands.update(s.root_pos_w[:, :2], self.yaw)
@@ -347,14 +315,22 @@ class Env:
             log[f"episode/{name}"] = metric(self, success)[ids].float().mean()
         if self.network.num_levels > 1:
             log["episode/level"] = self.level.float().mean()
+        if self.goal_distance is not None:
+            log["episode/goal_distance_m"] = self.goal_distance.distance_m.mean()
         return log
 
-    def _change_levels(self, ids: Tensor) -> None:
-        self.level[ids] = next_levels(
-            self.level[ids], walked_m=self.episodes.walked_m(ids, self.sim.state.root_pos_w[:, :2]),
-            commanded_m=self.episodes.commanded_m[ids], num_levels=self.network.num_levels, up_m=self.cfg.level_up_m,
-            down_fraction=self.cfg.level_down_fraction, uniform=self.uniform,
-        )  # fmt: skip
+    def _curricula(self, ids: Tensor, success: Tensor) -> None:
+        """What episodes that end in envs ``ids`` [R] mean for the next ones."""
+        if self.cfg.curriculum and self.network.num_levels > 1:
+            self.level[ids] = next_levels(
+                self.level[ids], walked_m=self.episodes.walked_m(ids, self.sim.state.root_pos_w[:, :2]),
+                commanded_m=self.episodes.commanded_m[ids], num_levels=self.network.num_levels, up_m=self.cfg.level_up_m,
+                down_fraction=self.cfg.level_down_fraction, uniform=self.uniform,
+            )  # fmt: skip
+        if self.goal_distance is not None:
+            self.goal_distance.update(self.sim.scene_of_env[ids], success)
+        if self.choose_scenes is not None:
+            self.choose_scenes(self, ids, success)
 
     # ------------------------------------------------------------------ starts
 
@@ -366,6 +342,7 @@ class Env:
             start = self._sampler.draw(
                 self.sim.scene_of_env[ids], self.level[ids], to_goal=self.task.pursues_goal,
                 commands=self.cfg.commands, randomize=self.cfg.randomize, uniform=self.uniform,
+                goal_distance_m=None if self.goal_distance is None else self.goal_distance.of(self.sim.scene_of_env[ids]),
             )  # fmt: skip
         self.follower.start(ids, start.index, start.direction, start.goal)
         self._placer.place(ids, start.xy, start.yaw, self.cfg.randomize)
@@ -394,23 +371,26 @@ class Env:
                 "this environment runs fixed starts of its scenes; none of these can be replaced"
             )
         PathNetwork([scene], device=self.device)
-        self._replacements[index] = scene
+        self._scene_changes.fill(index, scene)
 
-    def _leaving(self) -> Tensor:
-        """[E] bool, envs whose scene is about to be replaced."""
-        leaving = torch.zeros(self.num_envs, dtype=torch.bool, device=self.device)
-        for index in self._replacements:
-            leaving |= self.sim.scene_of_env == index
-        return leaving
+    def set_scene(self, env_ids: Tensor, scene: Scene) -> None:
+        """Move envs ``env_ids`` [R] to another scene, each when its episode ends; see `VecSim.set_scene` for where it may lie.
 
-    def _replace_scenes(self) -> None:
-        """Change to the scenes that wait; their envs must then start."""
-        if not self._replacements:
+        Raises:
+            InputError: a scene without paths, or an env that runs fixed starts.
+        """
+        if self._fixed_starts is not None:
+            raise InputError("this environment runs fixed starts of its scenes; its envs cannot leave these")
+        PathNetwork([scene], device=self.device)
+        self._scene_changes.move(env_ids, scene)
+
+    def _change_scenes(self, dones: Tensor) -> None:
+        """Change to the scenes that wait for envs that end; these must then start."""
+        if not self._scene_changes:
             return
-        changed = self._leaving().nonzero().squeeze(1)
-        for index, scene in self._replacements.items():
-            fill_slot(self.sim, index, scene)
-        self._replacements.clear()
+        changed = self._scene_changes.apply(dones).nonzero().squeeze(1)
+        if len(changed) == 0:
+            return
         self.network = PathNetwork(self.sim.scenes, device=self.device)
         self.follower.change_network(self.network, self.sim.scene_of_env)
         self._sampler = StartSampler(self.network, use_levels=self.cfg.curriculum)
@@ -459,3 +439,41 @@ class Env:
     def _capture(self) -> None:
         if self.camera is not None:
             self.camera.capture(self.sim.state, self.lin_vel_b)
+
+    # ------------------------------------------------------------------ state
+
+    def _parts(self) -> dict[str, Any]:
+        """Everything with a memory of its own."""
+        parts = {
+            "sim": self.sim, "follower": self.follower, "commands": self.commands, "feet": self.feet, "gait": self.gait,
+            "episodes": self.episodes, "goal_distance": self.goal_distance, "starts": self._fixed_starts,
+            "camera": self.camera, "task": self.task_state,
+        }  # fmt: skip
+        return {name: part for name, part in parts.items() if part is not None}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the coming steps depend on, beside settings, scenes and actions; no scene changes that still wait."""
+        own = {name: getattr(self, name).clone() for name in _KEPT}
+        parts = {name: part.state_dict() for name, part in self._parts().items()}
+        return {"own": own, "generator": self.uniform.generator.get_state(), **parts}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on exactly as the env did whose `state_dict` this is: of the same settings, with its scenes in the same slots.
+
+        Raises:
+            InputError: it has other parts than this env (task, camera, curricula).
+        """
+        parts = self._parts()
+        missing = {*parts, "own", "generator"} ^ set(state)
+        if missing:
+            raise InputError(
+                f"environment state differs in {', '.join(sorted(missing))}; expected one of the same settings"
+            )
+        for name, part in parts.items():
+            part.load_state_dict(state[name])
+        for name in _KEPT:
+            getattr(self, name).copy_(state["own"][name])
+        self.uniform.generator.set_state(state["generator"])
+        self.commands.set_rough(self.rough())
+        self.rewards.set_rough(self.rough())
+        self._refresh()

@@ -1,4 +1,7 @@
-"""Warp kernels around MuJoCo Warp's step: actuators before it, the state's buffers after it, overflows. Imported by `mjwarp_sim` alone."""
+"""Warp kernels around MuJoCo Warp's step: actuators before it, the state's buffers after it, overflows."""
+
+# Warp reads annotations and indices in a way of its own.
+# pyright: reportIndexIssue=false, reportOperatorIssue=false, reportArgumentType=false, reportCallIssue=false
 
 from __future__ import annotations
 

@@ -105,7 +105,8 @@ class StartSampler:
                 self._group_of[scene, level] = scene * levels + below[-1]
 
     def draw(
-        self, scene_ids: Tensor, levels: Tensor, *, to_goal: bool, commands: CommandCfg, randomize: RandomizeCfg, uniform: Uniform
+        self, scene_ids: Tensor, levels: Tensor, *, to_goal: bool, commands: CommandCfg, randomize: RandomizeCfg,
+        uniform: Uniform, goal_distance_m: Tensor | None = None,
     ) -> StartBatch:  # fmt: skip
         """Draw R starts: a uniform path point, a direction with enough line ahead, small offsets of position and heading.
 
@@ -116,16 +117,18 @@ class StartSampler:
             commands: goal distance and speeds.
             randomize: ranges of the offsets.
             uniform: random numbers.
+            goal_distance_m: [R], in place of that of ``commands``.
         """
         net, count = self.network, len(scene_ids)
         group = self._group_of[scene_ids, levels.clamp(max=net.num_levels - 1)]
         index = self._points[self._first[group] + (uniform(0.0, 1.0, count) * self._count[group]).long()]
         direction = torch.where(uniform(0.0, 1.0, count) < 0.5, 1, -1)
-        need = commands.goal_distance_m if to_goal else _MIN_LINE_AHEAD_M
+        to_go = torch.full((count,), commands.goal_distance_m) if goal_distance_m is None else goal_distance_m
+        need = to_go if to_goal else _MIN_LINE_AHEAD_M
         ahead, behind = net.distance_to_end_m(index, direction), net.distance_to_end_m(index, -direction)
         direction = torch.where((ahead < need) & (behind > ahead), -direction, direction)
         if to_goal:
-            index = self._with_room(index, direction, need)
+            index = self._with_room(index, direction, to_go)
         yaw = net.travel_yaw(index, direction) + uniform(
             -randomize.start_yaw_rad, randomize.start_yaw_rad, count
         )
@@ -136,13 +139,13 @@ class StartSampler:
         return StartBatch(
             index=index,
             direction=direction,
-            goal=goal_point(net, index, direction, commands.goal_distance_m),
+            goal=goal_point(net, index, direction, to_go),
             xy=net.points[index, :2] + lateral[:, None] * across,
             yaw=yaw,
             speed=uniform(*commands.goal_speed_m_s, count),
         )
 
-    def _with_room(self, index: Tensor, direction: Tensor, need_m: float) -> Tensor:
+    def _with_room(self, index: Tensor, direction: Tensor, need_m: Tensor) -> Tensor:
         """Move starts back along their line until the goal's distance lies ahead, as far as the line reaches."""
         net = self.network
         missing = (need_m - net.distance_to_end_m(index, direction)).clamp(min=0.0)
@@ -233,6 +236,14 @@ class FixedStarts:
         length = torch.tensor([len(q) for q in queues], device=scene_id.device)
         table = torch.nn.utils.rnn.pad_sequence(queues, batch_first=True)
         return table, length
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Whose turn it is."""
+        return {"turn": self._turn.clone()}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Inverse of `state_dict`."""
+        self._turn.copy_(state["turn"])
 
     def rewind(self) -> None:
         """Deal from the first start on again."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any, Protocol, runtime_checkable
@@ -17,6 +18,8 @@ from gaussgym_sim.robot import RobotCfg, get_robot
 from gaussgym_sim.terrain import TERRAIN_MODES, TerrainLookup
 
 ENTRY_POINT_GROUP = "gaussgym.sims"
+BRIDGE = "bridge:"
+"""Before a backend's name: it runs in a process of its own, see `gaussgym_sim.bridge`."""
 SUBSTEP_S = 0.005
 MAX_DELAY_SUBSTEPS = 12
 """Longest actuator delay, in substeps."""
@@ -216,6 +219,19 @@ def backend_names() -> list[str]:
     return sorted({*BACKENDS, *(e.name for e in entry_points(group=ENTRY_POINT_GROUP))})
 
 
+def _find_backend(name: str) -> Callable[..., VecSim]:
+    if name.startswith(BRIDGE):
+        inner = name.removeprefix(BRIDGE)
+        _find_backend(inner)
+        return partial(_backend("bridge", "BridgedSim"), inner)
+    if name in BACKENDS:
+        return BACKENDS[name]
+    for entry in entry_points(group=ENTRY_POINT_GROUP):
+        if entry.name == name:
+            return entry.load()
+    raise InputError(f"unknown physics backend {name!r}; this version has: {', '.join(backend_names())}")
+
+
 def make_sim(
     backend: str,
     robot: str | RobotCfg,
@@ -230,7 +246,11 @@ def make_sim(
     """Make a vectorized simulator; envs are split over the scenes as evenly as possible, in order.
 
     Args:
+<<<<<<< HEAD
         backend: 'mujoco' (CPU), 'mjwarp' (GPU), or another of `backend_names`.
+=======
+        backend: 'mujoco' (CPU), or another of `backend_names`; with 'bridge:' before it, in a process of its own.
+>>>>>>> main
         robot: registered name or a cfg.
         scenes: at least one.
         num_envs: at least ``len(scenes)``.
@@ -253,14 +273,7 @@ def make_sim(
     if terrain not in TERRAIN_MODES:
         raise InputError(f"unknown kind of terrain {terrain!r}; choose one of: {', '.join(TERRAIN_MODES)}")
     options = {"device": torch.device(device), "seed": seed, "num_threads": num_threads, "terrain": terrain}
-    make = BACKENDS.get(backend)
-    for entry in entry_points(group=ENTRY_POINT_GROUP) if make is None else ():
-        if entry.name == backend:
-            make = entry.load()
-    if make is None:
-        raise InputError(
-            f"unknown physics backend {backend!r}; this version has: {', '.join(backend_names())}"
-        )
+    make = _find_backend(backend)
     return make(cfg, list(scenes), num_envs, **options)
 
 
