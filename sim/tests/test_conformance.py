@@ -111,11 +111,7 @@ def test_envs_are_dealt_to_scenes_in_blocks():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-<<<<<<< HEAD
-        (dict(backend="gazebo"), "has: .*mujoco"),
-=======
         (dict(backend="bullet"), "has: .*mujoco"),
->>>>>>> main
         (dict(robot="spot"), "choose one of: .*go1"),
         (dict(scenes=[]), "no scene"),
         (dict(num_envs=0), "at least one environment"),

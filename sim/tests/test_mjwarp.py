@@ -21,8 +21,8 @@ from gaussgym_sim.vecsim import make_sim
 wp = pytest.importorskip("warp")
 pytest.importorskip("mujoco_warp")
 
+from gaussgym_sim import mjwarp_ground, mjwarp_sim  # noqa: E402
 from gaussgym_sim import mjwarp_kernels as kernels  # noqa: E402
-from gaussgym_sim import mjwarp_sim  # noqa: E402
 from gaussgym_sim.mjwarp_ground import FAR_BELOW_M, WorldGrounds, add_ground_geoms  # noqa: E402
 from gaussgym_sim.mjwarp_overflow import WATCHED, OverflowType, Room  # noqa: E402
 
@@ -81,7 +81,10 @@ def drive_twice(cfg, *, calls, substeps, reset_at):
             states = [wp.from_torch(x) for x in (target, clock)]
             outputs = [wp.from_torch(x) for x in (held, torque, ctrl)]
             wp.launch(
-                kernels.drive, dim=(e, j), inputs=[*arrays, cols, gains, *states, substep, *outputs], device="cpu"
+                kernels.drive,
+                dim=(e, j),
+                inputs=[*arrays, cols, gains, *states, substep, *outputs],
+                device="cpu",
             )
             got.append(torque.numpy().copy())
             want.append(twin.torque.copy())
@@ -103,7 +106,10 @@ def report_inputs(qpos, qvel, parked):
     e, feet = len(qpos), np.array([[0], [3], [6], [10]], dtype=np.int32)
     robots, held, out = kernels.Robots(), kernels.Parked(), kernels.Buffers()
     robots.columns = wp.array(np.array([[7, 8], [6, 7], [0, 1]], dtype=np.int32), dtype=int, device="cpu")
-    robots.feet, robots.trunk = wp.array(feet, dtype=int, device="cpu"), wp.array([11, 12], dtype=int, device="cpu")
+    robots.feet, robots.trunk = (
+        wp.array(feet, dtype=int, device="cpu"),
+        wp.array([11, 12], dtype=int, device="cpu"),
+    )
     shapes = {
         "root_pos_w": (3,), "root_quat_wxyz": (4,), "root_lin_vel_w": (3,), "root_ang_vel_b": (3,), "joint_pos": (2,),
         "joint_vel": (2,), "joint_torque": (2,), "foot_pos_w": (1, 3), "foot_vel_w": (1, 3), "foot_force_w": (1, 3),
@@ -162,13 +168,17 @@ def test_room_grows_where_it_was_short():
     room = Room(contacts=70, convex=26, constraints=160)
     assert room.grown(int(OverflowType.NEFC)) == replace(room, constraints=320)
     assert room.grown(int(OverflowType.NARROWPHASE)) == replace(room, contacts=140)
-    assert room.grown(int(OverflowType.CCD | OverflowType.CONTACT_MATCH)) == replace(room, convex=52, matches=32)
+    assert room.grown(int(OverflowType.CCD | OverflowType.CONTACT_MATCH)) == replace(
+        room, convex=52, matches=32
+    )
     assert "160 constraints an environment (constraints_per_env)" in room.describe(int(OverflowType.NEFC))
     assert room.grown(int(OverflowType.HFIELD)) == room
 
 
 def boxes_scene_grounds():
-    boxes = Boxes(np.array([[1.0, 2.0, 0.5], [-1.0, 0.0, 0.25]]), np.array([[0.1, 0.2, 0.5], [0.3, 0.3, 0.25]]))
+    boxes = Boxes(
+        np.array([[1.0, 2.0, 0.5], [-1.0, 0.0, 0.25]]), np.array([[0.1, 0.2, 0.5], [0.3, 0.3, 0.25]])
+    )
     wavy = ground_of(wavy_scene())
     return [ground_of(flat_scene(z_m=-0.5)), replace(wavy, boxes=boxes)]
 
@@ -226,7 +236,10 @@ def test_a_larger_grid_moves_the_others_heights_along():
     [
         ({"device": "meta"}, "runs on 'cuda' or 'cpu', not on 'meta'"),
         ({"terrain": "mesh"}, "no exact triangles"),
-        ({"robot": replace(get_robot("go1"), actuator=ActuatorCfg("net", net="x.npz"))}, "kind 'net'; it has: pd, dc"),
+        (
+            {"robot": replace(get_robot("go1"), actuator=ActuatorCfg("net", net="x.npz"))},
+            "kind 'net'; it has: pd, dc",
+        ),
     ],
 )
 def test_refusals(arguments, message):
@@ -237,7 +250,7 @@ def test_refusals(arguments, message):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_no_gpu_is_no_silent_cpu():
-    with pytest.raises(InputError, match="no CUDA GPU .* use device='cpu' .*, or the backend 'mujoco'"):
+    with pytest.raises(InputError, match=r"no CUDA GPU .* use device='cpu' .*, or the backend 'mujoco'"):
         make_sim("mjwarp", "go1", [flat_scene()], 1, device="cuda")
 
 
@@ -249,7 +262,9 @@ def test_missing_packages_are_named(monkeypatch):
 
 
 def test_too_many_boxes(monkeypatch):
-    monkeypatch.setattr(mjwarp_sim, "MAX_BOXES", 1)
-    monkeypatch.setattr(mjwarp_sim, "ground_of", lambda *_: boxes_scene_grounds()[1])
-    with pytest.raises(InputError, match="has 2 boxes, expected at most 1; use terrain='heightfield'"):
+    monkeypatch.setattr(mjwarp_ground, "MAX_BOXES", 1)
+    monkeypatch.setattr(mjwarp_ground, "ground_of", lambda *_: boxes_scene_grounds()[1])
+    with pytest.raises(
+        InputError, match="has 2 boxes, expected at most 1 on backend 'mjwarp'; use terrain='heightfield'"
+    ):
         make_sim("mjwarp", "go1", [wavy_scene()], 1)

@@ -16,8 +16,8 @@ from gaussgym_sim.vecsim import VecSim, make_sim
 
 pytest.importorskip("mujoco_warp")
 
-from gaussgym_sim import mjwarp_sim, mujoco_sim  # noqa: E402
-from gaussgym_sim.mjwarp_graphs import Graphs  # noqa: E402
+from gaussgym_sim import mjwarp_ground, mjwarp_sim, mujoco_sim
+from gaussgym_sim.mjwarp_graphs import Graphs
 
 pytestmark = pytest.mark.slow
 
@@ -49,7 +49,9 @@ def gap(one, other):
 def test_moves_as_mujoco_does(ground):
     """Through the impact of a small drop, then until it stands. On a heightfield MuJoCo Warp's general convex algorithm finds
     contact normals to 2e-4 in single precision; the number of contacts is the same."""
-    scene = flat_scene(z_m=0.5) if ground == "plane" else heights_scene(lambda x, y: 0.5 + 0.08 * x - 0.15 * y)
+    scene = (
+        flat_scene(z_m=0.5) if ground == "plane" else heights_scene(lambda x, y: 0.5 + 0.08 * x - 0.15 * y)
+    )
     sims = [make([scene], 3, backend=backend) for backend in ("mjwarp", "mujoco")]
     xy = torch.tensor([[0.0, 0.0], [-2.03, 0.71], [1.47, -0.62]])
     tilt = torch.nn.functional.normalize(torch.tensor([[1.0, -0.075, -0.04, 0.0]]), dim=1)
@@ -205,8 +207,8 @@ def with_boxes(monkeypatch, boxes_of):
     def ground(scene, mode):
         return replace(ground_of(scene, "heightfield"), boxes=boxes_of.get(scene.name, Boxes.none()))
 
-    ground_of = mjwarp_sim.ground_of
-    monkeypatch.setattr(mjwarp_sim, "ground_of", ground)
+    ground_of = mjwarp_ground.ground_of
+    monkeypatch.setattr(mjwarp_ground, "ground_of", ground)
     monkeypatch.setattr(mujoco_sim, "ground_of", ground)
 
 

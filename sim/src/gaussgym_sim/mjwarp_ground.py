@@ -1,7 +1,8 @@
 """Grounds of many scenes in one MuJoCo Warp model: each world has a plane or a heightfield of its own, and boxes.
 
-The model holds one plane, one heightfield geom and B boxes. What a world does not have lies out of reach far below it. Static geoms
-do not move in MuJoCo Warp, so their place is written into each world's data; which heightfield a world has is its ``geom_dataid``.
+The model holds one plane, one heightfield geom and B boxes. What a world does not have lies out of reach far below it.
+Static geoms do not move in MuJoCo Warp, so their place is written into each world's data; which heightfield a world has is its
+``geom_dataid``.
 """
 
 from __future__ import annotations
@@ -13,15 +14,20 @@ import mujoco
 import numpy as np
 import torch
 import warp as wp  # noqa: TID253  (this module is imported only where the backend is asked for)
+from gaussgym_scene.errors import InputError
 from gaussgym_scene.heightfield import Heightfield
+from gaussgym_scene.scene import Scene
 from torch import Tensor
 
-from gaussgym_sim.terrain import Ground, is_flat
+from gaussgym_sim.terrain import Ground, ground_of, is_flat
 
 PLANE, FIELD, BOX = "ground_plane", "ground_field", "ground_box_{}"
 FAR_BELOW_M = -1e6
 PER_WORLD = ("geom_dataid", "geom_size", "geom_aabb", "geom_rbound")
 """Fields of the model that need a value for each world."""
+MAX_BOXES = 512
+"""Of one scene. Every box is a pair with every shape of every robot in each substep's first pass."""
+_BOX_STEP = 16  # room for boxes comes in such portions
 _BASE_THICKNESS_M = 0.5
 _SURFACE: dict[str, Any] = {"contype": 0, "conaffinity": 1, "priority": 0, "friction": [1, 0.005, 0.0001]}
 
@@ -36,6 +42,27 @@ def add_ground_geoms(spec: mujoco.MjSpec, num_boxes: int) -> None:
         world.add_geom(
             name=BOX.format(i), type=mujoco.mjtGeom.mjGEOM_BOX, pos=far, size=[0.1, 0.1, 0.1], **_SURFACE
         )
+
+
+def checked_ground(scene: Scene, mode: str) -> Ground:
+    """`ground_of` a scene.
+
+    Raises:
+        InputError: more boxes than `MAX_BOXES`, or what `ground_of` finds.
+    """
+    ground = ground_of(scene, mode)
+    if len(ground.boxes) > MAX_BOXES:
+        raise InputError(
+            f"scene {scene.name!r} has {len(ground.boxes)} boxes, expected at most {MAX_BOXES} on backend 'mjwarp'; "
+            "use terrain='heightfield'"
+        )
+    return ground
+
+
+def box_room(grounds: Sequence[Ground]) -> int:
+    """How many boxes a model for these grounds holds."""
+    most = max(len(ground.boxes) for ground in grounds)
+    return -(-most // _BOX_STEP) * _BOX_STEP
 
 
 class WorldGrounds:

@@ -2,6 +2,8 @@
 
 # Warp reads annotations and indices in a way of its own.
 # pyright: reportIndexIssue=false, reportOperatorIssue=false, reportArgumentType=false, reportCallIssue=false
+# pyright: reportGeneralTypeIssues=false, reportAssignmentType=false
+# ruff: noqa: UP018, RUF046  (a variable that a loop changes is declared by a call)
 
 from __future__ import annotations
 
@@ -44,7 +46,7 @@ def drive(
     held: wp.array3d[float],
     torque: wp.array2d[float],
     ctrl: wp.array2d[float],
-):  # noqa: ANN201
+) -> None:
     """Torques of [E, J] joints, `gaussgym_sim.actuators.ActuatorCfg`'s 'pd' and 'dc'.
 
     Args:
@@ -78,7 +80,7 @@ def drive(
 
 
 @wp.kernel
-def advance_clock(clock: wp.array[int], substeps: int, depth: int):  # noqa: ANN201
+def advance_clock(clock: wp.array[int], substeps: int, depth: int) -> None:
     """Time goes on, in place."""
     clock[0] = (clock[0] + substeps) % depth
 
@@ -125,7 +127,7 @@ class Buffers:
 
 
 @wp.func
-def finite(x: float):  # noqa: ANN201
+def finite(x: float) -> float:
     """The value, or 0 where it is no state any more."""
     return wp.where(wp.abs(x) < MAX_STATE, x, 0.0)
 
@@ -140,7 +142,7 @@ def report(
     parked: Parked,
     out: Buffers,
     invalid_count: wp.array[wp.int64],
-):  # noqa: ANN201
+) -> None:
     """Fill the buffers of one environment a thread after a control step; put parked robots back where they were."""
     e = wp.tid()
     if parked.mask[e]:
@@ -185,7 +187,7 @@ def report(
 
 
 @wp.kernel
-def collect_overflow(overflow: wp.array[int], mask: int, found: wp.array[int]):  # noqa: ANN201
+def collect_overflow(overflow: wp.array[int], mask: int, found: wp.array[int]) -> None:
     """Gather MuJoCo Warp's flags [E] into ``found`` (bits, number of environments), and clear them."""
     e = wp.tid()
     bits = overflow[e] & mask

@@ -1,4 +1,4 @@
-"""Room for contacts and constraints in MuJoCo Warp, which is fixed while it runs: how much to begin with, and what did not fit."""
+"""Room for contacts and constraints in MuJoCo Warp, fixed while it runs: how much to begin with, and what did not fit."""
 
 from __future__ import annotations
 
@@ -38,12 +38,19 @@ class Room:
     matches: int = 16
 
     @classmethod
-    def for_robot(cls, model: mujoco.MjModel, num_boxes: int) -> Room:
-        """Enough for a robot that lies on a heightfield with half of its shapes, four contacts each."""
+    def for_robot(
+        cls,
+        model: mujoco.MjModel,
+        num_boxes: int,
+        contacts: int | None = None,
+        constraints: int | None = None,
+    ) -> Room:
+        """Enough, where nothing is given, for a robot that lies on a heightfield with half of its shapes, four contacts each."""
         shapes = int((model.geom_bodyid > 0).sum())
         joints = model.njnt - 1
-        contacts = 4 * shapes + (2 * shapes if num_boxes else 0)
-        return cls(contacts, convex=min(contacts, shapes + 8), constraints=4 * 2 * shapes + 2 * joints)
+        contacts = contacts or 4 * shapes + (2 * shapes if num_boxes else 0)
+        constraints = constraints or 4 * 2 * shapes + 2 * joints
+        return cls(contacts, min(contacts, shapes + 8), constraints)
 
     def grown(self, bits: int) -> Room:
         """Twice the room of what ran over."""

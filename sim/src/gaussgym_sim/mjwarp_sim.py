@@ -1,4 +1,4 @@
-"""MuJoCo Warp: all environments of all scenes in one GPU simulation, a CUDA graph each control step. Also runs on Warp's CPU device."""
+"""MuJoCo Warp: all environments of all scenes in one simulation on the GPU, each control step one CUDA graph."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gaussgym_scene.scene import Scene
 from torch import Tensor
 
 try:
-    import warp as wp  # noqa: TID253  (this module is imported only where the backend is asked for)
+    import warp as wp
 
     if wp.config.log_level == wp.LOG_INFO:  # one line for each of some hundred kernels, on standard output
         wp.config.log_level = wp.LOG_WARNING
@@ -29,7 +29,7 @@ except ImportError as error:
 from gaussgym_sim import mjwarp_ground, mjwarp_params
 from gaussgym_sim.kinematics import BodyKinematics
 from gaussgym_sim.mjwarp_graphs import Graphs
-from gaussgym_sim.mjwarp_ground import WorldGrounds
+from gaussgym_sim.mjwarp_ground import WorldGrounds, box_room, checked_ground
 from gaussgym_sim.mjwarp_kernels import Buffers, Gains, Parked, Robots, advance_clock, drive, report
 from gaussgym_sim.mjwarp_overflow import OverflowWatch, Room
 from gaussgym_sim.mjwarp_params import WorldParams
@@ -38,15 +38,12 @@ from gaussgym_sim.mujoco_sim import nominal_params
 from gaussgym_sim.mujoco_slot import JointColumns
 from gaussgym_sim.robot import RobotCfg
 from gaussgym_sim.starts import scene_of_env
-from gaussgym_sim.terrain import Ground, TerrainLookup, ground_of
+from gaussgym_sim.terrain import Ground, TerrainLookup
 from gaussgym_sim.vecsim import MAX_DELAY_SUBSTEPS, PARAMS, SUBSTEP_S, SimState, check_param_names
 
 logger = logging.getLogger(__name__)
 
 ACTUATOR_KINDS = ("pd", "dc")
-MAX_BOXES = 512
-"""Of one scene. Every box is a pair with every shape of every robot in each substep's first pass."""
-_BOX_STEP = 16  # room for boxes comes in such portions
 _MOST_ROOM = 4096  # contacts or constraints an environment: beyond this something else is wrong
 _SENSOR_OFF = int(mjw.DisableBit.SENSOR)
 _ACTUATOR_PARAMS = ("kp", "kd", "strength", "offset")
@@ -90,7 +87,7 @@ class MjwarpSim:
         _check_robot_and_terrain(robot, terrain)
         self.robot, self.scenes, self.num_envs = robot, list(scenes), num_envs
         self.substep_s, self._mode = SUBSTEP_S, terrain
-        grounds = [_ground(scene, terrain) for scene in self.scenes]
+        grounds = [checked_ground(scene, terrain) for scene in self.scenes]
         self.terrain = TerrainLookup(grounds, device=self.device)
         self._owner = scene_of_env(len(self.scenes), num_envs)
         self.scene_of_env = torch.from_numpy(self._owner).to(self.device).clone()
@@ -99,7 +96,7 @@ class MjwarpSim:
         self._given = (contacts_per_env, constraints_per_env)
         self.overflow_count = 0
         """How often an environment's contacts or constraints did not fit, as seen at resets."""
-        self._grounds = WorldGrounds(grounds, _box_room(grounds), self.device)
+        self._grounds = WorldGrounds(grounds, box_room(grounds), self.device)
         self._build()
         self._allocate()
         self._place_everyone()
@@ -116,7 +113,7 @@ class MjwarpSim:
         model.opt.disableflags &= ~int(mujoco.mjtDisableBit.mjDSBL_AUTORESET)
         self._mj_model = model
         if self._room is None:
-            self._room = _first_room(model, self._grounds.num_boxes, *self._given)
+            self._room = Room.for_robot(model, self._grounds.num_boxes, *self._given)
         per_world = (*mjwarp_params.PER_WORLD, *mjwarp_ground.PER_WORLD)
         room = self._room
         with self._graphs.on_stream():
@@ -211,9 +208,7 @@ class MjwarpSim:
     def _derive_constants(self) -> None:
         """What MuJoCo derives from masses, armatures and sizes, for all worlds."""
         groups = mjw.SetConstGroup.FIXED | mjw.SetConstGroup.INERT0
-        self._graphs.run(
-            "constants", lambda: mjw.set_const(self._model, self._data, groups, restore=False)
-        )
+        self._graphs.run("constants", lambda: mjw.set_const(self._model, self._data, groups, restore=False))
 
     # ------------------------------------------------------------------ step and reset
 
@@ -251,7 +246,9 @@ class MjwarpSim:
             model.opt.disableflags &= ~off
         counter = wp.from_torch(self._invalid_count)
         wp.launch(
-            report, dim=e, inputs=[data.qpos, data.qvel, data.sensordata, torque, robots, parked, buffers, counter]
+            report,
+            dim=e,
+            inputs=[data.qpos, data.qvel, data.sensordata, torque, robots, parked, buffers, counter],
         )
         wp.launch(advance_clock, dim=1, inputs=[clock, substeps, held.shape[0]])
 
@@ -328,9 +325,7 @@ class MjwarpSim:
 
     # ------------------------------------------------------------------ disturbances and parameters
 
-    def kick(
-        self, env_ids: Tensor, delta_lin_vel_w: Tensor, delta_ang_vel_b: Tensor | None = None
-    ) -> None:
+    def kick(self, env_ids: Tensor, delta_lin_vel_w: Tensor, delta_ang_vel_b: Tensor | None = None) -> None:
         """See `VecSim.kick`."""
         qvel, state = self._views["qvel"], self.state
         qvel[env_ids, :3] += delta_lin_vel_w
@@ -358,7 +353,11 @@ class MjwarpSim:
         check_param_names(list(values), self.capabilities, "mjwarp")
         if "delay_s" in values:
             delay = torch.round(values["delay_s"] / SUBSTEP_S)
-            if self.device.type == "cpu" and len(delay) and not (0 <= delay.min() and delay.max() <= MAX_DELAY_SUBSTEPS):
+            if (
+                self.device.type == "cpu"
+                and len(delay)
+                and not (delay.min() >= 0 and delay.max() <= MAX_DELAY_SUBSTEPS)
+            ):
                 low, high = (float(x) for x in values["delay_s"].aminmax())
                 raise InputError(
                     f"actuator delays of {low:g} to {high:g} s, expected 0 to {MAX_DELAY_SUBSTEPS * SUBSTEP_S:g} s"
@@ -377,15 +376,13 @@ class MjwarpSim:
         ids = env_ids.cpu().numpy()
         index = self._slot_for(ids, scene)
         if self.scenes[index] is not scene:
-            ground = _ground(scene, self._mode)
+            ground = checked_ground(scene, self._mode)
             self._put_ground(index, ground)
             self.terrain.replace(index, ground)
             self.scenes[index] = scene
         self._owner[ids] = index
         self.scene_of_env[env_ids] = index
-        nominal = {
-            name: value.expand(len(ids), *value.shape) for name, value in self._nominal.items()
-        }
+        nominal = {name: value.expand(len(ids), *value.shape) for name, value in self._nominal.items()}
         self._grounds.assign(self._model, self._data, env_ids, self.scene_of_env[env_ids])
         self.set_params(env_ids, **nominal)  # derives the geoms' bounds too
 
@@ -397,7 +394,7 @@ class MjwarpSim:
             return
         grounds = list(self._grounds.grounds)
         grounds[index] = ground
-        self._rebuild(grounds=WorldGrounds(grounds, _box_room(grounds), self.device))
+        self._rebuild(grounds=WorldGrounds(grounds, box_room(grounds), self.device))
 
     def _slot_for(self, ids: np.ndarray, scene: Scene) -> int:
         for index, held in enumerate(self.scenes):
@@ -419,11 +416,23 @@ class MjwarpSim:
         parts = self._saved()
         return {
             "robot": self.robot.name,
-            **{part: {name: tensor.clone() for name, tensor in tensors.items()} for part, tensors in parts.items()},
+            **{
+                part: {name: tensor.clone() for name, tensor in tensors.items()}
+                for part, tensors in parts.items()
+            },
         }
 
     def _saved(self) -> dict[str, dict[str, Tensor]]:
-        names = ("scene_of_env", "_held", "_torque", "_delay", "_clock", "_parked", "_parked_qpos", "_parked_qvel")
+        names = (
+            "scene_of_env",
+            "_held",
+            "_torque",
+            "_delay",
+            "_clock",
+            "_parked",
+            "_parked_qpos",
+            "_parked_qvel",
+        )
         return {
             "state": vars(self.state),
             "params": self.params,
@@ -467,29 +476,9 @@ def _check_robot_and_terrain(robot: RobotCfg, terrain: str) -> None:
             f"physics backend 'mjwarp' has no actuators of kind {robot.actuator.kind!r}; it has: {', '.join(ACTUATOR_KINDS)}"
         )
     if terrain == "mesh":
-        raise InputError("physics backend 'mjwarp' has no exact triangles; use terrain='boxes' or 'heightfield'")
-
-
-def _ground(scene: Scene, mode: str) -> Ground:
-    ground = ground_of(scene, mode)
-    if len(ground.boxes) > MAX_BOXES:
         raise InputError(
-            f"scene {scene.name!r} has {len(ground.boxes)} boxes, expected at most {MAX_BOXES}; use terrain='heightfield'"
+            "physics backend 'mjwarp' has no exact triangles; use terrain='boxes' or 'heightfield'"
         )
-    return ground
-
-
-def _box_room(grounds: Sequence[Ground]) -> int:
-    most = max(len(ground.boxes) for ground in grounds)
-    return -(-most // _BOX_STEP) * _BOX_STEP
-
-
-def _first_room(
-    model: mujoco.MjModel, num_boxes: int, contacts: int | None, constraints: int | None
-) -> Room:
-    room = Room.for_robot(model, num_boxes)
-    contacts = contacts or room.contacts
-    return Room(contacts, min(room.convex, contacts), constraints or room.constraints, room.matches)
 
 
 def _zero_state(envs: int, joints: int, legs: int, device: torch.device) -> SimState:

@@ -246,11 +246,8 @@ def make_sim(
     """Make a vectorized simulator; envs are split over the scenes as evenly as possible, in order.
 
     Args:
-<<<<<<< HEAD
-        backend: 'mujoco' (CPU), 'mjwarp' (GPU), or another of `backend_names`.
-=======
-        backend: 'mujoco' (CPU), or another of `backend_names`; with 'bridge:' before it, in a process of its own.
->>>>>>> main
+        backend: 'mujoco' (CPU), 'mjwarp' (GPU), or another of `backend_names`; with 'bridge:' before it, in a process of its
+            own.
         robot: registered name or a cfg.
         scenes: at least one.
         num_envs: at least ``len(scenes)``.
