@@ -18,9 +18,9 @@ from gaussgym_sim.env_cfg import EnvCfg as EnvCfg
 from gaussgym_sim.episodes import EpisodeSums
 from gaussgym_sim.feet import Feet, Gait
 from gaussgym_sim.frames import gravity_in_base, rotate_inverse, yaw_of
-from gaussgym_sim.observations import Observations
+from gaussgym_sim.observations import Observations, make_sensing
 from gaussgym_sim.placing import Placer
-from gaussgym_sim.randomize import Uniform, draw_kicks, randomize_physics
+from gaussgym_sim.randomize import Disturbances, Uniform, randomize_physics
 from gaussgym_sim.rewards import RewardInputs, Rewards
 from gaussgym_sim.slots import SceneChanges
 from gaussgym_sim.starts import FixedStarts, Starts, StartSampler
@@ -56,6 +56,8 @@ class Env:
         choose_scenes: curriculum over scenes: called with (env, ids [R] of the envs whose episodes end, their success [R]) before
             they start again; may call `set_scene`.
         uniform: the random numbers of everything here.
+        sensing: errors of the sensors (`gaussgym_sim.sensing`), None without any.
+        disturbances: kicks and pushes.
         keep_final_observations: also give ``extras["final_observations"]``, the groups [R, ...] of the R envs that ended, as they
             were before their reset, with ``extras["final_ids"]`` [R]; costs a second set of observations in such steps.
         guard: names and saves what is not finite (`gaussgym_sim.nan_guard`), or None.
@@ -96,8 +98,16 @@ class Env:
         self.follower = PathFollower(self.network, self.num_envs, self.device)
         self._scene_changes = SceneChanges(sim)
         self.commands = self.task.commands(self)
+        randomize = self.cfg.randomize
+        self.sensing = make_sensing(
+            sim.robot, self.cfg.observations, randomize.sensing, self.num_envs, control_s=self.cfg.control_s,
+            uniform=self.uniform,
+        )  # fmt: skip
         self.observations = Observations(
-            sim.robot, self.cfg.observations, device=self.device, generator=generator
+            sim.robot, self.cfg.observations, device=self.device, generator=generator, sensing=self.sensing
+        )
+        self.disturbances = Disturbances(
+            randomize, self.num_envs, control_s=self.cfg.control_s, device=self.device, uniform=self.uniform
         )
         self._allocate()
         self.goal_distance: GoalDistance | None = None
@@ -109,7 +119,14 @@ class Env:
             FixedStarts(starts, self.network, sim.scene_of_env) if starts is not None else None
         )
         self.camera = (
-            CameraRig(sim.robot, self.cfg.camera, renderer, sim.scene_of_env, control_s=self.cfg.control_s)
+            CameraRig(
+                sim.robot,
+                self.cfg.camera,
+                renderer,
+                sim.scene_of_env,
+                control_s=self.cfg.control_s,
+                clock=randomize.camera_clock,
+            )
             if renderer is not None
             else None
         )
@@ -144,7 +161,6 @@ class Env:
             self.goal_distance.reset()
         if self._fixed_starts is not None:
             self._fixed_starts.rewind()
-        randomize_physics(self.sim, everyone, self.cfg.randomize, self.uniform)
         self._start(everyone)
         if self.cfg.random_initial_age:
             self.episode_length_buf[:] = (
@@ -205,8 +221,10 @@ class Env:
         self._bad_action = ~torch.isfinite(action).all(dim=1)
         clipped = action.detach().to(torch.float32).clamp(-cfg.action_clip, cfg.action_clip)
         self._action = torch.where(self._bad_action[:, None], 0.0, clipped)
-        self._disturb()
+        self.disturbances.apply(sim)
         sim.step(self.default_joint_pos + sim.robot.action_scale * self._action, substeps=cfg.substeps)
+        if self.sensing is not None:
+            self.sensing.advance()
         self._refresh()
         self._after_physics()
         reward = self._reward()
@@ -219,14 +237,6 @@ class Env:
         if self.guard is not None:
             self.guard.check_observations(groups)
         return groups, reward, dones, extras
-
-    def _disturb(self) -> None:
-        """What happens to robots from outside in this step."""
-        cfg = self.cfg
-        if cfg.randomize.kick_interval_s > 0:
-            kicked, delta = draw_kicks(cfg.randomize, self.num_envs, cfg.control_s, self.uniform)
-            if len(kicked):
-                self.sim.kick(kicked, delta)
 
     def _refresh(self) -> None:
         """Quantities derived from the state, shared by commands, rewards and observations."""
@@ -335,7 +345,12 @@ class Env:
     # ------------------------------------------------------------------ starts
 
     def _start(self, ids: Tensor) -> None:
-        """Begin new episodes in envs ``ids``."""
+        """Begin new episodes in envs ``ids``, with newly drawn sensors and physics."""
+        bias = None
+        if self.sensing is not None:
+            self.sensing.restart(ids)
+            bias = self.sensing.encoder_bias[ids]
+        randomize_physics(self.sim, ids, self.cfg.randomize, self.uniform, encoder_bias=bias)
         if self._fixed_starts is not None:
             self.start_id[ids], start = self._fixed_starts.next(ids)
         else:
@@ -348,6 +363,7 @@ class Env:
         self._placer.place(ids, start.xy, start.yaw, self.cfg.randomize)
         self.episodes.start(ids, start.xy)
         self.feet.start(ids)
+        self.disturbances.start(ids)
         if self.gait is not None:
             self.gait.start(ids)
         self.episode_length_buf[ids] = 0
@@ -396,7 +412,6 @@ class Env:
         self._sampler = StartSampler(self.network, use_levels=self.cfg.curriculum)
         self.commands.set_rough(self.rough())
         self.rewards.set_rough(self.rough())
-        randomize_physics(self.sim, changed, self.cfg.randomize, self.uniform)
 
     def set_levels(self, level: Tensor) -> None:
         """Put all envs on curriculum levels [E] and begin new episodes there; ages are kept.
@@ -438,7 +453,7 @@ class Env:
 
     def _capture(self) -> None:
         if self.camera is not None:
-            self.camera.capture(self.sim.state, self.lin_vel_b)
+            self.camera.capture(self.sim.state, self.lin_vel_b, self.uniform)
 
     # ------------------------------------------------------------------ state
 
@@ -447,7 +462,7 @@ class Env:
         parts = {
             "sim": self.sim, "follower": self.follower, "commands": self.commands, "feet": self.feet, "gait": self.gait,
             "episodes": self.episodes, "goal_distance": self.goal_distance, "starts": self._fixed_starts,
-            "camera": self.camera, "task": self.task_state,
+            "camera": self.camera, "task": self.task_state, "sensing": self.sensing, "disturbances": self.disturbances,
         }  # fmt: skip
         return {name: part for name, part in parts.items() if part is not None}
 

@@ -34,6 +34,21 @@ def gravity_in_base(quat_wxyz: Tensor) -> Tensor:
     return torch.stack((2 * (w * y - x * z), -2 * (y * z + w * x), 2 * (x * x + y * y) - 1), dim=-1)
 
 
+def multiply_quat(a_wxyz: Tensor, b_wxyz: Tensor) -> Tensor:
+    """Product [..., 4] of quaternions [..., 4]: the rotation b, then a."""
+    aw, ax, ay, az = a_wxyz.unbind(-1)
+    bw, bx, by, bz = b_wxyz.unbind(-1)
+    return torch.stack(
+        (
+            aw * bw - ax * bx - ay * by - az * bz,
+            aw * bx + ax * bw + ay * bz - az * by,
+            aw * by - ax * bz + ay * bw + az * bx,
+            aw * bz + ax * by - ay * bx + az * bw,
+        ),
+        dim=-1,
+    )
+
+
 def yaw_of(quat_wxyz: Tensor) -> Tensor:
     """Heading of the base x axis about world z [rad], [...]."""
     w, x, y, z = quat_wxyz.unbind(-1)
@@ -62,9 +77,13 @@ def matrix_from_quat(quat_wxyz: Tensor) -> Tensor:
     return torch.stack([torch.stack(row, dim=-1) for row in rows], dim=-2)
 
 
-def matrix_from_rotation_vector(rotation: Tensor) -> Tensor:
-    """Rotation matrices [..., 3, 3] of rotation vectors [..., 3] [rad] (axis times angle)."""
+def quat_from_rotation_vector(rotation: Tensor) -> Tensor:
+    """Quaternions wxyz [..., 4] of rotation vectors [..., 3] [rad] (axis times angle)."""
     angle = rotation.norm(dim=-1, keepdim=True)
     axis = rotation / angle.clamp(min=1e-12)
-    quat = torch.cat((torch.cos(angle / 2), axis * torch.sin(angle / 2)), dim=-1)
-    return matrix_from_quat(quat)
+    return torch.cat((torch.cos(angle / 2), axis * torch.sin(angle / 2)), dim=-1)
+
+
+def matrix_from_rotation_vector(rotation: Tensor) -> Tensor:
+    """Rotation matrices [..., 3, 3] of rotation vectors [..., 3] [rad] (axis times angle)."""
+    return matrix_from_quat(quat_from_rotation_vector(rotation))
