@@ -1,6 +1,6 @@
 """Ten million environment steps: all robots on rubble, random actions, every randomization at its extremes.
 
-    python experiments/soak/soak.py --output build/soak          # all; robots that are done already are not done again
+    python experiments/soak/soak.py --output build/soak    # robots that are done already are not done again
     python experiments/soak/soak.py --output build/soak --steps 20000
 
 Each robot runs in a process of its own, so that its memory is its own. Fails (exit status 1) if a number was not finite, memory
@@ -36,6 +36,8 @@ STILL_S, STILL_M = 10.0, 1e-3
 """A base that stays within a millimetre for ten seconds under random actions is stuck."""
 ACTION_STD = (0.3, 1.0, 3.0, 10.0)
 """Of the actions, one for each quarter of the environments."""
+HEIGHTS_M = (0.1, 0.15, 0.2, 0.3)
+"""Of the tallest obstacles, one scene each."""
 GROWTH_MIB = 24.0
 """What a process may grow by after its first fifth: allocators settle, leaks do not."""
 
@@ -50,7 +52,7 @@ class Soak:
     """Environment steps over all robots."""
     robots: tuple[str, ...] = ()
     """Which; by default all that are registered."""
-    num_envs: int = 512
+    num_envs: int = 1024
     """At a time."""
     threads: int | None = None
     """Physics threads; by default the CPUs this process may use."""
@@ -151,7 +153,8 @@ def soak(robot: str, steps: int, *, num_envs: int, threads: int | None, replays:
         Counts, memory at every tenth [MiB], and whether all is well.
     """
     scenes = [
-        synthesize("rubble", seed, max_height_m=height) for seed, height in enumerate((0.1, 0.15, 0.2, 0.3))
+        synthesize("rubble", seed, max_height_m=height, cell_m=0.1, max_splats=1000)
+        for seed, height in enumerate(HEIGHTS_M)
     ]
     sim = SimRecorder.make("mujoco", robot, scenes, num_envs, num_threads=threads)
     extremes, left_out = randomize_preset("extreme").supported_by(sim.capabilities)
