@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -42,6 +42,10 @@ class CameraRenderer(Protocol):
     in its scene, K = its attribute ``num_others`` (0 without one); ``robot_shown`` [C, 1 + K] bool, False where there is no such
     robot; and if it takes motion ``body_twists_b`` [C, 1 + K, B, 6], velocities in the bodies' own frames, linear [m/s] then
     angular [rad/s]. All are overwritten by the next call.
+
+    One with an attribute ``takes_patches`` that is true is, by tasks that have them, also given coloured squares on the ground,
+    sides along the world's axes: ``patch_pos_w`` [C, K, 3] centres [m], ``patch_half_m`` [C, K] half sides [m], negative where
+    there is none, and ``patch_rgb`` [C, K, 3] in 0..1.
     """
 
     def render(self, c2w: Any, K: Any, scene_ids: Any, *, mask: Any | None = None) -> RenderedFrames:
@@ -220,6 +224,7 @@ class CameraRig:
         self._first = torch.ones(count, dtype=torch.bool, device=device)  # no frame yet in this episode
         self._steps = 0
         self._takes_motion = bool(getattr(renderer, "takes_motion", False))
+        self._takes_patches = bool(getattr(renderer, "takes_patches", False))
         self._in_view = (
             RobotsInView(robot, scene_of_env, int(getattr(renderer, "num_others", 0)))
             if getattr(renderer, "takes_bodies", False)
@@ -289,29 +294,38 @@ class CameraRig:
         """Spread the envs' frames over the period."""
         self.clock.stagger(uniform)
 
-    def capture(self, state: SimState, lin_vel_b: Tensor, uniform: Uniform) -> None:
+    def capture(
+        self,
+        state: SimState,
+        lin_vel_b: Tensor,
+        uniform: Uniform,
+        patches: Callable[[], dict[str, Tensor]] | None = None,
+    ) -> None:
         """Call once a control step: render the cameras that are due from the current poses; the others keep their image.
 
         Args:
             state: of all envs.
             lin_vel_b: [E, 3] base velocity in the base frame [m/s].
             uniform: random numbers, for clocks that vary.
+            patches: what renderers that take patches are given, rows [E]; asked for when a frame is due.
         """
         self._steps += 1
         due = self.clock.tick(uniform)
         self.new[:, 0] = due
         ids = (due & ~self.unwatched).nonzero().squeeze(1)
-        frames = self._take(ids, state, lin_vel_b) if len(ids) else None
+        frames = self._take(ids, state, lin_vel_b, patches) if len(ids) else None
         if self._late is None:
             if frames is not None:
                 self.rgb[ids] = frames
             return
         self._deliver(self._late, ids, frames)
 
-    def _take(self, ids: Tensor, state: SimState, lin_vel_b: Tensor) -> Tensor:
+    def _take(
+        self, ids: Tensor, state: SimState, lin_vel_b: Tensor, patches: Callable[[], dict[str, Tensor]] | None
+    ) -> Tensor:
         """Frames [R, 3, H, W] of envs [R], now."""
         c2w = camera_to_world(state.root_pos_w[ids], state.root_quat_wxyz[ids], self.pose_b_c[ids])
-        given = {}
+        given: dict[str, Tensor] = {}
         if self._takes_motion:
             twist_c = camera_twist(lin_vel_b[ids], state.root_ang_vel_b[ids], self.pose_b_c[ids])
             given = {
@@ -322,6 +336,8 @@ class CameraRig:
             self._frame_ids[ids] += 1
         if self._in_view is not None:
             given |= self._in_view.look(ids, state, lin_vel_b if self._takes_motion else None)
+        if self._takes_patches and patches is not None:
+            given |= {name: values[ids] for name, values in patches().items()}
         frames = self._renderer.render(c2w, self.K[ids], self._scenes[ids], **given)
         return torch.as_tensor(frames.rgb).to(self.rgb.device).permute(0, 3, 1, 2)
 

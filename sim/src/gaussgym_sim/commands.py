@@ -151,7 +151,7 @@ class PathFollower:
         net = self.network
         steps = (lookahead_m / net.spacing_m[self.index]).round().clamp(min=1).long()
         if stop_at_goal:
-            steps = torch.minimum(steps, self._steps_to_goal())
+            steps = torch.minimum(steps, self.steps_to_goal())
         ahead = net.along(self.index, self.direction * steps)
         target = net.points[ahead, :2]
         if not stop_at_goal:
@@ -178,7 +178,8 @@ class PathFollower:
         for name, value in state.items():
             getattr(self, name).copy_(value)
 
-    def _steps_to_goal(self) -> Tensor:
+    def steps_to_goal(self) -> Tensor:
+        """[E] path points that lie ahead up to the goal."""
         net = self.network
         steps = (self.goal - self.index) * self.direction
         count = net.last[self.index] - net.first[self.index] + 1
@@ -286,3 +287,33 @@ class VelocityCommands:
         """See `CommandSource`."""
         for name in _KEPT:
             getattr(self, name).copy_(state[name])
+
+
+class GivenCommands:
+    """Commands that somebody else gives and that are held until then; zero when an episode starts."""
+
+    def __init__(self, num_envs: int, device: torch.device) -> None:
+        """All stand."""
+        self.command = torch.zeros(num_envs, 3, device=device)
+
+    def give(self, command: Tensor) -> None:
+        """Command [E, 3] from now on."""
+        self.command.copy_(command)
+
+    def resample(self, env_ids: Tensor, *, speed: Tensor | None = None) -> None:
+        """See `CommandSource`: envs ``env_ids`` stand."""
+        self.command[env_ids] = 0.0
+
+    def update(self, xy_w: Tensor, yaw: Tensor) -> None:
+        """See `CommandSource`: commands are held."""
+
+    def set_rough(self, rough: Tensor) -> None:
+        """See `CommandSource`: the ground does not matter."""
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """See `CommandSource`."""
+        return {"command": self.command.clone()}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """See `CommandSource`."""
+        self.command.copy_(state["command"])

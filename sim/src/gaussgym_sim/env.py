@@ -24,7 +24,7 @@ from gaussgym_sim.randomize import Disturbances, Uniform, randomize_physics
 from gaussgym_sim.rewards import RewardInputs, Rewards
 from gaussgym_sim.slots import SceneChanges
 from gaussgym_sim.starts import FixedStarts, Starts, StartSampler
-from gaussgym_sim.task import TaskState, get_task
+from gaussgym_sim.task import get_task
 from gaussgym_sim.vecsim import VecSim
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ class Env:
             if renderer is not None
             else None
         )
-        self.task_state: TaskState | None = None
+        self.task_state: Any = None  # a `TaskState`
         if self.task.state is not None:
             self.task_state = self.task.state(self)
         self.keep_final_observations = False
@@ -428,6 +428,13 @@ class Env:
 
     # ------------------------------------------------------------------ observations
 
+    def scan_xy(self) -> Tensor:
+        """[E, S, 2] points of the height scan's grid in the world [m]."""
+        x, y = self.observations.grid_b.T
+        cos, sin = torch.cos(self.yaw)[:, None], torch.sin(self.yaw)[:, None]
+        turned = torch.stack((cos * x - sin * y, sin * x + cos * y), dim=2)
+        return turned + self.sim.state.root_pos_w[:, None, :2]
+
     def get_observations(self) -> dict[str, Tensor]:
         """Observation groups of the current state: proprio [E, 45], base_vel [E, 3], scan [E, S], those of the task; with a
         renderer also rgb uint8 [E, 3, H, W] and rgb_new uint8 [E, 1] (1 where the image is a new frame). Noise is drawn at every
@@ -453,7 +460,9 @@ class Env:
 
     def _capture(self) -> None:
         if self.camera is not None:
-            self.camera.capture(self.sim.state, self.lin_vel_b, self.uniform)
+            inputs = self.task.camera_inputs
+            patches = None if inputs is None else lambda: inputs(self)
+            self.camera.capture(self.sim.state, self.lin_vel_b, self.uniform, patches)
 
     # ------------------------------------------------------------------ state
 
