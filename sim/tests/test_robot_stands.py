@@ -12,8 +12,8 @@ from gaussgym_sim.vecsim import make_sim
 QUADRUPEDS = ("a1", "anymal_c", "go1", "go2")
 
 
-def maker(robot):
-    return lambda scenes, num_envs, **options: make_sim("mujoco", robot, scenes, num_envs, num_threads=1)
+def maker(robot, backend="mujoco"):
+    return lambda scenes, num_envs, **options: make_sim(backend, robot, scenes, num_envs, num_threads=1)
 
 
 def failures(results):
@@ -23,6 +23,23 @@ def failures(results):
 @pytest.mark.parametrize("name", QUADRUPEDS)
 def test_stands_on_a_slope(name):
     assert failures(check_stands_on_slope(maker(name))) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["bridge:mujoco", "mjwarp"])
+@pytest.mark.parametrize("name", QUADRUPEDS)
+def test_stands_on_a_slope_on_every_backend(name, backend):
+    if backend == "mjwarp":
+        pytest.importorskip("mujoco_warp")
+    assert failures(check_stands_on_slope(maker(name, backend))) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["bridge:mujoco", "mjwarp"])
+def test_t1_falls_at_the_same_time_on_every_backend(backend):
+    if backend == "mjwarp":
+        pytest.importorskip("mujoco_warp")
+    assert time_to_fall(maker("t1", backend)) == pytest.approx(time_to_fall(maker("t1")), abs=0.1)
 
 
 def test_slope_check_sees_weak_gains_and_weak_motors():
