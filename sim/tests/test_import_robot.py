@@ -14,6 +14,7 @@ from gaussgym_sim.__main__ import main
 from gaussgym_sim.import_robot import check_inertial, import_robot, notes_of
 from gaussgym_sim.robot import get_robot, with_dc_motors
 from gaussgym_sim.robot_file import load_robot, save_robot
+from gaussgym_sim.symmetry import Symmetry
 from gaussgym_sim.testing_robots import check_holds_pose_hung, check_stands_on_slope
 from gaussgym_sim.urdf_tree import read_urdf, urdf_spec
 from gaussgym_sim.vecsim import make_sim
@@ -196,7 +197,9 @@ def test_lopsided_robot_has_no_mirror_maps(tmp_path):
     text = quadruped_urdf().replace('<origin xyz="0.18 0.05 0"/>', '<origin xyz="0.24 0.05 0"/>')
     path = imported(tmp_path, text)
     robot = load_robot(path)
-    assert (robot.mirror_joints, robot.mirror_signs, robot.mirror_legs) == ((), (), ())
+    assert (robot.mirror_joints, robot.mirror_signs, robot.mirror_legs) == ((), (), (1, 0, 3, 2))
+    with pytest.raises(InputError, match="not left-right symmetric"):
+        Symmetry(robot)
     assert any("not left-right symmetric" in n for n in notes_of(path))
 
 

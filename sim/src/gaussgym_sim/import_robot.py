@@ -15,7 +15,7 @@ import numpy as np
 from gaussgym_scene.errors import InputError
 from numpy.typing import NDArray
 
-from gaussgym_sim.legs import Leg, find_legs, gains, lowest_m, mirror_maps, posed, standing_pose
+from gaussgym_sim.legs import Leg, find_legs, gains, leg_pairs, lowest_m, mirror_maps, posed, standing_pose
 from gaussgym_sim.robot import RobotCfg, get_robot
 from gaussgym_sim.robot_file import save_robot
 from gaussgym_sim.robot_mjcf import robot_mjcf
@@ -387,7 +387,7 @@ def _describe(work: _Import, model: mujoco.MjModel, name: str) -> tuple[RobotCfg
         camera_tilt_rad=CAMERA_TILT_RAD,
         mirror_joints=mirror[0] if mirror else (),
         mirror_signs=mirror[1] if mirror else (),
-        mirror_legs=mirror[2] if mirror else (),
+        mirror_legs=leg_pairs(model, legs),
         speed_limit_rad_s=tuple(s for s in speeds if s is not None) if None not in speeds else (),
     )
     text = robot_mjcf(

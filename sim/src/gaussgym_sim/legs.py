@@ -22,6 +22,7 @@ _LEG_LENGTH_OF_MANY = 0.8
 _SAG_RAD = 0.07
 """How far a leg's joint may give under the robot's weight."""
 _SYMMETRY_M = 0.02
+_FLIP = np.array([1.0, -1.0, 1.0])
 
 
 @dataclass
@@ -229,10 +230,19 @@ def _bend(model: mujoco.MjModel, leg: Leg, pitch: tuple[int, ...], length: float
     return {joint: float(angle) for joint, angle in zip(pitch, best[: len(pitch)], strict=True)}
 
 
+def leg_pairs(model: mujoco.MjModel, legs: list[Leg]) -> tuple[int, ...]:
+    """The leg across from each (`RobotCfg.mirror_legs`): the one whose foot is nearest to its foot's mirror image."""
+    data = posed(model, {})
+    feet = np.array([data.geom_xpos[leg.foot] for leg in legs])
+    pairs = [int(np.argmin(np.linalg.norm(feet - _FLIP * foot, axis=1))) for foot in feet]
+    both_ways = all(pairs[other] == leg for leg, other in enumerate(pairs))
+    return tuple(pairs) if both_ways else tuple(range(len(legs)))
+
+
 def mirror_maps(
     model: mujoco.MjModel, legs: list[Leg], joints: Sequence[int]
-) -> tuple[tuple[int, ...], tuple[float, ...], tuple[int, ...]] | None:
-    """Left-right reflection of joints and legs (`RobotCfg.mirror_joints`, ``mirror_signs``, ``mirror_legs``).
+) -> tuple[tuple[int, ...], tuple[float, ...]] | None:
+    """Left-right reflection of joints (`RobotCfg.mirror_joints`, ``mirror_signs``).
 
     A joint's image lies where its reflected anchor is; its sign is that of its axis against the reflected one. The maps are
     tried on random poses.
@@ -240,12 +250,11 @@ def mirror_maps(
     Returns:
         The maps, or None for a robot that is not symmetric.
     """
-    data = posed(model, {})
-    flip, turn = np.array([1.0, -1.0, 1.0]), np.array([-1.0, 1.0, -1.0])
+    data, turn = posed(model, {}), -_FLIP  # axes are pseudovectors
     image, signs = [], []
     for joint in joints:
         cost = [
-            np.linalg.norm(data.xanchor[other] - flip * data.xanchor[joint])
+            np.linalg.norm(data.xanchor[other] - _FLIP * data.xanchor[joint])
             + (1.0 - abs(data.xaxis[other] @ (turn * data.xaxis[joint])))
             for other in joints
         ]
@@ -254,9 +263,8 @@ def mirror_maps(
             return None
         image.append(best)
         signs.append(float(np.sign(data.xaxis[joints[best]] @ (turn * data.xaxis[joint]))))
-    feet = np.array([data.geom_xpos[leg.foot] for leg in legs])
-    swap = [int(np.argmin(np.linalg.norm(feet - flip * foot, axis=1))) for foot in feet]
-    if sorted(image) != list(range(len(joints))) or sorted(swap) != list(range(len(legs))):
+    pairs = leg_pairs(model, legs)
+    if sorted(image) != list(range(len(joints))):
         return None
     random = np.random.default_rng(0)
     low, high = np.clip(model.jnt_range[list(joints)], -1.0, 1.0).T
@@ -264,11 +272,11 @@ def mirror_maps(
         pose = random.uniform(low, np.maximum(low, high))
         straight = posed(model, dict(zip(joints, pose, strict=True)))
         reflected = posed(model, dict(zip(joints, np.array(signs) * pose[image], strict=True)))
-        here = np.array([flip * reflected.geom_xpos[leg.foot] for leg in legs])
-        there = np.array([straight.geom_xpos[legs[other].foot] for other in swap])
+        here = np.array([_FLIP * reflected.geom_xpos[leg.foot] for leg in legs])
+        there = np.array([straight.geom_xpos[legs[other].foot] for other in pairs])
         if np.abs(here - there).max() > _SYMMETRY_M:
             return None
-    return tuple(image), tuple(signs), tuple(swap)
+    return tuple(image), tuple(signs)
 
 
 def gains(
