@@ -19,6 +19,7 @@ from torch import Tensor
 
 from gaussgym_sim.boxes import BoxCfg, Boxes, boxes_of
 from gaussgym_sim.raycast import RayCaster
+from gaussgym_sim.triangles import MeshCfg, ground_mesh, shifted_back
 
 MIN_CELL_M = 0.05
 """Finer grids are resampled to this: contacts per prism, and with them the cost of a step, grow with resolution."""
@@ -29,6 +30,8 @@ TERRAIN_MODES = ("heightfield", "boxes", "mesh")
 """What a scene's ground is made of, see `ground_of`."""
 _BASE_THICKNESS_M = 0.5
 _NEIGHBOURHOOD_M = 8.0
+_FLEX_RADIUS_M = 0.01
+"""MuJoCo's triangles are this thick to both sides."""
 _SURFACE: dict[str, Any] = {"contype": 0, "conaffinity": 1, "priority": 0, "friction": [1, 0.005, 0.0001]}
 
 
@@ -83,7 +86,12 @@ class Ground:
 
 
 def ground_of(
-    scene: Scene, mode: str = "boxes", *, min_cell_m: float = MIN_CELL_M, box_cfg: BoxCfg | None = None
+    scene: Scene,
+    mode: str = "boxes",
+    *,
+    min_cell_m: float = MIN_CELL_M,
+    box_cfg: BoxCfg | None = None,
+    mesh_cfg: MeshCfg | None = None,
 ) -> Ground:
     """The ground of a scene.
 
@@ -93,9 +101,10 @@ def ground_of(
             scene without a mesh has none); or 'mesh', the mesh's own triangles near the ground.
         min_cell_m: finest cell of the heightfield [m]; a finer grid is resampled bilinearly to it.
         box_cfg: how boxes are found.
+        mesh_cfg: which triangles count.
 
     Raises:
-        InputError: an unknown mode, heights that are not finite.
+        InputError: an unknown mode, heights that are not finite, 'mesh' of a scene without one, too many boxes or triangles.
     """
     if mode not in TERRAIN_MODES:
         raise InputError(f"unknown kind of terrain {mode!r}; choose one of: {', '.join(TERRAIN_MODES)}")
@@ -108,7 +117,10 @@ def ground_of(
     if mode == "boxes":
         boxes, note = boxes_of(mesh, field, _member(scene, "paths"), box_cfg)
         return Ground(field, boxes, note=note)
-    raise InputError("terrain 'mesh' is not ready; choose 'boxes'")
+    if mesh is None:
+        raise InputError(f"scene {scene.name!r} has no mesh; choose terrain 'heightfield'")
+    mesh, note = ground_mesh(mesh, field, mesh_cfg)
+    return Ground(field, Boxes.none(), mesh, note)
 
 
 def _member(scene: Scene, name: str) -> Any:
@@ -119,9 +131,13 @@ def _member(scene: Scene, name: str) -> Any:
 def add_ground(spec: mujoco.MjSpec, ground: Ground) -> None:
     """Add the ground to a MuJoCo model.
 
-    Geom ``terrain`` is a plane where the heights are flat, else a heightfield; boxes are geoms ``terrain_box_0`` and so on.
+    Geom ``terrain`` is a plane where the heights are flat, else a heightfield; boxes are geoms ``terrain_box_0`` and so on; in
+    mode 'mesh' there is flex ``terrain`` alone, one side of whose triangles, their front, is where the mesh is.
     They are fixed in the world, touch whatever has contype 1, and leave friction to the robot's geoms.
     """
+    if ground.mesh is not None:
+        _add_mesh(spec, ground.mesh)
+        return
     _add_heights(spec, ground.heightfield)
     # Boxes of one neighbourhood share a body: engines leave out bodies whose bounds are far from the robot's.
     bodies: dict[tuple[int, int], Any] = {}
@@ -131,6 +147,14 @@ def add_ground(spec: mujoco.MjSpec, ground: Ground) -> None:
             bodies[x, y] = spec.worldbody.add_body(name=f"{TERRAIN_GEOM}_body_{len(bodies)}")
         box = mujoco.mjtGeom.mjGEOM_BOX
         bodies[x, y].add_geom(name=f"{TERRAIN_GEOM}_box_{i}", type=box, pos=centre, size=half, **_SURFACE)
+
+
+def _add_mesh(spec: mujoco.MjSpec, mesh: Mesh) -> None:
+    """Add flex ``terrain``: rigid triangles with round edges, whose outside is where the mesh is."""
+    spec.add_flex(
+        name=TERRAIN_GEOM, dim=2, radius=_FLEX_RADIUS_M, vertbody=["world"], selfcollide=0,
+        vert=shifted_back(mesh, _FLEX_RADIUS_M).ravel().tolist(), elem=mesh.faces.ravel().tolist(), **_SURFACE,
+    )  # fmt: skip
 
 
 def _add_heights(spec: mujoco.MjSpec, field: Heightfield) -> None:
@@ -189,7 +213,7 @@ class TerrainLookup:
         self.max_xy_m = torch.tensor(
             np.stack([np.asarray(f.origin_xy_m) + np.asarray(f.size_m) for f in fields]), **as_float
         )
-        self.flat = torch.tensor([is_flat(f) for f in fields], device=device)
+        self.flat = torch.tensor([ground.is_plane for ground in self._grounds], device=device)
         """[scenes] bool, whether each ground is a plane."""
 
     def replace(self, index: int, ground: Ground | Heightfield) -> None:
