@@ -478,3 +478,26 @@ def test_the_quick_recipe_leaves_physics_alone():
     randomize_physics(env.sim, torch.arange(2), RandomizeCfg.light(), env.uniform)
     assert all(torch.equal(value, env.sim.params[name]) for name, value in nominal.items())
     assert rotate_inverse(env.sim.state.root_quat_wxyz, env.sim.state.root_lin_vel_w).abs().max() == 0
+
+
+@pytest.mark.parametrize(
+    ("robot", "preset"), [("a1", "gaussgym_a1"), ("t1", "gaussgym_t1"), ("anymal_c", "gaussgym_anymal_c")]
+)
+def test_presets_run_on_their_robots(robot, preset):
+    """Random actions, all that MuJoCo has of the preset: finite, and every env's physics its own."""
+    sim = make_sim("mujoco", robot, [flat_scene()], 6)
+    randomize, lost = randomize_preset(preset).supported_by(sim.capabilities)
+    assert lost == ("restitution",)
+    env = Env(sim, replace(EnvCfg(), randomize=randomize, episode_s=1.0), seed=3)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(80):
+        obs, *_ = env.step(0.5 * torch.randn(6, env.num_actions, generator=generator))
+        assert all(torch.isfinite(values).all() for values in obs.values())
+    assert sim.invalid_count == 0
+    varied = {
+        _PARAM_OF[name]
+        for name in _PARAM_OF
+        if getattr(randomize, name) != getattr(RandomizeCfg.none(), name)
+    }
+    for name in varied:
+        assert len(torch.unique(sim.params[name].reshape(6, -1)[:, -1])) == 6, name

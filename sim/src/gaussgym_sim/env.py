@@ -20,7 +20,7 @@ from gaussgym_sim.feet import Feet, Gait
 from gaussgym_sim.frames import gravity_in_base, rotate_inverse, yaw_of
 from gaussgym_sim.observations import Observations, make_sensing
 from gaussgym_sim.placing import Placer
-from gaussgym_sim.randomize import Disturbances, Uniform, randomize_physics
+from gaussgym_sim.randomize import Disturbances, PhysicsRandomizer, Uniform
 from gaussgym_sim.rewards import RewardInputs, Rewards
 from gaussgym_sim.slots import SceneChanges
 from gaussgym_sim.starts import FixedStarts, Starts, StartSampler
@@ -106,6 +106,7 @@ class Env:
         self.observations = Observations(
             sim.robot, self.cfg.observations, device=self.device, generator=generator, sensing=self.sensing
         )
+        self._physics = PhysicsRandomizer(sim, randomize, self.uniform)
         self.disturbances = Disturbances(
             randomize, self.num_envs, control_s=self.cfg.control_s, device=self.device, uniform=self.uniform
         )
@@ -350,7 +351,7 @@ class Env:
         if self.sensing is not None:
             self.sensing.restart(ids)
             bias = self.sensing.encoder_bias[ids]
-        randomize_physics(self.sim, ids, self.cfg.randomize, self.uniform, encoder_bias=bias)
+        self._physics.draw(ids, bias)
         if self._fixed_starts is not None:
             self.start_id[ids], start = self._fixed_starts.next(ids)
         else:
