@@ -21,7 +21,7 @@ from gaussgym_sim.vecsim import make_sim
 wp = pytest.importorskip("warp")
 pytest.importorskip("mujoco_warp")
 
-from gaussgym_sim import mjwarp_ground, mjwarp_sim  # noqa: E402
+from gaussgym_sim import mjwarp_ground, mjwarp_reset, mjwarp_sim  # noqa: E402
 from gaussgym_sim import mjwarp_kernels as kernels  # noqa: E402
 from gaussgym_sim.mjwarp_ground import FAR_BELOW_M, WorldGrounds, add_ground_geoms  # noqa: E402
 from gaussgym_sim.mjwarp_overflow import WATCHED, OverflowType, Room  # noqa: E402
@@ -29,15 +29,17 @@ from gaussgym_sim.mjwarp_overflow import WATCHED, OverflowType, Room  # noqa: E4
 CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize("arch", [80, 86, 89, 90, 120])
+@pytest.mark.parametrize("arch", [80, 120, *(pytest.param(n, marks=pytest.mark.slow) for n in (86, 89, 90))])
 def test_kernels_compile_for_gpus(arch, tmp_path):
     """NVRTC comes with Warp and needs no driver, so that a machine without a GPU sees what would not compile for one."""
-    wp.compile_aot_module(kernels.__name__, arch=arch, module_dir=tmp_path, use_ptx=True)
-    (ptx,) = tmp_path.glob("*.ptx")
-    text = ptx.read_text()
-    assert f".target sm_{arch}" in text
-    for kernel in kernels.KERNELS:
-        assert f".entry {kernel.key}_" in text
+    for module, launched in ((kernels, kernels.KERNELS), (mjwarp_reset, [mjwarp_reset.restart])):
+        folder = tmp_path / module.__name__
+        wp.compile_aot_module(module.__name__, arch=arch, module_dir=folder, use_ptx=True)
+        (ptx,) = folder.glob("*.ptx")
+        text = ptx.read_text()
+        assert f".target sm_{arch}" in text
+        for kernel in launched:
+            assert f".entry {kernel.key}_" in text
 
 
 def drive_twice(cfg, *, calls, substeps, reset_at):
@@ -152,6 +154,82 @@ def test_report_fills_buffers_and_finds_what_is_no_state():
     assert buffers["root_pos_w"][3].tolist() == [-7.0] * 3, "a parked robot's buffers stay"
     assert qpos[3].tolist() == [0.5] * 9
     assert qvel[3].tolist() == [0.25] * 8
+
+
+CROOKED = """
+<mujoco>
+  <compiler angle="radian"/>
+  <worldbody>
+    <body name="base">
+      <freejoint/>
+      <geom size="0.1"/>
+      <body pos="0.2 0.1 -0.05" euler="0.3 -0.4 0.5">
+        <joint name="a" axis="1 2 -1" pos="0.03 -0.02 0.05" ref="0.2"/>
+        <joint name="b" type="slide" axis="0 1 1" ref="-0.1"/>
+        <geom size="0.05"/>
+        <body pos="0 0.05 -0.2" euler="0 0.7 0">
+          <geom size="0.05"/>
+          <body pos="0.1 0 -0.1" euler="-0.2 0 0.1">
+            <joint name="c" axis="0 1 0" pos="0 0 0.07"/>
+            <geom name="long" size="0.02" pos="0.01 0.02 -0.2"/>
+          </body>
+        </body>
+      </body>
+      <body pos="-0.2 0 0"><joint name="d" axis="1 0 0"/><geom name="short" size="0.02" pos="0 0.1 -0.1"/></body>
+    </body>
+  </worldbody>
+</mujoco>
+"""
+
+
+def test_restarted_feet_are_where_mujoco_has_them():
+    """Hinges off the body's origin, a slide, a fixed body, reference positions, legs of unlike length; [R] of [E] robots."""
+    model = mujoco.MjModel.from_xml_string(CROOKED)
+    e, rng = 3, np.random.default_rng(7)
+    joints = [model.joint(name) for name in "abcd"]
+    columns = np.array(
+        [[x.qposadr[0] for x in joints], [x.dofadr[0] for x in joints], range(4)], dtype=np.int32
+    )
+    robots, parked, out, start = kernels.Robots(), kernels.Parked(), kernels.Buffers(), mjwarp_reset.Start()
+    state = mjwarp_sim._zero_state(e, 4, 2, CPU)
+    quat = rng.normal(size=(2, 4))
+    given = {
+        "root_pos_w": rng.normal(size=(2, 3)), "root_quat_wxyz": quat / np.linalg.norm(quat, axis=1, keepdims=True),
+        "root_lin_vel_w": rng.normal(size=(2, 3)), "root_ang_vel_b": rng.normal(size=(2, 3)),
+        "joint_pos": rng.normal(size=(2, 4)), "joint_vel": rng.normal(size=(2, 4)),
+    }  # fmt: skip
+    with wp.ScopedDevice("cpu"):
+        robots.columns = wp.array(columns, dtype=int)
+        legs = mjwarp_reset.legs_of(model, SimpleNamespace(foot_geoms=("long", "short")))
+        for name, tensor in vars(state).items():
+            setattr(out, name, wp.from_torch(tensor))
+        parked.qpos, parked.qvel = wp.zeros((e, model.nq)), wp.zeros((e, model.nv))
+        start.env_ids = wp.from_torch(torch.tensor([0, 2]))
+        for name, values in given.items():
+            setattr(start, name, wp.array(values, dtype=float))
+        qpos, qvel, warm = wp.zeros((e, model.nq)), wp.zeros((e, model.nv)), wp.ones((e, model.nv))
+        wrench = wp.ones((e, model.nbody), dtype=wp.spatial_vector)
+        held, torque = wp.zeros((13, e, 4)), wp.ones((e, 4))
+        inputs = [start, robots, legs, qpos, qvel, warm, wrench, held, torque, parked, out]
+        wp.launch(mjwarp_reset.restart, dim=2, inputs=inputs)
+    data, velocity = mujoco.MjData(model), np.zeros(6)
+    for r, env in enumerate((0, 2)):
+        data.qpos[:], data.qvel[:] = qpos.numpy()[env], qvel.numpy()[env]
+        np.testing.assert_allclose(data.qpos[columns[0]], given["joint_pos"][r], rtol=1e-6)
+        np.testing.assert_allclose(
+            data.qvel[:6], [*given["root_lin_vel_w"][r], *given["root_ang_vel_b"][r]], rtol=1e-6
+        )
+        mujoco.mj_forward(model, data)
+        for leg, name in enumerate(("long", "short")):
+            geom = model.geom(name).id
+            mujoco.mj_objectVelocity(model, data, mujoco.mjtObj.mjOBJ_GEOM, geom, velocity, 0)
+            np.testing.assert_allclose(state.foot_pos_w[env, leg].numpy(), data.geom_xpos[geom], atol=2e-6)
+            np.testing.assert_allclose(state.foot_vel_w[env, leg].numpy(), velocity[3:], atol=5e-6)
+        assert not warm.numpy()[env].any()
+        assert not wrench.numpy()[env].any()
+        np.testing.assert_allclose(held.numpy()[:, env], np.tile(given["joint_pos"][r], (13, 1)), rtol=1e-6)
+    assert warm.numpy()[1].all(), "others stay"
+    assert not state.foot_pos_w[1].any()
 
 
 def test_overflow_is_gathered_and_cleared():

@@ -9,6 +9,7 @@ import pytest
 import torch
 from gaussgym_sim.actuators import ActuatorCfg
 from gaussgym_sim.boxes import Boxes
+from gaussgym_sim.host_view import HostView
 from gaussgym_sim.robot import get_robot
 from gaussgym_sim.testing import CONFORMANCE, flat_scene, heights_scene, missing, place, stand, wavy_scene
 from gaussgym_sim.testing_robots import check_stands_on_slope
@@ -30,6 +31,20 @@ def make(scenes, num_envs, *, num_threads=None, backend="mjwarp", robot="go1", *
 def test_conformance(check):
     assert not missing(check, make), "on the CPU it has everything that can be checked"
     for result in check(make):
+        assert result.passed, result
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("check", CONFORMANCE, ids=lambda check: check.__name__)
+def test_conformance_on_a_gpu(check):
+    def make_there(scenes, num_envs, *, num_threads=None):
+        sim = make(scenes, num_envs, device="cuda")
+        return HostView(sim, sim.device)
+
+    if lacking := missing(check, make_there):
+        pytest.skip(f"no {', '.join(lacking)} on a GPU")
+    for result in check(make_there):
         assert result.passed, result
 
 

@@ -63,7 +63,8 @@ class CameraClock:
         self.latency = torch.zeros(num_envs, dtype=torch.long, device=device)
         self.wait = torch.zeros(num_envs, device=device)
         self._jitter = torch.zeros(num_envs, device=device)
-        self._fresh = torch.zeros(num_envs, dtype=torch.bool, device=device)
+        self._fresh = torch.zeros(num_envs, dtype=torch.bool, device=device)  # no frame yet in this episode
+        self._first_gap = torch.zeros(num_envs, device=device)  # between an episode's first and second frame
         self._steps = 0
         self.max_latency = round(cfg.latency_s[1] / control_s)
         shortest = float(period_steps) if cfg.period_s is None else cfg.period_s[0] / control_s
@@ -73,19 +74,19 @@ class CameraClock:
         """New episodes in envs [R]: a frame at once, later ones at times that have nothing to do with other envs'."""
         self.wait[env_ids], self._jitter[env_ids] = 0.0, 0.0
         if self.cfg.free:
-            self._fresh[env_ids] = True
             self._draw(env_ids, uniform)
+            self._fresh[env_ids] = True
+            self._first_gap[env_ids] = uniform(0.0, 1.0, len(env_ids)) * self.period[env_ids]
 
     def stagger(self, uniform: Uniform) -> None:
-        """Spread the envs' frames over their periods."""
+        """Spread the envs' frames over their periods: their first, or where clocks are free the second (the first is at once)."""
         count = len(self.wait)
         if not self.cfg.free:
             self.wait[:] = self.period - (uniform(0.0, 1.0, count) * self.period).long()
             return
         # One env in each 1/E of the period, in an order that is drawn: flatter than independent times.
         order = uniform(0.0, 1.0, count).argsort().float()
-        self.wait[:] = (order + uniform(0.0, 1.0, count)) / count * self.period
-        self._fresh[:] = False
+        self._first_gap[:] = (order + uniform(0.0, 1.0, count)) / count * self.period
 
     def tick(self, uniform: Uniform) -> Tensor:
         """Which envs are due [E] bool in this control step; time goes on by one."""
@@ -102,7 +103,7 @@ class CameraClock:
             jitter = uniform(-most, most, count)
             gap = gap + jitter - self._jitter
             self._jitter = torch.where(due, jitter, self._jitter)
-        gap = torch.where(self._fresh, uniform(0.0, 1.0, count) * self.period, gap)
+        gap = torch.where(self._fresh, self._first_gap, gap)
         self._fresh &= ~due
         self.wait = torch.where(due, self.wait + gap, self.wait) - 1.0
         return due
@@ -130,4 +131,4 @@ class CameraClock:
         self._steps = int(state["steps"])
 
 
-_SAVED = ("period", "latency", "wait", "_jitter", "_fresh")
+_SAVED = ("period", "latency", "wait", "_jitter", "_fresh", "_first_gap")

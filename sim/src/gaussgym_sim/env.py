@@ -17,10 +17,10 @@ from gaussgym_sim.curriculum import GoalDistance, next_levels
 from gaussgym_sim.env_cfg import EnvCfg as EnvCfg
 from gaussgym_sim.episodes import EpisodeSums
 from gaussgym_sim.feet import Feet, Gait
-from gaussgym_sim.frames import gravity_in_base, rotate_inverse, yaw_of
+from gaussgym_sim.frames import BaseFrame
 from gaussgym_sim.observations import Observations, make_sensing
 from gaussgym_sim.placing import Placer
-from gaussgym_sim.randomize import Disturbances, Uniform, randomize_physics
+from gaussgym_sim.randomize import Disturbances, PhysicsRandomizer, Uniform
 from gaussgym_sim.rewards import RewardInputs, Rewards
 from gaussgym_sim.slots import SceneChanges
 from gaussgym_sim.starts import FixedStarts, Starts, StartSampler
@@ -106,9 +106,11 @@ class Env:
         self.observations = Observations(
             sim.robot, self.cfg.observations, device=self.device, generator=generator, sensing=self.sensing
         )
+        self._physics = PhysicsRandomizer(sim, randomize, self.uniform)
         self.disturbances = Disturbances(
             randomize, self.num_envs, control_s=self.cfg.control_s, device=self.device, uniform=self.uniform
         )
+        self._base_frame = BaseFrame(self.device)
         self._allocate()
         self.goal_distance: GoalDistance | None = None
         if self.cfg.goal_distance is not None:
@@ -200,7 +202,8 @@ class Env:
         self.rewards = Rewards(self.cfg.rewards, self.rough(), weights, control_s=self.cfg.control_s)
         self.episodes = EpisodeSums(self.rewards.names, e, device)
         grid = self.observations.grid_b
-        self._under_body = ((grid[:, 0].abs() < 0.26) & (grid[:, 1].abs() < 0.2)).nonzero().squeeze(1)
+        under = ((grid[:, 0].abs() < 0.26) & (grid[:, 1].abs() < 0.2)).float()
+        self._under_body = under / under.sum()  # [S] weights of a mean
 
     # ------------------------------------------------------------------ step
 
@@ -218,7 +221,9 @@ class Env:
         cfg, sim = self.cfg, self.sim
         self._last_action, self._last_joint_vel = self._action, sim.state.joint_vel.clone()
         # A policy that has diverged must not poison observations: such an env is reset as one that fell.
-        self._bad_action = ~torch.isfinite(action).all(dim=1)
+        self._bad_action = (action.detach() * 0.0).sum(
+            dim=1
+        ) != 0.0  # a number times 0 is 0, infinite or NaN times 0 is NaN
         clipped = action.detach().to(torch.float32).clamp(-cfg.action_clip, cfg.action_clip)
         self._action = torch.where(self._bad_action[:, None], 0.0, clipped)
         self.disturbances.apply(sim)
@@ -240,15 +245,24 @@ class Env:
 
     def _refresh(self) -> None:
         """Quantities derived from the state, shared by commands, rewards and observations."""
-        s = self.sim.state
-        self.yaw = yaw_of(s.root_quat_wxyz)
-        self.gravity_b = gravity_in_base(s.root_quat_wxyz)
-        self.lin_vel_b = rotate_inverse(s.root_quat_wxyz, s.root_lin_vel_w)
-        self._ground = self.observations.scan_ground(
-            s.root_pos_w, self.yaw, self.sim.terrain, self.sim.scene_of_env
-        )
+        s, sim = self.sim.state, self.sim
+        self.yaw, self.gravity_b, self.lin_vel_b = self._base_frame(s.root_quat_wxyz, s.root_lin_vel_w)
+        self._ground = self.observations.scan_ground(s.root_pos_w, self.yaw, sim.terrain, sim.scene_of_env)
         self._joint_offset = s.joint_pos - self.default_joint_pos
-        self.height_m = s.root_pos_w[:, 2] - self._ground[:, self._under_body].mean(dim=1)
+        self.height_m = s.root_pos_w[:, 2] - self._ground @ self._under_body
+
+    def _refresh_started(self, ids: Tensor) -> None:
+        """The same and the commands, of envs ``ids`` [R] that have started anew."""
+        s, sim = self.sim.state, self.sim
+        pos = s.root_pos_w[ids]
+        frame = self._base_frame(s.root_quat_wxyz[ids], s.root_lin_vel_w[ids])
+        self.yaw[ids], self.gravity_b[ids], self.lin_vel_b[ids] = frame
+        ground = self.observations.scan_ground(pos, frame[0], sim.terrain, sim.scene_of_env[ids])
+        if self._ground.stride(1) != 0:  # all grounds are planes: rows of one value, as they were
+            self._ground[ids] = ground
+        self._joint_offset[ids] = s.joint_pos[ids] - self.default_joint_pos
+        self.height_m[ids] = pos[:, 2] - ground @ self._under_body
+        self.commands.update(pos[:, :2], frame[0], ids)
 
     def _after_physics(self) -> None:
         s, dt = self.sim.state, self.cfg.control_s
@@ -312,8 +326,7 @@ class Env:
             self._curricula(ids, success[ids])
             self._change_scenes(dones)
             self._start(ids)
-            self._refresh()
-            self.commands.update(s.root_pos_w[:, :2], self.yaw)
+            self._refresh_started(ids)
         return dones, extras
 
     def _log(self, ids: Tensor, fell: Tensor, success: Tensor) -> dict[str, Tensor]:
@@ -350,7 +363,7 @@ class Env:
         if self.sensing is not None:
             self.sensing.restart(ids)
             bias = self.sensing.encoder_bias[ids]
-        randomize_physics(self.sim, ids, self.cfg.randomize, self.uniform, encoder_bias=bias)
+        self._physics.draw(ids, bias)
         if self._fixed_starts is not None:
             self.start_id[ids], start = self._fixed_starts.next(ids)
         else:

@@ -87,3 +87,39 @@ def quat_from_rotation_vector(rotation: Tensor) -> Tensor:
 def matrix_from_rotation_vector(rotation: Tensor) -> Tensor:
     """Rotation matrices [..., 3, 3] of rotation vectors [..., 3] [rad] (axis times angle)."""
     return matrix_from_quat(quat_from_rotation_vector(rotation))
+
+
+class BaseFrame:
+    """What unit quaternions say of E bases, from all products of their components at once: few operations, for every step."""
+
+    def __init__(self, device: torch.device) -> None:
+        """Prepare the constants."""
+        self._matrix = torch.zeros(4, 4, 9, device=device)
+        for row in range(3):
+            for column in range(3):
+                for (i, j), factor in _MATRIX_TERMS[row][column].items():
+                    self._matrix[i, j, 3 * row + column] = factor
+        self._matrix = self._matrix.view(16, 9)
+
+    def __call__(self, quat_wxyz: Tensor, vector_w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Heading, gravity and a vector as bases see them.
+
+        Args:
+            quat_wxyz: [E, 4] base to world, unit.
+            vector_w: [E, 3] in the world.
+
+        Returns:
+            (`yaw_of` [E], `gravity_in_base` [E, 3], `rotate_inverse` of the vectors [E, 3]).
+        """
+        products = (quat_wxyz[:, :, None] * quat_wxyz[:, None]).view(-1, 16)
+        matrix = products @ self._matrix
+        vector_b = torch.bmm(vector_w[:, None], matrix.view(-1, 3, 3))[:, 0]
+        return torch.atan2(matrix[:, 3], matrix[:, 0]), matrix[:, 6:].neg(), vector_b
+
+
+_MATRIX_TERMS: tuple[tuple[dict[tuple[int, int], float], ...], ...] = (
+    ({(0, 0): 1, (1, 1): 1, (2, 2): -1, (3, 3): -1}, {(1, 2): 2, (0, 3): -2}, {(1, 3): 2, (0, 2): 2}),
+    ({(1, 2): 2, (0, 3): 2}, {(0, 0): 1, (1, 1): -1, (2, 2): 1, (3, 3): -1}, {(2, 3): 2, (0, 1): -2}),
+    ({(1, 3): 2, (0, 2): -2}, {(2, 3): 2, (0, 1): 2}, {(0, 0): 1, (1, 1): -1, (2, 2): -1, (3, 3): 1}),
+)
+"""Rotation matrix of a quaternion w, x, y, z: each entry's factors of products of components."""

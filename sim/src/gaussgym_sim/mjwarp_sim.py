@@ -27,12 +27,12 @@ except ImportError as error:
     ) from error
 
 from gaussgym_sim import mjwarp_ground, mjwarp_params
-from gaussgym_sim.kinematics import BodyKinematics
 from gaussgym_sim.mjwarp_graphs import Graphs
 from gaussgym_sim.mjwarp_ground import WorldGrounds, box_room, checked_ground
 from gaussgym_sim.mjwarp_kernels import Buffers, Gains, Parked, Robots, advance_clock, drive, report
 from gaussgym_sim.mjwarp_overflow import OverflowWatch, Room
 from gaussgym_sim.mjwarp_params import WorldParams
+from gaussgym_sim.mjwarp_reset import Start, legs_of, restart
 from gaussgym_sim.mujoco_model import robot_spec
 from gaussgym_sim.mujoco_sim import nominal_params
 from gaussgym_sim.mujoco_slot import JointColumns
@@ -154,12 +154,6 @@ class MjwarpSim:
         self._parked_qpos, self._parked_qvel = self._views["qpos"].clone(), self._views["qvel"].clone()
         self._invalid_count = torch.zeros(1, dtype=torch.int64, device=self.device)
         self._watch = OverflowWatch(self.device)
-        self._kinematics = BodyKinematics(self.robot, e, device=self.device)
-        feet = [model.geom(name) for name in self.robot.foot_geoms]
-        self._foot_body = torch.tensor([int(g.bodyid[0]) - 1 for g in feet], device=self.device)
-        self._foot_offset = torch.tensor(np.array([g.pos for g in feet]), device=self.device)
-        q, v, _ = self._columns.joints
-        self._q, self._v = torch.as_tensor(q, device=self.device), torch.as_tensor(v, device=self.device)
         with self._graphs.on_stream():
             self._pack_structs()
 
@@ -187,7 +181,7 @@ class MjwarpSim:
         parked.qpos, parked.qvel = wp.from_torch(self._parked_qpos), wp.from_torch(self._parked_qvel)
         for name, tensor in vars(self.state).items():
             setattr(buffers, name, wp.from_torch(tensor))
-        self._structs = (gains, robots, parked, buffers)
+        self._structs = (gains, robots, parked, buffers, legs_of(self._mj_model, robot))
 
     def _place_everyone(self) -> None:
         """Grounds and parameters of all worlds into a new model."""
@@ -230,7 +224,7 @@ class MjwarpSim:
 
     def _launch_step(self, substeps: int) -> None:
         model, data, e = self._model, self._data, self.num_envs
-        gains, robots, parked, buffers = self._structs
+        gains, robots, parked, buffers, _ = self._structs
         target, clock, held, torque = (
             wp.from_torch(t) for t in (self._target, self._clock, self._held, self._torque)
         )
@@ -260,41 +254,24 @@ class MjwarpSim:
         if len(env_ids) == 0:
             return
         self._check_overflow()
-        qpos, qvel, row = self._views["qpos"], self._views["qvel"], env_ids[:, None]
-        qpos[env_ids, :7] = torch.cat((root_pos_w, root_quat_wxyz), dim=1)
-        qvel[env_ids, :6] = torch.cat((root_lin_vel_w, root_ang_vel_b), dim=1)
-        qpos[row, self._q], qvel[row, self._v] = joint_pos, joint_vel
-        self._parked_qpos[env_ids], self._parked_qvel[env_ids] = qpos[env_ids], qvel[env_ids]
-        self._views["qacc_warmstart"][env_ids] = 0.0
-        self._views["xfrc_applied"][env_ids] = 0.0
-        self._held[:, env_ids] = joint_pos
-        self._torque[env_ids] = 0.0
-        state = self.state
-        for name, value in (
-            ("root_pos_w", root_pos_w), ("root_quat_wxyz", root_quat_wxyz), ("root_lin_vel_w", root_lin_vel_w),
-            ("root_ang_vel_b", root_ang_vel_b), ("joint_pos", joint_pos), ("joint_vel", joint_vel),
-        ):  # fmt: skip
-            getattr(state, name)[env_ids] = value
-        for tensor in (
-            state.joint_torque, state.foot_force_w, state.foot_contact, state.thigh_contact, state.trunk_contact,
-            state.invalid,
-        ):  # fmt: skip
-            tensor[env_ids] = 0
-        self._place_feet(env_ids)
-
-    def _place_feet(self, env_ids: Tensor) -> None:
-        """Positions and velocities of the feet of robots that were put somewhere."""
-        s, body, offset = self.state, self._foot_body, self._foot_offset
-        joints, speeds = s.joint_pos[env_ids], s.joint_vel[env_ids]
-        pose = self._kinematics.poses(s.root_pos_w[env_ids], s.root_quat_wxyz[env_ids], joints)
-        turn = pose[:, self._base - 1, :3, :3]
-        lin_vel_b = (turn.transpose(1, 2) @ s.root_lin_vel_w[env_ids].double()[..., None])[..., 0]
-        twist = self._kinematics.twists(lin_vel_b, s.root_ang_vel_b[env_ids], joints, speeds)[:, body]
-        rotation = pose[:, body, :3, :3]
-        position = (rotation @ offset[..., None])[..., 0] + pose[:, body, :3, 3]
-        velocity = twist[..., :3] + torch.linalg.cross(twist[..., 3:], offset.expand_as(position))
-        s.foot_pos_w[env_ids] = position.float()
-        s.foot_vel_w[env_ids] = (rotation @ velocity[..., None])[..., 0].float()
+        given = {
+            "root_pos_w": root_pos_w, "root_quat_wxyz": root_quat_wxyz, "root_lin_vel_w": root_lin_vel_w,
+            "root_ang_vel_b": root_ang_vel_b, "joint_pos": joint_pos, "joint_vel": joint_vel,
+        }  # fmt: skip
+        start, data = Start(), self._data
+        with self._graphs.on_stream():
+            start.env_ids = wp.from_torch(env_ids.contiguous())
+            for name, value in given.items():
+                setattr(start, name, wp.from_torch(value.to(torch.float32).contiguous()))
+            _, robots, parked, buffers, legs = self._structs
+            memory = (wp.from_torch(self._held), wp.from_torch(self._torque))
+            wp.launch(
+                restart, dim=len(env_ids),
+                inputs=[
+                    start, robots, legs, data.qpos, data.qvel, data.qacc_warmstart, data.xfrc_applied, *memory, parked,
+                    buffers,
+                ],
+            )  # fmt: skip
 
     def _check_overflow(self) -> None:
         """Whether contacts were lost since the last look; then there shall be more room."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,8 +13,9 @@ from torch import Tensor
 from gaussgym_sim.camera_clock import CameraClockCfg
 from gaussgym_sim.robot import RobotCfg
 from gaussgym_sim.sensing import Range, SensingCfg
-from gaussgym_sim.vecsim import VecSim
+from gaussgym_sim.vecsim import PARAMS, VecSim
 
+GRAVITY_M_S2 = 9.81
 _ONE, _ZERO = (1.0, 1.0), (0.0, 0.0)
 
 
@@ -149,88 +150,124 @@ class Uniform:
         return torch.randn(shape, generator=self.generator, device=self.device) * std
 
 
+class PhysicsRandomizer:
+    """Draws the physics of each episode. All quantities come out of one draw [R, P], whose columns have ranges of their own."""
+
+    def __init__(self, sim: VecSim, cfg: RandomizeCfg, uniform: Uniform) -> None:
+        """Lay out the columns; what is neutral in ``cfg`` has none.
+
+        Raises:
+            InputError: a quantity that the backend does not have, or joints that the robot does not have.
+        """
+        missing = cfg.supported_by(sim.capabilities)[1]
+        if missing:
+            raise InputError(
+                f"RandomizeCfg varies {', '.join(missing)}, which this physics backend does not have; leave it as in "
+                "RandomizeCfg.none(), or use RandomizeCfg.supported_by(sim.capabilities)"
+            )
+        self._sim, self._uniform = sim, uniform
+        self._biased = cfg.sensing.encoder_bias_rad > 0
+        ranges = _body_ranges(sim, cfg) | _motor_ranges(sim.robot, cfg) | _joint_ranges(sim.robot, cfg)
+        self._names, self._sizes = list(ranges), [len(low) for low, _ in ranges.values()]
+        low, high = (
+            torch.tensor([x for pair in ranges.values() for x in pair[side]], device=sim.device)
+            for side in (0, 1)
+        )
+        self._low, self._span = low, high - low
+
+    def draw(self, env_ids: Tensor, encoder_bias: Tensor | None = None) -> None:
+        """Set the physics of envs ``env_ids`` [R] for an episode.
+
+        Args:
+            env_ids: [R].
+            encoder_bias: [R, J] rad, see `gaussgym_sim.sensing.SensingCfg`.
+        """
+        if not self._names:
+            return
+        block = self._uniform(0.0, 1.0, len(env_ids), len(self._low)).mul_(self._span).add_(self._low)
+        values = dict(zip(self._names, block.split(self._sizes, dim=1), strict=True))
+        for name in values:
+            if name in PARAMS and PARAMS[name].shape == "":
+                values[name] = values[name][:, 0]
+        if _KD_OFFSET in values:
+            values["kd"] = (values["kd"] + values.pop(_KD_OFFSET)).clamp_(min=0.0)
+        if self._biased and encoder_bias is not None:
+            # The loop brings position + bias to the target: the joint settles where the target less the bias is.
+            values["offset"] = values["offset"] - encoder_bias
+        self._sim.set_params(env_ids, **values)
+
+
 def randomize_physics(
     sim: VecSim, env_ids: Tensor, cfg: RandomizeCfg, uniform: Uniform, *, encoder_bias: Tensor | None = None
 ) -> None:
-    """Draw the physics of envs ``env_ids`` [R] for an episode; what is neutral in ``cfg`` keeps its value.
-
-    Args:
-        sim: whose parameters are set.
-        env_ids: [R].
-        cfg: ranges.
-        uniform: random numbers.
-        encoder_bias: [R, J] rad, see `gaussgym_sim.sensing.SensingCfg`.
-
-    Raises:
-        InputError: a quantity that the backend does not have, or joints that the robot does not have.
-    """
-    missing = cfg.supported_by(sim.capabilities)[1]
-    if missing:
-        raise InputError(
-            f"RandomizeCfg varies {', '.join(missing)}, which this physics backend does not have; leave it at its default of "
-            "RandomizeCfg.none(), or use RandomizeCfg.supported_by(sim.capabilities)"
-        )
-    values = _draw_bodies(sim, len(env_ids), cfg, uniform)
-    values |= _draw_motors(sim, len(env_ids), cfg, uniform, encoder_bias)
-    values |= _draw_joints(sim, len(env_ids), cfg, uniform)
-    if values:
-        sim.set_params(env_ids, **values)
+    """Draw the physics of envs ``env_ids`` once, see `PhysicsRandomizer`."""
+    PhysicsRandomizer(sim, cfg, uniform).draw(env_ids, encoder_bias)
 
 
-def _draw_bodies(sim: VecSim, count: int, cfg: RandomizeCfg, uniform: Uniform) -> dict[str, Tensor]:
+_KD_OFFSET = "kd offset"  # columns that are no parameter by themselves
+Ranges = dict[str, tuple[list[float], list[float]]]
+"""Lowest and highest values by name, a number a column."""
+
+
+def _scaled(nominal: Sequence[float], factor: Range) -> tuple[list[float], list[float]]:
+    return [x * factor[0] for x in nominal], [x * factor[1] for x in nominal]
+
+
+def _around(nominal: Sequence[float], half: Sequence[float]) -> tuple[list[float], list[float]]:
+    pairs = list(zip(nominal, half, strict=True))
+    return [x - h for x, h in pairs], [x + h for x, h in pairs]
+
+
+def _body_ranges(sim: VecSim, cfg: RandomizeCfg) -> Ranges:
     """Contacts, masses, gravity."""
-    robot, values = sim.robot, {}
-    if cfg.friction != _ONE:
-        values["friction"] = uniform(*cfg.friction, count)
-    half = torch.tensor(cfg.trunk_com_m, device=sim.device).expand(3)
-    if cfg.trunk_mass_factor != _ONE or bool((half > 0).any()):
-        values["trunk_mass_kg"] = uniform(*cfg.trunk_mass_factor, count) * robot.trunk_mass_kg
-        com = torch.tensor(robot.trunk_com_b, device=sim.device)
-        values["trunk_com_b"] = com + uniform(-1.0, 1.0, count, 3) * half
+    robot = sim.robot
+    ranges: Ranges = {}
+    for name, neutral in (("friction", _ONE), ("restitution", _ZERO), ("compliance", _ZERO)):
+        if getattr(cfg, name) != neutral:
+            ranges[name] = _scaled((1.0,), getattr(cfg, name))
+    com = cfg.trunk_com_m
+    half = (com,) * 3 if isinstance(com, float | int) else com
+    if cfg.trunk_mass_factor != _ONE or max(half) > 0:
+        ranges["trunk_mass_kg"] = _scaled((robot.trunk_mass_kg,), cfg.trunk_mass_factor)
+        ranges["trunk_com_b"] = _around(robot.trunk_com_b, half)
     if cfg.link_mass_factor != _ONE:
-        values["link_mass_factor"] = uniform(*cfg.link_mass_factor, count, len(sim.link_names))
-    for name in ("restitution", "compliance"):
-        if getattr(cfg, name) != _ZERO:
-            values[name] = uniform(*getattr(cfg, name), count)
+        ranges["link_mass_factor"] = _scaled((1.0,) * len(sim.link_names), cfg.link_mass_factor)
     if cfg.gravity_m_s2 > 0:
-        nominal = torch.tensor([0.0, 0.0, -9.81], device=sim.device)
-        values["gravity_w"] = nominal + uniform(-cfg.gravity_m_s2, cfg.gravity_m_s2, count, 3)
-    return values
+        ranges["gravity_w"] = _around((0.0, 0.0, -GRAVITY_M_S2), (cfg.gravity_m_s2,) * 3)
+    return ranges
 
 
-def _draw_motors(
-    sim: VecSim, count: int, cfg: RandomizeCfg, uniform: Uniform, encoder_bias: Tensor | None
-) -> dict[str, Tensor]:
+def _motor_ranges(robot: RobotCfg, cfg: RandomizeCfg) -> Ranges:
     """Gains, strength, offset, delay."""
-    robot, joints, values = sim.robot, sim.robot.num_joints, {}
-    if cfg.gain_factor != _ONE or cfg.strength_factor != _ONE or cfg.kd_factor is not None or cfg.kd_offset:
-        values["kp"] = torch.tensor(robot.kp, device=sim.device) * uniform(*cfg.gain_factor, count, joints)
-        factor = uniform(*(cfg.kd_factor or cfg.gain_factor), count, joints)
-        values["kd"] = torch.tensor(robot.kd, device=sim.device) * factor
-        values["strength"] = uniform(*cfg.strength_factor, count, joints)
-    for part, low, high in cfg.kd_offset:
-        columns = _joints_called(robot, part)
-        values["kd"][:, columns] = (values["kd"][:, columns] + uniform(low, high, count, len(columns))).clamp(
-            min=0
-        )
-    if cfg.motor_offset_rad > 0:
-        values["offset"] = uniform(-cfg.motor_offset_rad, cfg.motor_offset_rad, count, joints)
-    if encoder_bias is not None and cfg.sensing.encoder_bias_rad > 0:
-        # The loop holds target = true position + bias: the joint settles where the target less the bias is.
-        values["offset"] = values.get("offset", 0.0) - encoder_bias
+    ranges: Ranges = {}
+    ones = (1.0,) * robot.num_joints
+    if cfg.gain_factor != _ONE:
+        ranges["kp"] = _scaled(robot.kp, cfg.gain_factor)
+    kd_factor = cfg.kd_factor or cfg.gain_factor
+    if kd_factor != _ONE or cfg.kd_offset:
+        ranges["kd"] = _scaled(robot.kd, kd_factor)
+    if cfg.kd_offset:
+        low, high = [0.0] * robot.num_joints, [0.0] * robot.num_joints
+        for part, least, most in cfg.kd_offset:
+            for joint in _joints_called(robot, part):
+                low[joint], high[joint] = least, most
+        ranges[_KD_OFFSET] = (low, high)
+    if cfg.strength_factor != _ONE:
+        ranges["strength"] = _scaled(ones, cfg.strength_factor)
+    if cfg.motor_offset_rad > 0 or cfg.sensing.encoder_bias_rad > 0:
+        ranges["offset"] = _scaled(ones, (-cfg.motor_offset_rad, cfg.motor_offset_rad))
     if cfg.delay_s != _ZERO:
-        values["delay_s"] = uniform(*cfg.delay_s, count)
-    return values
+        ranges["delay_s"] = _scaled((1.0,), cfg.delay_s)
+    return ranges
 
 
-def _draw_joints(sim: VecSim, count: int, cfg: RandomizeCfg, uniform: Uniform) -> dict[str, Tensor]:
+def _joint_ranges(robot: RobotCfg, cfg: RandomizeCfg) -> Ranges:
     """Rotor inertia and friction of the joints."""
-    values = {}
-    for name in ("armature_kg_m2", "joint_damping_nm_s", "joint_friction_nm"):
-        limits = getattr(cfg, name)
-        if limits is not None:
-            values[_PARAM_OF[name]] = uniform(*limits, count, sim.robot.num_joints)
-    return values
+    limits = {_PARAM_OF[name]: getattr(cfg, name) for name in _ABSOLUTE}
+    return {name: _scaled((1.0,) * robot.num_joints, x) for name, x in limits.items() if x is not None}
+
+
+_ABSOLUTE = ("armature_kg_m2", "joint_damping_nm_s", "joint_friction_nm")
 
 
 def _joints_called(robot: RobotCfg, part: str) -> list[int]:

@@ -108,11 +108,22 @@ class Sensing:
         varied = any(getattr(cfg, name) is not None for name in _NOISE.values())
         self.noise = fixed_noise.repeat(num_envs, 1) if varied else None
         self._delay = torch.zeros(num_envs, width, dtype=torch.long, device=device)
+        # Latencies by group, in control steps, and the group of each column.
+        names = list(dict.fromkeys(_LATE.values()))
+        limits = torch.tensor([getattr(cfg, name) for name in names], device=device) / control_s
+        self._soonest, self._latest = limits.unbind(1)
+        group = [names.index(self._group(term)) for term, size in terms.items() for _ in range(size)]
+        self._late_group = torch.tensor(group, device=device)
         self._line: DelayLine | None = None
         if cfg.max_latency_s > 0:
             most = round(cfg.max_latency_s / control_s)
             self._line = DelayLine(num_envs, width, max_delay=most, device=device)
         self._steps = 0
+
+    def _group(self, term: str) -> str:
+        """The latency that a term has."""
+        own = _LATE[term]
+        return "imu_latency_s" if self.cfg.same_latency and own != "action_latency_s" else own
 
     def restart(self, env_ids: Tensor) -> None:
         """New episodes in envs [R]: new sensors, which have seen nothing but the start."""
@@ -161,16 +172,12 @@ class Sensing:
 
     def _draw_delays(self, count: int) -> Tensor:
         """Delays [count, P] in control steps."""
-        drawn: dict[str, Tensor] = {}
-        delay = torch.zeros(count, self._delay.shape[1], dtype=torch.long, device=self._delay.device)
-        for term, name in _LATE.items():
-            if self.cfg.same_latency and name != "action_latency_s":
-                name = "imu_latency_s"
-            if name not in drawn:
-                seconds = self._uniform(*getattr(self.cfg, name), count, 1)
-                drawn[name] = torch.round(seconds / self._control_s).long()
-            delay[:, self._columns[term]] = drawn[name]
-        return delay
+        late = (
+            self._uniform(0.0, 1.0, count, len(self._latest))
+            .mul_(self._latest - self._soonest)
+            .add_(self._soonest)
+        )
+        return late.round_().long().index_select(1, self._late_group)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that coming measurements depend on, beside the random numbers."""

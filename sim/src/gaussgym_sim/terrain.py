@@ -215,6 +215,13 @@ class TerrainLookup:
         )
         self.flat = torch.tensor([ground.is_plane for ground in self._grounds], device=device)
         """[scenes] bool, whether each ground is a plane."""
+        self._find_planes()
+
+    def _find_planes(self) -> None:
+        """Where all grounds are planes, heights need no look-up."""
+        self._plane_m: Tensor | None = None
+        if bool(self.flat.all()):
+            self._plane_m = self._coefficients[self._offset.long(), 0]
 
     def replace(self, index: int, ground: Ground | Heightfield) -> None:
         """Put another scene's ground in the place of scene ``index``."""
@@ -228,6 +235,7 @@ class TerrainLookup:
         for name in ("_cells_x", "_last", "_last_cell", "_inv_cell", "origin_xy_m", "max_xy_m", "flat"):
             getattr(self, name)[index] = getattr(one, name)[0]
         self._grounds[index] = one._grounds[0]
+        self._find_planes()
         if self._rays is not None:
             self._rays.replace(index, self._grounds[index])
 
@@ -278,6 +286,8 @@ class TerrainLookup:
         Returns:
             [E, S].
         """
+        if self._plane_m is not None:
+            return self._plane_m[scene_ids, None].expand(-1, grid.shape[1])
         inv = self._inv_cell[scene_ids]
         cos, sin = torch.cos(yaw) * inv, torch.sin(yaw) * inv
         start = (xy_w - self.origin_xy_m[scene_ids]) * inv[:, None]

@@ -6,7 +6,6 @@ import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from tqdm import tqdm
 from gaussgym_sim.bench.rivals import AsyncRun, missing_modules
 from gaussgym_sim.bench.runs import EnvRun, SimRun, standard_grounds
 from gaussgym_sim.bench.timing import Contestant, Results, Spread, ratio, summary, take_turns
+from gaussgym_sim.bridge_bench import bench_bridge
 from gaussgym_sim.mujoco_sim import effective_cpus
 from gaussgym_sim.robot import RobotCfg, get_robot
 from gaussgym_sim.vecsim import VecSim, make_sim
@@ -52,6 +52,8 @@ class Bench:
     """Where physics is computed."""
     terrain: str = "boxes"
     """What the ground is made of: heightfield, boxes or mesh."""
+    randomize: str = "default"
+    """Preset of randomization: none, light, default, gaussgym_a1, gaussgym_t1, gaussgym_anymal_c or extreme."""
     scene: tuple[Path, ...] = ()
     """Scene folders; by default a plane and 10 cm stairs on 5 cm cells."""
     full: bool = False
@@ -123,12 +125,15 @@ class _Tables:
         """Steps a second, and the environment's share, on each ground."""
         o = self.options
         with _closing([self._sim(scene, o.num_envs) for scene in self.grounds]) as sims:
-            runs = {s.name: EnvRun(sim, steps=o.steps) for s, sim in zip(self.grounds, sims, strict=True)}
+            runs = {
+                s.name: EnvRun(sim, steps=o.steps, randomize=o.randomize)
+                for s, sim in zip(self.grounds, sims, strict=True)
+            }
             results = self._measure("rates", dict(runs))
         keys = ("control_steps_per_s", "physics_steps_per_s", "engine_ms", "physics_ms", "environment_ms")
         self._tell(
             f"{self.robot.name}, {o.num_envs} environments", results,
-            (*keys, "overhead_percent", "overhead_cpu_percent", "control_steps_per_cpu_s"),
+            (*keys, "overhead_percent", "control_steps_per_cpu_s"),
         )  # fmt: skip
 
     def scaling(self) -> None:
@@ -137,7 +142,7 @@ class _Tables:
         sizes = _FULL_SIZES if o.full else _QUICK_SIZES
         with _closing([self._sim(scene, size) for size in sizes]) as sims:
             runs: dict[str, Contestant] = {
-                str(size): EnvRun(sim, steps=max(2, max(sizes) * 2 // size), settle=60)
+                str(size): EnvRun(sim, steps=max(2, max(sizes) * 2 // size), settle=60, randomize=o.randomize)
                 for size, sim in zip(sizes, sims, strict=True)
             }
             results = self._measure("scaling", runs)
@@ -150,21 +155,10 @@ class _Tables:
         )  # fmt: skip
 
     def bridge(self) -> None:
-        """What a step costs more where physics runs in another process."""
-        if find_spec("gaussgym_sim.bridge") is None:
-            self._skip("bridge", "this version has none")
-            return
-        scene, size = self.grounds[0], _FULL_SIZES[-1]
-        sims = [self._sim(scene, size), self._sim(scene, size, backend=f"bridge:{self.options.backend}")]
-        with _closing(sims):
-            runs: dict[str, Contestant] = {
-                "in process": SimRun(sims[0], steps=4),
-                "bridged": SimRun(sims[1], steps=4),
-            }
-            results = self._measure("bridge", runs)
-        pairs = zip(results["bridged"]["ms_per_step"], results["in process"]["ms_per_step"], strict=True)
-        cost = Spread.of([bridged - direct for bridged, direct in pairs])
-        self._tell(f"bridge, {size} environments", results, ("ms_per_step",), bridge_ms_per_step=cost)
+        """What a step costs more where physics runs in another process, without the physics."""
+        row = bench_bridge(_FULL_SIZES[-1], steps=100 * self.options.rounds, robot=self.robot.name)
+        self.report["bridge"] = row
+        self.lines.append("\nbridge: " + "   ".join(f"{name} {value}" for name, value in row.items()))
 
     def against_gymnasium(self) -> None:
         """Whole environments, against processes around plain MuJoCo."""
@@ -179,7 +173,7 @@ class _Tables:
         ]
         try:
             with _closing([self._sim(scene, o.num_envs)]) as sims:
-                runs: dict[str, Contestant] = {"ours": EnvRun(sims[0], steps=o.steps)}
+                runs: dict[str, Contestant] = {"ours": EnvRun(sims[0], steps=o.steps, randomize=o.randomize)}
                 runs |= {f"AsyncVectorEnv, {n} processes": r for n, r in zip(processes, rivals, strict=True)}
                 results = self._measure("gymnasium", runs)
         finally:
@@ -201,14 +195,14 @@ class _Tables:
         warp = make_sim("mjwarp", self.robot, [scene], _WARP_ENVS, device="cpu", terrain=o.terrain)
         with _closing([self._sim(scene, _WARP_ENVS), warp]) as sims:
             runs: dict[str, Contestant] = {
-                o.backend: SimRun(sims[0], steps=50),
-                "mjwarp on the CPU": SimRun(sims[1], steps=5),
+                o.backend: SimRun(sims[0], steps=20),
+                "mjwarp on the CPU": SimRun(sims[1], steps=20),
             }
             results = self._measure("MuJoCo Warp", runs)
         key = "control_steps_per_s"
         self._tell(
-            f"against MuJoCo Warp on the CPU, {scene.name}, {_WARP_ENVS} environments", results, (key,),
-            ours_over_warp=ratio(results, o.backend, "mjwarp on the CPU", key),
+            f"against MuJoCo Warp on the CPU, {scene.name}, {_WARP_ENVS} environments", results,
+            (key, "control_steps_per_cpu_s"), ours_over_warp=ratio(results, o.backend, "mjwarp on the CPU", key),
         )  # fmt: skip
 
     def _skip(self, what: str, why: str) -> None:
