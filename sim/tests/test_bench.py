@@ -117,8 +117,9 @@ def test_bad_options_are_told(capsys):
 
 
 @pytest.mark.slow
-def test_the_whole_bench(tmp_path):
+def test_the_whole_bench(tmp_path, monkeypatch):
     pytest.importorskip("gymnasium")
+    monkeypatch.setattr("gaussgym_sim.bench.command._FULL_SIZES", (4, 8))
     file = tmp_path / "bench.json"
     assert run(Bench(num_envs=16, steps=2, rounds=1, full=True, json=file).run) == 0
     report = json.loads(file.read_text())

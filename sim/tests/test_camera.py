@@ -194,7 +194,7 @@ def test_a_renderer_that_takes_motion_is_told_who_and_how_fast():
         assert all(torch.equal(x, y) for x, y in zip(a, b))
     state = env.sim.state
     expected = camera_twist(env.lin_vel_b, state.root_ang_vel_b, env.camera.pose_b_c)
-    env.camera._age[:] = 99
+    env.camera.clock.wait[:] = 0.0
     env._capture()
     assert torch.equal(renderers[1].motions[-1][0], expected)
 
@@ -255,7 +255,7 @@ def test_the_nearest_robots_of_the_same_scene_are_shown():
     everyone = torch.arange(6)
     assert env.sim.scene_of_env.tolist() == [0, 0, 0, 1, 1, 1]
     place(env.sim, pos_w=torch.tensor([[x, 0.0, 1.0] for x in (0.0, 1.0, 3.0, 0.0, 1.0, 1.5)]))
-    env.camera._age[:] = 99
+    env.camera.clock.wait[:] = 0.0
     env._capture()
     given = renderer.given[-1]
     assert given["body_poses_w"].shape == (6, 3, 13, 4, 4)
@@ -269,7 +269,7 @@ def test_the_nearest_robots_of_the_same_scene_are_shown():
     assert len(everyone) == len(x)
     few, renderer = with_robots(num_envs=2, scenes=[flat_scene()], others=5)  # more than there are
     place(few.sim, pos_w=torch.tensor([[0.0, 0, 1], [2.0, 0, 1]]))
-    few.camera._age[:] = 99
+    few.camera.clock.wait[:] = 0.0
     few._capture()
     assert renderer.given[-1]["body_poses_w"].shape == (2, 6, 13, 4, 4)
     assert renderer.given[-1]["robot_shown"].tolist() == [[True, True] + [False] * 4] * 2

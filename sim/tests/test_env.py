@@ -242,7 +242,7 @@ def test_kicks_happen_at_the_stated_rate():
     env = make_env(num_envs=200, cfg=cfg)
     kicked, sizes = 0, []
     original = env.sim.kick
-    env.sim.kick = lambda ids, delta: (sizes.append(delta), original(ids, delta))
+    env.sim.kick = lambda ids, delta, turn: (sizes.append(delta), original(ids, delta, turn))
     for _ in range(50):
         env.step(torch.zeros(200, 12))
     delta = torch.cat(sizes)

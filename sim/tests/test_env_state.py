@@ -30,6 +30,8 @@ class Painter:
 
 def make(cfg, **options):
     scenes = [flat_scene(), wavy_scene()]
+    for scene in scenes:
+        scene.metadata["path_level"] = {"0": 0}
     return Env(make_sim("mujoco", "go1", scenes, 6, num_threads=1), cfg, **options)
 
 
@@ -64,6 +66,9 @@ CASES = {
         gait_hz=(1.0, 2.0),
         rewards=RewardCfg.preset("gaussgym_t1"),
     ),
+    "goal_semantic": EnvCfg.for_task("goal_semantic", randomize=RandomizeCfg(), episode_s=0.8),
+    "navigate": EnvCfg.for_task("navigate", randomize=RandomizeCfg(), episode_s=0.8),
+    "gaps": EnvCfg.for_task("gaps", randomize=RandomizeCfg(), episode_s=0.8),
 }
 
 

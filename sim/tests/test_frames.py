@@ -49,3 +49,15 @@ def test_rotation_vectors():
     r = frames.matrix_from_rotation_vector(torch.tensor([[0.0, 0.0, np.pi / 2], [0.0, 0.0, 0.0]]))
     assert torch.allclose(r[0] @ torch.tensor([1.0, 0.0, 0.0]), torch.tensor([0.0, 1.0, 0.0]), atol=1e-6)
     assert torch.allclose(r[1], torch.eye(3))
+
+
+def test_base_frame_is_the_functions_it_stands_for():
+    g = torch.Generator().manual_seed(1)
+    quat = torch.nn.functional.normalize(torch.randn(200, 4, generator=g), dim=1)
+    vector = torch.randn(200, 3, generator=g)
+    yaw, gravity, vector_b = frames.BaseFrame(torch.device("cpu"))(quat, vector)
+    torch.testing.assert_close(
+        frames.wrap_angle(yaw - frames.yaw_of(quat)), torch.zeros(200), atol=2e-5, rtol=0
+    )
+    torch.testing.assert_close(gravity, frames.gravity_in_base(quat), atol=1e-6, rtol=0)
+    torch.testing.assert_close(vector_b, frames.rotate_inverse(quat, vector), atol=2e-6, rtol=0)

@@ -223,7 +223,9 @@ def test_boxes_and_a_mesh_can_be_stood_on(monkeypatch):
     flat = flat_scene()
     field = ground_of(flat).heightfield
     table = Boxes(np.array([[0.0, 0.0, 0.5]]), np.array([[1.0, 1.0, 0.05]]))
-    corners = np.array([[-8, -3, 1.5], [8, -3, 1.5], [-8, 0, 0], [8, 0, 0], [-8, 3, 1.5], [8, 3, 1.5]], np.float32)
+    corners = np.array(
+        [[-8, -3, 1.5], [8, -3, 1.5], [-8, 0, 0], [8, 0, 0], [-8, 3, 1.5], [8, 3, 1.5]], np.float32
+    )
     valley = Mesh(corners, np.array([[0, 1, 3], [0, 3, 2], [2, 3, 5], [2, 5, 4]], np.int32), None)
     grounds = {"table": Ground(field, table), "valley": Ground(field, Boxes.none(), valley)}
     monkeypatch.setattr("gaussgym_sim.isaacgym_sim.ground_of", lambda scene, mode: grounds[scene.name])
@@ -285,11 +287,11 @@ def test_errors_of_the_interpreter(monkeypatch, tmp_path):
     ):
         make([flat_scene()], 1)
     monkeypatch.setenv("GAUSSGYM_ISAACGYM_PYTHON", "/nowhere/python3.8")
-    with pytest.raises(InputError, match="/nowhere/python3.8: no such program"):
+    with pytest.raises(InputError, match=r"/nowhere/python3\.8: no such program"):
         make([flat_scene()], 1)
     monkeypatch.delenv("GAUSSGYM_ISAACGYM_PYTHON")
     monkeypatch.setattr("gaussgym_sim.isaacgym_sim.MADE_PYTHON", tmp_path / "python")
-    with pytest.raises(InputError, match="run `make isaacgym ISAACGYM_TARBALL="):
+    with pytest.raises(InputError, match=r"run `make isaacgym ISAACGYM_TARBALL="):
         make([flat_scene()], 1)
 
 

@@ -114,7 +114,9 @@ def test_episodes_there_end_as_time_outs_and_begin_anew_in_the_new_scene():
     assert torch.equal(env.network.points[env.follower.goal][2:], goals[2:])
     fresh = Env(make_sim("mujoco", "go1", [steep_scene(), wavy_scene(), steep_scene()], 6), QUIET, seed=0)
     assert torch.equal(env.network.points, fresh.network.points)
-    assert torch.equal(env.rewards._weights, fresh.rewards._weights)  # a plane's weights are others than rough ground's
+    assert torch.equal(
+        env.rewards._weights, fresh.rewards._weights
+    )  # a plane's weights are others than rough ground's
     line = steep_scene().paths.points
     xy = env.sim.state.root_pos_w[:2, :2].numpy()
     assert np.linalg.norm(line[None, :, :2] - xy[:, None], axis=2).min(1).max() < 0.6

@@ -1,4 +1,4 @@
-"""Compiles the CPU kernels of rendering and reconstruction, so that the first run does not have to."""
+"""Compiles the CPU kernels of rendering, reconstruction and physics, so that the first run does not have to."""
 
 from __future__ import annotations
 
@@ -31,6 +31,13 @@ def compile_reconstruction() -> None:
     compile_kernels()
 
 
+def compile_physics() -> None:
+    """See `gaussgym_sim.warmup.compile_kernels`."""
+    from gaussgym_sim.warmup import compile_kernels
+
+    compile_kernels()
+
+
 def compile_all() -> float:
     """Compile side by side; quick where it was done before.
 
@@ -39,6 +46,6 @@ def compile_all() -> float:
     """
     start = time.perf_counter()
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
-        for future in [pool.submit(compile_renderer), pool.submit(compile_reconstruction)]:
+        for future in [pool.submit(f) for f in (compile_renderer, compile_reconstruction, compile_physics)]:
             future.result()
     return time.perf_counter() - start

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from gaussgym_sim.bench.command import Bench
 from gaussgym_sim.grounds import flat_scene
+from gaussgym_sim.host_view import HostView
 from gaussgym_sim.testing import CONFORMANCE, missing
 from gaussgym_sim.vecsim import make_sim
 
@@ -27,12 +28,17 @@ class Check:
     """Physics backend."""
     robot: str = "go1"
     """Registered robot."""
+    device: str = "cpu"
+    """Where physics is computed."""
 
     def run(self) -> None:
         """Print one line a check; fail if one fails."""
 
         def make(scenes: list[Scene], num_envs: int, *, num_threads: int | None = None) -> object:
-            return make_sim(self.backend, self.robot, scenes, num_envs, num_threads=num_threads)
+            sim = make_sim(
+                self.backend, self.robot, scenes, num_envs, device=self.device, num_threads=num_threads
+            )
+            return sim if sim.device.type == "cpu" else HostView(sim, sim.device)
 
         make([flat_scene()], 1)  # a wrong name is told before the bar starts
         results = []
@@ -121,10 +127,38 @@ class ImportActuator:
         return self.output
 
 
+@dataclass
+class ImportRobot:
+    """Turn a URDF or an MJCF into a robot of your own, after checks of inertias, limits, motors and shapes."""
+
+    file: tyro.conf.Positional[Path]
+    """The robot's .urdf, or MuJoCo's .xml."""
+    name: str
+    """Of the robot and its folder."""
+    output: Path
+    """Folder in which NAME/robot.json and NAME/robot.xml are written; --robot NAME/robot.json then names the robot everywhere."""
+    armature: float = 0.01
+    """Rotor inertia of a URDF's joints, seen from the joint [kg m^2]; a URDF has none."""
+
+    def run(self) -> Path:
+        """Print what was guessed; return the path of robot.json."""
+        from gaussgym_sim.import_robot import import_robot, notes_of
+
+        written = import_robot(self.file, name=self.name, output=self.output, armature=self.armature)
+        print("\n".join(notes_of(written)))
+        return written
+
+
 def main() -> None:
     """Entry point of `gaussgym-sim`."""
     chosen = tyro.extras.subcommand_cli_from_dict(
-        {"check": Check, "bench": Bench, "replay": Replay, "import-actuator": ImportActuator},
+        {
+            "check": Check,
+            "bench": Bench,
+            "replay": Replay,
+            "import-actuator": ImportActuator,
+            "import-robot": ImportRobot,
+        },
         prog="gaussgym-sim",
     )
     sys.exit(run(chosen.run))

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from gaussgym_sim.camera_clock import CameraClock, CameraClockCfg
 from gaussgym_sim.frames import matrix_from_quat, matrix_from_rotation_vector
 from gaussgym_sim.kinematics import BodyKinematics
+from gaussgym_sim.latency import FrameRing, check_shape
 from gaussgym_sim.randomize import RandomizeCfg, Uniform
 from gaussgym_sim.robot import RobotCfg
 from gaussgym_sim.vecsim import SimState
@@ -18,7 +21,7 @@ from gaussgym_sim.vecsim import SimState
 OVERLAP_M = 0.6
 """Other robots whose base is nearer than this are not shown: they pass through each other, and would fill the image [m]."""
 
-_KEPT = ("rgb", "new", "unwatched", "pose_b_c", "K", "_age", "_camera_ids", "_frame_ids")
+_KEPT = ("rgb", "new", "unwatched", "pose_b_c", "K", "_first", "_camera_ids", "_frame_ids")
 
 
 class RenderedFrames(Protocol):
@@ -39,6 +42,10 @@ class CameraRenderer(Protocol):
     in its scene, K = its attribute ``num_others`` (0 without one); ``robot_shown`` [C, 1 + K] bool, False where there is no such
     robot; and if it takes motion ``body_twists_b`` [C, 1 + K, B, 6], velocities in the bodies' own frames, linear [m/s] then
     angular [rad/s]. All are overwritten by the next call.
+
+    One with an attribute ``takes_patches`` that is true is, by tasks that have them, also given coloured squares on the ground,
+    sides along the world's axes: ``patch_pos_w`` [C, K, 3] centres [m], ``patch_half_m`` [C, K] half sides [m], negative where
+    there is none, and ``patch_rgb`` [C, K, 3] in 0..1.
     """
 
     def render(self, c2w: Any, K: Any, scene_ids: Any, *, mask: Any | None = None) -> RenderedFrames:
@@ -177,13 +184,14 @@ class RobotsInView:
 
 
 class CameraRig:
-    """One camera an env, with its own small error of pose and focal length, rendering every few steps.
+    """One camera an env, with its own small error of pose and focal length, and a clock of its own.
 
     Attributes:
-        rgb: [E, 3, H, W] uint8, the last frame of each env.
-        new: [E, 1] uint8, 1 where the last `capture` took a frame.
+        rgb: [E, 3, H, W] uint8, the last frame that has arrived in each env.
+        new: [E, 1] uint8, 1 where a frame arrived in the last `capture`.
         unwatched: [E] bool, envs whose frames nobody looks at: they keep their image and cost nothing; a new episode is
             watched again.
+        clock: when frames are taken, and how late they are.
     """
 
     def __init__(
@@ -194,6 +202,7 @@ class CameraRig:
         scene_of_env: Tensor,
         *,
         control_s: float,
+        clock: CameraClockCfg | None = None,
     ) -> None:
         """All envs are due for a frame."""
         count, device = len(scene_of_env), scene_of_env.device
@@ -204,9 +213,18 @@ class CameraRig:
         self.rgb = torch.zeros(count, 3, cfg.height, cfg.width, dtype=torch.uint8, device=device)
         self.new = torch.zeros(count, 1, dtype=torch.uint8, device=device)
         self.unwatched = torch.zeros(count, dtype=torch.bool, device=device)
-        self._period = cfg.period_steps(control_s)
-        self._age = torch.full((count,), self._period, dtype=torch.long, device=device)
+        self.clock = CameraClock(
+            clock or CameraClockCfg(), count, period_steps=cfg.period_steps(control_s), control_s=control_s, device=device
+        )  # fmt: skip
+        self._late: FrameRing | None = None
+        if self.clock.max_latency > 0:
+            image = (3, cfg.height, cfg.width)
+            latency, gap = self.clock.max_latency, self.clock.min_gap
+            self._late = FrameRing(count, image, max_latency=latency, min_gap=gap, device=device)
+        self._first = torch.ones(count, dtype=torch.bool, device=device)  # no frame yet in this episode
+        self._steps = 0
         self._takes_motion = bool(getattr(renderer, "takes_motion", False))
+        self._takes_patches = bool(getattr(renderer, "takes_patches", False))
         self._in_view = (
             RobotsInView(robot, scene_of_env, int(getattr(renderer, "num_others", 0)))
             if getattr(renderer, "takes_bodies", False)
@@ -216,12 +234,26 @@ class CameraRig:
         self._camera_ids = torch.zeros(count, dtype=torch.long, device=device)
         self._frame_ids = torch.zeros(count, dtype=torch.long, device=device)
 
+    @property
+    def image_bytes(self) -> int:
+        """Memory of all images: E (1 + frames on their way) 3 H W, see `gaussgym_sim.latency.FrameRing`."""
+        return self.rgb.numel() + (0 if self._late is None else self._late.num_bytes)
+
     def restart(self, env_ids: Tensor, cfg: RandomizeCfg, uniform: Uniform) -> None:
-        """New episodes in envs ``env_ids`` [R]: draw their cameras' errors and ask for a frame."""
-        self._age[env_ids] = self._period
+        """New episodes in envs ``env_ids`` [R]: draw their cameras' errors and ask for a frame, which arrives at once."""
+        self.clock.restart(env_ids, uniform)
+        self.K[env_ids] = self._k
+        self._first[env_ids] = True
+        if self._late is not None:
+            self._late.restart(env_ids)
         self.unwatched[env_ids] = False
         if self._takes_motion:
             self._camera_ids[env_ids] = self._draw_ids(len(env_ids), uniform)
+        self._draw_pose(env_ids, cfg, uniform)
+        self._draw_intrinsics(env_ids, cfg, uniform)
+
+    def _draw_pose(self, env_ids: Tensor, cfg: RandomizeCfg, uniform: Uniform) -> None:
+        """Errors of the mount. They turn with the body, being on its side of the base's pose."""
         if cfg.camera_pos_m == 0 and cfg.camera_rot_rad == 0 and cfg.camera_focal == 0:
             return
         count = len(env_ids)
@@ -234,6 +266,18 @@ class CameraRig:
         focal = 1.0 + uniform(-cfg.camera_focal, cfg.camera_focal, count)
         self.K[env_ids, 0, 0] = self._k[0, 0] * focal
         self.K[env_ids, 1, 1] = self._k[1, 1] * focal
+
+    def _draw_intrinsics(self, env_ids: Tensor, cfg: RandomizeCfg, uniform: Uniform) -> None:
+        """Errors of each focal length and of the principal point."""
+        count, axes = len(env_ids), torch.arange(2, device=self.K.device)
+        if cfg.camera_focal_std > 0:
+            # Beyond four standard deviations a focal length could come near zero.
+            error = uniform.normal(cfg.camera_focal_std, count, 2)
+            factor = 1.0 + error.clamp(-4 * cfg.camera_focal_std, 4 * cfg.camera_focal_std)
+            self.K[env_ids[:, None], axes, axes] = self.K[env_ids[:, None], axes, axes] * factor
+        if cfg.camera_principal_std_px > 0:
+            shift = uniform.normal(cfg.camera_principal_std_px, count, 2)
+            self.K[env_ids[:, None], axes, 2] = self._k[axes, 2] + shift
 
     def reseed(self) -> None:
         """Draw the ids of cameras as from the start, by the seed that the draws now have."""
@@ -248,23 +292,40 @@ class CameraRig:
 
     def stagger(self, uniform: Uniform) -> None:
         """Spread the envs' frames over the period."""
-        self._age[:] = (uniform(0.0, 1.0, len(self._age)) * self._period).long()
+        self.clock.stagger(uniform)
 
-    def capture(self, state: SimState, lin_vel_b: Tensor) -> None:
+    def capture(
+        self,
+        state: SimState,
+        lin_vel_b: Tensor,
+        uniform: Uniform,
+        patches: Callable[[], dict[str, Tensor]] | None = None,
+    ) -> None:
         """Call once a control step: render the cameras that are due from the current poses; the others keep their image.
 
         Args:
             state: of all envs.
             lin_vel_b: [E, 3] base velocity in the base frame [m/s].
+            uniform: random numbers, for clocks that vary.
+            patches: what renderers that take patches are given, rows [E]; asked for when a frame is due.
         """
-        due = self._age >= self._period
-        self._age = torch.where(due, 1, self._age + 1)
+        self._steps += 1
+        due = self.clock.tick(uniform)
         self.new[:, 0] = due
         ids = (due & ~self.unwatched).nonzero().squeeze(1)
-        if len(ids) == 0:
+        frames = self._take(ids, state, lin_vel_b, patches) if len(ids) else None
+        if self._late is None:
+            if frames is not None:
+                self.rgb[ids] = frames
             return
+        self._deliver(self._late, ids, frames)
+
+    def _take(
+        self, ids: Tensor, state: SimState, lin_vel_b: Tensor, patches: Callable[[], dict[str, Tensor]] | None
+    ) -> Tensor:
+        """Frames [R, 3, H, W] of envs [R], now."""
         c2w = camera_to_world(state.root_pos_w[ids], state.root_quat_wxyz[ids], self.pose_b_c[ids])
-        given = {}
+        given: dict[str, Tensor] = {}
         if self._takes_motion:
             twist_c = camera_twist(lin_vel_b[ids], state.root_ang_vel_b[ids], self.pose_b_c[ids])
             given = {
@@ -275,18 +336,44 @@ class CameraRig:
             self._frame_ids[ids] += 1
         if self._in_view is not None:
             given |= self._in_view.look(ids, state, lin_vel_b if self._takes_motion else None)
+        if self._takes_patches and patches is not None:
+            given |= {name: values[ids] for name, values in patches().items()}
         frames = self._renderer.render(c2w, self.K[ids], self._scenes[ids], **given)
-        self.rgb[ids] = torch.as_tensor(frames.rgb).to(self.rgb.device).permute(0, 3, 1, 2)
+        return torch.as_tensor(frames.rgb).to(self.rgb.device).permute(0, 3, 1, 2)
+
+    def _deliver(self, late: FrameRing, ids: Tensor, frames: Tensor | None) -> None:
+        """Send frames of envs [R] on their way, and show those that arrive."""
+        self.new.zero_()
+        if frames is not None:
+            latency = torch.where(self._first[ids], 0, self.clock.latency[ids])
+            self._first[ids] = False
+            at_once = latency == 0
+            late.send(ids[~at_once], frames[~at_once], now=self._steps, latency=latency[~at_once])
+            now = ids[at_once]
+            self.rgb[now], self.new[now] = frames[at_once], 1
+        arrived, images = late.receive(self._steps)
+        self.rgb[arrived], self.new[arrived] = images, 1
 
     def state_dict(self) -> dict[str, Any]:
-        """What the coming images depend on, and those that are held."""
-        generator = None if self._generator is None else self._generator.get_state()
-        return {name: getattr(self, name).clone() for name in _KEPT} | {"generator": generator}
+        """Everything that coming images depend on, beside robots and random numbers."""
+        state: dict[str, Any] = {name: getattr(self, name).clone() for name in _KEPT}
+        state |= {"steps": self._steps, "clock": self.clock.state_dict()}
+        state["late"] = None if self._late is None else self._late.state_dict()
+        return state | {"generator": None if self._generator is None else self._generator.get_state()}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Inverse of `state_dict`."""
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Inverse of `state_dict`.
+
+        Raises:
+            InputError: of other envs, images or latencies.
+        """
+        check_shape("images", state["rgb"], self.rgb)
         for name in _KEPT:
-            getattr(self, name).copy_(state[name])
+            getattr(self, name)[:] = state[name]
+        self._steps = int(state["steps"])
+        self.clock.load_state_dict(state["clock"])
+        if self._late is not None:
+            self._late.load_state_dict(state["late"])
         self._generator = None
         if state["generator"] is not None:
             self._generator = torch.Generator(device=self.K.device)

@@ -85,18 +85,29 @@ class PathNetwork:
         """[scenes + 1] first global point of each scene."""
         ends_apart = (self.points[self.first, :2] - self.points[self.last, :2]).norm(dim=1)
         self.closed = (ends_apart < _CLOSED_GAP_M) & (self.last - self.first > 8)
-        self._any_closed = bool(self.closed.any())
+        self.any_closed = bool(self.closed.any())
         self.spacing_m = (self.arc_m[self.last] / (self.last - self.first).clamp(min=1)).clamp(min=0.02)
         self.num_levels = int(self.level.max()) + 1
+        self.x_m, self.y_m = self.points[:, 0].contiguous(), self.points[:, 1].contiguous()
+        yaw = self.points[:, 3]
+        columns = (
+            self.points[:, 0],
+            self.points[:, 1],
+            torch.cos(yaw),
+            torch.sin(yaw),
+            self.arc_m,
+            self.spacing_m,
+        )
+        self.rows = torch.stack((*columns, self.half_width_m), dim=1)
+        """[P, 7] x, y, cosine and sine of the yaw, arc length, spacing, half width: one gather for what a step reads."""
 
     def along(self, index: Tensor, steps: Tensor) -> Tensor:
         """Point index reached after signed ``steps`` along the own line; open lines clamp at their ends, closed ones go round."""
-        first, last = self.first[index], self.last[index]
-        moved = index + steps
-        if not self._any_closed:
-            return torch.minimum(torch.maximum(moved, first), last)
+        first, last, moved = self.first.take(index), self.last.take(index), index + steps
+        if not self.any_closed:
+            return moved.clamp(first, last)
         wrapped = first + torch.remainder(moved - first, last - first + 1)
-        return torch.where(self.closed[index], wrapped, torch.minimum(torch.maximum(moved, first), last))
+        return torch.where(self.closed[index], wrapped, moved.clamp(first, last))
 
     def travel_yaw(self, index: Tensor, direction: Tensor) -> Tensor:
         """Heading of travel [rad] at points, with direction +1 along the line or -1 against it."""
@@ -130,39 +141,71 @@ class PathFollower:
         """Put envs at a point, walking in a direction (+1, -1), to a goal point."""
         self.index[env_ids], self.direction[env_ids], self.goal[env_ids] = index, direction, goal
 
-    def advance(self, xy_w: Tensor) -> Tensor:
-        """Move each env to the nearest of the next points and return its distance from that point's line, [E] m."""
-        net = self.network
-        candidates = net.along(
-            self.index[:, None].expand(-1, len(self._window)), self.direction[:, None] * self._window
-        )
-        gap = net.points[candidates, :2] - xy_w[:, None]
-        nearest = gap.square().sum(dim=2).argmin(dim=1, keepdim=True)
-        self.index = candidates.gather(1, nearest).squeeze(1)
-        offset = gap.gather(1, nearest[..., None].expand(-1, -1, 2)).squeeze(1)
-        yaw = net.points[self.index, 3]
-        return (offset[:, 1] * torch.cos(yaw) - offset[:, 0] * torch.sin(yaw)).abs()
+    def advance(self, xy_w: Tensor, env_ids: Tensor | None = None) -> Tensor:
+        """Move envs to the nearest of their next points.
 
-    def heading_error(self, xy_w: Tensor, yaw: Tensor, lookahead_m: float, *, stop_at_goal: bool) -> Tensor:
-        """Pure pursuit: angle [rad] from the robot's heading to the line point ``lookahead_m`` ahead, [E].
+        Args:
+            xy_w: [R, 2] positions of their bases [m].
+            env_ids: [R]; None: all.
+
+        Returns:
+            [R] distance from the points' line [m].
+        """
+        net, (index, direction) = self.network, self._of(env_ids)
+        candidates = net.along(index[:, None], direction[:, None] * self._window)
+        x, y = net.x_m.take(candidates) - xy_w[:, :1], net.y_m.take(candidates) - xy_w[:, 1:]
+        nearest = x.square_().addcmul_(y, y).argmin(dim=1, keepdim=True)
+        index = candidates.gather(1, nearest).squeeze(1)
+        if env_ids is None:
+            self.index = index
+        else:
+            self.index[env_ids] = index
+        x, y, cos, sin = net.rows.index_select(0, index)[:, :4].unbind(1)
+        return ((xy_w[:, 1] - y) * cos - (xy_w[:, 0] - x) * sin).abs_()
+
+    def _of(self, env_ids: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Point and direction of envs, None: of all."""
+        if env_ids is None:
+            return self.index, self.direction
+        return self.index[env_ids], self.direction[env_ids]
+
+    def heading_error(
+        self,
+        xy_w: Tensor,
+        yaw: Tensor,
+        lookahead_m: float,
+        *,
+        stop_at_goal: bool,
+        env_ids: Tensor | None = None,
+    ) -> Tensor:
+        """Pure pursuit: angle [rad] from the robot's heading to the line point ``lookahead_m`` ahead, [R].
 
         Beyond an open line's end the line goes on straight; with ``stop_at_goal`` the target never passes the goal.
+
+        Args:
+            xy_w: [R, 2] positions of bases [m].
+            yaw: [R] their headings [rad].
+            lookahead_m: along the line.
+            stop_at_goal: see above.
+            env_ids: [R]; None: all.
         """
-        net = self.network
-        steps = (lookahead_m / net.spacing_m[self.index]).round().clamp(min=1).long()
+        net, (index, direction) = self.network, self._of(env_ids)
+        arc, spacing = net.rows.index_select(0, index)[:, 4:6].unbind(1)
+        steps = (lookahead_m / spacing).round_().clamp_(min=1.0).long()
         if stop_at_goal:
-            steps = torch.minimum(steps, self._steps_to_goal())
-        ahead = net.along(self.index, self.direction * steps)
-        target = net.points[ahead, :2]
+            to_goal = self.steps_to_goal()
+            steps = torch.minimum(steps, to_goal if env_ids is None else to_goal[env_ids])
+        ahead = net.along(index, direction * steps)
+        row = net.rows.index_select(0, ahead)
+        to_target = row[:, :2] - xy_w
         if not stop_at_goal:
-            missing = lookahead_m - (net.arc_m[ahead] - net.arc_m[self.index]).abs()
-            missing = torch.where(net.closed[self.index], torch.zeros_like(missing), missing.clamp(min=0.0))
-            travel = net.travel_yaw(ahead, self.direction)
-            onward = torch.stack((torch.cos(travel), torch.sin(travel)), dim=1)
+            missing = (lookahead_m - (row[:, 4] - arc).abs_()).clamp_(min=0.0)
+            if net.any_closed:
+                missing = torch.where(net.closed[index], 0.0, missing)
+            onward = row[:, 2:4] * direction[:, None]
             # A robot that has walked past the end keeps its lookahead, rather than turn back for a fixed point.
-            beyond = ((xy_w - target) * onward).sum(dim=1).clamp(min=0.0)
-            target = target + torch.where(missing > 0, missing + beyond, missing)[:, None] * onward
-        to_target = target - xy_w
+            beyond = (to_target * onward).sum(dim=1).clamp_(max=0.0)
+            to_target += torch.where(missing > 0, missing - beyond, missing)[:, None] * onward
         return wrap_angle(torch.atan2(to_target[:, 1], to_target[:, 0]) - yaw)
 
     def goal_xy(self) -> Tensor:
@@ -178,7 +221,8 @@ class PathFollower:
         for name, value in state.items():
             getattr(self, name).copy_(value)
 
-    def _steps_to_goal(self) -> Tensor:
+    def steps_to_goal(self) -> Tensor:
+        """[E] path points that lie ahead up to the goal."""
         net = self.network
         steps = (self.goal - self.index) * self.direction
         count = net.last[self.index] - net.first[self.index] + 1
@@ -203,8 +247,10 @@ class CommandSource(Protocol):
         """New commands for envs ``env_ids`` [R], at an episode's start or when their time is over."""
         ...
 
-    def update(self, xy_w: Tensor, yaw: Tensor) -> None:
-        """Once a control step, from the current poses [E, 2] m and headings [E] rad."""
+    def update(self, xy_w: Tensor, yaw: Tensor, env_ids: Tensor | None = None) -> None:
+        """Once a control step, from the current poses [E, 2] m and headings [E] rad; once more for envs ``env_ids`` [R] alone,
+        with [R] poses, that have started anew.
+        """
         ...
 
     def set_rough(self, rough: Tensor) -> None:
@@ -252,31 +298,26 @@ class VelocityCommands:
         self._heading[env_ids] = (u(0.0, 1.0, count) < c.heading_fraction) | self._rough[env_ids]
         self._standing[env_ids] = u(0.0, 1.0, count) < c.standing_fraction
 
-    def update(self, xy_w: Tensor, yaw: Tensor) -> None:
-        """Follow the paths from the current poses; call once a control step."""
+    def update(self, xy_w: Tensor, yaw: Tensor, env_ids: Tensor | None = None) -> None:
+        """Follow the paths from the current poses; call once a control step. See `CommandSource.update`."""
         follower, c = self._follower, self.cfg
-        off_line = follower.advance(xy_w)
-        if self._task == "goal":
-            self._pursue_goal(xy_w, yaw)
-            return
-        near = off_line < follower.network.half_width_m[follower.index].clamp(min=0.5)
-        self._heading |= ~near
-        error = follower.heading_error(xy_w, yaw, c.lookahead_m, stop_at_goal=False)
-        turn = (c.heading_gain * error).clamp(*c.ang_vel_rad_s)
-        out = self.command
+        off_line = follower.advance(xy_w, env_ids)
+        rows = slice(None) if env_ids is None else env_ids
+        goal = self._task == "goal"
+        error = follower.heading_error(xy_w, yaw, c.lookahead_m, stop_at_goal=goal, env_ids=env_ids)
+        turn = (c.heading_gain * error).clamp_(*c.ang_vel_rad_s)
         # Facing away from the path, walking on would leave it: turn first.
-        forward = torch.cos(error).clamp(min=0.0)
-        out[:, 0] = torch.where(self._heading, self._sampled[:, 0] * forward, self._sampled[:, 0])
-        out[:, 1] = torch.where(self._heading, 0.0, self._sampled[:, 1])
-        out[:, 2] = torch.where(self._heading, turn, self._sampled[:, 2])
-        out[self._standing] = 0.0
-
-    def _pursue_goal(self, xy_w: Tensor, yaw: Tensor) -> None:
-        c = self.cfg
-        error = self._follower.heading_error(xy_w, yaw, c.lookahead_m, stop_at_goal=True)
-        self.command[:, 0] = self._sampled[:, 0] * torch.cos(error).clamp(min=0.0)
-        self.command[:, 1] = 0.0
-        self.command[:, 2] = (c.heading_gain * error).clamp(*c.ang_vel_rad_s)
+        forward = torch.cos(error).clamp_(min=0.0)
+        sampled, zero = self._sampled[rows], torch.zeros_like(turn)
+        follow = torch.stack((sampled[:, 0] * forward, zero, turn), dim=1)
+        if goal:
+            self.command[rows] = follow
+            return
+        far = off_line >= follower.network.half_width_m[follower.index[rows]].clamp_(min=0.5)
+        heading = self._heading[rows] | far
+        self._heading[rows] = heading
+        command = torch.where(heading[:, None], follow, sampled)
+        self.command[rows] = command.masked_fill_(self._standing[rows, None], 0.0)
 
     def state_dict(self) -> dict[str, Tensor]:
         """See `CommandSource`."""
@@ -286,3 +327,33 @@ class VelocityCommands:
         """See `CommandSource`."""
         for name in _KEPT:
             getattr(self, name).copy_(state[name])
+
+
+class GivenCommands:
+    """Commands that somebody else gives and that are held until then; zero when an episode starts."""
+
+    def __init__(self, num_envs: int, device: torch.device) -> None:
+        """All stand."""
+        self.command = torch.zeros(num_envs, 3, device=device)
+
+    def give(self, command: Tensor) -> None:
+        """Command [E, 3] from now on."""
+        self.command.copy_(command)
+
+    def resample(self, env_ids: Tensor, *, speed: Tensor | None = None) -> None:
+        """See `CommandSource`: envs ``env_ids`` stand."""
+        self.command[env_ids] = 0.0
+
+    def update(self, xy_w: Tensor, yaw: Tensor, env_ids: Tensor | None = None) -> None:
+        """See `CommandSource`: commands are held."""
+
+    def set_rough(self, rough: Tensor) -> None:
+        """See `CommandSource`: the ground does not matter."""
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """See `CommandSource`."""
+        return {"command": self.command.clone()}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """See `CommandSource`."""
+        self.command.copy_(state["command"])

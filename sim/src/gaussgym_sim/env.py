@@ -17,14 +17,14 @@ from gaussgym_sim.curriculum import GoalDistance, next_levels
 from gaussgym_sim.env_cfg import EnvCfg as EnvCfg
 from gaussgym_sim.episodes import EpisodeSums
 from gaussgym_sim.feet import Feet, Gait
-from gaussgym_sim.frames import gravity_in_base, rotate_inverse, yaw_of
-from gaussgym_sim.observations import Observations
+from gaussgym_sim.frames import BaseFrame
+from gaussgym_sim.observations import Observations, make_sensing
 from gaussgym_sim.placing import Placer
-from gaussgym_sim.randomize import Uniform, draw_kicks, randomize_physics
+from gaussgym_sim.randomize import Disturbances, PhysicsRandomizer, Uniform
 from gaussgym_sim.rewards import RewardInputs, Rewards
 from gaussgym_sim.slots import SceneChanges
 from gaussgym_sim.starts import FixedStarts, Starts, StartSampler
-from gaussgym_sim.task import TaskState, get_task
+from gaussgym_sim.task import get_task
 from gaussgym_sim.vecsim import VecSim
 
 if TYPE_CHECKING:
@@ -56,6 +56,8 @@ class Env:
         choose_scenes: curriculum over scenes: called with (env, ids [R] of the envs whose episodes end, their success [R]) before
             they start again; may call `set_scene`.
         uniform: the random numbers of everything here.
+        sensing: errors of the sensors (`gaussgym_sim.sensing`), None without any.
+        disturbances: kicks and pushes.
         keep_final_observations: also give ``extras["final_observations"]``, the groups [R, ...] of the R envs that ended, as they
             were before their reset, with ``extras["final_ids"]`` [R]; costs a second set of observations in such steps.
         guard: names and saves what is not finite (`gaussgym_sim.nan_guard`), or None.
@@ -96,9 +98,19 @@ class Env:
         self.follower = PathFollower(self.network, self.num_envs, self.device)
         self._scene_changes = SceneChanges(sim)
         self.commands = self.task.commands(self)
+        randomize = self.cfg.randomize
+        self.sensing = make_sensing(
+            sim.robot, self.cfg.observations, randomize.sensing, self.num_envs, control_s=self.cfg.control_s,
+            uniform=self.uniform,
+        )  # fmt: skip
         self.observations = Observations(
-            sim.robot, self.cfg.observations, device=self.device, generator=generator
+            sim.robot, self.cfg.observations, device=self.device, generator=generator, sensing=self.sensing
         )
+        self._physics = PhysicsRandomizer(sim, randomize, self.uniform)
+        self.disturbances = Disturbances(
+            randomize, self.num_envs, control_s=self.cfg.control_s, device=self.device, uniform=self.uniform
+        )
+        self._base_frame = BaseFrame(self.device)
         self._allocate()
         self.goal_distance: GoalDistance | None = None
         if self.cfg.goal_distance is not None:
@@ -109,11 +121,18 @@ class Env:
             FixedStarts(starts, self.network, sim.scene_of_env) if starts is not None else None
         )
         self.camera = (
-            CameraRig(sim.robot, self.cfg.camera, renderer, sim.scene_of_env, control_s=self.cfg.control_s)
+            CameraRig(
+                sim.robot,
+                self.cfg.camera,
+                renderer,
+                sim.scene_of_env,
+                control_s=self.cfg.control_s,
+                clock=randomize.camera_clock,
+            )
             if renderer is not None
             else None
         )
-        self.task_state: TaskState | None = None
+        self.task_state: Any = None  # a `TaskState`
         if self.task.state is not None:
             self.task_state = self.task.state(self)
         self.keep_final_observations = False
@@ -144,7 +163,6 @@ class Env:
             self.goal_distance.reset()
         if self._fixed_starts is not None:
             self._fixed_starts.rewind()
-        randomize_physics(self.sim, everyone, self.cfg.randomize, self.uniform)
         self._start(everyone)
         if self.cfg.random_initial_age:
             self.episode_length_buf[:] = (
@@ -184,7 +202,8 @@ class Env:
         self.rewards = Rewards(self.cfg.rewards, self.rough(), weights, control_s=self.cfg.control_s)
         self.episodes = EpisodeSums(self.rewards.names, e, device)
         grid = self.observations.grid_b
-        self._under_body = ((grid[:, 0].abs() < 0.26) & (grid[:, 1].abs() < 0.2)).nonzero().squeeze(1)
+        under = ((grid[:, 0].abs() < 0.26) & (grid[:, 1].abs() < 0.2)).float()
+        self._under_body = under / under.sum()  # [S] weights of a mean
 
     # ------------------------------------------------------------------ step
 
@@ -202,11 +221,15 @@ class Env:
         cfg, sim = self.cfg, self.sim
         self._last_action, self._last_joint_vel = self._action, sim.state.joint_vel.clone()
         # A policy that has diverged must not poison observations: such an env is reset as one that fell.
-        self._bad_action = ~torch.isfinite(action).all(dim=1)
+        self._bad_action = (action.detach() * 0.0).sum(
+            dim=1
+        ) != 0.0  # a number times 0 is 0, infinite or NaN times 0 is NaN
         clipped = action.detach().to(torch.float32).clamp(-cfg.action_clip, cfg.action_clip)
         self._action = torch.where(self._bad_action[:, None], 0.0, clipped)
-        self._disturb()
+        self.disturbances.apply(sim)
         sim.step(self.default_joint_pos + sim.robot.action_scale * self._action, substeps=cfg.substeps)
+        if self.sensing is not None:
+            self.sensing.advance()
         self._refresh()
         self._after_physics()
         reward = self._reward()
@@ -220,25 +243,26 @@ class Env:
             self.guard.check_observations(groups)
         return groups, reward, dones, extras
 
-    def _disturb(self) -> None:
-        """What happens to robots from outside in this step."""
-        cfg = self.cfg
-        if cfg.randomize.kick_interval_s > 0:
-            kicked, delta = draw_kicks(cfg.randomize, self.num_envs, cfg.control_s, self.uniform)
-            if len(kicked):
-                self.sim.kick(kicked, delta)
-
     def _refresh(self) -> None:
         """Quantities derived from the state, shared by commands, rewards and observations."""
-        s = self.sim.state
-        self.yaw = yaw_of(s.root_quat_wxyz)
-        self.gravity_b = gravity_in_base(s.root_quat_wxyz)
-        self.lin_vel_b = rotate_inverse(s.root_quat_wxyz, s.root_lin_vel_w)
-        self._ground = self.observations.scan_ground(
-            s.root_pos_w, self.yaw, self.sim.terrain, self.sim.scene_of_env
-        )
+        s, sim = self.sim.state, self.sim
+        self.yaw, self.gravity_b, self.lin_vel_b = self._base_frame(s.root_quat_wxyz, s.root_lin_vel_w)
+        self._ground = self.observations.scan_ground(s.root_pos_w, self.yaw, sim.terrain, sim.scene_of_env)
         self._joint_offset = s.joint_pos - self.default_joint_pos
-        self.height_m = s.root_pos_w[:, 2] - self._ground[:, self._under_body].mean(dim=1)
+        self.height_m = s.root_pos_w[:, 2] - self._ground @ self._under_body
+
+    def _refresh_started(self, ids: Tensor) -> None:
+        """The same and the commands, of envs ``ids`` [R] that have started anew."""
+        s, sim = self.sim.state, self.sim
+        pos = s.root_pos_w[ids]
+        frame = self._base_frame(s.root_quat_wxyz[ids], s.root_lin_vel_w[ids])
+        self.yaw[ids], self.gravity_b[ids], self.lin_vel_b[ids] = frame
+        ground = self.observations.scan_ground(pos, frame[0], sim.terrain, sim.scene_of_env[ids])
+        if self._ground.stride(1) != 0:  # all grounds are planes: rows of one value, as they were
+            self._ground[ids] = ground
+        self._joint_offset[ids] = s.joint_pos[ids] - self.default_joint_pos
+        self.height_m[ids] = pos[:, 2] - ground @ self._under_body
+        self.commands.update(pos[:, :2], frame[0], ids)
 
     def _after_physics(self) -> None:
         s, dt = self.sim.state, self.cfg.control_s
@@ -302,8 +326,7 @@ class Env:
             self._curricula(ids, success[ids])
             self._change_scenes(dones)
             self._start(ids)
-            self._refresh()
-            self.commands.update(s.root_pos_w[:, :2], self.yaw)
+            self._refresh_started(ids)
         return dones, extras
 
     def _log(self, ids: Tensor, fell: Tensor, success: Tensor) -> dict[str, Tensor]:
@@ -335,7 +358,12 @@ class Env:
     # ------------------------------------------------------------------ starts
 
     def _start(self, ids: Tensor) -> None:
-        """Begin new episodes in envs ``ids``."""
+        """Begin new episodes in envs ``ids``, with newly drawn sensors and physics."""
+        bias = None
+        if self.sensing is not None:
+            self.sensing.restart(ids)
+            bias = self.sensing.encoder_bias[ids]
+        self._physics.draw(ids, bias)
         if self._fixed_starts is not None:
             self.start_id[ids], start = self._fixed_starts.next(ids)
         else:
@@ -348,6 +376,7 @@ class Env:
         self._placer.place(ids, start.xy, start.yaw, self.cfg.randomize)
         self.episodes.start(ids, start.xy)
         self.feet.start(ids)
+        self.disturbances.start(ids)
         if self.gait is not None:
             self.gait.start(ids)
         self.episode_length_buf[ids] = 0
@@ -396,7 +425,6 @@ class Env:
         self._sampler = StartSampler(self.network, use_levels=self.cfg.curriculum)
         self.commands.set_rough(self.rough())
         self.rewards.set_rough(self.rough())
-        randomize_physics(self.sim, changed, self.cfg.randomize, self.uniform)
 
     def set_levels(self, level: Tensor) -> None:
         """Put all envs on curriculum levels [E] and begin new episodes there; ages are kept.
@@ -412,6 +440,13 @@ class Env:
         self._capture()
 
     # ------------------------------------------------------------------ observations
+
+    def scan_xy(self) -> Tensor:
+        """[E, S, 2] points of the height scan's grid in the world [m]."""
+        x, y = self.observations.grid_b.T
+        cos, sin = torch.cos(self.yaw)[:, None], torch.sin(self.yaw)[:, None]
+        turned = torch.stack((cos * x - sin * y, sin * x + cos * y), dim=2)
+        return turned + self.sim.state.root_pos_w[:, None, :2]
 
     def get_observations(self) -> dict[str, Tensor]:
         """Observation groups of the current state: proprio [E, 45], base_vel [E, 3], scan [E, S], those of the task; with a
@@ -438,7 +473,9 @@ class Env:
 
     def _capture(self) -> None:
         if self.camera is not None:
-            self.camera.capture(self.sim.state, self.lin_vel_b)
+            inputs = self.task.camera_inputs
+            patches = None if inputs is None else lambda: inputs(self)
+            self.camera.capture(self.sim.state, self.lin_vel_b, self.uniform, patches)
 
     # ------------------------------------------------------------------ state
 
@@ -447,7 +484,7 @@ class Env:
         parts = {
             "sim": self.sim, "follower": self.follower, "commands": self.commands, "feet": self.feet, "gait": self.gait,
             "episodes": self.episodes, "goal_distance": self.goal_distance, "starts": self._fixed_starts,
-            "camera": self.camera, "task": self.task_state,
+            "camera": self.camera, "task": self.task_state, "sensing": self.sensing, "disturbances": self.disturbances,
         }  # fmt: skip
         return {name: part for name, part in parts.items() if part is not None}
 

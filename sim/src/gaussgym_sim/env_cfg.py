@@ -12,6 +12,7 @@ from gaussgym_sim.curriculum import GoalDistanceCfg
 from gaussgym_sim.observations import ObservationCfg
 from gaussgym_sim.randomize import RandomizeCfg
 from gaussgym_sim.rewards import RewardCfg
+from gaussgym_sim.task import get_task
 from gaussgym_sim.terminations import TerminationCfg
 from gaussgym_sim.vecsim import SUBSTEP_S
 
@@ -47,6 +48,15 @@ class EnvCfg:
     """Distance from the start at which an env has mastered its level."""
     level_down_fraction: float = 0.4
     """Share of the commanded distance below which an env falls back a level."""
+
+    @classmethod
+    def for_task(cls, task: str, **changes: Any) -> EnvCfg:
+        """Settings that suit a task, with some changed.
+
+        Raises:
+            InputError: no such task.
+        """
+        return cls(**{"task": task, **get_task(task).defaults, **changes})
 
     @property
     def control_s(self) -> float:

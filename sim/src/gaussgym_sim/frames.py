@@ -34,6 +34,21 @@ def gravity_in_base(quat_wxyz: Tensor) -> Tensor:
     return torch.stack((2 * (w * y - x * z), -2 * (y * z + w * x), 2 * (x * x + y * y) - 1), dim=-1)
 
 
+def multiply_quat(a_wxyz: Tensor, b_wxyz: Tensor) -> Tensor:
+    """Product [..., 4] of quaternions [..., 4]: the rotation b, then a."""
+    aw, ax, ay, az = a_wxyz.unbind(-1)
+    bw, bx, by, bz = b_wxyz.unbind(-1)
+    return torch.stack(
+        (
+            aw * bw - ax * bx - ay * by - az * bz,
+            aw * bx + ax * bw + ay * bz - az * by,
+            aw * by - ax * bz + ay * bw + az * bx,
+            aw * bz + ax * by - ay * bx + az * bw,
+        ),
+        dim=-1,
+    )
+
+
 def yaw_of(quat_wxyz: Tensor) -> Tensor:
     """Heading of the base x axis about world z [rad], [...]."""
     w, x, y, z = quat_wxyz.unbind(-1)
@@ -62,9 +77,49 @@ def matrix_from_quat(quat_wxyz: Tensor) -> Tensor:
     return torch.stack([torch.stack(row, dim=-1) for row in rows], dim=-2)
 
 
-def matrix_from_rotation_vector(rotation: Tensor) -> Tensor:
-    """Rotation matrices [..., 3, 3] of rotation vectors [..., 3] [rad] (axis times angle)."""
+def quat_from_rotation_vector(rotation: Tensor) -> Tensor:
+    """Quaternions wxyz [..., 4] of rotation vectors [..., 3] [rad] (axis times angle)."""
     angle = rotation.norm(dim=-1, keepdim=True)
     axis = rotation / angle.clamp(min=1e-12)
-    quat = torch.cat((torch.cos(angle / 2), axis * torch.sin(angle / 2)), dim=-1)
-    return matrix_from_quat(quat)
+    return torch.cat((torch.cos(angle / 2), axis * torch.sin(angle / 2)), dim=-1)
+
+
+def matrix_from_rotation_vector(rotation: Tensor) -> Tensor:
+    """Rotation matrices [..., 3, 3] of rotation vectors [..., 3] [rad] (axis times angle)."""
+    return matrix_from_quat(quat_from_rotation_vector(rotation))
+
+
+class BaseFrame:
+    """What unit quaternions say of E bases, from all products of their components at once: few operations, for every step."""
+
+    def __init__(self, device: torch.device) -> None:
+        """Prepare the constants."""
+        self._matrix = torch.zeros(4, 4, 9, device=device)
+        for row in range(3):
+            for column in range(3):
+                for (i, j), factor in _MATRIX_TERMS[row][column].items():
+                    self._matrix[i, j, 3 * row + column] = factor
+        self._matrix = self._matrix.view(16, 9)
+
+    def __call__(self, quat_wxyz: Tensor, vector_w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Heading, gravity and a vector as bases see them.
+
+        Args:
+            quat_wxyz: [E, 4] base to world, unit.
+            vector_w: [E, 3] in the world.
+
+        Returns:
+            (`yaw_of` [E], `gravity_in_base` [E, 3], `rotate_inverse` of the vectors [E, 3]).
+        """
+        products = (quat_wxyz[:, :, None] * quat_wxyz[:, None]).view(-1, 16)
+        matrix = products @ self._matrix
+        vector_b = torch.bmm(vector_w[:, None], matrix.view(-1, 3, 3))[:, 0]
+        return torch.atan2(matrix[:, 3], matrix[:, 0]), matrix[:, 6:].neg(), vector_b
+
+
+_MATRIX_TERMS: tuple[tuple[dict[tuple[int, int], float], ...], ...] = (
+    ({(0, 0): 1, (1, 1): 1, (2, 2): -1, (3, 3): -1}, {(1, 2): 2, (0, 3): -2}, {(1, 3): 2, (0, 2): 2}),
+    ({(1, 2): 2, (0, 3): 2}, {(0, 0): 1, (1, 1): -1, (2, 2): 1, (3, 3): -1}, {(2, 3): 2, (0, 1): -2}),
+    ({(1, 3): 2, (0, 2): -2}, {(2, 3): 2, (0, 1): 2}, {(0, 0): 1, (1, 1): -1, (2, 2): -1, (3, 3): 1}),
+)
+"""Rotation matrix of a quaternion w, x, y, z: each entry's factors of products of components."""

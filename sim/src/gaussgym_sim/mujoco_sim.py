@@ -90,7 +90,7 @@ class MujocoSim:
         self.state = SimState(
             **{name: torch.from_numpy(array) for name, array in vars(self._buffers).items()}
         )
-        self._nominal = _nominal_params(robot, model, base, links)
+        self._nominal = nominal_params(robot, model, base, links)
         self.params = {
             name: torch.tensor(value, dtype=torch.float32).expand(num_envs, *np.shape(value)).clone()
             for name, value in self._nominal.items()
@@ -299,7 +299,7 @@ def _delay_substeps(delay_s: np.ndarray) -> np.ndarray:
     return substeps
 
 
-def _nominal_params(
+def nominal_params(
     robot: RobotCfg, model: mujoco.MjModel, base: int, links: list[int]
 ) -> dict[str, np.ndarray]:
     """Values of all `PARAMS` (restitution aside) before anything was set."""

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from gaussgym_sim.randomize import Uniform
 from gaussgym_sim.robot import RobotCfg
+from gaussgym_sim.sensing import Sensing, SensingCfg
 from gaussgym_sim.terrain import TerrainLookup
 
 
@@ -60,14 +62,54 @@ def proprio_terms(robot: RobotCfg, cfg: ObservationCfg | None = None) -> tuple[O
     )
 
 
+def make_sensing(
+    robot: RobotCfg,
+    cfg: ObservationCfg,
+    sensing: SensingCfg,
+    num_envs: int,
+    *,
+    control_s: float,
+    uniform: Uniform,
+) -> Sensing | None:
+    """The sensors of E robots; None where ``sensing`` has no errors."""
+    if sensing == SensingCfg(latency_redraw_s=sensing.latency_redraw_s):
+        return None
+    terms = proprio_terms(robot, cfg)
+    fixed = torch.tensor([t.noise / s for t in terms for s in t.scale], device=uniform.device)
+    sizes = {t.name: t.size for t in terms}
+    return Sensing(
+        sensing,
+        sizes,
+        num_envs,
+        control_s=control_s,
+        fixed_noise=fixed,
+        device=uniform.device,
+        uniform=uniform,
+    )
+
+
 class Observations:
     """Scaled, noisy observation groups. Noise comes from the given generator, in a fixed order."""
 
     def __init__(
-        self, robot: RobotCfg, cfg: ObservationCfg, *, device: torch.device, generator: torch.Generator
+        self,
+        robot: RobotCfg,
+        cfg: ObservationCfg,
+        *,
+        device: torch.device,
+        generator: torch.Generator,
+        sensing: Sensing | None = None,
     ) -> None:
-        """Prepare scale, noise and grid buffers."""
-        self.cfg, self._generator, self._device = cfg, generator, device
+        """Prepare scale, noise and grid buffers.
+
+        Args:
+            robot: whose joints are observed.
+            cfg: scales and noise.
+            device: of all tensors.
+            generator: of the noise.
+            sensing: sensors between truth and proprioception; None = they are perfect, noise aside.
+        """
+        self.cfg, self._generator, self._device, self._sensing = cfg, generator, device, sensing
         terms = proprio_terms(robot, cfg)
         self._scale = torch.tensor([s for t in terms for s in t.scale], device=device)
         self._noise = torch.tensor([t.noise for t in terms for _ in t.scale], device=device)
@@ -80,7 +122,12 @@ class Observations:
 
     def proprio(self, terms: tuple[Tensor, ...], *, noisy: bool) -> Tensor:
         """Concatenate raw terms [E, n] in the order of `proprio_terms`, scale them, add noise: [E, 45]."""
-        return self._noisy(torch.cat(terms, dim=1) * self._scale, self._noise if noisy else None)
+        values, amplitude = torch.cat(terms, dim=1), self._noise
+        if self._sensing is not None:
+            values = self._sensing.measure(values)
+            if self._sensing.noise is not None:
+                amplitude = self._sensing.noise * self._scale
+        return self._noisy(values * self._scale, amplitude if noisy else None)
 
     def base_vel(self, lin_vel_b: Tensor, *, noisy: bool) -> Tensor:
         """[E, 3]."""

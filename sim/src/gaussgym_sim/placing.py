@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gaussgym_sim.frames import quat_from_yaw
+from gaussgym_sim.frames import multiply_quat, quat_from_rotation_vector, quat_from_yaw
 from gaussgym_sim.geoms import load_model
 from gaussgym_sim.randomize import RandomizeCfg, Uniform
 from gaussgym_sim.robot import RobotCfg
@@ -51,22 +51,36 @@ class Placer:
             env_ids: [R].
             xy: base position.
             yaw: heading.
-            cfg: ranges of joint angles and base velocity.
+            cfg: ranges of joint angles, tilt and velocities.
         """
         sim, u, count = self._sim, self._uniform, len(env_ids)
         x, y = self._footprint.T
         cos, sin = torch.cos(yaw)[:, None], torch.sin(yaw)[:, None]
         below = torch.stack((cos * x - sin * y, sin * x + cos * y), dim=2) + xy[:, None]
         ground = sim.terrain.sample(below, sim.scene_of_env[env_ids]).amax(dim=1)
-        joint_noise = u(-cfg.start_joint_rad, cfg.start_joint_rad, count, len(self._default))
-        lin_vel = u(-cfg.start_lin_vel_m_s, cfg.start_lin_vel_m_s, count, 3)
-        height = sim.robot.base_height_m + START_CLEARANCE_M
+        joint_noise = cfg.spread(u, cfg.start_joint_rad, count, len(self._default))
+        lin_vel = cfg.spread(u, cfg.start_lin_vel_m_s, count, 3)
+        ang_vel, joint_vel = torch.zeros_like(lin_vel), torch.zeros_like(joint_noise)
+        if cfg.start_ang_vel_rad_s > 0:
+            ang_vel = cfg.spread(u, cfg.start_ang_vel_rad_s, count, 3)
+        if cfg.start_joint_vel_rad_s > 0:
+            joint_vel = cfg.spread(u, cfg.start_joint_vel_rad_s, count, len(self._default))
+        quat, height = quat_from_yaw(yaw), sim.robot.base_height_m + START_CLEARANCE_M
+        if cfg.start_tilt_rad > 0:
+            tilt = torch.cat(
+                (cfg.spread(u, cfg.start_tilt_rad, count, 2), torch.zeros(count, 1, device=yaw.device)), 1
+            )
+            quat = multiply_quat(quat, quat_from_rotation_vector(tilt))
+            reach = self._footprint.norm(dim=1).max() * torch.sin(
+                tilt.norm(dim=1)
+            )  # the lowest foot is that much lower
+            ground = ground + reach
         sim.reset(
             env_ids,
             root_pos_w=torch.cat((xy, (ground + height)[:, None]), dim=1),
-            root_quat_wxyz=quat_from_yaw(yaw),
+            root_quat_wxyz=quat,
             root_lin_vel_w=lin_vel,
-            root_ang_vel_b=torch.zeros_like(lin_vel),
+            root_ang_vel_b=ang_vel,
             joint_pos=self._default + joint_noise,
-            joint_vel=torch.zeros_like(joint_noise),
+            joint_vel=joint_vel,
         )

@@ -103,6 +103,12 @@ class RewardCfg:
         )
 
     @classmethod
+    def none(cls) -> RewardCfg:
+        """No term at all, and a total that may be negative: for tasks with rewards of their own."""
+        weights = {f.name: 0.0 for f in fields(cls) if f.name in TERMS}
+        return cls(**weights, clip=False, same_on_rough=True)  # type: ignore[arg-type]
+
+    @classmethod
     def preset(cls, name: str, *, to_goal: bool = False) -> RewardCfg:
         """Weights by name.
 
@@ -119,11 +125,15 @@ class RewardCfg:
             return cls()
         if name not in _PRESETS:
             raise InputError(f"unknown reward preset {name!r}; choose one of: {', '.join(preset_names())}")
-        none: dict[str, Any] = {f.name: 0.0 for f in fields(cls) if f.name in TERMS}
-        common = {"tracking_sigma": 0.25, "per_step": True, "clip": False, "same_on_rough": True}
+        common: dict[str, Any] = {
+            "tracking_sigma": 0.25,
+            "per_step": True,
+            "clip": False,
+            "same_on_rough": True,
+        }
         preset = dict(_PRESETS[name])
         tracking = {k: preset.pop(k) for k in ("track_lin_vel", "track_ang_vel")}
-        return cls(**none | common | preset | (_GOAL if to_goal else tracking))
+        return replace(cls.none(), **common | preset | (_GOAL if to_goal else tracking))
 
 
 _GOAL = {"goal_pos": 10.0, "goal_yaw": 5.0, "move_in_direction": 1.0, "dont_wait": -1.0}

@@ -129,9 +129,7 @@ class StartSampler:
         direction = torch.where((ahead < need) & (behind > ahead), -direction, direction)
         if to_goal:
             index = self._with_room(index, direction, to_go)
-        yaw = net.travel_yaw(index, direction) + uniform(
-            -randomize.start_yaw_rad, randomize.start_yaw_rad, count
-        )
+        yaw = net.travel_yaw(index, direction) + randomize.spread(uniform, randomize.start_yaw_rad, count)
         lateral = uniform(-randomize.start_lateral, randomize.start_lateral, count)
         lateral = lateral * net.half_width_m[index].clamp(max=0.5)
         line_yaw = net.points[index, 3]

@@ -35,9 +35,10 @@ from gaussgym_sim.commands import CommandSource, VelocityCommands
 
 if TYPE_CHECKING:
     from gaussgym_sim.env import Env
+    from gaussgym_sim.symmetry import Symmetry
 
 ENTRY_POINT_GROUP = "gaussgym.tasks"
-_BUILT_IN = ("velocity", "goal")
+_BUILT_IN = ("velocity", "goal", "goal_semantic", "navigate", "gaps", "stepping_stones")
 
 Term = Callable[["Env"], Tensor]
 """A function of the environment with one row an env."""
@@ -84,6 +85,7 @@ class Task:
     Attributes:
         name: as registered.
         cfg: defaults of the task's own settings, a frozen dataclass; `EnvCfg.task_cfg` replaces it, `Env.task_cfg` has it.
+        defaults: fields of `EnvCfg` that suit the task, for `EnvCfg.for_task`.
         pursues_goal: episodes have a goal on the path, `CommandCfg.goal_distance_m` ahead; else commands change every
             ``resample_s``.
         commands: makes the source of the velocity commands.
@@ -93,14 +95,15 @@ class Task:
         cut: [E] bool, ends it as a time-out does.
         rewards: the task's own terms, beside those of `RewardCfg`.
         observations: further observation groups by name, [E, ...] each.
-        mirrors: how each of these groups looks to the mirrored robot (`gaussgym_sim.symmetry`), by the group's name.
+        mirrors: how each of these groups looks to the mirrored robot, by the group's name.
         metrics: values [E] of episodes that end in this step, given (env, success [E] bool); logged as ``episode/<name>``.
-        camera_inputs: what the camera's renderer is given beside poses (`gaussgym_sim.camera.CameraRenderer`), rows [E].
+        camera_inputs: what a camera's renderer with ``takes_patches`` is given (`gaussgym_sim.camera.CameraRenderer`), rows [E].
         check_scenes: raises an `InputError` that says what the scenes lack.
     """
 
     name: str
     cfg: Any = None
+    defaults: Mapping[str, Any] = field(default_factory=dict)
     pursues_goal: bool = False
     commands: Callable[[Env], CommandSource] = path_commands
     state: Callable[[Env], TaskState] | None = None
@@ -109,7 +112,7 @@ class Task:
     cut: Term | None = None
     rewards: Mapping[str, RewardTerm] = field(default_factory=dict)
     observations: Mapping[str, Term] = field(default_factory=dict)
-    mirrors: Mapping[str, Callable[[Tensor], Tensor]] = field(default_factory=dict)
+    mirrors: Mapping[str, Callable[[Symmetry, Tensor], Tensor]] = field(default_factory=dict)
     metrics: Mapping[str, Callable[[Env, Tensor], Tensor]] = field(default_factory=dict)
     camera_inputs: Callable[[Env], dict[str, Tensor]] | None = None
     check_scenes: Callable[[Sequence[Scene]], None] | None = None

@@ -17,8 +17,9 @@ from gaussgym_scene.scene import Scene
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gaussgym_sim.boxes import Boxes
+from gaussgym_sim.boxes import BoxCfg, Boxes, boxes_of
 from gaussgym_sim.raycast import RayCaster
+from gaussgym_sim.triangles import MeshCfg, ground_mesh, shifted_back
 
 MIN_CELL_M = 0.05
 """Finer grids are resampled to this: contacts per prism, and with them the cost of a step, grow with resolution."""
@@ -28,6 +29,9 @@ TERRAIN_GEOM = "terrain"
 TERRAIN_MODES = ("heightfield", "boxes", "mesh")
 """What a scene's ground is made of, see `ground_of`."""
 _BASE_THICKNESS_M = 0.5
+_NEIGHBOURHOOD_M = 8.0
+_FLEX_RADIUS_M = 0.01
+"""MuJoCo's triangles are this thick to both sides."""
 _SURFACE: dict[str, Any] = {"contype": 0, "conaffinity": 1, "priority": 0, "friction": [1, 0.005, 0.0001]}
 
 
@@ -81,7 +85,14 @@ class Ground:
         return self.mesh is None and is_flat(self.heightfield)
 
 
-def ground_of(scene: Scene, mode: str = "boxes", *, min_cell_m: float = MIN_CELL_M) -> Ground:
+def ground_of(
+    scene: Scene,
+    mode: str = "boxes",
+    *,
+    min_cell_m: float = MIN_CELL_M,
+    box_cfg: BoxCfg | None = None,
+    mesh_cfg: MeshCfg | None = None,
+) -> Ground:
     """The ground of a scene.
 
     Args:
@@ -89,27 +100,61 @@ def ground_of(scene: Scene, mode: str = "boxes", *, min_cell_m: float = MIN_CELL
         mode: one of `TERRAIN_MODES`: 'heightfield' alone; with 'boxes' for what it cannot represent, from the scene's mesh (a
             scene without a mesh has none); or 'mesh', the mesh's own triangles near the ground.
         min_cell_m: finest cell of the heightfield [m]; a finer grid is resampled bilinearly to it.
+        box_cfg: how boxes are found.
+        mesh_cfg: which triangles count.
 
     Raises:
-        InputError: an unknown mode, heights that are not finite.
+        InputError: an unknown mode, heights that are not finite, 'mesh' of a scene without one, too many boxes or triangles.
     """
     if mode not in TERRAIN_MODES:
         raise InputError(f"unknown kind of terrain {mode!r}; choose one of: {', '.join(TERRAIN_MODES)}")
     field = physics_heightfield(scene, min_cell_m=min_cell_m)
-    return Ground(field, Boxes.none())
+    if mode == "heightfield":
+        return Ground(field, Boxes.none(), note="heightfield alone")
+    mesh = _member(scene, "mesh")
+    if mode == "boxes" and mesh is None:
+        return Ground(field, Boxes.none(), note="no boxes: the scene has no mesh")
+    if mode == "boxes":
+        boxes, note = boxes_of(mesh, field, _member(scene, "paths"), box_cfg)
+        return Ground(field, boxes, note=note)
+    if mesh is None:
+        raise InputError(f"scene {scene.name!r} has no mesh; choose terrain 'heightfield'")
+    mesh, note = ground_mesh(mesh, field, mesh_cfg)
+    return Ground(field, Boxes.none(), mesh, note)
+
+
+def _member(scene: Scene, name: str) -> Any:
+    """A member of a scene, or None if it was made in memory without it."""
+    return getattr(scene, name) if scene.directory is not None or name in scene.__dict__ else None
 
 
 def add_ground(spec: mujoco.MjSpec, ground: Ground) -> None:
     """Add the ground to a MuJoCo model.
 
-    Geom ``terrain`` is a plane where the heights are flat, else a heightfield; boxes are geoms ``terrain_box_0`` and so on.
-    They belong to the world, touch whatever has contype 1, and leave friction to the robot's geoms.
+    Geom ``terrain`` is a plane where the heights are flat, else a heightfield; boxes are geoms ``terrain_box_0`` and so on; in
+    mode 'mesh' there is flex ``terrain`` alone, one side of whose triangles, their front, is where the mesh is.
+    They are fixed in the world, touch whatever has contype 1, and leave friction to the robot's geoms.
     """
+    if ground.mesh is not None:
+        _add_mesh(spec, ground.mesh)
+        return
     _add_heights(spec, ground.heightfield)
+    # Boxes of one neighbourhood share a body: engines leave out bodies whose bounds are far from the robot's.
+    bodies: dict[tuple[int, int], Any] = {}
     for i, (centre, half) in enumerate(zip(ground.boxes.centre_m, ground.boxes.half_m, strict=True)):
-        spec.worldbody.add_geom(
-            name=f"{TERRAIN_GEOM}_box_{i}", type=mujoco.mjtGeom.mjGEOM_BOX, pos=centre, size=half, **_SURFACE
-        )
+        x, y = np.floor(centre[:2] / _NEIGHBOURHOOD_M).astype(int).tolist()
+        if (x, y) not in bodies:
+            bodies[x, y] = spec.worldbody.add_body(name=f"{TERRAIN_GEOM}_body_{len(bodies)}")
+        box = mujoco.mjtGeom.mjGEOM_BOX
+        bodies[x, y].add_geom(name=f"{TERRAIN_GEOM}_box_{i}", type=box, pos=centre, size=half, **_SURFACE)
+
+
+def _add_mesh(spec: mujoco.MjSpec, mesh: Mesh) -> None:
+    """Add flex ``terrain``: rigid triangles with round edges, whose outside is where the mesh is."""
+    spec.add_flex(
+        name=TERRAIN_GEOM, dim=2, radius=_FLEX_RADIUS_M, vertbody=["world"], selfcollide=0,
+        vert=shifted_back(mesh, _FLEX_RADIUS_M).ravel().tolist(), elem=mesh.faces.ravel().tolist(), **_SURFACE,
+    )  # fmt: skip
 
 
 def _add_heights(spec: mujoco.MjSpec, field: Heightfield) -> None:
@@ -168,8 +213,15 @@ class TerrainLookup:
         self.max_xy_m = torch.tensor(
             np.stack([np.asarray(f.origin_xy_m) + np.asarray(f.size_m) for f in fields]), **as_float
         )
-        self.flat = torch.tensor([is_flat(f) for f in fields], device=device)
+        self.flat = torch.tensor([ground.is_plane for ground in self._grounds], device=device)
         """[scenes] bool, whether each ground is a plane."""
+        self._find_planes()
+
+    def _find_planes(self) -> None:
+        """Where all grounds are planes, heights need no look-up."""
+        self._plane_m: Tensor | None = None
+        if bool(self.flat.all()):
+            self._plane_m = self._coefficients[self._offset.long(), 0]
 
     def replace(self, index: int, ground: Ground | Heightfield) -> None:
         """Put another scene's ground in the place of scene ``index``."""
@@ -183,6 +235,7 @@ class TerrainLookup:
         for name in ("_cells_x", "_last", "_last_cell", "_inv_cell", "origin_xy_m", "max_xy_m", "flat"):
             getattr(self, name)[index] = getattr(one, name)[0]
         self._grounds[index] = one._grounds[0]
+        self._find_planes()
         if self._rays is not None:
             self._rays.replace(index, self._grounds[index])
 
@@ -233,6 +286,8 @@ class TerrainLookup:
         Returns:
             [E, S].
         """
+        if self._plane_m is not None:
+            return self._plane_m[scene_ids, None].expand(-1, grid.shape[1])
         inv = self._inv_cell[scene_ids]
         cos, sin = torch.cos(yaw) * inv, torch.sin(yaw) * inv
         start = (xy_w - self.origin_xy_m[scene_ids]) * inv[:, None]

@@ -209,6 +209,7 @@ def _backend(module: str, name: str) -> Callable[..., VecSim]:
 BACKENDS: dict[str, Callable[..., VecSim]] = {
     "mujoco": _backend("mujoco_sim", "MujocoSim"),
     "isaacgym": _backend("isaacgym_sim", "IsaacGymSim"),
+    "mjwarp": _backend("mjwarp_sim", "MjwarpSim"),
 }
 """Called as (robot cfg, scenes, num_envs, device=, seed=, num_threads=, terrain=). Another package adds one by an entry point of
 group ``gaussgym.sims``."""
@@ -246,11 +247,12 @@ def make_sim(
     """Make a vectorized simulator; envs are split over the scenes as evenly as possible, in order.
 
     Args:
-        backend: 'mujoco' (CPU), or another of `backend_names`; with 'bridge:' before it, in a process of its own.
+        backend: 'mujoco' (CPU), 'mjwarp' (GPU), or another of `backend_names`; with 'bridge:' before it, in a process of its
+            own.
         robot: registered name or a cfg.
         scenes: at least one.
         num_envs: at least ``len(scenes)``.
-        device: where the tensors live; 'mujoco' wants 'cpu'.
+        device: where the tensors live; 'mujoco' wants 'cpu', 'mjwarp' takes 'cuda' or 'cpu'.
         seed: reserved for backends that draw random numbers; none here does.
         num_threads: physics threads; None = CPUs this process may use.
         terrain: what a scene's ground is made of, see `gaussgym_sim.terrain.ground_of`: 'heightfield', 'boxes' (and walls and

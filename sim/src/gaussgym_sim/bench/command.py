@@ -6,7 +6,6 @@ import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from tqdm import tqdm
 from gaussgym_sim.bench.rivals import AsyncRun, missing_modules
 from gaussgym_sim.bench.runs import EnvRun, SimRun, standard_grounds
 from gaussgym_sim.bench.timing import Contestant, Results, Spread, ratio, summary, take_turns
+from gaussgym_sim.bridge_bench import bench_bridge
 from gaussgym_sim.mujoco_sim import effective_cpus
 from gaussgym_sim.robot import RobotCfg, get_robot
 from gaussgym_sim.vecsim import VecSim, make_sim
@@ -150,21 +150,10 @@ class _Tables:
         )  # fmt: skip
 
     def bridge(self) -> None:
-        """What a step costs more where physics runs in another process."""
-        if find_spec("gaussgym_sim.bridge") is None:
-            self._skip("bridge", "this version has none")
-            return
-        scene, size = self.grounds[0], _FULL_SIZES[-1]
-        sims = [self._sim(scene, size), self._sim(scene, size, backend=f"bridge:{self.options.backend}")]
-        with _closing(sims):
-            runs: dict[str, Contestant] = {
-                "in process": SimRun(sims[0], steps=4),
-                "bridged": SimRun(sims[1], steps=4),
-            }
-            results = self._measure("bridge", runs)
-        pairs = zip(results["bridged"]["ms_per_step"], results["in process"]["ms_per_step"], strict=True)
-        cost = Spread.of([bridged - direct for bridged, direct in pairs])
-        self._tell(f"bridge, {size} environments", results, ("ms_per_step",), bridge_ms_per_step=cost)
+        """What a step costs more where physics runs in another process, without the physics."""
+        row = bench_bridge(_FULL_SIZES[-1], steps=100 * self.options.rounds, robot=self.robot.name)
+        self.report["bridge"] = row
+        self.lines.append("\nbridge: " + "   ".join(f"{name} {value}" for name, value in row.items()))
 
     def against_gymnasium(self) -> None:
         """Whole environments, against processes around plain MuJoCo."""
@@ -201,14 +190,14 @@ class _Tables:
         warp = make_sim("mjwarp", self.robot, [scene], _WARP_ENVS, device="cpu", terrain=o.terrain)
         with _closing([self._sim(scene, _WARP_ENVS), warp]) as sims:
             runs: dict[str, Contestant] = {
-                o.backend: SimRun(sims[0], steps=50),
-                "mjwarp on the CPU": SimRun(sims[1], steps=5),
+                o.backend: SimRun(sims[0], steps=20),
+                "mjwarp on the CPU": SimRun(sims[1], steps=20),
             }
             results = self._measure("MuJoCo Warp", runs)
         key = "control_steps_per_s"
         self._tell(
-            f"against MuJoCo Warp on the CPU, {scene.name}, {_WARP_ENVS} environments", results, (key,),
-            ours_over_warp=ratio(results, o.backend, "mjwarp on the CPU", key),
+            f"against MuJoCo Warp on the CPU, {scene.name}, {_WARP_ENVS} environments", results,
+            (key, "control_steps_per_cpu_s"), ours_over_warp=ratio(results, o.backend, "mjwarp on the CPU", key),
         )  # fmt: skip
 
     def _skip(self, what: str, why: str) -> None:

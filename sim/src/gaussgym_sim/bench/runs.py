@@ -127,6 +127,7 @@ class SimRun:
         return {
             "control_steps_per_s": control / watch.wall_s,
             "physics_steps_per_s": 4 * control / watch.wall_s,
+            "control_steps_per_cpu_s": control / watch.cpu_s,
             "ms_per_step": 1e3 * watch.wall_s / self._steps,
         }
 

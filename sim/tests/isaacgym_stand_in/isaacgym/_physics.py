@@ -62,9 +62,13 @@ class Asset:
         spec.option.gravity = params.gravity.array()
         spec.option.integrator = mujoco.mjtIntegrator.mjINT_IMPLICITFAST
         spec.option.iterations, spec.option.ls_iterations = 10, 20
-        spec.option.disableflags = mujoco.mjtDisableBit.mjDSBL_AUTORESET | mujoco.mjtDisableBit.mjDSBL_EULERDAMP
+        spec.option.disableflags = (
+            mujoco.mjtDisableBit.mjDSBL_AUTORESET | mujoco.mjtDisableBit.mjDSBL_EULERDAMP
+        )
         for geom in spec.geoms:
-            capsule = geom.type == mujoco.mjtGeom.mjGEOM_CYLINDER and self.options.replace_cylinder_with_capsule
+            capsule = (
+                geom.type == mujoco.mjtGeom.mjGEOM_CYLINDER and self.options.replace_cylinder_with_capsule
+            )
             geom.type = mujoco.mjtGeom.mjGEOM_CAPSULE if capsule else geom.type
             geom.contype, geom.conaffinity, geom.priority = 1, int(self_collision), 1
             geom.solref = [0.01, 1.0]
@@ -126,7 +130,9 @@ class Actor:
         self.shapes = copy.deepcopy(props)
         for geom, shape in zip(self.geoms, props):
             if not (shape.friction >= 0 and 0 <= shape.restitution <= 1):
-                raise Misuse(f"friction {shape.friction}, restitution {shape.restitution}: at least 0, in 0 to 1")
+                raise Misuse(
+                    f"friction {shape.friction}, restitution {shape.restitution}: at least 0, in 0 to 1"
+                )
             ground = self.meshes[0] if self.meshes else None
             self.model.geom_friction[geom, 0] = (shape.friction + (ground.friction if ground else 0.0)) / 2
             bounce = (shape.restitution + (ground.restitution if ground else 0.0)) / 2

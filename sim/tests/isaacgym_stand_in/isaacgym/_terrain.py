@@ -53,7 +53,11 @@ def _normals(vertices, triangles):
 
 def _add_box(spec, vertices, triangles):
     low, high = vertices.min(axis=0), vertices.max(axis=0)
-    if len(vertices) != 8 or len(triangles) != 12 or not np.isin(vertices, [low, high]).all() and not _at(vertices, low, high):
+    if (
+        len(vertices) != 8
+        or len(triangles) != 12
+        or (not np.isin(vertices, [low, high]).all() and not _at(vertices, low, high))
+    ):
         return False
     centre = (low + high) / 2
     outward = vertices[triangles].mean(axis=1) - centre
@@ -92,7 +96,9 @@ def _add_grid(spec, name, vertices, triangles):
         name=name, nrow=len(y), ncol=len(x), size=[*half, spread, 0.5],
         userdata=((heights - low) / spread).astype(np.float32).ravel(),
     )  # fmt: skip
-    spec.worldbody.add_geom(type=mujoco.mjtGeom.mjGEOM_HFIELD, hfieldname=name, pos=(*centre, low), **_SURFACE)
+    spec.worldbody.add_geom(
+        type=mujoco.mjtGeom.mjGEOM_HFIELD, hfieldname=name, pos=(*centre, low), **_SURFACE
+    )
     return True
 
 

@@ -1,3 +1,4 @@
+# ruff: noqa: RUF012  (tables that nobody changes)
 """Plain structures of the interface. Unknown attributes and wrong types are errors, as with the real (compiled) ones."""
 
 import enum
@@ -22,14 +23,18 @@ class Struct:
         if name not in self.fields:
             raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
         kind = self.fields[name][0]
-        number = isinstance(value, (int, float, np.floating, np.integer)) and not isinstance(value, (bool, np.bool_))
+        number = isinstance(value, (int, float, np.floating, np.integer)) and not isinstance(
+            value, (bool, np.bool_)
+        )
         fits = {
             float: number,
             int: isinstance(value, (int, np.integer)) and not isinstance(value, bool),
             bool: isinstance(value, (bool, np.bool_)),
         }.get(kind, isinstance(value, kind))
         if not fits:
-            raise TypeError(f"{type(self).__name__}.{name} takes {kind.__name__}, not {type(value).__name__} {value!r}")
+            raise TypeError(
+                f"{type(self).__name__}.{name} takes {kind.__name__}, not {type(value).__name__} {value!r}"
+            )
         object.__setattr__(self, name, kind(value) if kind in (float, int, bool) else value)
 
 

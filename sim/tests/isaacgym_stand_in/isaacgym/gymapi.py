@@ -9,8 +9,23 @@ from . import _types
 from ._physics import Actor, Asset
 from ._terrain import TriangleMesh
 from ._types import (
-    AssetOptions, ContactCollection, CoordinateSpace, DofDriveMode, IndexDomain, Mat33, Misuse, PhysXParams, Quat,
-    RigidBodyProperties, RigidShapeProperties, SimParams, SimType, Transform, TriangleMeshParams, UpAxis, Vec3,
+    AssetOptions,
+    ContactCollection,
+    CoordinateSpace,
+    DofDriveMode,
+    IndexDomain,
+    Mat33,
+    Misuse,
+    PhysXParams,
+    Quat,
+    RigidBodyProperties,
+    RigidShapeProperties,
+    SimParams,
+    SimType,
+    Transform,
+    TriangleMeshParams,
+    UpAxis,
+    Vec3,
 )  # fmt: skip
 
 __all__ = [
@@ -68,11 +83,15 @@ class Gym:
 
     # ------------------------------------------------------------------ setting up
 
-    def create_sim(self, compute_device=0, graphics_device=0, type=SimType.SIM_FLEX, params=None):  # noqa: A002
+    def create_sim(self, compute_device=0, graphics_device=0, type=SimType.SIM_FLEX, params=None):
         _require(type == SIM_PHYSX, "the tensor interface works with SIM_PHYSX alone")
-        _require(params.up_axis == UP_AXIS_Z and params.gravity.z < 0, "up is +z here, and gravity points down")
+        _require(
+            params.up_axis == UP_AXIS_Z and params.gravity.z < 0, "up is +z here, and gravity points down"
+        )
         _require(params.substeps == 1, "the stand-in takes one substep")
-        _require(not params.use_gpu_pipeline or params.physx.use_gpu, "the GPU pipeline wants PhysX on the GPU")
+        _require(
+            not params.use_gpu_pipeline or params.physx.use_gpu, "the GPU pipeline wants PhysX on the GPU"
+        )
         if params.use_gpu_pipeline and not torch.cuda.is_available():
             return None
         return Sim(params, f"cuda:{compute_device}" if params.use_gpu_pipeline else "cpu")
@@ -80,8 +99,14 @@ class Gym:
     def add_triangle_mesh(self, sim, vertices, triangles, params):
         self._building(sim)
         _require(not sim.envs, "terrain comes before environments")
-        for array, dtype, count in ((vertices, np.float32, params.nb_vertices), (triangles, np.uint32, params.nb_triangles)):
-            _require(isinstance(array, np.ndarray) and array.dtype == dtype, f"expected an array of {dtype.__name__}")
+        for array, dtype, count in (
+            (vertices, np.float32, params.nb_vertices),
+            (triangles, np.uint32, params.nb_triangles),
+        ):
+            _require(
+                isinstance(array, np.ndarray) and array.dtype == dtype,
+                f"expected an array of {dtype.__name__}",
+            )
             _require(array.ndim == 1 and array.flags.c_contiguous, "expected a flat, contiguous array")
             _require(len(array) == 3 * count, f"{len(array)} values for {count} vertices or triangles")
         corners = triangles.reshape(-1, 3).astype(np.int64)
@@ -110,16 +135,25 @@ class Gym:
 
     def create_env(self, sim, lower, upper, per_row):
         self._building(sim)
-        _require(isinstance(lower, Vec3) and isinstance(upper, Vec3) and per_row >= 1, "bounds are Vec3, rows hold at least 1")
-        _require((lower.array() == 0).all() and (upper.array() == 0).all(), "the stand-in puts all environments at the origin")
+        _require(
+            isinstance(lower, Vec3) and isinstance(upper, Vec3) and per_row >= 1,
+            "bounds are Vec3, rows hold at least 1",
+        )
+        _require(
+            (lower.array() == 0).all() and (upper.array() == 0).all(),
+            "the stand-in puts all environments at the origin",
+        )
         sim.envs.append(Env(sim, len(sim.envs)))
         return sim.envs[-1]
 
-    def create_actor(self, env, asset, pose, name="", group=-1, filter=-1, segmentationId=0):  # noqa: A002, N803
+    def create_actor(self, env, asset, pose, name="", group=-1, filter=-1, segmentationId=0):
         sim = env.sim
         self._building(sim)
         _require(env.index == len(sim.envs) - 1, "actors belong to the environment made last")
-        _require(group >= 0 and group not in sim.groups, "robots of different environments would touch: give each a group")
+        _require(
+            group >= 0 and group not in sim.groups,
+            "robots of different environments would touch: give each a group",
+        )
         place = pose.p.array()
         under = [k for k, mesh in enumerate(sim.meshes) if mesh.holds(place[:2])]
         _require(len(under) <= 1, "scenes overlap")
@@ -145,7 +179,9 @@ class Gym:
         sim.dof_count = sum(len(a.q) for a in sim.actors)
         sim.body_count = sum(len(a.bodies) for a in sim.actors)
         for actor in sim.actors:
-            _require((actor.dof_props["driveMode"] == DOF_MODE_EFFORT).all(), "efforts act in effort mode alone")
+            _require(
+                (actor.dof_props["driveMode"] == DOF_MODE_EFFORT).all(), "efforts act in effort mode alone"
+            )
         return True
 
     def destroy_sim(self, sim):
@@ -160,14 +196,17 @@ class Gym:
     def set_actor_dof_properties(self, env, actor, props):
         self._alive(env.sim)
         it = env.actors[actor]
-        _require(props.dtype == _types.DOF_PROPERTIES and props.shape == it.dof_props.shape, "other properties than were got")
+        _require(
+            props.dtype == _types.DOF_PROPERTIES and props.shape == it.dof_props.shape,
+            "other properties than were got",
+        )
         it.set_dofs(props)
         return True
 
     def get_actor_rigid_body_properties(self, env, actor):
         return _copies(env.actors[actor].body_props)
 
-    def set_actor_rigid_body_properties(self, env, actorHandle, props, recomputeInertia=False):  # noqa: N803
+    def set_actor_rigid_body_properties(self, env, actorHandle, props, recomputeInertia=False):
         self._alive(env.sim)
         it = env.actors[actorHandle]
         _require(len(props) == len(it.bodies), f"{len(props)} bodies, expected {len(it.bodies)}")
@@ -231,7 +270,9 @@ class Gym:
         _require(isinstance(tensor, Tensor), "expected a gymapi.Tensor (gymtorch.unwrap_tensor)")
         given = tensor._torch
         _require(given.dtype == dtype, f"a tensor of {given.dtype}, expected {dtype}")
-        _require(given.numel() == int(np.prod(shape)), f"a tensor of {tuple(given.shape)}, expected {shape} in all")
+        _require(
+            given.numel() == int(np.prod(shape)), f"a tensor of {tuple(given.shape)}, expected {shape} in all"
+        )
         _require(str(given.device) == sim.device, f"a tensor on {given.device}, expected {sim.device}")
         return given.detach().cpu().numpy().reshape(shape).copy()
 
@@ -240,8 +281,10 @@ class Gym:
         _require(sim.prepared, "states are set after prepare_sim")
         _require(name not in sim.pending, f"set_{name}_tensor_indexed twice before a step: the first is lost")
         numbers = self._array(sim, ids, (count,), torch.int32)
-        _require(count >= 1 and len(set(numbers.tolist())) == count, "indices are at least one, and each once")
-        _require(0 <= numbers.min() and numbers.max() < len(sim.actors), "an index that is no actor's")
+        _require(
+            count >= 1 and len(set(numbers.tolist())) == count, "indices are at least one, and each once"
+        )
+        _require(numbers.min() >= 0 and numbers.max() < len(sim.actors), "an index that is no actor's")
         sim.pending[name] = (values, numbers)
         return True
 
@@ -258,11 +301,13 @@ class Gym:
         sim.efforts = self._array(sim, tensor, (len(sim.actors), sim.dof_count // len(sim.actors)))
         return True
 
-    def apply_rigid_body_force_tensors(self, sim, forceTensor=None, torqueTensor=None, space=ENV_SPACE):  # noqa: N803
+    def apply_rigid_body_force_tensors(self, sim, forceTensor=None, torqueTensor=None, space=ENV_SPACE):
         self._alive(sim)
         _require(space in (ENV_SPACE, GLOBAL_SPACE), "the stand-in takes forces in the world's axes")
         shape = (len(sim.actors), sim.body_count // len(sim.actors), 3)
-        parts = [np.zeros(shape) if t is None else self._array(sim, t, shape) for t in (forceTensor, torqueTensor)]
+        parts = [
+            np.zeros(shape) if t is None else self._array(sim, t, shape) for t in (forceTensor, torqueTensor)
+        ]
         sim.wrench = np.concatenate(parts, axis=2)
         return True
 
@@ -277,7 +322,9 @@ class Gym:
             for i in ids:
                 put(sim.actors[i], values[i])
         for i, actor in enumerate(sim.actors):
-            actor.step(0.0 if sim.efforts is None else sim.efforts[i], 0.0 if sim.wrench is None else sim.wrench[i])
+            actor.step(
+                0.0 if sim.efforts is None else sim.efforts[i], 0.0 if sim.wrench is None else sim.wrench[i]
+            )
         sim.efforts = sim.wrench = None  # they act in one step
         sim.unfetched = not sim.params.use_gpu_pipeline
 

@@ -1,0 +1,1 @@
+"""A robot, a task with its own reward, and a terrain for GaussGym, from outside of it."""
