@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from gaussgym_sim.actuator_net import ActuatorNet, DenseLayer, LstmLayer
 from gaussgym_sim.actuators import ActuatorCfg
 from gaussgym_sim.boxes import Boxes
 from gaussgym_sim.host_view import HostView
@@ -128,6 +129,33 @@ def test_dc_motor_in_both_engines():
     torque = sims[1].state.joint_torque
     assert (torque.abs() < 11.9).any(), "speeds limit it"
     assert gap(*sims)[1] < 1e-3
+
+
+def test_learned_actuators_in_both_engines(tmp_path):
+    """An LSTM network, whose memory a reset clears and a state holds."""
+    rng = np.random.default_rng(5)
+
+    def weights(*shape):
+        return rng.normal(scale=0.6, size=shape).astype(np.float32)
+
+    lstm = LstmLayer(weights(16, 2), weights(16, 4), weights(16))
+    dense = DenseLayer(60.0 * weights(1, 4), weights(1))
+    ActuatorNet((0,), (lstm,), (dense,), "identity").save(tmp_path / "net.npz")
+    robot = replace(get_robot("go1"), actuator=ActuatorCfg("net", net=tmp_path / "net.npz"))
+    names = ("mjwarp", "mujoco", "mjwarp")
+    ours, other, resumed = (make([flat_scene()], 2, backend=name, robot=robot) for name in names)
+    for k in range(10):
+        if k in (0, 5):
+            some = torch.arange(2 if k == 0 else 1)
+            for sim in (ours, other):
+                joints = place(sim, pos_w=torch.tensor([[0.0, 0.0, 2.0]]).repeat(len(some), 1), env_ids=some)
+        if k == 7:
+            resumed.load_state_dict(ours.state_dict())
+        for sim in (ours, other, resumed) if k >= 7 else (ours, other):
+            sim.step(joints + 0.5 * (k % 3 - 1))
+    assert other.state.joint_torque.abs().max() > 1.0
+    assert gap(ours, other)[1] < 1e-3
+    assert torch.equal(ours.state.joint_torque, resumed.state.joint_torque)
 
 
 def test_recorded_launches_give_the_bits_of_plain_ones(monkeypatch):

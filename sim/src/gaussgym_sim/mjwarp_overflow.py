@@ -107,7 +107,7 @@ class OverflowWatch:
         if not self._cuda:
             return self._take()
         self._event = torch.cuda.Event()
-        self._event.record()
+        self._event.record(torch.cuda.current_stream(self._found.device))
         return result
 
     def _take(self) -> tuple[int, int]:
