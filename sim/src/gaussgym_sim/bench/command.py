@@ -128,7 +128,7 @@ class _Tables:
         keys = ("control_steps_per_s", "physics_steps_per_s", "engine_ms", "physics_ms", "environment_ms")
         self._tell(
             f"{self.robot.name}, {o.num_envs} environments", results,
-            (*keys, "overhead_percent", "overhead_cpu_percent", "control_steps_per_cpu_s"),
+            (*keys, "overhead_percent", "control_steps_per_cpu_s"),
         )  # fmt: skip
 
     def scaling(self) -> None:
