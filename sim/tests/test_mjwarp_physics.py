@@ -1,8 +1,12 @@
 """MuJoCo Warp's backend on Warp's CPU device: conformance, and the same motion as MuJoCo. A cold kernel cache adds two minutes."""
 
 import gc
+import json
 import logging
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,7 +22,7 @@ from gaussgym_sim.vecsim import VecSim, make_sim
 
 pytest.importorskip("mujoco_warp")
 
-from gaussgym_sim import mjwarp_ground, mjwarp_sim, mujoco_sim
+from gaussgym_sim import mjwarp_ground, mjwarp_overflow, mjwarp_sim, mujoco_sim
 from gaussgym_sim.mjwarp_graphs import Graphs
 
 pytestmark = pytest.mark.slow
@@ -199,6 +203,19 @@ def test_overflow_is_told_counted_and_mended(caplog):
     assert torch.equal(sim.state.root_pos_w, twin.state.root_pos_w), "16 rows are enough for four feet"
 
 
+def test_what_cannot_grow_is_told_once(caplog, monkeypatch):
+    """A shape over very many cells; it is counted each time."""
+    sim = make([flat_scene()], 2)
+    bits = int(mjwarp_overflow.OverflowType.HFIELD)
+    monkeypatch.setattr(sim._watch, "poll", lambda data: (bits, 2))
+    with caplog.at_level(logging.WARNING):
+        for _ in range(3):
+            stand(sim, control_steps=1)
+    (record,) = caplog.records
+    assert "50 contacts of one shape with the heightfield (coarser cells have fewer)" in record.message
+    assert sim.overflow_count == 6
+
+
 def test_one_bad_world_leaves_the_others_alone():
     sims = [make([flat_scene(), wavy_scene()], 4) for _ in range(2)]
     for sim in sims:
@@ -302,3 +319,20 @@ def test_a_scene_with_a_larger_grid_leaves_the_others_alone():
     feet = sim.state.foot_pos_w[:2]
     ground = 0.2 + 0.1 * feet[..., 0]
     assert ((feet[..., 2] - ground) - sim.robot.foot_radius_m).abs().max() < 0.008
+
+
+EXPERIMENT = Path(__file__).parents[2] / "experiments" / "gpu" / "sim.py"
+
+
+@pytest.mark.skipif(not EXPERIMENT.exists(), reason="the package alone, without the experiments beside it")
+def test_the_gpu_experiment_rehearses_on_the_cpu(tmp_path):
+    """What a machine with a GPU is to run once must not fail there for a slip of the pen."""
+    options = ["--device", "cpu", "--num-envs", "4", "--steps", "2", "--rounds", "1", "--checks", "1"]
+    command = [sys.executable, str(EXPERIMENT), *options, "--output", str(tmp_path / "out.json")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=250)
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "out.json").read_text())
+    assert [row["passed"] for row in report["conformance"]] == [True]
+    assert [row["ground"] for row in report["rates"]] == ["flat", "stairs 10 cm"]
+    assert all(row["control_steps_per_s"] > 0 and row["lost_or_invalid"] == 0 for row in report["rates"])
+    assert report["two_runs_part_by"] == {"median": 0.0, "most": 0.0}

@@ -73,7 +73,7 @@ class Room:
                 (_CONVEX, f"{self.convex} convex pairs an environment (contacts_per_env)"),
                 (_CONSTRAINTS, f"{self.constraints} constraints an environment (constraints_per_env)"),
                 (_MATCHES, f"{self.matches} contacts a sensor"),
-                (_CELLS, "contacts of one shape with a heightfield (coarser cells have fewer)"),
+                (_CELLS, "50 contacts of one shape with the heightfield (coarser cells have fewer)"),
             )
             if bits & mask
         ]

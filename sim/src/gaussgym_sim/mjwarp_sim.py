@@ -164,7 +164,7 @@ class MjwarpSim:
         self._parked = torch.zeros(e, dtype=torch.bool, device=self.device)
         self._parked_qpos, self._parked_qvel = self._views["qpos"].clone(), self._views["qvel"].clone()
         self._invalid_count = torch.zeros(1, dtype=torch.int64, device=self.device)
-        self._watch = OverflowWatch(self.device)
+        self._watch, self._told = OverflowWatch(self.device), 0
         self._net: NetLaunches | None = None
         with self._graphs.on_stream():
             self._pack_structs()
@@ -299,16 +299,17 @@ class MjwarpSim:
         """Whether contacts were lost since the last look; then there shall be more room."""
         with self._graphs.on_stream():
             bits, envs = self._watch.poll(self._data)
-        if not bits:
+        if not bits or self._room is None:
             return
         self.overflow_count += envs
-        room = self._room
-        assert room is not None
-        grown = room.grown(bits)
-        full = max(grown.contacts, grown.constraints) > _MOST_ROOM or grown == room
+        grown = self._room.grown(bits)
+        full = max(grown.contacts, grown.constraints) > _MOST_ROOM or grown == self._room
+        if full and not bits & ~self._told:
+            return  # nothing that was not said before
+        self._told |= bits
         logger.warning(
             "mjwarp: %d environments had more than %s; contacts were lost%s",
-            envs, room.describe(bits), "" if full else f"; from now on there is room for twice as many: {grown}",
+            envs, self._room.describe(bits), "" if full else f"; from now on there is room for twice as many: {grown}",
         )  # fmt: skip
         if not full:
             self._rebuild(room=grown)
