@@ -11,7 +11,7 @@ from gaussgym_scene.scene import Scene
 from gaussgym_sim.bench.timing import Stopwatch
 from gaussgym_sim.env import Env, EnvCfg
 from gaussgym_sim.grounds import flat_scene, heights_scene
-from gaussgym_sim.randomize import RandomizeCfg
+from gaussgym_sim.presets import randomize_preset
 from gaussgym_sim.vecsim import VecSim
 
 _PLANS = 8
@@ -38,7 +38,7 @@ def random_actions(num_envs: int, num_actions: int, *, seed: int = 0) -> torch.T
 
 
 class EnvRun:
-    """An environment under random actions: observations, noise, rewards, resets, every randomization of `RandomizeCfg`.
+    """An environment under random actions: observations, noise, rewards, resets, randomization.
 
     Three stopwatches, one inside the other: the whole step, `VecSim.step` in it, and in that the engine's own step: for MuJoCo
     the calls of `mujoco.batch`, the bare stepping of the very same model, states and controls. What is left is overhead.
@@ -47,11 +47,13 @@ class EnvRun:
         sim: physics; closed by nobody here.
         steps: control steps a call.
         settle: control steps before the first.
+        randomize: a preset's name; what the backend does not have is left out.
     """
 
-    def __init__(self, sim: VecSim, *, steps: int, settle: int = 20) -> None:
+    def __init__(self, sim: VecSim, *, steps: int, settle: int = 20, randomize: str = "default") -> None:
         self._whole, self._physics, self._engine = Stopwatch(cpu=True), Stopwatch(), Stopwatch()
-        self.env = Env(sim, EnvCfg(randomize=RandomizeCfg()), seed=0)
+        varied, _ = randomize_preset(randomize).supported_by(sim.capabilities)
+        self.env = Env(sim, EnvCfg(randomize=varied), seed=0)
         self._actions = random_actions(sim.num_envs, self.env.num_actions).to(sim.device)
         self._steps, self._turn = steps, 0
         for _ in range(settle):
