@@ -36,10 +36,10 @@ def test_turns_rotate_and_the_first_round_does_not_count():
 
 
 def test_a_stopwatch_tells_sleep_from_work():
-    watch = Stopwatch()
+    watch = Stopwatch(cpu=True)
     watch.around(time.sleep)(0.05)
     assert watch.wall_s >= 0.05
-    assert watch.cpu_s < 0.02
+    assert 0 < watch.cpu_s < 0.02
     watch.reset()
     assert watch.wall_s == watch.cpu_s == 0.0
 

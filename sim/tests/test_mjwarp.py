@@ -3,6 +3,8 @@
 import sys
 from dataclasses import replace
 from importlib import import_module
+from itertools import pairwise
+from pathlib import Path
 from types import SimpleNamespace
 
 import mujoco
@@ -11,6 +13,7 @@ import pytest
 import torch
 from gaussgym_scene.errors import InputError
 from gaussgym_scene.heightfield import Heightfield
+from gaussgym_sim.actuator_net import ACTIVATIONS, ActuatorNet, DenseLayer, LstmLayer
 from gaussgym_sim.actuators import ActuatorCfg, Actuators
 from gaussgym_sim.boxes import Boxes
 from gaussgym_sim.robot import get_robot
@@ -21,7 +24,7 @@ from gaussgym_sim.vecsim import make_sim
 wp = pytest.importorskip("warp")
 pytest.importorskip("mujoco_warp")
 
-from gaussgym_sim import mjwarp_ground, mjwarp_sim  # noqa: E402
+from gaussgym_sim import mjwarp_ground, mjwarp_net, mjwarp_reset, mjwarp_sim  # noqa: E402
 from gaussgym_sim import mjwarp_kernels as kernels  # noqa: E402
 from gaussgym_sim.mjwarp_ground import FAR_BELOW_M, WorldGrounds, add_ground_geoms  # noqa: E402
 from gaussgym_sim.mjwarp_overflow import WATCHED, OverflowType, Room  # noqa: E402
@@ -29,15 +32,21 @@ from gaussgym_sim.mjwarp_overflow import WATCHED, OverflowType, Room  # noqa: E4
 CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize("arch", [80, 86, 89, 90, 120])
+@pytest.mark.parametrize("arch", [80, 120, *(pytest.param(n, marks=pytest.mark.slow) for n in (86, 89, 90))])
 def test_kernels_compile_for_gpus(arch, tmp_path):
     """NVRTC comes with Warp and needs no driver, so that a machine without a GPU sees what would not compile for one."""
-    wp.compile_aot_module(kernels.__name__, arch=arch, module_dir=tmp_path, use_ptx=True)
-    (ptx,) = tmp_path.glob("*.ptx")
-    text = ptx.read_text()
-    assert f".target sm_{arch}" in text
-    for kernel in kernels.KERNELS:
-        assert f".entry {kernel.key}_" in text
+    for module, launched in (
+        (kernels, kernels.KERNELS),
+        (mjwarp_net, mjwarp_net.KERNELS),
+        (mjwarp_reset, [mjwarp_reset.restart]),
+    ):
+        folder = tmp_path / module.__name__
+        wp.compile_aot_module(module.__name__, arch=arch, module_dir=folder, use_ptx=True)
+        (ptx,) = folder.glob("*.ptx")
+        text = ptx.read_text()
+        assert f".target sm_{arch}" in text
+        for kernel in launched:
+            assert f".entry {kernel.key}_" in text
 
 
 def drive_twice(cfg, *, calls, substeps, reset_at):
@@ -102,6 +111,41 @@ def test_kernel_equals_actuators(kind):
     np.testing.assert_allclose(got, want, atol=2e-5)
 
 
+def random_net(kind, rng):
+    def weights(*shape):
+        return rng.normal(scale=0.5, size=shape).astype(np.float32)
+
+    history, lstm, width = (0, 2, 5), (), 6
+    if kind == "lstm":
+        history, width = (0,), 8
+        lstm = tuple(LstmLayer(weights(32, n), weights(32, 8), weights(32)) for n in (2, 8))
+    sizes = (width, 7, 5, 1)
+    layers = tuple(DenseLayer(weights(b, a), weights(b)) for a, b in pairwise(sizes))
+    return ActuatorNet(history, lstm, layers, kind if kind in ACTIVATIONS else "elu")
+
+
+@pytest.mark.parametrize("kind", ["lstm", *ACTIVATIONS])
+def test_network_kernels_equal_the_networks_of_the_cpu(kind):
+    """Over ten substeps, so that the memory matters, with a reset of some robots in between."""
+    rng, e, j = np.random.default_rng(3), 4, 3
+    net = random_net(kind, rng)
+    twin, everyone = net.start(e, j), np.arange(e)
+    with wp.ScopedDevice("cpu"):
+        ours = mjwarp_net.NetLaunches(net, e, j, CPU)
+    for substep in range(10):
+        if substep == 6:
+            twin.reset(np.array([1, 3]))
+            ours.reset(torch.tensor([1, 3]))
+        error, velocity = rng.normal(size=(2, e, j)).astype(np.float32)
+        ours.error[:], ours.velocity[:] = torch.from_numpy(error), torch.from_numpy(velocity)
+        with wp.ScopedDevice("cpu"):
+            ours.launch()
+        want = twin.torque(everyone, error, velocity)
+        np.testing.assert_allclose(ours.torque.numpy(), want, atol=3e-6, rtol=1e-5)
+    for name, memory in twin.state_dict().items():
+        np.testing.assert_allclose(ours.memory[name].numpy(), memory, atol=3e-6)
+
+
 def report_inputs(qpos, qvel, parked):
     e, feet = len(qpos), np.array([[0], [3], [6], [10]], dtype=np.int32)
     robots, held, out = kernels.Robots(), kernels.Parked(), kernels.Buffers()
@@ -152,6 +196,82 @@ def test_report_fills_buffers_and_finds_what_is_no_state():
     assert buffers["root_pos_w"][3].tolist() == [-7.0] * 3, "a parked robot's buffers stay"
     assert qpos[3].tolist() == [0.5] * 9
     assert qvel[3].tolist() == [0.25] * 8
+
+
+CROOKED = """
+<mujoco>
+  <compiler angle="radian"/>
+  <worldbody>
+    <body name="base">
+      <freejoint/>
+      <geom size="0.1"/>
+      <body pos="0.2 0.1 -0.05" euler="0.3 -0.4 0.5">
+        <joint name="a" axis="1 2 -1" pos="0.03 -0.02 0.05" ref="0.2"/>
+        <joint name="b" type="slide" axis="0 1 1" ref="-0.1"/>
+        <geom size="0.05"/>
+        <body pos="0 0.05 -0.2" euler="0 0.7 0">
+          <geom size="0.05"/>
+          <body pos="0.1 0 -0.1" euler="-0.2 0 0.1">
+            <joint name="c" axis="0 1 0" pos="0 0 0.07"/>
+            <geom name="long" size="0.02" pos="0.01 0.02 -0.2"/>
+          </body>
+        </body>
+      </body>
+      <body pos="-0.2 0 0"><joint name="d" axis="1 0 0"/><geom name="short" size="0.02" pos="0 0.1 -0.1"/></body>
+    </body>
+  </worldbody>
+</mujoco>
+"""
+
+
+def test_restarted_feet_are_where_mujoco_has_them():
+    """Hinges off the body's origin, a slide, a fixed body, reference positions, legs of unlike length; [R] of [E] robots."""
+    model = mujoco.MjModel.from_xml_string(CROOKED)
+    e, rng = 3, np.random.default_rng(7)
+    joints = [model.joint(name) for name in "abcd"]
+    columns = np.array(
+        [[x.qposadr[0] for x in joints], [x.dofadr[0] for x in joints], range(4)], dtype=np.int32
+    )
+    robots, parked, out, start = kernels.Robots(), kernels.Parked(), kernels.Buffers(), mjwarp_reset.Start()
+    state = mjwarp_sim._zero_state(e, 4, 2, CPU)
+    quat = rng.normal(size=(2, 4))
+    given = {
+        "root_pos_w": rng.normal(size=(2, 3)), "root_quat_wxyz": quat / np.linalg.norm(quat, axis=1, keepdims=True),
+        "root_lin_vel_w": rng.normal(size=(2, 3)), "root_ang_vel_b": rng.normal(size=(2, 3)),
+        "joint_pos": rng.normal(size=(2, 4)), "joint_vel": rng.normal(size=(2, 4)),
+    }  # fmt: skip
+    with wp.ScopedDevice("cpu"):
+        robots.columns = wp.array(columns, dtype=int)
+        legs = mjwarp_reset.legs_of(model, SimpleNamespace(foot_geoms=("long", "short")))
+        for name, tensor in vars(state).items():
+            setattr(out, name, wp.from_torch(tensor))
+        parked.qpos, parked.qvel = wp.zeros((e, model.nq)), wp.zeros((e, model.nv))
+        start.env_ids = wp.from_torch(torch.tensor([0, 2]))
+        for name, values in given.items():
+            setattr(start, name, wp.array(values, dtype=float))
+        qpos, qvel, warm = wp.zeros((e, model.nq)), wp.zeros((e, model.nv)), wp.ones((e, model.nv))
+        wrench = wp.ones((e, model.nbody), dtype=wp.spatial_vector)
+        held, torque = wp.zeros((13, e, 4)), wp.ones((e, 4))
+        inputs = [start, robots, legs, qpos, qvel, warm, wrench, held, torque, parked, out]
+        wp.launch(mjwarp_reset.restart, dim=2, inputs=inputs)
+    data, velocity = mujoco.MjData(model), np.zeros(6)
+    for r, env in enumerate((0, 2)):
+        data.qpos[:], data.qvel[:] = qpos.numpy()[env], qvel.numpy()[env]
+        np.testing.assert_allclose(data.qpos[columns[0]], given["joint_pos"][r], rtol=1e-6)
+        np.testing.assert_allclose(
+            data.qvel[:6], [*given["root_lin_vel_w"][r], *given["root_ang_vel_b"][r]], rtol=1e-6
+        )
+        mujoco.mj_forward(model, data)
+        for leg, name in enumerate(("long", "short")):
+            geom = model.geom(name).id
+            mujoco.mj_objectVelocity(model, data, mujoco.mjtObj.mjOBJ_GEOM, geom, velocity, 0)
+            np.testing.assert_allclose(state.foot_pos_w[env, leg].numpy(), data.geom_xpos[geom], atol=2e-6)
+            np.testing.assert_allclose(state.foot_vel_w[env, leg].numpy(), velocity[3:], atol=5e-6)
+        assert not warm.numpy()[env].any()
+        assert not wrench.numpy()[env].any()
+        np.testing.assert_allclose(held.numpy()[:, env], np.tile(given["joint_pos"][r], (13, 1)), rtol=1e-6)
+    assert warm.numpy()[1].all(), "others stay"
+    assert not state.foot_pos_w[1].any()
 
 
 def test_overflow_is_gathered_and_cleared():
@@ -237,8 +357,8 @@ def test_a_larger_grid_moves_the_others_heights_along():
         ({"device": "meta"}, "runs on 'cuda' or 'cpu', not on 'meta'"),
         ({"terrain": "mesh"}, "no exact triangles"),
         (
-            {"robot": replace(get_robot("go1"), actuator=ActuatorCfg("net", net="x.npz"))},
-            "kind 'net'; it has: pd, dc",
+            {"robot": replace(get_robot("go1"), actuator=ActuatorCfg("net", net=Path("x.npz")))},
+            "x.npz: no such file",
         ),
     ],
 )

@@ -71,7 +71,7 @@ def observe(robot, side, state, action, task):
     env = Env(make_sim("mujoco", robot, [rough_scene(side)], count, num_threads=1), cfg)
     ids = torch.arange(count)
     env.sim.reset(ids, **state)
-    env._action = action
+    env.action = action
     env.follower.start(ids, torch.full((count,), 16), torch.full((count,), -1), torch.full((count,), 2))
     if task == "navigate":
         env.commands.give(torch.tensor([[0.5, side * 0.2, side * 0.3]] * count))

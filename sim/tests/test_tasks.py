@@ -1,6 +1,7 @@
 """The tasks beyond walking and goals, on hand-placed robots."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,8 @@ from gaussgym_scene.scene import Scene
 from gaussgym_sim.command_env import CommandEnv, CommandEnvCfg
 from gaussgym_sim.env import Env, EnvCfg
 from gaussgym_sim.patches import Patches, to_base_xy
+from gaussgym_sim.rewards import RewardCfg
+from gaussgym_sim.starts import hashed_uniform, sample_starts
 from gaussgym_sim.task import get_task, task_names
 from gaussgym_sim.tasks.goal_semantic import SemanticCfg
 from gaussgym_sim.tasks.navigate import NavigateCfg
@@ -365,3 +368,79 @@ def test_stepping_stones_are_stricter():
 def test_tasks_of_footholds_want_levels():
     with pytest.raises(InputError, match="scene 'gap': no path_level in its metadata"):
         make("gaps", gap_scene(levels=False))
+
+
+@pytest.mark.parametrize("task", ["goal_semantic", "navigate"])
+def test_fixed_starts_have_the_same_patches_whatever_the_number_of_environments(task):
+    starts = sample_starts([flat_scene()], 6, seed=1)
+    cfg = replace(EnvCfg.for_task(task).for_evaluation(), episode_s=0.04)
+
+    def patches(num_envs, seed):
+        env = Env(
+            make_sim("mujoco", "go1", [flat_scene()], num_envs, num_threads=1), cfg, starts=starts, seed=seed
+        )
+        seen = {}
+        for _ in range(2 * 6):
+            state = env.task_state.patches
+            seen |= {
+                int(n): (state.xy_m[e].clone(), state.half_m[e].clone())
+                for e, n in enumerate(env.start_id)
+                if int(env.episode_length_buf[e]) == 0
+            }
+            env.step(torch.zeros(num_envs, 12))
+        return [torch.cat([s[i].flatten() for _, s in sorted(seen.items())]) for i in (0, 1)]
+
+    one, other = patches(6, seed=0), patches(2, seed=5)
+    assert torch.equal(one[0], other[0])
+    assert torch.equal(one[1], other[1])
+    assert len(one[1].unique()) > 6
+
+
+def test_hashed_numbers_are_uniform_and_differ():
+    numbers = torch.arange(2000)
+    drawn = hashed_uniform(numbers, 3, 5)
+    assert drawn.shape == (2000, 5)
+    assert ((drawn >= 0) & (drawn < 1)).all()
+    assert drawn.mean(dim=0).tolist() == pytest.approx([0.5] * 5, abs=4 * (1 / 12) ** 0.5 / 2000**0.5)
+    assert drawn.std(dim=0).tolist() == pytest.approx([(1 / 12) ** 0.5] * 5, rel=0.05)
+    both = torch.cat((drawn, hashed_uniform(numbers, 4, 5)), dim=1)
+    assert (torch.corrcoef(both.T) - torch.eye(10)).abs().max() < 0.1
+    assert torch.equal(hashed_uniform(numbers[7:8], 3, 5), drawn[7:8])
+
+
+def test_new_scenes_must_suit_the_task_too():
+    env = make("gaps", gap_scene())
+    with pytest.raises(InputError, match="scene 'gap': no path_level in its metadata"):
+        env.replace_scene(0, gap_scene(levels=False))
+
+
+PRESETS = [
+    ("a1", "gaussgym_a1"),
+    ("go1", "gaussgym_go1"),
+    ("t1", "gaussgym_t1"),
+    ("anymal_c", "gaussgym_anymal_c"),
+]
+
+
+@pytest.mark.parametrize(("robot", "preset"), PRESETS)
+def test_the_originals_robots_run_under_the_originals_rewards(robot, preset):
+    for to_goal in (False, True):
+        cfg = EnvCfg(
+            task="goal" if to_goal else "velocity",
+            rewards=RewardCfg.preset(preset, to_goal=to_goal),
+            gait_hz=(0.8, 1.2),
+        )
+        env = Env(make_sim("mujoco", robot, [gap_scene()], 3, num_threads=1), cfg)
+        obs = env.get_observations()
+        assert obs["gait"].square().sum(dim=1).tolist() == pytest.approx([1.0] * 3)
+        for i in range(10):
+            action = torch.randn(3, env.num_actions, generator=torch.Generator().manual_seed(i))
+            obs, reward, *_ = env.step(action)
+        assert torch.isfinite(reward).all()
+        assert all(torch.isfinite(v).all() for v in obs.values())
+        assert ("goal_pos" in env.rewards.names) == to_goal
+
+
+def test_a_gait_reward_wants_a_gait():
+    with pytest.raises(InputError, match="feet_phase follows a gait's clock"):
+        make("velocity", rewards=RewardCfg.preset("gaussgym_t1"))

@@ -20,6 +20,7 @@ from gaussgym_sim.env import Env, EnvCfg
 from gaussgym_sim.robot import RobotCfg
 from gaussgym_sim.slots import fill_slot
 from gaussgym_sim.starts import Starts
+from gaussgym_sim.task import get_task
 from gaussgym_sim.vecsim import VecSim, make_sim
 from rsl_rl.env import VecEnv
 from tensordict import TensorDict
@@ -265,7 +266,7 @@ def make_env(
     """An environment that rsl_rl can train in.
 
     Args:
-        task: `velocity` or `goal`.
+        task: registered name, such as `velocity` or `goal`.
         scenes: `Scene`s or scene folders; environments are split over them evenly.
         num_envs: environments.
         robot: registry name.
@@ -273,7 +274,7 @@ def make_env(
         renderer: backend of the splat renderer for the robot's camera; None for a blind environment.
         device: of all tensors.
         seed: of everything random.
-        cfg: the learning problem; `task` replaces its task.
+        cfg: the learning problem, `task` replaces its task; None: settings that suit the task.
         clearance: see `GaussgymVecEnv`.
         num_threads: of physics and rendering.
         starts: fixed episodes to run instead of drawn ones.
@@ -299,7 +300,7 @@ def make_env(
         raise InputError(
             f"found scene memory of {memory.memory_gb} GB for a policy without a camera; expected none: leave it out"
         )
-    cfg = dataclasses.replace(cfg or EnvCfg(), task=task)
+    cfg = EnvCfg.for_task(task) if cfg is None else dataclasses.replace(cfg, task=task)
     sources = _listed(scenes)
     rotation = None
     if memory.at_once is not None:
@@ -384,7 +385,7 @@ def make_camera_renderer(
 
     Args:
         scenes: all that there are, without `shown` in the simulator's order.
-        cfg: gives the image size.
+        cfg: gives the image size, and the task, whose patches on the ground are painted.
         backend: see `gaussgym_render.SplatRenderer`.
         num_threads: of the renderer.
         camera_model: see `make_env`; episodes draw their cameras from it, by the environment's seed.
@@ -424,13 +425,17 @@ def make_camera_renderer(
         _check_room(splats.pool.bytes_of, splats.num_scenes, len(shown), options["memory_budget_bytes"])
     if shown is not None or len(distinct) < len(scenes):
         renderer = SlotRenderer(renderer, place, range(len(scenes)) if shown is None else shown)
-    if not (show_robot or show_others):
-        return renderer
-    from gaussgym_learn.robot_view import RobotRenderer
+    if show_robot or show_others:
+        from gaussgym_learn.robot_view import RobotRenderer
 
-    if robot is None:
-        raise InputError("found show_robot or show_others without a robot; expected which robot to draw")
-    return RobotRenderer(renderer, robot, own=show_robot, num_others=show_others)  # type: ignore[return-value]
+        if robot is None:
+            raise InputError("found show_robot or show_others without a robot; expected which robot to draw")
+        renderer = RobotRenderer(renderer, robot, own=show_robot, num_others=show_others)
+    if get_task(cfg.task).camera_inputs is not None:
+        from gaussgym_learn.patch_view import PatchRenderer
+
+        renderer = PatchRenderer(renderer)
+    return renderer
 
 
 def _with_lod(

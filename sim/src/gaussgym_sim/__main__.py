@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from gaussgym_sim.bench.command import Bench
 from gaussgym_sim.grounds import flat_scene
+from gaussgym_sim.host_view import HostView
 from gaussgym_sim.testing import CONFORMANCE, missing
 from gaussgym_sim.vecsim import make_sim
 
@@ -27,12 +28,17 @@ class Check:
     """Physics backend."""
     robot: str = "go1"
     """Registered robot."""
+    device: str = "cpu"
+    """Where physics is computed."""
 
     def run(self) -> None:
         """Print one line a check; fail if one fails."""
 
         def make(scenes: list[Scene], num_envs: int, *, num_threads: int | None = None) -> object:
-            return make_sim(self.backend, self.robot, scenes, num_envs, num_threads=num_threads)
+            sim = make_sim(
+                self.backend, self.robot, scenes, num_envs, device=self.device, num_threads=num_threads
+            )
+            return sim if sim.device.type == "cpu" else HostView(sim, sim.device)
 
         make([flat_scene()], 1)  # a wrong name is told before the bar starts
         results = []
@@ -103,7 +109,7 @@ class ImportActuator:
     activation: Literal["auto", "identity", "relu", "elu", "tanh", "sigmoid", "softsign"] = "auto"
     """Between dense layers; by default the one with which the torques agree."""
     error_scale: float = 1.0
-    """Factor on errors outside the module."""
+    """Factor on errors, target less position, outside the module; -1 for one that takes position less target."""
     velocity_scale: float = 1.0
     """Factor on velocities outside the module."""
     torque_scale: float = 1.0

@@ -30,7 +30,7 @@ from torch import Tensor
 from gaussgym_sim import bridge_wire as wire
 from gaussgym_sim.geoms import load_model
 from gaussgym_sim.robot import RobotCfg
-from gaussgym_sim.terrain import TerrainLookup, ground_of
+from gaussgym_sim.terrain import Ground, TerrainLookup, ground_of
 from gaussgym_sim.vecsim import PARAMS, SimState, check_param_names
 
 _END_TIMEOUT_S = 5.0
@@ -215,19 +215,21 @@ class BridgedSim:
         """
         options = {"seed": seed, "num_threads": num_threads, "terrain": terrain}
         spec = (backend, robot, [strip_scene(s) for s in scenes], num_envs, options)
+        grounds = [ground_of(scene, terrain) for scene in scenes]
         self._open(
-            robot, scenes, num_envs, device=device, terrain=terrain, cfg=cfg or BridgeCfg(), name=backend,
+            robot, scenes, grounds, num_envs, device=device, terrain=terrain, cfg=cfg or BridgeCfg(), name=backend,
             command=command or (sys.executable, "-m", "gaussgym_sim.bridge_worker"), body={}, blob=pickle.dumps(spec),
         )  # fmt: skip
 
     def _open(
-        self, robot: RobotCfg, scenes: Sequence[Scene], num_envs: int, *, device: torch.device, terrain: str, cfg: BridgeCfg,
-        name: str, command: Sequence[str], body: dict[str, Any], blob: bytes, env: dict[str, str] | None = None,
+        self, robot: RobotCfg, scenes: Sequence[Scene], grounds: Sequence[Ground], num_envs: int, *, device: torch.device,
+        terrain: str, cfg: BridgeCfg, name: str, command: Sequence[str], body: dict[str, Any], blob: bytes,
+        env: dict[str, str] | None = None,
     ) -> None:  # fmt: skip
         """Share a block with a new worker and start its simulation."""
         self.robot, self.scenes, self.num_envs, self.device = robot, list(scenes), num_envs, device
         self._terrain_mode, self._timeout_s, self._name = terrain, cfg.timeout_s, name
-        self.terrain = TerrainLookup([ground_of(s, terrain) for s in scenes], device=device)
+        self.terrain = TerrainLookup(grounds, device=device)
         layout = block_layout(robot, num_envs)
         fd = _create_block(layout)
         try:

@@ -35,6 +35,7 @@ HEADER_BYTES = 64
 _ALIGN = 64
 _MESSAGE = struct.Struct("<IIQQ")
 _POLL_S = 1.0
+_LONGEST_TEXT = 400
 
 # Requests, client to worker. `number` is the count of rows in ``in/ids`` (START, STEP: see there).
 START, STEP, RESET, SET_PARAMS, KICK, PUSH, PARK, SET_SCENE, STATE_DICT, LOAD_STATE_DICT, CLOSE = range(1, 12)
@@ -235,6 +236,9 @@ def serve(channel: Channel, handlers: Dict[int, Handler]) -> None:
             continue
         except Exception as error:  # the client must know, whatever it was
             traceback.print_exc()
-            channel.send(FAILED, body={"text": f"{type(error).__name__}: {error}"})
+            text = " ".join(f"{type(error).__name__}: {error}".split())
+            channel.send(
+                FAILED, body={"text": text if len(text) <= _LONGEST_TEXT else text[:_LONGEST_TEXT] + " ..."}
+            )
             return
         channel.send(DONE, body=body, blob=blob)

@@ -23,14 +23,14 @@ from gaussgym_sim.placing import Placer
 from gaussgym_sim.randomize import Disturbances, PhysicsRandomizer, Uniform
 from gaussgym_sim.rewards import RewardInputs, Rewards
 from gaussgym_sim.slots import SceneChanges
-from gaussgym_sim.starts import FixedStarts, Starts, StartSampler
+from gaussgym_sim.starts import FixedStarts, Starts, StartSampler, hashed_uniform
 from gaussgym_sim.task import get_task
 from gaussgym_sim.vecsim import VecSim
 
 if TYPE_CHECKING:
     from gaussgym_sim.nan_guard import NanGuard
 
-_KEPT = ("episode_length_buf", "level", "start_id", "_action")
+_KEPT = ("episode_length_buf", "level", "start_id", "action")
 
 
 class Env:
@@ -48,6 +48,9 @@ class Env:
         sim: physics; ``sim.state`` is the state after the last step.
         network, follower: the scenes' paths, and where each env is on its own.
         commands: the velocity commands.
+        action, last_action, last_joint_vel: of this step and the one before.
+        command_before: [E, 3] the command that this step was to carry out.
+        joint_pos_offset: [E, J] from the default pose [rad].
         feet, gait: contact and air time; the gait's clock or None.
         yaw, gravity_b, lin_vel_b, height_m: of the current state, without noise: heading [rad], unit vector of gravity, base
             velocity [m/s], height over the mean ground below the body [m].
@@ -184,17 +187,17 @@ class Env:
         self.episode_length_buf = torch.zeros(e, dtype=torch.long, device=device)
         self.level = torch.zeros(e, dtype=torch.long, device=device)
         self.start_id = torch.full((e,), -1, dtype=torch.long, device=device)
-        self._action = torch.zeros(e, j, device=device)
-        self._last_action, self._last_joint_vel = (
-            torch.zeros_like(self._action),
-            torch.zeros_like(self._action),
+        self.action = torch.zeros(e, j, device=device)
+        self.last_action, self.last_joint_vel = (
+            torch.zeros_like(self.action),
+            torch.zeros_like(self.action),
         )
-        self.gait = (
-            Gait(self.sim.robot, e, self.cfg.gait_hz, self.uniform) if self.cfg.gait_hz is not None else None
-        )
-        if self.cfg.rewards.feet_phase != 0.0 and self.gait is None:
+        self.gait: Gait | None = None
+        if self.cfg.gait_hz is not None:
+            self.gait = Gait(self.sim.robot, e, self.cfg.gait_hz, self.uniform)
+        elif self.cfg.rewards.feet_phase != 0.0:
             raise InputError(
-                "reward term feet_phase follows a gait's clock: found EnvCfg.gait_hz None, expected its range"
+                "feet_phase follows a gait's clock: found EnvCfg.gait_hz None, expected its range"
             )
         self.feet = Feet(e, len(self.sim.robot.leg_names), device)
         weights = self.task.weights(self.cfg.task_rewards)
@@ -219,15 +222,15 @@ class Env:
             ended in this step (empty if none).
         """
         cfg, sim = self.cfg, self.sim
-        self._last_action, self._last_joint_vel = self._action, sim.state.joint_vel.clone()
+        self.last_action, self.last_joint_vel = self.action, sim.state.joint_vel.clone()
         # A policy that has diverged must not poison observations: such an env is reset as one that fell.
         self._bad_action = (action.detach() * 0.0).sum(
             dim=1
         ) != 0.0  # a number times 0 is 0, infinite or NaN times 0 is NaN
         clipped = action.detach().to(torch.float32).clamp(-cfg.action_clip, cfg.action_clip)
-        self._action = torch.where(self._bad_action[:, None], 0.0, clipped)
+        self.action = torch.where(self._bad_action[:, None], 0.0, clipped)
         self.disturbances.apply(sim)
-        sim.step(self.default_joint_pos + sim.robot.action_scale * self._action, substeps=cfg.substeps)
+        sim.step(self.default_joint_pos + sim.robot.action_scale * self.action, substeps=cfg.substeps)
         if self.sensing is not None:
             self.sensing.advance()
         self._refresh()
@@ -235,7 +238,7 @@ class Env:
         reward = self._reward()
         if self.guard is not None:
             self._bad_action |= self.guard.check_step(self, action, reward)
-        self.episodes.add(self.rewards.terms, self._command_before, cfg.control_s)
+        self.episodes.add(self.rewards.terms, self.command_before, cfg.control_s)
         dones, extras = self._finish()
         self._capture()
         groups = self.get_observations()
@@ -248,7 +251,7 @@ class Env:
         s, sim = self.sim.state, self.sim
         self.yaw, self.gravity_b, self.lin_vel_b = self._base_frame(s.root_quat_wxyz, s.root_lin_vel_w)
         self._ground = self.observations.scan_ground(s.root_pos_w, self.yaw, sim.terrain, sim.scene_of_env)
-        self._joint_offset = s.joint_pos - self.default_joint_pos
+        self.joint_pos_offset = s.joint_pos - self.default_joint_pos
         self.height_m = s.root_pos_w[:, 2] - self._ground @ self._under_body
 
     def _refresh_started(self, ids: Tensor) -> None:
@@ -260,7 +263,7 @@ class Env:
         ground = self.observations.scan_ground(pos, frame[0], sim.terrain, sim.scene_of_env[ids])
         if self._ground.stride(1) != 0:  # all grounds are planes: rows of one value, as they were
             self._ground[ids] = ground
-        self._joint_offset[ids] = s.joint_pos[ids] - self.default_joint_pos
+        self.joint_pos_offset[ids] = s.joint_pos[ids] - self.default_joint_pos
         self.height_m[ids] = pos[:, 2] - ground @ self._under_body
         self.commands.update(pos[:, :2], frame[0], ids)
 
@@ -274,28 +277,13 @@ class Env:
         if not self.task.pursues_goal:
             period = max(1, round(self.cfg.commands.resample_s / dt))
             self.commands.resample((self.episode_length_buf % period == 0).nonzero().squeeze(1))
-        self._command_before = self.commands.command.clone()
+        self.command_before = self.commands.command.clone()
         self.commands.update(s.root_pos_w[:, :2], self.yaw)
         if self.task_state is not None:
             self.task_state.update()
 
     def _reward(self) -> Tensor:
-        s, feet = self.sim.state, self.feet
-        command = self._command_before
-        inputs = RewardInputs(
-            cfg=self.cfg.rewards, robot=self.sim.robot, control_s=self.cfg.control_s, command=command,
-            lin_vel_b=self.lin_vel_b, ang_vel_b=s.root_ang_vel_b, gravity_b=self.gravity_b, yaw=self.yaw,
-            root_xy_w=s.root_pos_w[:, :2], joint_pos_offset=self._joint_offset, joint_vel=s.joint_vel,
-            last_joint_vel=self._last_joint_vel, torque=s.joint_torque, action=self._action,
-            last_action=self._last_action, foot_pos_w=s.foot_pos_w, foot_vel_w=s.foot_vel_w,
-            foot_force_w=s.foot_force_w, foot_contact=s.foot_contact, touch_down=feet.touch_down,
-            foot_air_s=feet.touch_air_s, thigh_contact=s.thigh_contact, trunk_contact=s.trunk_contact,
-            base_height_error_m=self.height_m - self.sim.robot.base_height_m, episode_steps=self.episode_length_buf,
-            max_episode_steps=self.max_episode_length,
-            terrain=self.sim.terrain, scene_ids=self.sim.scene_of_env, follower=self.follower, gait=self.gait,
-            goal_radius_m=self.cfg.commands.goal_radius_m,
-        )  # fmt: skip
-        return self.rewards.compute(inputs, [term(self) for term in self._task_terms])
+        return self.rewards.compute(RewardInputs.of(self), [term(self) for term in self._task_terms])
 
     def _finish(self) -> tuple[Tensor, dict[str, Any]]:
         """Who ends here, why, and their next start."""
@@ -380,7 +368,7 @@ class Env:
         if self.gait is not None:
             self.gait.start(ids)
         self.episode_length_buf[ids] = 0
-        self._action[ids] = 0.0
+        self.action[ids] = 0.0
         self.commands.resample(ids, speed=start.speed if self.task.pursues_goal else None)
         if self.task_state is not None:
             self.task_state.start(ids)
@@ -399,19 +387,24 @@ class Env:
             raise InputError(
                 "this environment runs fixed starts of its scenes; none of these can be replaced"
             )
-        PathNetwork([scene], device=self.device)
+        self._check_scene(scene)
         self._scene_changes.fill(index, scene)
 
     def set_scene(self, env_ids: Tensor, scene: Scene) -> None:
         """Move envs ``env_ids`` [R] to another scene, each when its episode ends; see `VecSim.set_scene` for where it may lie.
 
         Raises:
-            InputError: a scene without paths, or an env that runs fixed starts.
+            InputError: a scene without paths or that the task cannot use, or an env that runs fixed starts.
         """
         if self._fixed_starts is not None:
             raise InputError("this environment runs fixed starts of its scenes; its envs cannot leave these")
-        PathNetwork([scene], device=self.device)
+        self._check_scene(scene)
         self._scene_changes.move(env_ids, scene)
+
+    def _check_scene(self, scene: Scene) -> None:
+        PathNetwork([scene], device=self.device)
+        if self.task.check_scenes is not None:
+            self.task.check_scenes([scene])
 
     def _change_scenes(self, dones: Tensor) -> None:
         """Change to the scenes that wait for envs that end; these must then start."""
@@ -439,6 +432,16 @@ class Env:
         self.commands.update(self.sim.state.root_pos_w[:, :2], self.yaw)
         self._capture()
 
+    def draw(self, env_ids: Tensor, low: float, high: float, *shape: int, what: int) -> Tensor:
+        """Uniform numbers [R, ...] in [low, high) for episodes that start in envs ``env_ids`` [R].
+
+        An episode of fixed starts gets the same ones whenever and wherever it is run; they depend on its number and on ``what``
+        they are for, an integer.
+        """
+        if self._fixed_starts is None:
+            return self.uniform(low, high, len(env_ids), *shape)
+        return low + (high - low) * hashed_uniform(self.start_id[env_ids], what, *shape)
+
     # ------------------------------------------------------------------ observations
 
     def scan_xy(self) -> Tensor:
@@ -455,8 +458,8 @@ class Env:
         """
         s, noisy, obs = self.sim.state, self.cfg.noisy_observations, self.observations
         terms = (
-            s.root_ang_vel_b, self.gravity_b, self.commands.command, self._joint_offset,
-            s.joint_vel, self._action,
+            s.root_ang_vel_b, self.gravity_b, self.commands.command, self.joint_pos_offset,
+            s.joint_vel, self.action,
         )  # fmt: skip
         groups = {
             "proprio": obs.proprio(terms, noisy=noisy),

@@ -20,6 +20,7 @@ from gaussgym_sim.robot import RobotCfg
 
 if TYPE_CHECKING:
     from gaussgym_sim.commands import PathFollower
+    from gaussgym_sim.env import Env
     from gaussgym_sim.feet import Gait
     from gaussgym_sim.terrain import TerrainLookup
 
@@ -202,6 +203,23 @@ class RewardInputs:
     follower: PathFollower
     gait: Gait | None
     goal_radius_m: float
+
+    @classmethod
+    def of(cls, env: Env) -> RewardInputs:
+        """Of the step that an environment has just taken."""
+        s, feet, cfg = env.sim.state, env.feet, env.cfg
+        return cls(
+            cfg=cfg.rewards, robot=env.sim.robot, control_s=cfg.control_s, command=env.command_before,
+            lin_vel_b=env.lin_vel_b, ang_vel_b=s.root_ang_vel_b, gravity_b=env.gravity_b, yaw=env.yaw,
+            root_xy_w=s.root_pos_w[:, :2], joint_pos_offset=env.joint_pos_offset, joint_vel=s.joint_vel,
+            last_joint_vel=env.last_joint_vel, torque=s.joint_torque, action=env.action, last_action=env.last_action,
+            foot_pos_w=s.foot_pos_w, foot_vel_w=s.foot_vel_w, foot_force_w=s.foot_force_w,
+            foot_contact=s.foot_contact, touch_down=feet.touch_down, foot_air_s=feet.touch_air_s,
+            thigh_contact=s.thigh_contact, trunk_contact=s.trunk_contact,
+            base_height_error_m=env.height_m - env.sim.robot.base_height_m, episode_steps=env.episode_length_buf,
+            max_episode_steps=env.max_episode_length, terrain=env.sim.terrain, scene_ids=env.sim.scene_of_env,
+            follower=env.follower, gait=env.gait, goal_radius_m=cfg.commands.goal_radius_m,
+        )  # fmt: skip
 
     @cached_property
     def in_goal_window(self) -> Tensor:

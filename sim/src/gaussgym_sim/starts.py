@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -148,6 +149,26 @@ class StartSampler:
         net = self.network
         missing = (need_m - net.distance_to_end_m(index, direction)).clamp(min=0.0)
         return net.along(index, -direction * torch.ceil(missing / net.spacing_m[index] - 1e-4).long())
+
+
+def hashed_uniform(numbers: Tensor, salt: int, *shape: int) -> Tensor:
+    """Numbers in [0, 1) that follow from integers ``numbers`` [R] and a salt alone, [R, *shape] float32.
+
+    The finalizer of SplitMix64 (Steele et al., OOPSLA 2014), once for the number and salt and once for the place.
+    """
+    count = math.prod(shape)
+    seed = _mix(numbers * 1_000_003 + salt + 1)
+    mixed = _mix(seed[:, None] + torch.arange(1, count + 1, device=numbers.device) * _GOLDEN)
+    return ((mixed >> 40) & 0xFFFFFF).float().div_(1 << 24).view(len(numbers), *shape)
+
+
+_GOLDEN = -0x61C8864680B583EB  # 0x9E3779B97F4A7C15 as a signed number, as the two below
+
+
+def _mix(x: Tensor) -> Tensor:
+    x = (x ^ ((x >> 30) & 0x3FFFFFFFF)) * -0x40A7B892E31B1A47
+    x = (x ^ ((x >> 27) & 0x1FFFFFFFFF)) * -0x6B2FB644ECCEEE15
+    return x ^ ((x >> 31) & 0x1FFFFFFFF)
 
 
 def scene_of_env(num_scenes: int, num_envs: int) -> NDArray[np.int64]:

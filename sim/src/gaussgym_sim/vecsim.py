@@ -208,6 +208,7 @@ def _backend(module: str, name: str) -> Callable[..., VecSim]:
 
 BACKENDS: dict[str, Callable[..., VecSim]] = {
     "mujoco": _backend("mujoco_sim", "MujocoSim"),
+    "isaacgym": _backend("isaacgym_sim", "IsaacGymSim"),
     "mjwarp": _backend("mjwarp_sim", "MjwarpSim"),
 }
 """Called as (robot cfg, scenes, num_envs, device=, seed=, num_threads=, terrain=). Another package adds one by an entry point of

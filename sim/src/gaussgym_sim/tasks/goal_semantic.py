@@ -36,7 +36,7 @@ class SemanticCfg:
     rgb: tuple[float, float, float] = (0.95, 0.85, 0.05)
 
 
-def between(env: Env, env_ids: Tensor, count: int, *, lateral_m: float, free_m: float) -> Tensor:
+def between(env: Env, env_ids: Tensor, count: int, *, lateral_m: float, free_m: float, what: int) -> Tensor:
     """Draw ``count`` points [R, count, 2] m near each env's path, evenly spread between its start and its goal.
 
     Args:
@@ -45,16 +45,17 @@ def between(env: Env, env_ids: Tensor, count: int, *, lateral_m: float, free_m: 
         count: points an env, one in each of as many equal parts of the way.
         lateral_m: half range of the offset across the path.
         free_m: length of path without points at either end, as far as the path has it.
+        what: see `Env.draw`; ``what`` + 1 is used up, too.
     """
-    net, follower, u = env.network, env.follower, env.uniform
+    net, follower = env.network, env.follower
     index, direction = follower.index[env_ids], follower.direction[env_ids]
     steps = follower.steps_to_goal()[env_ids]
     free = torch.minimum(free_m / net.spacing_m[index], 0.4 * steps)
-    share = (torch.arange(count, device=env.device) + u(0.0, 1.0, len(env_ids), count)) / count
+    share = (torch.arange(count, device=env.device) + env.draw(env_ids, 0.0, 1.0, count, what=what)) / count
     ahead = (free[:, None] + share * (steps - 2 * free)[:, None]).round().long()
     points = net.points[net.along(index[:, None], direction[:, None] * ahead)]
     across = torch.stack((-torch.sin(points[..., 3]), torch.cos(points[..., 3])), dim=2)
-    return points[..., :2] + u(-lateral_m, lateral_m, len(env_ids), count, 1) * across
+    return points[..., :2] + env.draw(env_ids, -lateral_m, lateral_m, count, 1, what=what + 1) * across
 
 
 class SemanticState:
@@ -84,8 +85,10 @@ class SemanticState:
     def start(self, env_ids: Tensor) -> None:
         """See `TaskState.start`."""
         env, c = self._env, self.cfg
-        self.patches.xy_m[env_ids] = between(env, env_ids, c.count, lateral_m=c.lateral_m, free_m=c.free_m)
-        self.patches.half_m[env_ids] = env.uniform(*c.half_m, len(env_ids), c.count)
+        self.patches.xy_m[env_ids] = between(
+            env, env_ids, c.count, lateral_m=c.lateral_m, free_m=c.free_m, what=0
+        )
+        self.patches.half_m[env_ids] = env.draw(env_ids, *c.half_m, c.count, what=2)
         self.patch_s[env_ids], self.patch_m[env_ids] = 0.0, 0.0
         self._last_xy[env_ids] = env.sim.state.root_pos_w[env_ids, :2]
 

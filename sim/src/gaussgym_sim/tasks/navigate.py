@@ -112,19 +112,21 @@ class NavigateState:
 
     def start(self, env_ids: Tensor) -> None:
         """See `TaskState.start`."""
-        env, c, u, count = self._env, self.cfg, self._env.uniform, len(env_ids)
+        env, c, count = self._env, self.cfg, len(env_ids)
         goal, xy = env.follower.goal_xy()[env_ids], env.sim.state.root_pos_w[env_ids, :2]
-        area = between(env, env_ids, c.areas, lateral_m=c.area_lateral_m, free_m=c.free_m)
-        self._centre[env_ids] = between(env, env_ids, c.obstacles, lateral_m=0.0, free_m=c.free_m)
+        area = between(env, env_ids, c.areas, lateral_m=c.area_lateral_m, free_m=c.free_m, what=0)
+        self._centre[env_ids] = between(env, env_ids, c.obstacles, lateral_m=0.0, free_m=c.free_m, what=2)
         way = goal - xy
         across = torch.stack((-way[:, 1], way[:, 0]), dim=1) / way.norm(dim=1, keepdim=True).clamp(min=1e-6)
         self._sweep[env_ids] = c.obstacle_sweep_m * across[:, None]
-        self._phase[env_ids] = u(-math.pi, math.pi, count, c.obstacles)
-        self._rate[env_ids] = u(*c.obstacle_speed_m_s, count, c.obstacles) / c.obstacle_sweep_m
+        self._phase[env_ids] = env.draw(env_ids, -math.pi, math.pi, c.obstacles, what=4)
+        self._rate[env_ids] = (
+            env.draw(env_ids, *c.obstacle_speed_m_s, c.obstacles, what=5) / c.obstacle_sweep_m
+        )
         self.patches.xy_m[env_ids] = torch.cat((goal[:, None], area, self._obstacle_xy()[env_ids]), dim=1)
         half = torch.full((count, self.patches.half_m.shape[1]), c.obstacle_radius_m, device=env.device)
         half[:, 0] = c.marker_half_m
-        half[:, self._areas] = u(*c.area_half_m, count, c.areas)
+        half[:, self._areas] = env.draw(env_ids, *c.area_half_m, c.areas, what=6)
         self.patches.half_m[env_ids] = half
         for sums in (self.no_go_s, self.touch_s, self.walked_m):
             sums[env_ids] = 0.0

@@ -1,0 +1,74 @@
+"""Coloured patches of the ground in a robot's images: what tasks such as ``goal_semantic`` lay out, painted onto the splats."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from gaussgym_render.edits import SceneEdits
+from gaussgym_sim.camera import CameraRenderer, RenderedFrames
+
+DEPTH_M = 0.12
+"""Splats so far above and below a patch's ground are painted."""
+SHARE = 0.85
+"""Of a patch's colour; the rest is the ground's own, so that its texture stays visible."""
+
+
+def patch_edits(patch_pos_w: Any, patch_half_m: Any, patch_rgb: Any) -> SceneEdits:
+    """Patches of C cameras as the renderer wants them.
+
+    Args:
+        patch_pos_w: centres [C, K, 3] [m].
+        patch_half_m: half sides [C, K] [m]; negative: there is none.
+        patch_rgb: colours [C, K, 3] in 0..1.
+    """
+    position, half, rgb = (
+        np.asarray(torch.as_tensor(v), np.float64) for v in (patch_pos_w, patch_half_m, patch_rgb)
+    )
+    there = half >= 0.0
+    count = int(there.sum())
+    poses = np.tile(np.eye(4), (count, 1, 1))
+    poses[:, :3, 3] = position[there]
+    sizes = np.repeat(half[there][:, None], 3, axis=1)
+    sizes[:, 2] = DEPTH_M
+    return replace(
+        SceneEdits.none(len(half)),
+        patch_offsets=np.concatenate([[0], np.cumsum(there.sum(axis=1))]).astype(np.int64),
+        patch_poses_w=poses,
+        patch_half_sizes_m=sizes,
+        patch_colors=np.concatenate([rgb[there], np.full((count, 1), SHARE)], axis=1),
+        patch_labels=np.full(count, -1, np.int64),
+    )
+
+
+class PatchRenderer:
+    """A renderer that also paints patches; see `gaussgym_sim.camera.CameraRenderer`.
+
+    Args:
+        renderer: one whose `render` takes `edits`; what else it takes is passed on.
+    """
+
+    takes_patches = True
+
+    def __init__(self, renderer: CameraRenderer) -> None:
+        self._renderer = renderer
+        self.takes_motion = bool(getattr(renderer, "takes_motion", False))
+        self.takes_bodies = bool(getattr(renderer, "takes_bodies", False))
+        self.num_others = int(getattr(renderer, "num_others", 0))
+
+    def render(
+        self,
+        c2w: Any,
+        K: Any,
+        scene_ids: Any,
+        *,
+        patch_pos_w: Any,
+        patch_half_m: Any,
+        patch_rgb: Any,
+        **options: Any,
+    ) -> RenderedFrames:
+        """Render one image per camera; arguments as `gaussgym_sim.camera.CameraRenderer` names them."""
+        edits = patch_edits(patch_pos_w, patch_half_m, patch_rgb)
+        return self._renderer.render(c2w, K, scene_ids, edits=edits, **options)  # type: ignore[call-arg]
