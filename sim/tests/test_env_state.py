@@ -30,8 +30,10 @@ class Painter:
 
 def make(cfg, **options):
     scenes = [flat_scene(), wavy_scene()]
-    for scene in scenes:
-        scene.metadata["path_level"] = {"0": 0}
+    if cfg.task == "gaps":
+        scenes = [wavy_scene(), wavy_scene()]
+        for scene in scenes:
+            scene.paths.points[14:16, 2] -= 0.5  # a gap, as far as the paths know
     return Env(make_sim("mujoco", "go1", scenes, 6, num_threads=1), cfg, **options)
 
 

@@ -10,11 +10,13 @@ from gaussgym_scene.errors import InputError
 from gaussgym_scene.paths import Paths
 from gaussgym_scene.scene import Scene
 from gaussgym_sim.command_env import CommandEnv, CommandEnvCfg
+from gaussgym_sim.commands import PathNetwork
 from gaussgym_sim.env import Env, EnvCfg
 from gaussgym_sim.patches import Patches, to_base_xy
 from gaussgym_sim.rewards import RewardCfg
 from gaussgym_sim.starts import hashed_uniform, sample_starts
 from gaussgym_sim.task import get_task, task_names
+from gaussgym_sim.tasks.gaps import path_level_m
 from gaussgym_sim.tasks.goal_semantic import SemanticCfg
 from gaussgym_sim.tasks.navigate import NavigateCfg
 from gaussgym_sim.testing import flat_scene, heights_scene, place
@@ -305,14 +307,13 @@ def test_what_cannot_be_commanded():
 # ---------------------------------------------------------------------- gaps, stepping_stones
 
 
-def gap_scene(levels=True):
+def gap_scene():
     """A gap 0.3 m wide and 0.5 m deep at x in 0..0.3, and a path over it whose points follow the ground."""
     scene = heights_scene(lambda x, y: np.where((x > 0.01) & (x < 0.29), -0.5, 0.0), cell_m=0.05)
     x = np.arange(-4, 4.01, 0.25)
     z = np.where((x > 0.01) & (x < 0.29), -0.5, 0.0)
     paths = Paths(np.stack([x, 0 * x, z, 0 * x], 1), np.zeros(len(x), int), np.full(len(x), 0.5))
-    metadata = {"path_level": {"0": 0}} if levels else {}
-    return Scene("gap", heightfield=scene.heightfield, paths=paths, metadata=metadata)
+    return Scene("gap", heightfield=scene.heightfield, paths=paths, metadata={})
 
 
 def feet_at(env, feet_xyz, touch_down=True):
@@ -365,9 +366,25 @@ def test_stepping_stones_are_stricter():
     stand(env, 3)
 
 
-def test_tasks_of_footholds_want_levels():
-    with pytest.raises(InputError, match="scene 'gap': no path_level in its metadata"):
-        make("gaps", gap_scene(levels=False))
+def test_tasks_of_footholds_want_holes():
+    with pytest.raises(InputError, match="scene 'flat': its paths cross no gap deeper than"):
+        make("gaps")
+    env = make("gaps", gap_scene())
+    with pytest.raises(InputError, match="scene 'heights': its paths cross no gap"):
+        env.replace_scene(0, heights_scene(lambda x, y: 0.2 * x))
+
+
+@pytest.mark.parametrize("direction", [1, -1])
+def test_slopes_and_stairs_are_no_gaps(direction):
+    """A path up a slope, up a step and over a gap: its level is the ground but for the gap."""
+    x = np.arange(0, 6.01, 0.25)
+    z = np.select([x < 2, x < 4, (x > 4.9) & (x < 5.3)], [0.2 * x, 0.4, 0.0], 0.55)[::direction]
+    paths = Paths(np.stack([x, 0 * x, z, 0 * x], 1), np.zeros(len(x), int), np.full(len(x), 0.5))
+    network = PathNetwork(
+        [Scene("s", heightfield=gap_scene().heightfield, paths=paths, metadata={})], device=CPU
+    )
+    want = np.where((x > 4.9) & (x < 5.3), 0.55, z[::direction])[::direction]
+    np.testing.assert_allclose(path_level_m(network).numpy(), want, atol=1e-6)
 
 
 @pytest.mark.parametrize("task", ["goal_semantic", "navigate"])
@@ -406,12 +423,6 @@ def test_hashed_numbers_are_uniform_and_differ():
     both = torch.cat((drawn, hashed_uniform(numbers, 4, 5)), dim=1)
     assert (torch.corrcoef(both.T) - torch.eye(10)).abs().max() < 0.1
     assert torch.equal(hashed_uniform(numbers[7:8], 3, 5), drawn[7:8])
-
-
-def test_new_scenes_must_suit_the_task_too():
-    env = make("gaps", gap_scene())
-    with pytest.raises(InputError, match="scene 'gap': no path_level in its metadata"):
-        env.replace_scene(0, gap_scene(levels=False))
 
 
 PRESETS = [
