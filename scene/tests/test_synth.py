@@ -9,7 +9,7 @@ from gaussgym_scene.errors import InputError
 from gaussgym_scene.frames import matrix_from_quat_wxyz
 from gaussgym_scene.synth import KINDS, kind_names
 
-SMALL = {"street": {"length_m": 30.0, "max_splats": 30_000}}
+SMALL = {"street": {"length_m": 30.0, "max_splats": 30_000}, "course": {"levels": 3, "max_splats": 30_000}}
 
 
 @pytest.fixture(scope="module")
@@ -236,6 +236,69 @@ def test_rubble_stays_below_its_height():
     assert z.min() >= -0.1
 
 
+def test_gaps_grow_as_asked_and_are_deep():
+    scene = synthesize("gaps", seed=1, min_gap_m=0.1, max_gap_m=0.5, depth_m=0.7, max_splats=3000)
+    ground = scene.heightfield
+    row = ground.height_m.shape[0] // 2
+    z = ground.height_m[row][ground.known[row]]
+    np.testing.assert_allclose(np.unique(z), [-0.7, 0.0], atol=1e-6)
+    edges = np.flatnonzero(np.diff(z))
+    widths = (edges[1::2] - edges[::2]) * ground.cell_m
+    np.testing.assert_allclose(widths, scene.metadata["drawn"]["gaps_m"], atol=1e-6)
+    assert (np.diff(widths) >= 0).all()
+    assert (widths[0], widths[-1]) == pytest.approx((0.1, 0.5))
+    platforms = (edges[2::2] - edges[1:-1:2]) * ground.cell_m
+    assert platforms.min() > 0.65
+
+
+def test_stones_shrink_and_part_and_nothing_else_holds():
+    scene = synthesize("stones", seed=1, max_splats=3000)
+    ground = scene.heightfield
+    z = ground.height_m[ground.known]
+    top = z > -0.1
+    assert np.abs(z[top]).max() <= 0.02 + 1e-6
+    assert np.median(z[~top]) == pytest.approx(-0.6, abs=1e-6)
+    assert z[~top].min() >= -0.6 - 1e-6
+    x = ground.grid_xy()[..., 0][ground.known]
+    pit = (x > 2.2) & (x < scene.metadata["drawn"]["length_m"] - 2.2)
+    share = [top[pit & (x > a) & (x < a + 3.0)].mean() for a in (2.2, 9.0)]
+    # (size / (size + gap)) squared is 0.83 at first and 0.31 at last.
+    assert share[0] > 0.65
+    assert 0.2 < share[1] < 0.5
+    assert digest(scene) == digest(synthesize("stones", seed=1, max_splats=3000))
+
+
+@pytest.mark.parametrize("terrain", ["stairs", "slope", "rubble", "gaps", "stones"])
+def test_courses_become_harder_level_by_level(terrain):
+    """Three lanes apart from each other; the ground varies more from one to the next, and each path knows its level."""
+    scene = synthesize("course", seed=1, terrain=terrain, levels=3, max_splats=5000)
+    paths, levels = scene.paths, scene.metadata["path_level"]
+    assert sorted(levels) == sorted(str(i) for i in np.unique(paths.path_id))
+    assert [sum(level == n for level in levels.values()) for n in range(3)] == [6, 6, 6]
+    assert len(scene.metadata["drawn"]["levels"]) == 3
+    rough, reach = [], []
+    for n in range(3):
+        mine = paths.points[np.isin(paths.path_id, [int(i) for i, level in levels.items() if level == n])]
+        reach.append((mine[:, 1].min(), mine[:, 1].max()))
+        ahead = np.linspace(mine[:, 0].min(), mine[:, 0].max(), 800)
+        z = scene.heightfield.sample(np.stack(np.broadcast_arrays(ahead, mine[:, 1].mean()), axis=-1))
+        pits = terrain in ("gaps", "stones")
+        rough.append((z < -0.3).mean() if pits else np.ptp(z) + np.abs(np.diff(z)).sum())
+    assert reach[0][1] < reach[1][0]
+    assert reach[1][1] < reach[2][0]
+    assert rough[0] < rough[1] < rough[2]
+
+
+def test_stairs_of_a_course_reach_from_5_to_23_cm():
+    scene = synthesize("course", seed=0, levels=4, max_splats=5000)
+    heights = [level["step_height_m"] for level in scene.metadata["drawn"]["levels"]]
+    np.testing.assert_allclose(heights, [0.05, 0.11, 0.17, 0.23])
+    for n, rise in enumerate(heights):
+        top = scene.paths.line(6 * n)[:, 2].max()
+        assert top == pytest.approx(round(top / rise) * rise, abs=1e-5)
+        assert 4 <= round(top / rise) <= 6
+
+
 def test_budget_of_splats_is_kept():
     counts = [len(synthesize("stairs", seed=0, max_splats=n).splats) for n in (3000, 20_000)]
     assert counts[0] <= 3000
@@ -251,6 +314,10 @@ def test_budget_of_splats_is_kept():
         ("stairs", {"step_height_m": float("nan")}, "step_height_m is nan"),
         ("stairs", {"step_height_m": "high"}, "must be numbers"),
         ("street", {"length_m": 3}, "length_m is 3, expected 12.0 to 200.0"),
+        ("gaps", {"depth_m": 0.2}, "depth_m is 0.2, expected 0.5 to 3.0"),
+        ("stones", {"min_size_m": 0.6}, "max_size_m is 0.5, expected 0.6 to 1.0"),
+        ("course", {"terrain": "lava"}, "terrain is 'lava', expected one of stairs, slope"),
+        ("course", {"levels": 0}, "levels is 0, expected 1 to 50"),
         ("flat", {"seed": -1}, "seed is -1, expected an integer"),
         ("flat", {"max_splats": 5}, "max_splats is 5"),
     ],

@@ -172,7 +172,8 @@ def test_scenes_without_a_mesh_have_none():
 
 
 SMALL = {
-    "street": {"length_m": 14.0}, "flat": {"length_m": 8.0}, "corridor": {"length_m": 6.0, "length_after_m": 5.0}
+    "street": {"length_m": 14.0}, "flat": {"length_m": 8.0}, "corridor": {"length_m": 6.0, "length_after_m": 5.0},
+    "course": {"levels": 2, "terrain": "stones"},
 }  # fmt: skip
 
 

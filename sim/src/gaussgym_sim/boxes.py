@@ -48,14 +48,14 @@ class BoxCfg:
     step_m: float = 0.08
     """Surface up to this far above the heightfield around it is ground."""
     top_m: float = 1.5
-    """Surface higher than this above the nearest known ground is out of every robot's reach."""
+    """Surface higher than this, give or take 0.25 m, above the known ground around is out of every robot's reach."""
     reach_m: float = 0.6
     """So is surface farther than this from known ground."""
     path_clear_m: float = 0.25
     """Surface this close to the middle of a path is noise: that somebody walked there is better evidence."""
     min_voxels: int = 12
     """Connected pieces of fewer voxels (of 5 cm; of larger ones by their area) are specks and dropped."""
-    max_boxes: int = 256
+    max_boxes: int = 320
 
 
 def boxes_of(

@@ -19,7 +19,10 @@ _SAMPLES = 3
 """Points of surface along a voxel's edge."""
 _FAR_CELLS = 1_000_000
 _LEVEL_M = 0.5
-"""Walls begin and end at multiples of this above and below ground that slopes, so that few boxes make them."""
+_FOOT_LEVEL_M = 2.0
+"""Over ground that is not level, walls end at multiples of these above the lowest ground, so that few boxes make them."""
+_AROUND_M = 1.0
+"""How far around the highest ground counts for where walls end."""
 _OFFSET = 0.37
 """Of the grid, in voxels: surfaces made at round numbers do not lie on the borders of voxels."""
 
@@ -48,7 +51,7 @@ class Voxels:
     high_m: NDArray[np.float64]
     """[V, 3] highest corner."""
     ground_m: NDArray[np.float64]
-    """[V] height of the nearest known ground."""
+    """[V] highest ground right below."""
 
     def __len__(self) -> int:
         return len(self.index)
@@ -73,12 +76,15 @@ def above_ground(
 ) -> Voxels:
     """Voxels that hold surface which a heightfield does not represent.
 
-    That is surface more than ``step_m`` above all known grid points around it, at most ``top_m`` (rounded up to a level) above
-    the nearest of them and at most ``reach_m`` away.
+    That is surface more than ``step_m`` above all known grid points around it, at most ``top_m`` (give or take 0.25 m) above
+    the highest within 1 m and at most ``reach_m`` away.
     """
     ground, highest, distance = known_ground(field)
     near = np.where(distance * field.cell_m <= reach_m, ground, np.nan)
-    limits = np.array([float(np.nanmin(near)) - _LEVEL_M, float(np.nanmax(near)) + top_m + _LEVEL_M])
+    lowest = float(np.nanmin(near))
+    above = _highest_around(ground, math.ceil(_AROUND_M / field.cell_m)) + top_m - lowest
+    top = lowest + np.round(above / _LEVEL_M) * _LEVEL_M
+    limits = np.array([lowest - _LEVEL_M, float(top.max())])
     start = np.asarray(field.origin_xy_m, np.float64)
     origin = (np.floor(np.array([*start, limits[0]]) / voxel_m - 1) + _OFFSET) * voxel_m
     end = np.array([*(start + field.size_m), limits[1]])
@@ -87,7 +93,7 @@ def above_ground(
     low, high = corners.min(axis=1), corners.max(axis=1)
     inside = ((high > [*start, limits[0]]) & (low < end)).all(axis=1)
     corners = corners[inside]
-    arguments = (corners, ground, highest, distance, start, field.cell_m, voxel_m, step_m, top_m, reach_m)
+    arguments = (corners, highest, top, distance, start, field.cell_m, voxel_m, step_m, reach_m)
     empty = np.zeros((0, 8))
     count = _sample(*arguments, origin, shape, empty, np.zeros(0, np.int64))
     samples, keys = np.zeros((count, 8)), np.zeros(count, np.int64)
@@ -101,9 +107,19 @@ def known_ground(field: Heightfield) -> tuple[NDArray[Any], NDArray[Any], NDArra
         ground, distance = _spread(field.height_m.astype(np.float64), field.known)
     else:
         ground, distance = field.height_m.astype(np.float64), np.zeros(field.known.shape)
-    padded = np.pad(ground, 1, mode="edge")
-    rows = np.maximum(np.maximum(padded[:-2], padded[1:-1]), padded[2:])
-    return ground, np.maximum(np.maximum(rows[:, :-2], rows[:, 1:-1]), rows[:, 2:]), distance
+    return ground, _highest_around(ground, 1), distance
+
+
+def _highest_around(height: NDArray[Any], cells: int) -> NDArray[Any]:
+    """Highest of the values [ny, nx] in the square that reaches ``cells`` to each side."""
+    out = height
+    for axis in range(2):
+        along, best = np.moveaxis(out, axis, 0), np.moveaxis(out, axis, 0).copy()
+        for d in range(1, min(cells, len(along) - 1) + 1):
+            np.maximum(best[d:], along[:-d], out=best[d:])
+            np.maximum(best[:-d], along[d:], out=best[:-d])
+        out = np.moveaxis(best, 0, axis)
+    return np.ascontiguousarray(out)
 
 
 @numba.njit(cache=True)
@@ -137,13 +153,13 @@ def _spread(height, known):
 
 @numba.njit(cache=True, nogil=True)
 def _sample(
-    corners, ground, highest, distance, start, cell_m, voxel_m, step_m, top_m, reach_m, origin, shape, samples, keys
+    corners, highest, top, distance, start, cell_m, voxel_m, step_m, reach_m, origin, shape, samples, keys
 ):  # fmt: skip
     """Lay points over triangles in rows along the longest edge; count those that matter and, if there is room, keep them.
 
-    Kept are x, y, z, the area that the point stands for, its unit normal and the ground below. Points on edges stand for half.
+    Kept are x, y, z, the area that the point stands for (half on edges), its unit normal and the highest ground below.
     """
-    ny, nx = ground.shape
+    ny, nx = highest.shape
     spacing, kept, room = voxel_m / _SAMPLES, 0, len(keys)
     for f in range(len(corners)):
         first = _longest_edge(corners[f])
@@ -168,8 +184,7 @@ def _sample(
                 j = int(math.floor((y - start[1]) / cell_m + 0.5))
                 if i < 0 or j < 0 or i >= nx or j >= ny or distance[j, i] * cell_m > reach_m:
                     continue
-                level = math.ceil((ground[j, i] + top_m) / _LEVEL_M) * _LEVEL_M
-                if z <= highest[j, i] + step_m or z > level:
+                if z <= highest[j, i] + step_m or z > top[j, i]:
                     continue
                 if kept < room:
                     # A point on a voxel's border belongs to the one behind the surface.
@@ -179,7 +194,7 @@ def _sample(
                     keys[kept] = (vz * shape[1] + vy) * shape[0] + vx
                     row = samples[kept]
                     row[0], row[1], row[2], row[4], row[5], row[6] = x, y, z, px, py, pz
-                    row[3], row[7] = share * (0.5 if k in (0, columns) else 1.0), ground[j, i]
+                    row[3], row[7] = share * (0.5 if k in (0, columns) else 1.0), highest[j, i]
                 kept += 1
     return kept
 
@@ -290,7 +305,8 @@ def with_feet(found: Voxels, *, reach_m: float) -> Voxels:
     bottom = found.low_m[:, 2] - found.ground_m
     lowest = (found.index[:, 2] == 0) | ~np.isin(found.keys - nx * ny, found.keys)
     hanging = np.flatnonzero(lowest & (bottom < reach_m))
-    level = np.floor(found.ground_m[hanging] / _LEVEL_M) * _LEVEL_M
+    lowest = found.ground_m.min() if len(found) else 0.0
+    level = lowest + np.floor((found.ground_m[hanging] - lowest) / _FOOT_LEVEL_M) * _FOOT_LEVEL_M
     end = np.floor((level - found.origin_m[2]) / found.size_m).astype(np.int64)
     count = np.maximum(found.index[hanging, 2] - np.maximum(end, 0), 0)
     down = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count) + 1

@@ -7,7 +7,7 @@ from typing import Any
 
 from gaussgym_scene.errors import InputError
 from gaussgym_scene.scene import Scene
-from gaussgym_scene.synth import corridor, flat, rubble, slope, stairs, street
+from gaussgym_scene.synth import corridor, course, flat, gaps, rubble, slope, stairs, stones, street
 
 Kind = tuple[type, Callable[[Any, int], Scene]]
 """The dataclass of a kind's parameters, and the function that makes a scene from them and a seed."""
@@ -19,6 +19,9 @@ KINDS: dict[str, Kind] = {
     "slope": (slope.SlopeCfg, slope.make),
     "stairs": (stairs.StairsCfg, stairs.make),
     "rubble": (rubble.RubbleCfg, rubble.make),
+    "gaps": (gaps.GapsCfg, gaps.make),
+    "stones": (stones.StonesCfg, stones.make),
+    "course": (course.CourseCfg, course.make),
     "street": (street.StreetCfg, street.make),
     "corridor": (corridor.CorridorCfg, corridor.make),
 }

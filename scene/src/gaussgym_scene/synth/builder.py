@@ -60,6 +60,8 @@ class SceneBuilder:
     def __init__(self) -> None:
         self.patches: list[Patch] = []
         self.textures: list[NDArray[np.uint8]] = []
+        self.shift_m = np.zeros(3)
+        """Added to all points that come from now on [m]."""
 
     def paint(self, paint: textures.Paint) -> int:
         """Keep a texture; returns its index."""
@@ -82,6 +84,8 @@ class SceneBuilder:
         inset = np.array([0.5 / w, 0.5 / h])  # keeps bilinear look-ups from wrapping around
         uv = np.clip(np.asarray(uv, dtype=np.float64), inset, 1 - inset)
         points = np.asarray(points, dtype=np.float64)
+        if self.shift_m.any():
+            points = points + self.shift_m
         self.patches.append(Patch(points, uv, texture, ground, coarseness))
 
     def quad(
@@ -315,7 +319,7 @@ class SceneBuilder:
             seed: The seed that it was drawn from.
             cfg: Its parameters.
             lines: Centre lines `[L, 2]` [m] in the direction of travel, and the walkable distance to either side [m].
-            facts: Further entries of the metadata, what was drawn from the seed.
+            facts: What was drawn from the seed, for the metadata.
         """
         heightfield = self.heightfield(cfg.cell_m)
         mesh, appearance = mesh_of(self.patches, self.textures)

@@ -30,4 +30,5 @@ def make(cfg: FlatCfg, seed: int) -> Scene:
     lane = Lane(np.array([(0.0, 0.0), (cfg.length_m, 0.0)]), cfg.width_m, float(rng.uniform(2.2, 3.0)))
     builder = SceneBuilder()
     drawn = add_lane(builder, lane, rng)
+    builder.backdrop((lane.length_m / 2, 0.0), rng)
     return builder.scene("flat", seed, cfg, lane_lines(lane), **drawn)

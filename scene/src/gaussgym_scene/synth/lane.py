@@ -1,12 +1,18 @@
 """A walled lane whose floor follows a profile: what flat, slope and stairs are made of."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gaussgym_scene import textures as tx
-from gaussgym_scene.synth.builder import SceneBuilder, both_ways
+from gaussgym_scene.scene import Scene
+from gaussgym_scene.synth.builder import SceneBuilder, SynthCfg, both_ways, rng_for
+
+Cfg = TypeVar("Cfg", bound=SynthCfg)
+Plan = TypeVar("Plan")
 
 FLOORS = (tx.slabs, tx.tiles, tx.concrete, tx.cobbles, tx.bricks)
 WALLS = (tx.bricks, tx.concrete, tx.slabs)
@@ -31,6 +37,26 @@ class Lane:
     def length_m(self) -> float:
         """Length of the floor [m]."""
         return float(self.profile[-1, 0] - self.profile[0, 0])
+
+
+class LaneKind(NamedTuple, Generic[Cfg, Plan]):
+    """A kind of scene that is one lane: what `lane_scene` and courses of many lanes make it from."""
+
+    cfg: type[Cfg]
+    """Its parameters."""
+    plan: Callable[[Cfg, tx.Rng], tuple[Lane, Plan]]
+    """Draws the lane, and whatever else `build` wants to know."""
+    build: Callable[[SceneBuilder, Cfg, Lane, Plan, tx.Rng], dict[str, object]]
+    """Adds its surfaces, and returns what was drawn."""
+
+
+def lane_scene(kind: str, parts: LaneKind[Cfg, Plan], cfg: Cfg, seed: int) -> Scene:
+    """Make a scene of one lane."""
+    rng, builder = rng_for(kind, seed), SceneBuilder()
+    lane, plan = parts.plan(cfg, rng)
+    drawn = parts.build(builder, cfg, lane, plan, rng)
+    builder.backdrop((lane.profile[0, 0] + lane.length_m / 2, 0.0), rng)
+    return builder.scene(kind, seed, cfg, lane_lines(lane), **drawn)
 
 
 @dataclass(frozen=True)
@@ -61,14 +87,12 @@ class StepLook:
 
 
 def add_lane(builder: SceneBuilder, lane: Lane, rng: tx.Rng) -> dict[str, object]:
-    """Add the floor, risers, walls on all four sides and the backdrop; returns what was drawn."""
+    """Add the floor, risers and walls on all four sides; returns what was drawn."""
     floor, steps = FLOORS[rng.integers(len(FLOORS))], StepLook.draw(rng)
     add_floor(builder, lane, steps, rng, floor)
     if (np.diff(lane.profile[:, 0]) == 0).any():
         add_risers(builder, lane, steps, rng)
     material = add_walls(builder, lane, rng)
-    x0 = lane.profile[0, 0]
-    builder.backdrop((x0 + lane.length_m / 2, 0.0), rng)
     return {"width_m": lane.width_m, "length_m": lane.length_m, "floor": floor.__name__, "wall": material}
 
 

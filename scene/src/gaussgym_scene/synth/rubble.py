@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 
 from gaussgym_scene import textures as tx
 from gaussgym_scene.scene import Scene
-from gaussgym_scene.synth.builder import SceneBuilder, SynthCfg, require, rng_for
-from gaussgym_scene.synth.lane import FLOOR_TEXEL_M, Lane, add_walls, lane_lines
+from gaussgym_scene.synth.builder import SceneBuilder, SynthCfg, require
+from gaussgym_scene.synth.lane import FLOOR_TEXEL_M, Lane, LaneKind, add_walls, lane_scene
 
 RUN_UP_M = 2.0
 """Even ground at both ends [m]."""
@@ -35,25 +35,39 @@ class RubbleCfg(SynthCfg):
         require("density", self.density, 0.0, 5.0)
 
 
-def make(cfg: RubbleCfg, seed: int) -> Scene:
-    """Make the scene; half of the height may come from the ground's own waves, the rest from what lies on it."""
-    rng = rng_for("rubble", seed)
-    builder = SceneBuilder()
-    x, y, z = ground_of(cfg, rng)
+Ground = tuple[NDArray, NDArray, NDArray]
+
+
+def plan(cfg: RubbleCfg, rng: tx.Rng) -> tuple[Lane, Ground]:
+    """Draw the ground, and a lane at its lowest level: walls reach down to it."""
+    ground = ground_of(cfg, rng)
+    low = float(ground[2].min())
+    return Lane(np.array([(0.0, low), (cfg.length_m, low)]), cfg.width_m, 2.6), ground
+
+
+def build(
+    builder: SceneBuilder, cfg: RubbleCfg, lane: Lane, ground: Ground, rng: tx.Rng
+) -> dict[str, object]:
+    """Add the surfaces; half of the height may come from the ground's own waves, the rest from what lies on it."""
+    x, y, z = ground
     material = (tx.gravel, tx.gravel, tx.cobbles, tx.slabs)[rng.integers(4)]
     texture = builder.paint(material((cfg.width_m, cfg.length_m), FLOOR_TEXEL_M, rng))
     points = np.stack([*np.meshgrid(x, y), z], axis=-1)
     u, v = np.meshgrid(x / cfg.length_m, 0.5 - y / cfg.width_m)
     builder.grid(points, np.stack([u, v], axis=-1), texture, ground=True)
-    add_obstacles(builder, cfg, (x, y, z), rng)
-    # A lane with the lowest ground's level: its walls reach down to it.
-    lane = Lane(np.array([(0.0, float(z.min())), (cfg.length_m, float(z.min()))]), cfg.width_m, 2.6)
-    wall = add_walls(builder, lane, rng)
-    builder.backdrop((cfg.length_m / 2, 0.0), rng)
-    return builder.scene("rubble", seed, cfg, lane_lines(lane), floor=material.__name__, wall=wall)
+    add_obstacles(builder, cfg, ground, rng)
+    return {"floor": material.__name__, "wall": add_walls(builder, lane, rng)}
 
 
-def ground_of(cfg: RubbleCfg, rng: tx.Rng) -> tuple[NDArray, NDArray, NDArray]:
+PARTS = LaneKind(RubbleCfg, plan, build)
+
+
+def make(cfg: RubbleCfg, seed: int) -> Scene:
+    """Make the scene."""
+    return lane_scene("rubble", PARTS, cfg, seed)
+
+
+def ground_of(cfg: RubbleCfg, rng: tx.Rng) -> Ground:
     """Grid lines x `[C]`, y `[R]` and heights `[R, C]` of the waving ground [m]; even at both ends."""
     x = np.linspace(0, cfg.length_m, round(cfg.length_m / 0.1) + 1)
     y = np.linspace(-cfg.width_m / 2, cfg.width_m / 2, round(cfg.width_m / 0.1) + 1)
@@ -62,9 +76,7 @@ def ground_of(cfg: RubbleCfg, rng: tx.Rng) -> tuple[NDArray, NDArray, NDArray]:
     return x, y, (0.25 * cfg.max_height_m * np.clip(waves, -1, 1) * ends).astype(np.float64)
 
 
-def add_obstacles(
-    builder: SceneBuilder, cfg: RubbleCfg, ground: tuple[NDArray, NDArray, NDArray], rng: tx.Rng
-) -> None:
+def add_obstacles(builder: SceneBuilder, cfg: RubbleCfg, ground: Ground, rng: tx.Rng) -> None:
     """Strew bricks, slabs, planks and stones, the tallest `max_height_m` less the ground's waves."""
     x, y, z = ground
     looks = [

@@ -4,9 +4,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gaussgym_scene import textures as tx
 from gaussgym_scene.scene import Scene
-from gaussgym_scene.synth.builder import SceneBuilder, SynthCfg, require, rng_for
-from gaussgym_scene.synth.lane import Lane, add_lane, lane_lines
+from gaussgym_scene.synth.builder import SceneBuilder, SynthCfg, require
+from gaussgym_scene.synth.lane import Lane, LaneKind, add_lane, lane_scene
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,9 +31,8 @@ class SlopeCfg(SynthCfg):
         require("width_m", self.width_m, 1.2, 10.0)
 
 
-def make(cfg: SlopeCfg, seed: int) -> Scene:
-    """Make the scene."""
-    rng = rng_for("slope", seed)
+def plan(cfg: SlopeCfg, rng: tx.Rng) -> tuple[Lane, float]:
+    """Draw the lane and its inclination [degrees]."""
     slope = float(rng.uniform(6, 16)) if cfg.slope_deg is None else cfg.slope_deg
     rise = cfg.ramp_m * float(np.tan(np.radians(slope)))
     corners, x = [(0.0, 0.0)], 2.5
@@ -43,7 +43,17 @@ def make(cfg: SlopeCfg, seed: int) -> Scene:
         corners.append((x, 0.0))
         x += 1.5
     corners.append((x + 1.0, 0.0))
-    lane = Lane(np.array(corners, np.float64).round(9), cfg.width_m, float(rng.uniform(1.8, 2.4)))
-    builder = SceneBuilder()
-    drawn = add_lane(builder, lane, rng)
-    return builder.scene("slope", seed, cfg, lane_lines(lane), slope_deg=slope, **drawn)
+    return Lane(np.array(corners, np.float64).round(9), cfg.width_m, float(rng.uniform(1.8, 2.4))), slope
+
+
+def build(builder: SceneBuilder, cfg: SlopeCfg, lane: Lane, slope: float, rng: tx.Rng) -> dict[str, object]:
+    """Add the surfaces."""
+    return {"slope_deg": slope, **add_lane(builder, lane, rng)}
+
+
+PARTS = LaneKind(SlopeCfg, plan, build)
+
+
+def make(cfg: SlopeCfg, seed: int) -> Scene:
+    """Make the scene."""
+    return lane_scene("slope", PARTS, cfg, seed)

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from gaussgym_scene import textures as tx
 from gaussgym_scene.scene import Scene
-from gaussgym_scene.synth.builder import SceneBuilder, SynthCfg, require, rng_for
-from gaussgym_scene.synth.lane import Lane, add_lane, lane_lines
+from gaussgym_scene.synth.builder import SceneBuilder, SynthCfg, require
+from gaussgym_scene.synth.lane import Lane, LaneKind, add_lane, lane_scene
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,9 +35,8 @@ class StairsCfg(SynthCfg):
         require("width_m", self.width_m, 1.2, 10.0)
 
 
-def make(cfg: StairsCfg, seed: int) -> Scene:
-    """Make the scene; with two hills, 10 m along any path climb and descend at least one flight each."""
-    rng = rng_for("stairs", seed)
+def plan(cfg: StairsCfg, rng: tx.Rng) -> tuple[Lane, dict[str, object]]:
+    """Draw the lane, and say what was drawn."""
     tread = cfg.tread_m or float(rng.choice([0.30, 0.30, 0.25, 0.35]))
     width = cfg.width_m or round(float(rng.uniform(2.0, 3.4)) / 0.1) * 0.1
     steps = [cfg.num_steps or int(rng.integers(4, 7)) for _ in range(cfg.num_hills)]
@@ -44,10 +44,22 @@ def make(cfg: StairsCfg, seed: int) -> Scene:
     lengths = [round(float(rng.uniform(*span)) / 0.05) * 0.05 for span in spans]
     profile = profile_of(steps, lengths, tread, cfg.step_height_m)
     lane = Lane(profile, width, float(rng.uniform(1.6, 2.2)))
-    builder = SceneBuilder()
-    drawn = add_lane(builder, lane, rng)
-    drawn |= {"tread_m": tread, "num_steps": steps, "step_height_m": cfg.step_height_m}
-    return builder.scene("stairs", seed, cfg, lane_lines(lane), **drawn)
+    return lane, {"tread_m": tread, "num_steps": steps, "step_height_m": cfg.step_height_m}
+
+
+def build(
+    builder: SceneBuilder, cfg: StairsCfg, lane: Lane, drawn: dict[str, object], rng: tx.Rng
+) -> dict[str, object]:
+    """Add the surfaces."""
+    return add_lane(builder, lane, rng) | drawn
+
+
+PARTS = LaneKind(StairsCfg, plan, build)
+
+
+def make(cfg: StairsCfg, seed: int) -> Scene:
+    """Make the scene; with two hills, 10 m along any path climb and descend at least one flight each."""
+    return lane_scene("stairs", PARTS, cfg, seed)
 
 
 def profile_of(steps: list[int], lengths: list[float], tread: float, height: float) -> NDArray[np.float64]:
