@@ -15,6 +15,7 @@ from torch import Tensor
 from gaussgym_sim.commands import CommandCfg, PathNetwork
 from gaussgym_sim.rewards import RewardCfg
 from gaussgym_sim.task import RewardTerm, Task
+from gaussgym_sim.terrain import TerrainLookup, physics_heightfield
 
 if TYPE_CHECKING:
     from gaussgym_sim.env import Env
@@ -22,7 +23,9 @@ if TYPE_CHECKING:
 _RADII_M = (0.03, 0.06, 0.09, 0.12)
 _DIRECTIONS = 8
 _REACH = 3
-"""Path points to either side among which the highest, of the lower side, tells how high the path is where it crosses a gap."""
+"""Path points before and behind within which something must be higher for a gap to be filled, see `path_level_m`."""
+_ACROSS_M, _ACROSS_POINTS = 0.4, 4
+"""The same to the left and right."""
 
 
 @dataclass(frozen=True)
@@ -40,15 +43,25 @@ class FootholdCfg:
     fall_depth_m: float = 0.2
 
 
-def path_level_m(network: PathNetwork) -> Tensor:
-    """Height of each path point [P] with gaps filled: the lower of the highest points within `_REACH` before and behind it.
+def path_level_m(network: PathNetwork, terrain: TerrainLookup) -> Tensor:
+    """Height of each path point [P] with gaps and pits filled.
 
-    Path points lie on the ground, and so at the bottom of gaps. On slopes and stairs the level is the ground.
+    Path points lie on the ground, and so at the bottom of gaps. What is filled is lower than something on either side: across the
+    path first (between stones), then along it. On slopes and stairs the level is the ground.
+
+    Args:
+        network: of the scenes' paths.
+        terrain: of the same scenes.
     """
-    index = torch.arange(len(network.points), device=network.points.device)[:, None]
+    points, index = network.points, torch.arange(len(network.points), device=network.points.device)
+    scene_ids = torch.bucketize(index, network.offset[1:], right=True)
+    lateral = torch.linspace(-_ACROSS_M, _ACROSS_M, 2 * _ACROSS_POINTS + 1, device=points.device)
+    across = torch.stack((-torch.sin(points[:, 3]), torch.cos(points[:, 3])), dim=1)
+    ground = terrain.sample(points[:, None, :2] + lateral[:, None] * across[:, None], scene_ids)
+    right, left = ground[:, : _ACROSS_POINTS + 1].amax(dim=1), ground[:, _ACROSS_POINTS:].amax(dim=1)
+    heights = torch.minimum(right, left)
     sides = [torch.arange(*r, device=index.device)[None] for r in ((-_REACH, 1), (0, _REACH + 1))]
-    heights = network.points[:, 2]
-    before, behind = (heights.take(network.along(index, side)).amax(dim=1) for side in sides)
+    before, behind = (heights.take(network.along(index[:, None], side)).amax(dim=1) for side in sides)
     return torch.minimum(before, behind)
 
 
@@ -87,7 +100,7 @@ class FootholdState:
         """[E, L] height of the path beside each foot."""
         net, follower = self._env.network, self._env.follower
         if self._network is not net:  # scenes have changed
-            self._network, self._path_level_m = net, path_level_m(net)
+            self._network, self._path_level_m = net, path_level_m(net, self._env.sim.terrain)
         row = net.rows.index_select(0, follower.index)
         ahead = (self._env.sim.state.foot_pos_w[..., :2] - row[:, None, :2]) @ row[:, 2:4, None]
         steps = (ahead[..., 0] / row[:, 5:6]).round_().long()  # along the line, whichever way one walks it
@@ -157,7 +170,9 @@ def check_holes(scenes: Sequence[Scene]) -> None:
     """
     for scene in scenes:
         network = PathNetwork([scene], device=torch.device("cpu"))
-        depth = float((path_level_m(network) - network.points[:, 2]).max())
+        terrain = TerrainLookup([physics_heightfield(scene)], device=torch.device("cpu"))
+        ground = terrain.sample(network.points[None, :, :2], torch.zeros(1, dtype=torch.long))[0]
+        depth = float((path_level_m(network, terrain) - ground).max())
         if depth < FootholdCfg.gap_depth_m:
             raise InputError(
                 f"scene {scene.name!r}: its paths cross no gap deeper than {max(depth, 0.0):.2f} m, expected one of at least "
