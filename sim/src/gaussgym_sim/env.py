@@ -154,8 +154,9 @@ class Env:
         """
         if seed is not None:
             self.uniform.generator.manual_seed(seed)
-            if self.camera is not None:
-                self.camera.reseed()
+            for part in (self.camera, self.sensing):
+                if part is not None:
+                    part.reseed()
         self._begin_everywhere()
         return self.get_observations()
 
