@@ -9,8 +9,8 @@ from gaussgym_sim.terrain import Ground, add_ground
 from gaussgym_sim.vecsim import SUBSTEP_S
 
 SOLVER_ITERATIONS = 100
-"""Most iterations of a substep's contact solver. Nearly all substeps take two or three, so that a higher bound costs nothing;
-at the MJCFs' 10, rare ones were left unsolved (robots at the widest randomization, entangled in rubble), and their forces blew up.
+"""Most iterations of a substep's contact solver. Nearly all substeps take two or three: a higher bound costs nothing. At
+the MJCFs' 10, rare ones were left unsolved (robots at the widest randomization, entangled in rubble), and their forces blew up.
 """
 
 _SENSOR, _OBJECT = mujoco.mjtSensor, mujoco.mjtObj
