@@ -15,6 +15,7 @@ from gaussgym_sim.camera import CameraRenderer, CameraRig
 from gaussgym_sim.commands import PathFollower, PathNetwork
 from gaussgym_sim.curriculum import GoalDistance, next_levels
 from gaussgym_sim.env_cfg import EnvCfg as EnvCfg
+from gaussgym_sim.env_state import env_state, load_env_state
 from gaussgym_sim.episodes import EpisodeSums
 from gaussgym_sim.feet import Feet, Gait
 from gaussgym_sim.frames import BaseFrame
@@ -30,8 +31,6 @@ from gaussgym_sim.vecsim import VecSim
 if TYPE_CHECKING:
     from gaussgym_sim.nan_guard import NanGuard
 
-_KEPT = ("episode_length_buf", "level", "start_id", "action")
-
 
 class Env:
     """E robots, each learning on the ground of one scene; resets itself.
@@ -42,6 +41,7 @@ class Env:
     Attributes:
         num_envs, num_actions, max_episode_length, episode_length_buf, device, cfg: as in VecEnv.
         level: [E] curriculum level.
+        fixed_starts: deals the given starts, None where starts are drawn.
         start_id: [E] number of the running episode in the given starts, -1 without.
         camera: the cameras, or None.
         task, task_cfg, task_state: what is learned (`gaussgym_sim.task`), its settings, and what it remembers.
@@ -120,21 +120,15 @@ class Env:
             self.goal_distance = GoalDistance(self.cfg.goal_distance, len(sim.scenes), self.device)
         self._sampler = StartSampler(self.network, use_levels=self.cfg.curriculum)
         self._placer = Placer(sim, self.uniform)
-        self._fixed_starts = (
+        self.fixed_starts = (
             FixedStarts(starts, self.network, sim.scene_of_env) if starts is not None else None
         )
-        self.camera = (
-            CameraRig(
-                sim.robot,
-                self.cfg.camera,
-                renderer,
-                sim.scene_of_env,
-                control_s=self.cfg.control_s,
+        self.camera: CameraRig | None = None
+        if renderer is not None:
+            self.camera = CameraRig(
+                sim.robot, self.cfg.camera, renderer, sim.scene_of_env, control_s=self.cfg.control_s,
                 clock=randomize.camera_clock,
-            )
-            if renderer is not None
-            else None
-        )
+            )  # fmt: skip
         self.task_state: Any = None  # a `TaskState`
         if self.task.state is not None:
             self.task_state = self.task.state(self)
@@ -165,8 +159,8 @@ class Env:
         self.level.zero_()
         if self.goal_distance is not None:
             self.goal_distance.reset()
-        if self._fixed_starts is not None:
-            self._fixed_starts.rewind()
+        if self.fixed_starts is not None:
+            self.fixed_starts.rewind()
         self._start(everyone)
         if self.cfg.random_initial_age:
             self.episode_length_buf[:] = (
@@ -360,8 +354,8 @@ class Env:
             self.sensing.restart(ids)
             bias = self.sensing.encoder_bias[ids]
         self._physics.draw(ids, bias)
-        if self._fixed_starts is not None:
-            self.start_id[ids], start = self._fixed_starts.next(ids)
+        if self.fixed_starts is not None:
+            self.start_id[ids], start = self.fixed_starts.next(ids)
         else:
             start = self._sampler.draw(
                 self.sim.scene_of_env[ids], self.level[ids], to_goal=self.task.pursues_goal,
@@ -391,7 +385,7 @@ class Env:
         Raises:
             InputError: a scene without paths, or an env that runs fixed starts.
         """
-        if self._fixed_starts is not None:
+        if self.fixed_starts is not None:
             raise InputError(
                 "this environment runs fixed starts of its scenes; none of these can be replaced"
             )
@@ -404,7 +398,7 @@ class Env:
         Raises:
             InputError: a scene without paths or that the task cannot use, or an env that runs fixed starts.
         """
-        if self._fixed_starts is not None:
+        if self.fixed_starts is not None:
             raise InputError("this environment runs fixed starts of its scenes; its envs cannot leave these")
         self._check_scene(scene)
         self._scene_changes.move(env_ids, scene)
@@ -446,7 +440,7 @@ class Env:
         An episode of fixed starts gets the same ones whenever and wherever it is run; they depend on its number and on ``what``
         they are for, an integer.
         """
-        if self._fixed_starts is None:
+        if self.fixed_starts is None:
             return self.uniform(low, high, len(env_ids), *shape)
         return low + (high - low) * hashed_uniform(self.start_id[env_ids], what, *shape)
 
@@ -490,20 +484,9 @@ class Env:
 
     # ------------------------------------------------------------------ state
 
-    def _parts(self) -> dict[str, Any]:
-        """Everything with a memory of its own."""
-        parts = {
-            "sim": self.sim, "follower": self.follower, "commands": self.commands, "feet": self.feet, "gait": self.gait,
-            "episodes": self.episodes, "goal_distance": self.goal_distance, "starts": self._fixed_starts,
-            "camera": self.camera, "task": self.task_state, "sensing": self.sensing, "disturbances": self.disturbances,
-        }  # fmt: skip
-        return {name: part for name, part in parts.items() if part is not None}
-
     def state_dict(self) -> dict[str, Any]:
         """Everything that the coming steps depend on, beside settings, scenes and actions; no scene changes that still wait."""
-        own = {name: getattr(self, name).clone() for name in _KEPT}
-        parts = {name: part.state_dict() for name, part in self._parts().items()}
-        return {"own": own, "generator": self.uniform.generator.get_state(), **parts}
+        return env_state(self)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on exactly as the env did whose `state_dict` this is: of the same settings, with its scenes in the same slots.
@@ -511,17 +494,7 @@ class Env:
         Raises:
             InputError: it has other parts than this env (task, camera, curricula).
         """
-        parts = self._parts()
-        missing = {*parts, "own", "generator"} ^ set(state)
-        if missing:
-            raise InputError(
-                f"environment state differs in {', '.join(sorted(missing))}; expected one of the same settings"
-            )
-        for name, part in parts.items():
-            part.load_state_dict(state[name])
-        for name in _KEPT:
-            getattr(self, name).copy_(state["own"][name])
-        self.uniform.generator.set_state(state["generator"])
+        load_env_state(self, state)
         self.commands.set_rough(self.rough())
         self.rewards.set_rough(self.rough())
         self._refresh()
