@@ -78,7 +78,10 @@ def assert_same(near, far):
     assert near.invalid_count == far.invalid_count
 
 
-def test_every_call_gives_the_bits_of_the_backend_in_this_process():
+@pytest.mark.parametrize("copies", [False, True], ids=["views of the block", "copies, as on another device"])
+def test_every_call_gives_the_bits_of_the_backend_in_this_process(monkeypatch, copies):
+    if copies:
+        monkeypatch.setattr("gaussgym_sim.bridge.sees_block", lambda device: False)
     scenes, upper = [flat_scene(), wavy_scene()], flat_scene(z_m=2.0)
     near, far = (make_sim(name, "go1", scenes, 6, num_threads=2) for name in ("mujoco", "bridge:mujoco"))
     assert isinstance(far, VecSim)

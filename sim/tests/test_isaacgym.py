@@ -129,6 +129,18 @@ def test_feet_after_a_reset_are_where_the_engine_then_has_them():
         )
 
 
+def test_feet_placed_at_a_reset_stay_until_the_next_step_on_another_device(monkeypatch):
+    """Copies are brought up to date from the block by any call; feet that were placed here must not be lost by that."""
+    monkeypatch.setattr("gaussgym_sim.bridge.sees_block", lambda device: False)
+    sim = make([flat_scene()], 2)
+    place(sim, pos_w=torch.tensor([[0.0, 0.0, 3.0], [0.0, 0.0, 4.0]]))
+    feet = sim.state.foot_pos_w.clone()
+    assert float((feet[1] - feet[0])[:, 2].mean()) == pytest.approx(1.0, abs=1e-5)
+    sim.kick(torch.tensor([0]), torch.ones(1, 3))
+    place(sim, pos_w=torch.tensor([[0.0, 0.0, 3.0]]), env_ids=torch.tensor([0]))
+    assert torch.equal(sim.state.foot_pos_w, feet)
+
+
 @pytest.mark.slow
 def test_a_turning_base_moves_about_its_centre_of_mass():
     """Velocities of the origin and of the centre of mass differ by spin x arm; with the other one the base would drift."""
