@@ -4,7 +4,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from gaussgym_scene.command import run as run_command
 from gaussgym_scene.errors import InputError
+from gaussgym_sim.__main__ import ImportActuator
 from gaussgym_sim.actuator_net import ACTIVATIONS, ActuatorNet, DenseLayer, LstmLayer, _activate
 from gaussgym_sim.actuators import ActuatorCfg
 from gaussgym_sim.import_actuator import import_torchscript
@@ -245,3 +247,24 @@ def test_a_robot_with_a_network_moves_as_its_pd_controller(tmp_path):
     assert moved.max() > 0.05
     np.testing.assert_allclose(states[1].joint_pos, states[0].joint_pos, atol=2e-5)
     np.testing.assert_allclose(states[1].joint_torque, states[0].joint_torque, atol=2e-3)
+
+
+def test_the_command_writes_the_file_or_says_why_not(tmp_path, capsys):
+    path, output = script(mlp("elu"), tmp_path), tmp_path / "out.npz"
+    assert run_command(ImportActuator(path, output).run) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == str(output)
+    assert ActuatorNet.load(output).activation == "elu"
+    assert run_command(ImportActuator(path, tmp_path / "no.npz", activation="tanh").run) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "torques differ" in error
+    assert not (tmp_path / "no.npz").exists()
+
+
+def test_an_error_of_the_other_sign_is_a_scale(tmp_path):
+    """A module that takes position less target, as those of Walk These Ways: torque -3 per unit of it."""
+    module = nn.Sequential(nn.Linear(2, 1, bias=False))
+    module[0].weight.data = torch.tensor([[-3.0, -0.5]])
+    net = import_torchscript(script(module, tmp_path), tmp_path / "net.npz", error_scale=-1.0)
+    torque = net.start(1, 1).torque(np.arange(1), np.array([[2.0]]), np.array([[1.0]]))
+    assert float(torque[0, 0]) == pytest.approx(3.0 * 2.0 - 0.5)

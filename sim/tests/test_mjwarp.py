@@ -3,6 +3,8 @@
 import sys
 from dataclasses import replace
 from importlib import import_module
+from itertools import pairwise
+from pathlib import Path
 from types import SimpleNamespace
 
 import mujoco
@@ -11,6 +13,7 @@ import pytest
 import torch
 from gaussgym_scene.errors import InputError
 from gaussgym_scene.heightfield import Heightfield
+from gaussgym_sim.actuator_net import ACTIVATIONS, ActuatorNet, DenseLayer, LstmLayer
 from gaussgym_sim.actuators import ActuatorCfg, Actuators
 from gaussgym_sim.boxes import Boxes
 from gaussgym_sim.robot import get_robot
@@ -21,7 +24,7 @@ from gaussgym_sim.vecsim import make_sim
 wp = pytest.importorskip("warp")
 pytest.importorskip("mujoco_warp")
 
-from gaussgym_sim import mjwarp_ground, mjwarp_reset, mjwarp_sim  # noqa: E402
+from gaussgym_sim import mjwarp_ground, mjwarp_net, mjwarp_reset, mjwarp_sim  # noqa: E402
 from gaussgym_sim import mjwarp_kernels as kernels  # noqa: E402
 from gaussgym_sim.mjwarp_ground import FAR_BELOW_M, WorldGrounds, add_ground_geoms  # noqa: E402
 from gaussgym_sim.mjwarp_overflow import WATCHED, OverflowType, Room  # noqa: E402
@@ -32,7 +35,11 @@ CPU = torch.device("cpu")
 @pytest.mark.parametrize("arch", [80, 120, *(pytest.param(n, marks=pytest.mark.slow) for n in (86, 89, 90))])
 def test_kernels_compile_for_gpus(arch, tmp_path):
     """NVRTC comes with Warp and needs no driver, so that a machine without a GPU sees what would not compile for one."""
-    for module, launched in ((kernels, kernels.KERNELS), (mjwarp_reset, [mjwarp_reset.restart])):
+    for module, launched in (
+        (kernels, kernels.KERNELS),
+        (mjwarp_net, mjwarp_net.KERNELS),
+        (mjwarp_reset, [mjwarp_reset.restart]),
+    ):
         folder = tmp_path / module.__name__
         wp.compile_aot_module(module.__name__, arch=arch, module_dir=folder, use_ptx=True)
         (ptx,) = folder.glob("*.ptx")
@@ -102,6 +109,41 @@ def test_kernel_equals_actuators(kind):
     got, want = drive_twice(ActuatorCfg(kind, **motor), calls=12, substeps=4, reset_at=6)
     assert np.abs(want).max() > 20.0
     np.testing.assert_allclose(got, want, atol=2e-5)
+
+
+def random_net(kind, rng):
+    def weights(*shape):
+        return rng.normal(scale=0.5, size=shape).astype(np.float32)
+
+    history, lstm, width = (0, 2, 5), (), 6
+    if kind == "lstm":
+        history, width = (0,), 8
+        lstm = tuple(LstmLayer(weights(32, n), weights(32, 8), weights(32)) for n in (2, 8))
+    sizes = (width, 7, 5, 1)
+    layers = tuple(DenseLayer(weights(b, a), weights(b)) for a, b in pairwise(sizes))
+    return ActuatorNet(history, lstm, layers, kind if kind in ACTIVATIONS else "elu")
+
+
+@pytest.mark.parametrize("kind", ["lstm", *ACTIVATIONS])
+def test_network_kernels_equal_the_networks_of_the_cpu(kind):
+    """Over ten substeps, so that the memory matters, with a reset of some robots in between."""
+    rng, e, j = np.random.default_rng(3), 4, 3
+    net = random_net(kind, rng)
+    twin, everyone = net.start(e, j), np.arange(e)
+    with wp.ScopedDevice("cpu"):
+        ours = mjwarp_net.NetLaunches(net, e, j, CPU)
+    for substep in range(10):
+        if substep == 6:
+            twin.reset(np.array([1, 3]))
+            ours.reset(torch.tensor([1, 3]))
+        error, velocity = rng.normal(size=(2, e, j)).astype(np.float32)
+        ours.error[:], ours.velocity[:] = torch.from_numpy(error), torch.from_numpy(velocity)
+        with wp.ScopedDevice("cpu"):
+            ours.launch()
+        want = twin.torque(everyone, error, velocity)
+        np.testing.assert_allclose(ours.torque.numpy(), want, atol=3e-6, rtol=1e-5)
+    for name, memory in twin.state_dict().items():
+        np.testing.assert_allclose(ours.memory[name].numpy(), memory, atol=3e-6)
 
 
 def report_inputs(qpos, qvel, parked):
@@ -315,8 +357,8 @@ def test_a_larger_grid_moves_the_others_heights_along():
         ({"device": "meta"}, "runs on 'cuda' or 'cpu', not on 'meta'"),
         ({"terrain": "mesh"}, "no exact triangles"),
         (
-            {"robot": replace(get_robot("go1"), actuator=ActuatorCfg("net", net="x.npz"))},
-            "kind 'net'; it has: pd, dc",
+            {"robot": replace(get_robot("go1"), actuator=ActuatorCfg("net", net=Path("x.npz")))},
+            "x.npz: no such file",
         ),
     ],
 )

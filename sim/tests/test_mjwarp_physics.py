@@ -1,12 +1,17 @@
 """MuJoCo Warp's backend on Warp's CPU device: conformance, and the same motion as MuJoCo. A cold kernel cache adds two minutes."""
 
 import gc
+import json
 import logging
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from gaussgym_sim.actuator_net import ActuatorNet, DenseLayer, LstmLayer
 from gaussgym_sim.actuators import ActuatorCfg
 from gaussgym_sim.boxes import Boxes
 from gaussgym_sim.host_view import HostView
@@ -17,7 +22,7 @@ from gaussgym_sim.vecsim import VecSim, make_sim
 
 pytest.importorskip("mujoco_warp")
 
-from gaussgym_sim import mjwarp_ground, mjwarp_sim, mujoco_sim
+from gaussgym_sim import mjwarp_ground, mjwarp_overflow, mjwarp_sim, mujoco_sim
 from gaussgym_sim.mjwarp_graphs import Graphs
 
 pytestmark = pytest.mark.slow
@@ -130,6 +135,33 @@ def test_dc_motor_in_both_engines():
     assert gap(*sims)[1] < 1e-3
 
 
+def test_learned_actuators_in_both_engines(tmp_path):
+    """An LSTM network, whose memory a reset clears and a state holds."""
+    rng = np.random.default_rng(5)
+
+    def weights(*shape):
+        return rng.normal(scale=0.6, size=shape).astype(np.float32)
+
+    lstm = LstmLayer(weights(16, 2), weights(16, 4), weights(16))
+    dense = DenseLayer(60.0 * weights(1, 4), weights(1))
+    ActuatorNet((0,), (lstm,), (dense,), "identity").save(tmp_path / "net.npz")
+    robot = replace(get_robot("go1"), actuator=ActuatorCfg("net", net=tmp_path / "net.npz"))
+    names = ("mjwarp", "mujoco", "mjwarp")
+    ours, other, resumed = (make([flat_scene()], 2, backend=name, robot=robot) for name in names)
+    for k in range(10):
+        if k in (0, 5):
+            some = torch.arange(2 if k == 0 else 1)
+            for sim in (ours, other):
+                joints = place(sim, pos_w=torch.tensor([[0.0, 0.0, 2.0]]).repeat(len(some), 1), env_ids=some)
+        if k == 7:
+            resumed.load_state_dict(ours.state_dict())
+        for sim in (ours, other, resumed) if k >= 7 else (ours, other):
+            sim.step(joints + 0.5 * (k % 3 - 1))
+    assert other.state.joint_torque.abs().max() > 1.0
+    assert gap(ours, other)[1] < 1e-3
+    assert torch.equal(ours.state.joint_torque, resumed.state.joint_torque)
+
+
 def test_recorded_launches_give_the_bits_of_plain_ones(monkeypatch):
     """Also after garbage collection and other allocations, and for another number of substeps in between."""
     scenes = [flat_scene(), wavy_scene()]
@@ -169,6 +201,19 @@ def test_overflow_is_told_counted_and_mended(caplog):
         for _ in range(5):
             each.step(joints)
     assert torch.equal(sim.state.root_pos_w, twin.state.root_pos_w), "16 rows are enough for four feet"
+
+
+def test_what_cannot_grow_is_told_once(caplog, monkeypatch):
+    """A shape over very many cells; it is counted each time."""
+    sim = make([flat_scene()], 2)
+    bits = int(mjwarp_overflow.OverflowType.HFIELD)
+    monkeypatch.setattr(sim._watch, "poll", lambda data: (bits, 2))
+    with caplog.at_level(logging.WARNING):
+        for _ in range(3):
+            stand(sim, control_steps=1)
+    (record,) = caplog.records
+    assert "50 contacts of one shape with the heightfield (coarser cells have fewer)" in record.message
+    assert sim.overflow_count == 6
 
 
 def test_one_bad_world_leaves_the_others_alone():
@@ -274,3 +319,20 @@ def test_a_scene_with_a_larger_grid_leaves_the_others_alone():
     feet = sim.state.foot_pos_w[:2]
     ground = 0.2 + 0.1 * feet[..., 0]
     assert ((feet[..., 2] - ground) - sim.robot.foot_radius_m).abs().max() < 0.008
+
+
+EXPERIMENT = Path(__file__).parents[2] / "experiments" / "gpu" / "sim.py"
+
+
+@pytest.mark.skipif(not EXPERIMENT.exists(), reason="the package alone, without the experiments beside it")
+def test_the_gpu_experiment_rehearses_on_the_cpu(tmp_path):
+    """What a machine with a GPU is to run once must not fail there for a slip of the pen."""
+    options = ["--device", "cpu", "--num-envs", "4", "--steps", "2", "--rounds", "1", "--checks", "1"]
+    command = [sys.executable, str(EXPERIMENT), *options, "--output", str(tmp_path / "out.json")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=250)
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "out.json").read_text())
+    assert [row["passed"] for row in report["conformance"]] == [True]
+    assert [row["ground"] for row in report["rates"]] == ["flat", "stairs 10 cm"]
+    assert all(row["control_steps_per_s"] > 0 and row["lost_or_invalid"] == 0 for row in report["rates"])
+    assert report["two_runs_part_by"] == {"median": 0.0, "most": 0.0}

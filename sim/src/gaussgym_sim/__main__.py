@@ -109,7 +109,7 @@ class ImportActuator:
     activation: Literal["auto", "identity", "relu", "elu", "tanh", "sigmoid", "softsign"] = "auto"
     """Between dense layers; by default the one with which the torques agree."""
     error_scale: float = 1.0
-    """Factor on errors outside the module."""
+    """Factor on errors, target less position, outside the module; -1 for one that takes position less target."""
     velocity_scale: float = 1.0
     """Factor on velocities outside the module."""
     torque_scale: float = 1.0

@@ -34,6 +34,60 @@ class Gains:
     """Whether ``stall`` and ``no_load`` clip the torque."""
 
 
+@wp.func
+def delayed_error(
+    e: int,
+    j: int,
+    qpos: wp.array2d[float],
+    columns: wp.array2d[int],
+    gains: Gains,
+    target: wp.array2d[float],
+    now: int,
+    held: wp.array3d[float],
+) -> float:
+    """Target of a joint's delay ago less its position [rad]; the target of now is kept."""
+    depth = held.shape[0]
+    held[now, e, j] = target[e, j]
+    wanted = held[(now + depth - gains.delay[e]) % depth, e, j]
+    return wanted + gains.offset[e, j] - qpos[e, columns[0, j]]
+
+
+@wp.kernel
+def sense(
+    qpos: wp.array2d[float],
+    qvel: wp.array2d[float],
+    columns: wp.array2d[int],
+    gains: Gains,
+    target: wp.array2d[float],
+    clock: wp.array[int],
+    substep: int,
+    held: wp.array3d[float],
+    error: wp.array2d[float],
+    velocity: wp.array2d[float],
+) -> None:
+    """What a learned actuator gets: errors and velocities [E, J]. Arguments as in `drive`."""
+    e, j = wp.tid()
+    now = (clock[0] + substep) % held.shape[0]
+    error[e, j] = delayed_error(e, j, qpos, columns, gains, target, now, held)
+    velocity[e, j] = qvel[e, columns[1, j]]
+
+
+@wp.kernel
+def limit(
+    given: wp.array2d[float],
+    columns: wp.array2d[int],
+    gains: Gains,
+    torque: wp.array2d[float],
+    ctrl: wp.array2d[float],
+) -> None:
+    """Torques [E, J] of a learned actuator, with each joint's strength and limit."""
+    e, j = wp.tid()
+    tau = gains.strength[e, j] * given[e, j]
+    tau = wp.min(wp.max(tau, -gains.limit[j]), gains.limit[j])
+    torque[e, j] = tau
+    ctrl[e, columns[2, j]] = tau
+
+
 @wp.kernel
 def drive(
     qpos: wp.array2d[float],
@@ -62,12 +116,8 @@ def drive(
         ctrl: [E, nu] output [Nm].
     """
     e, j = wp.tid()
-    depth = held.shape[0]
-    now = (clock[0] + substep) % depth
-    held[now, e, j] = target[e, j]
-    wanted = held[(now + depth - gains.delay[e]) % depth, e, j]
+    error = delayed_error(e, j, qpos, columns, gains, target, (clock[0] + substep) % held.shape[0], held)
     speed = qvel[e, columns[1, j]]
-    error = wanted + gains.offset[e, j] - qpos[e, columns[0, j]]
     tau = gains.strength[e, j] * (gains.kp[e, j] * error - gains.kd[e, j] * speed)
     if gains.dc != 0:
         ratio = speed / gains.no_load[j]
@@ -197,5 +247,5 @@ def collect_overflow(overflow: wp.array[int], mask: int, found: wp.array[int]) -
         wp.atomic_add(found, 1, 1)
 
 
-KERNELS = (drive, advance_clock, report, collect_overflow)
+KERNELS = (sense, limit, drive, advance_clock, report, collect_overflow)
 """All of them; a test compiles them for GPUs."""

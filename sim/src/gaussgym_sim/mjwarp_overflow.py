@@ -73,7 +73,7 @@ class Room:
                 (_CONVEX, f"{self.convex} convex pairs an environment (contacts_per_env)"),
                 (_CONSTRAINTS, f"{self.constraints} constraints an environment (constraints_per_env)"),
                 (_MATCHES, f"{self.matches} contacts a sensor"),
-                (_CELLS, "contacts of one shape with a heightfield (coarser cells have fewer)"),
+                (_CELLS, "50 contacts of one shape with the heightfield (coarser cells have fewer)"),
             )
             if bits & mask
         ]
@@ -107,7 +107,7 @@ class OverflowWatch:
         if not self._cuda:
             return self._take()
         self._event = torch.cuda.Event()
-        self._event.record()
+        self._event.record(torch.cuda.current_stream(self._found.device))
         return result
 
     def _take(self) -> tuple[int, int]:

@@ -27,9 +27,21 @@ except ImportError as error:
     ) from error
 
 from gaussgym_sim import mjwarp_ground, mjwarp_params
+from gaussgym_sim.actuator_net import ActuatorNet
 from gaussgym_sim.mjwarp_graphs import Graphs
 from gaussgym_sim.mjwarp_ground import WorldGrounds, box_room, checked_ground
-from gaussgym_sim.mjwarp_kernels import Buffers, Gains, Parked, Robots, advance_clock, drive, report
+from gaussgym_sim.mjwarp_kernels import (
+    Buffers,
+    Gains,
+    Parked,
+    Robots,
+    advance_clock,
+    drive,
+    limit,
+    report,
+    sense,
+)
+from gaussgym_sim.mjwarp_net import NetLaunches
 from gaussgym_sim.mjwarp_overflow import OverflowWatch, Room
 from gaussgym_sim.mjwarp_params import WorldParams
 from gaussgym_sim.mjwarp_reset import Start, legs_of, restart
@@ -43,7 +55,6 @@ from gaussgym_sim.vecsim import MAX_DELAY_SUBSTEPS, PARAMS, SUBSTEP_S, SimState,
 
 logger = logging.getLogger(__name__)
 
-ACTUATOR_KINDS = ("pd", "dc")
 _MOST_ROOM = 4096  # contacts or constraints an environment: beyond this something else is wrong
 _SENSOR_OFF = int(mjw.DisableBit.SENSOR)
 _ACTUATOR_PARAMS = ("kp", "kd", "strength", "offset")
@@ -70,7 +81,7 @@ class MjwarpSim:
         """Put robots and grounds on the device. See `make_sim` for the other arguments.
 
         Args:
-            robot: whose actuators are of one of `ACTUATOR_KINDS`.
+            robot: with actuators of any kind.
             scenes: one a slot.
             num_envs: E.
             device: 'cuda' or 'cpu'; nothing falls back to the other.
@@ -81,7 +92,7 @@ class MjwarpSim:
             constraints_per_env: the same.
 
         Raises:
-            InputError: no such device, kind of terrain or kind of actuator, or a ground that is no good.
+            InputError: no such device or kind of terrain, a ground that is no good, an actuator network that is none.
         """
         self.device = _checked_device(device)
         _check_robot_and_terrain(robot, terrain)
@@ -153,9 +164,13 @@ class MjwarpSim:
         self._parked = torch.zeros(e, dtype=torch.bool, device=self.device)
         self._parked_qpos, self._parked_qvel = self._views["qpos"].clone(), self._views["qvel"].clone()
         self._invalid_count = torch.zeros(1, dtype=torch.int64, device=self.device)
-        self._watch = OverflowWatch(self.device)
+        self._watch, self._told = OverflowWatch(self.device), 0
+        self._net: NetLaunches | None = None
         with self._graphs.on_stream():
             self._pack_structs()
+            if self.robot.actuator.kind == "net":
+                net = ActuatorNet.load(self.robot.actuator.net)  # type: ignore[arg-type]  (`ActuatorCfg.check`)
+                self._net = NetLaunches(net, e, j, self.device)
 
     def _pack_structs(self) -> None:
         """What the kernels get, by reference."""
@@ -229,10 +244,15 @@ class MjwarpSim:
             wp.from_torch(t) for t in (self._target, self._clock, self._held, self._torque)
         )
         for substep in range(substeps):
-            wp.launch(
-                drive, dim=torque.shape,
-                inputs=[data.qpos, data.qvel, robots.columns, gains, target, clock, substep, held, torque, data.ctrl],
-            )  # fmt: skip
+            seen = [data.qpos, data.qvel, robots.columns, gains, target, clock, substep, held]
+            if self._net is None:
+                wp.launch(drive, dim=torque.shape, inputs=[*seen, torque, data.ctrl])
+            else:
+                ends = [wp.from_torch(t) for t in (self._net.error, self._net.velocity)]
+                wp.launch(sense, dim=torque.shape, inputs=[*seen, *ends])
+                self._net.launch()
+                given = wp.from_torch(self._net.torque)
+                wp.launch(limit, dim=torque.shape, inputs=[given, robots.columns, gains, torque, data.ctrl])
             # Sensors are read once a control step, so only the last substep has them.
             off = 0 if substep == substeps - 1 else _SENSOR_OFF
             model.opt.disableflags |= off
@@ -272,21 +292,24 @@ class MjwarpSim:
                     buffers,
                 ],
             )  # fmt: skip
+        if self._net is not None:
+            self._net.reset(env_ids)
 
     def _check_overflow(self) -> None:
         """Whether contacts were lost since the last look; then there shall be more room."""
         with self._graphs.on_stream():
             bits, envs = self._watch.poll(self._data)
-        if not bits:
+        if not bits or self._room is None:
             return
         self.overflow_count += envs
-        room = self._room
-        assert room is not None
-        grown = room.grown(bits)
-        full = max(grown.contacts, grown.constraints) > _MOST_ROOM or grown == room
+        grown = self._room.grown(bits)
+        full = max(grown.contacts, grown.constraints) > _MOST_ROOM or grown == self._room
+        if full and not bits & ~self._told:
+            return  # nothing that was not said before
+        self._told |= bits
         logger.warning(
             "mjwarp: %d environments had more than %s; contacts were lost%s",
-            envs, room.describe(bits), "" if full else f"; from now on there is room for twice as many: {grown}",
+            envs, self._room.describe(bits), "" if full else f"; from now on there is room for twice as many: {grown}",
         )  # fmt: skip
         if not full:
             self._rebuild(room=grown)
@@ -414,6 +437,7 @@ class MjwarpSim:
             "state": vars(self.state),
             "params": self.params,
             "physics": self._views,
+            "net": {} if self._net is None else self._net.memory,
             "sim": {name: getattr(self, name) for name in (*names, "_invalid_count")},
         }
 
@@ -448,10 +472,6 @@ def _checked_device(device: torch.device | str) -> torch.device:
 
 def _check_robot_and_terrain(robot: RobotCfg, terrain: str) -> None:
     robot.actuator.check(robot.num_joints)
-    if robot.actuator.kind not in ACTUATOR_KINDS:
-        raise InputError(
-            f"physics backend 'mjwarp' has no actuators of kind {robot.actuator.kind!r}; it has: {', '.join(ACTUATOR_KINDS)}"
-        )
     if terrain == "mesh":
         raise InputError(
             "physics backend 'mjwarp' has no exact triangles; use terrain='boxes' or 'heightfield'"
