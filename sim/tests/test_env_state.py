@@ -11,7 +11,7 @@ from gaussgym_sim.env import Env, EnvCfg
 from gaussgym_sim.randomize import RandomizeCfg
 from gaussgym_sim.rewards import RewardCfg
 from gaussgym_sim.starts import sample_starts
-from gaussgym_sim.testing import flat_scene, wavy_scene
+from gaussgym_sim.testing import flat_scene, heights_scene, wavy_scene
 from gaussgym_sim.vecsim import make_sim
 
 torch.set_num_threads(1)
@@ -28,10 +28,17 @@ class Painter:
         return self
 
 
+def holed_scene():
+    """A gap across the path, which lies on the ground."""
+    scene = heights_scene(lambda x, y: 0.05 * y - 0.5 * (abs(x - 1.0) < 0.15))
+    scene.paths.points[:, 2] = scene.heightfield.sample(scene.paths.points[:, :2])
+    return scene
+
+
 def make(cfg, **options):
     scenes = [flat_scene(), wavy_scene()]
-    for scene in scenes:
-        scene.metadata["path_level"] = {"0": 0}
+    if cfg.task == "gaps":
+        scenes = [holed_scene(), holed_scene()]
     return Env(make_sim("mujoco", "go1", scenes, 6, num_threads=1), cfg, **options)
 
 

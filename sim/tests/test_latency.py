@@ -346,3 +346,24 @@ def test_an_environment_with_late_cameras_goes_on_from_a_saved_state():
             assert all(torch.equal(a[name], b[name]) for name in a)
             assert torch.equal(reward_a, reward_b)
             assert torch.equal(dones_a, dones_b)
+
+
+def test_a_seed_repeats_everything_that_is_random():
+    sim = make_sim("mujoco", "go1", [flat_scene()], 6)
+    randomize = randomize_preset("extreme").supported_by(sim.capabilities)[0]
+    cfg = replace(EnvCfg(), randomize=randomize, camera=CameraCfg(width=4, height=3), episode_s=0.9)
+    env = Env(sim, cfg, seed=1, renderer=StepRenderer(cfg.camera))
+
+    def run():
+        env.camera._renderer.step = 0
+        generator, seen = torch.Generator().manual_seed(0), [env.reset(seed=7)]
+        for step in range(70):  # past the redraws of every second
+            env.camera._renderer.step = step
+            seen.append(env.step(0.5 * torch.randn(6, 12, generator=generator))[0])
+        return [torch.stack([obs[name] for obs in seen]) for name in ("proprio", "rgb_new", "rgb")]
+
+    first = run()
+    for _ in range(13):
+        env.step(torch.zeros(6, 12))
+    again = run()
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))

@@ -1,7 +1,7 @@
 """The tasks beyond walking and goals, on hand-placed robots."""
 
 import math
-from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,14 +9,17 @@ import torch
 from gaussgym_scene.errors import InputError
 from gaussgym_scene.paths import Paths
 from gaussgym_scene.scene import Scene
+from gaussgym_scene.synth import synthesize
 from gaussgym_sim.command_env import CommandEnv, CommandEnvCfg
+from gaussgym_sim.commands import PathNetwork
 from gaussgym_sim.env import Env, EnvCfg
 from gaussgym_sim.patches import Patches, to_base_xy
 from gaussgym_sim.rewards import RewardCfg
-from gaussgym_sim.starts import hashed_uniform, sample_starts
 from gaussgym_sim.task import get_task, task_names
+from gaussgym_sim.tasks.gaps import path_level_m
 from gaussgym_sim.tasks.goal_semantic import SemanticCfg
 from gaussgym_sim.tasks.navigate import NavigateCfg
+from gaussgym_sim.terrain import TerrainLookup
 from gaussgym_sim.testing import flat_scene, heights_scene, place
 from gaussgym_sim.vecsim import make_sim
 
@@ -217,13 +220,13 @@ def test_spl_and_reward_by_hand():
     _, reward, dones, extras = env.step(torch.zeros(2, 3))
     assert extras["success"].tolist() == dones.tolist() == [True, True]
     assert (state.walked_m < 0.2).all()  # the new episodes'
-    spl = float(extras["log"]["episode/spl"])
+    assert extras["metrics"]["spl"].mean() == extras["log"]["episode/spl"]
     jumped = before - 0.4
     want = [
         float(shortest[0] / max(jumped[0], shortest[0])),
         float(shortest[1] / (2 * shortest[1] + jumped[1])),
     ]
-    assert spl == pytest.approx(np.mean(want), abs=0.02)
+    assert extras["metrics"]["spl"].tolist() == pytest.approx(want, abs=0.02)
     assert reward.tolist() == pytest.approx((jumped + 5.0).tolist(), abs=0.05)  # metres nearer, and the bonus
 
 
@@ -305,14 +308,13 @@ def test_what_cannot_be_commanded():
 # ---------------------------------------------------------------------- gaps, stepping_stones
 
 
-def gap_scene(levels=True):
+def gap_scene():
     """A gap 0.3 m wide and 0.5 m deep at x in 0..0.3, and a path over it whose points follow the ground."""
     scene = heights_scene(lambda x, y: np.where((x > 0.01) & (x < 0.29), -0.5, 0.0), cell_m=0.05)
     x = np.arange(-4, 4.01, 0.25)
     z = np.where((x > 0.01) & (x < 0.29), -0.5, 0.0)
     paths = Paths(np.stack([x, 0 * x, z, 0 * x], 1), np.zeros(len(x), int), np.full(len(x), 0.5))
-    metadata = {"path_level": {"0": 0}} if levels else {}
-    return Scene("gap", heightfield=scene.heightfield, paths=paths, metadata=metadata)
+    return Scene("gap", heightfield=scene.heightfield, paths=paths, metadata={})
 
 
 def feet_at(env, feet_xyz, touch_down=True):
@@ -365,53 +367,41 @@ def test_stepping_stones_are_stricter():
     stand(env, 3)
 
 
-def test_tasks_of_footholds_want_levels():
-    with pytest.raises(InputError, match="scene 'gap': no path_level in its metadata"):
-        make("gaps", gap_scene(levels=False))
-
-
-@pytest.mark.parametrize("task", ["goal_semantic", "navigate"])
-def test_fixed_starts_have_the_same_patches_whatever_the_number_of_environments(task):
-    starts = sample_starts([flat_scene()], 6, seed=1)
-    cfg = replace(EnvCfg.for_task(task).for_evaluation(), episode_s=0.04)
-
-    def patches(num_envs, seed):
-        env = Env(
-            make_sim("mujoco", "go1", [flat_scene()], num_envs, num_threads=1), cfg, starts=starts, seed=seed
-        )
-        seen = {}
-        for _ in range(2 * 6):
-            state = env.task_state.patches
-            seen |= {
-                int(n): (state.xy_m[e].clone(), state.half_m[e].clone())
-                for e, n in enumerate(env.start_id)
-                if int(env.episode_length_buf[e]) == 0
-            }
-            env.step(torch.zeros(num_envs, 12))
-        return [torch.cat([s[i].flatten() for _, s in sorted(seen.items())]) for i in (0, 1)]
-
-    one, other = patches(6, seed=0), patches(2, seed=5)
-    assert torch.equal(one[0], other[0])
-    assert torch.equal(one[1], other[1])
-    assert len(one[1].unique()) > 6
-
-
-def test_hashed_numbers_are_uniform_and_differ():
-    numbers = torch.arange(2000)
-    drawn = hashed_uniform(numbers, 3, 5)
-    assert drawn.shape == (2000, 5)
-    assert ((drawn >= 0) & (drawn < 1)).all()
-    assert drawn.mean(dim=0).tolist() == pytest.approx([0.5] * 5, abs=4 * (1 / 12) ** 0.5 / 2000**0.5)
-    assert drawn.std(dim=0).tolist() == pytest.approx([(1 / 12) ** 0.5] * 5, rel=0.05)
-    both = torch.cat((drawn, hashed_uniform(numbers, 4, 5)), dim=1)
-    assert (torch.corrcoef(both.T) - torch.eye(10)).abs().max() < 0.1
-    assert torch.equal(hashed_uniform(numbers[7:8], 3, 5), drawn[7:8])
-
-
-def test_new_scenes_must_suit_the_task_too():
+def test_tasks_of_footholds_want_holes():
+    with pytest.raises(InputError, match="scene 'flat': its paths cross no gap deeper than"):
+        make("gaps")
     env = make("gaps", gap_scene())
-    with pytest.raises(InputError, match="scene 'gap': no path_level in its metadata"):
-        env.replace_scene(0, gap_scene(levels=False))
+    with pytest.raises(InputError, match="scene 'heights': its paths cross no gap"):
+        env.replace_scene(0, heights_scene(lambda x, y: 0.2 * x))
+
+
+@pytest.mark.parametrize("direction", [1, -1])
+def test_slopes_and_stairs_are_no_gaps(direction):
+    """A path up a slope, up a step and over a gap: its level is the ground but for the gap."""
+    x = np.arange(0, 6.01, 0.25)
+    z = np.select([x < 2, x < 4, (x > 4.9) & (x < 5.3)], [0.2 * x, 0.4, 0.0], 0.55)[::direction]
+    paths = Paths(np.stack([x, 0 * x, z, 0 * x], 1), np.zeros(len(x), int), np.full(len(x), 0.5))
+    network = PathNetwork(
+        [Scene("s", heightfield=gap_scene().heightfield, paths=paths, metadata={})], device=CPU
+    )
+    want = np.where((x > 4.9) & (x < 5.3), 0.55, z[::direction])[::direction]
+
+    def sample(xy, scene_ids):
+        """That ground, with a slope across the path."""
+        return torch.from_numpy(np.interp(xy[..., 0], x, z)).float() + 0.3 * xy[..., 1]
+
+    np.testing.assert_allclose(path_level_m(network, SimpleNamespace(sample=sample)).numpy(), want, atol=1e-6)
+
+
+def test_between_stones_the_level_is_theirs():
+    field = heights_scene(
+        lambda x, y: np.where((abs(x) < 2.5) & (abs(y) < 0.15), -0.6, 0.0), cell_m=0.05
+    ).heightfield
+    x = np.arange(-4, 4.01, 0.25)
+    z = np.where(abs(x) < 2.5, -0.6, 0.0)
+    paths = Paths(np.stack([x, 0 * x, z, 0 * x], 1), np.zeros(len(x), int), np.full(len(x), 0.5))
+    network = PathNetwork([Scene("s", heightfield=field, paths=paths, metadata={})], device=CPU)
+    assert not path_level_m(network, TerrainLookup([field], device=CPU)).any()
 
 
 PRESETS = [
@@ -444,3 +434,37 @@ def test_the_originals_robots_run_under_the_originals_rewards(robot, preset):
 def test_a_gait_reward_wants_a_gait():
     with pytest.raises(InputError, match="feet_phase follows a gait's clock"):
         make("velocity", rewards=RewardCfg.preset("gaussgym_t1"))
+
+
+@pytest.mark.parametrize(("kind", "task"), [("gaps", "gaps"), ("stones", "stepping_stones")])
+def test_scenes_that_are_made_for_the_tasks(kind, task):
+    """Robots that stand at their starts stand in no gap; those that are put over one fall in."""
+    env = make(task, synthesize(kind, seed=0, max_splats=2000), num_envs=16)
+    fell = stand(env, 10)[3]["fell"]
+    on_ground = env.sim.terrain.sample(env.sim.state.foot_pos_w[..., :2], env.sim.scene_of_env) > -0.1
+    assert on_ground.all(dim=1).sum() >= 4
+    below = env.task_state.below_m[on_ground]
+    assert below.abs().max() < 0.06
+    assert not fell[on_ground.all(dim=1)].any()
+
+
+def test_resumed_decisions_are_bit_identical():
+    def roll(env, steps, first):
+        return [
+            env.step(torch.randn(3, 3, generator=torch.Generator().manual_seed(first + i)))[:2]
+            for i in range(steps)
+        ]
+
+    def fresh(seed):
+        cfg = EnvCfg.for_task("navigate", episode_s=1.0)
+        return CommandEnv(
+            Env(make_sim("mujoco", "go1", [flat_scene()], 3, num_threads=1), cfg, seed=seed), Stand()
+        )
+
+    env, other = fresh(0), fresh(1)
+    roll(env, 4, 0), roll(other, 2, 50)
+    other.load_state_dict(env.state_dict())
+    assert all(torch.equal(other.get_observations()[k], v) for k, v in env.get_observations().items())
+    for (obs, reward), (obs_there, reward_there) in zip(roll(env, 12, 4), roll(other, 12, 4), strict=True):
+        assert torch.equal(reward, reward_there)
+        assert all(torch.equal(obs[k], obs_there[k]) for k in obs)

@@ -280,8 +280,9 @@ class CameraRig:
             self.K[env_ids[:, None], axes, 2] = self._k[axes, 2] + shift
 
     def reseed(self) -> None:
-        """Draw the ids of cameras as from the start, by the seed that the draws now have."""
+        """Draw the ids of cameras as from the start, by the seed that the draws now have; clocks count from 0."""
         self._generator = None
+        self.clock.rewind()
 
     def _draw_ids(self, count: int, uniform: Uniform) -> Tensor:
         """Ids of new cameras [count], from a generator of their own: episodes do not depend on the kind of camera."""

@@ -78,6 +78,10 @@ class CameraClock:
             self._fresh[env_ids] = True
             self._first_gap[env_ids] = uniform(0.0, 1.0, len(env_ids)) * self.period[env_ids]
 
+    def rewind(self) -> None:
+        """Count from 0 until the next redraw, as from the start."""
+        self._steps = 0
+
     def stagger(self, uniform: Uniform) -> None:
         """Spread the envs' frames over their periods: their first, or where clocks are free the second (the first is at once)."""
         count = len(self.wait)

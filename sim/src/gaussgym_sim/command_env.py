@@ -13,6 +13,7 @@ from torch import Tensor
 from gaussgym_sim.commands import GivenCommands
 from gaussgym_sim.env import Env
 
+_OUTCOMES = ("time_outs", "fell", "success", "start_id")
 Walker = Callable[[dict[str, Tensor]], Tensor]
 """Observation groups to joint actions [E, J], each control step. If it has a method ``reset(dones [E] bool)``, it is told which
 episodes are over (for a memory)."""
@@ -102,14 +103,15 @@ class CommandEnv:
             action: [E, 3] in -1..1, beyond is clipped; of an env where it is not finite the robot stands.
 
         Returns:
-            As `Env.step`: reward [E] summed over the decision, ``fell``, ``success``, ``time_outs`` and ``start_id`` of the first
-            episode that ended within it, ``log`` means over all that did.
+            As `Env.step`: reward [E] summed over the decision, ``fell``, ``success``, ``time_outs``, ``start_id`` and ``metrics``
+            of the first episode that ended within it, ``log`` means over all that did.
         """
         command = action.detach().to(torch.float32).clamp(-1.0, 1.0) * self._range + self._middle
         self._commands.give(torch.where(torch.isfinite(action).all(dim=1, keepdim=True), command, 0.0))
         reward = torch.zeros(self.num_envs, device=self.device)
         dones = torch.zeros(self.num_envs, dtype=torch.bool, device=self.device)
         first: dict[str, Tensor] = {}
+        metrics: dict[str, Tensor] = {}
         logs: list[tuple[int, dict[str, Tensor]]] = []
         obs = self.env.get_observations()  # with the new command
         for _ in range(self.decision_steps):
@@ -117,18 +119,28 @@ class CommandEnv:
                 joints = self.walker(obs)
             obs, step_reward, ended, extras = self.env.step(joints)
             reward += torch.where(dones, 0.0, step_reward)
-            for name in ("time_outs", "fell", "success", "start_id"):
-                first[name] = (
-                    torch.where(dones, first[name], extras[name])
-                    if first.get(name) is not None
-                    else extras[name]
-                )
+            now = {name: extras[name] for name in _OUTCOMES}
+            first = {n: torch.where(dones, first[n], value) for n, value in now.items()} if first else now
+            for name, values in extras["metrics"].items():
+                metrics[name] = torch.where(dones, metrics[name], values) if name in metrics else values
             dones = dones | ended
             if extras["log"]:
                 logs.append((int(ended.sum()), extras["log"]))
                 self._tell(ended)
         self._obs = obs
-        return obs, reward, dones, {**first, "log": _mean(logs)}
+        return obs, reward, dones, {**first, "metrics": metrics, "log": _mean(logs)}
+
+    def state_dict(self) -> dict[str, Any]:
+        """See `Env.state_dict`; a walker that remembers something is not in it."""
+        return {
+            "env": self.env.state_dict(),
+            "observations": {name: v.clone() for name, v in self._obs.items()},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """See `Env.load_state_dict`."""
+        self.env.load_state_dict(state["env"])
+        self._obs = {name: v.clone() for name, v in state["observations"].items()}
 
 
 def _mean(logs: list[tuple[int, dict[str, Tensor]]]) -> dict[str, Tensor]:

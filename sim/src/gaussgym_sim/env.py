@@ -154,8 +154,9 @@ class Env:
         """
         if seed is not None:
             self.uniform.generator.manual_seed(seed)
-            if self.camera is not None:
-                self.camera.reseed()
+            for part in (self.camera, self.sensing):
+                if part is not None:
+                    part.reseed()
         self._begin_everywhere()
         return self.get_observations()
 
@@ -219,7 +220,7 @@ class Env:
         Returns:
             (observation groups, reward [E], dones [E] bool, extras): ``time_outs`` [E] float, ``fell`` and ``success``
             [E] bool and ``start_id`` [E] of the episodes that this step belongs to, ``log`` means over the episodes that
-            ended in this step (empty if none).
+            ended in this step, and ``metrics`` the task's values [E], which hold for those (both empty if none).
         """
         cfg, sim = self.cfg, self.sim
         self.last_action, self.last_joint_vel = self.action, sim.state.joint_vel.clone()
@@ -304,10 +305,15 @@ class Env:
         dones = fell | cut
         extras: dict[str, Any] = {
             "time_outs": cut.float(), "fell": fell, "success": success, "start_id": self.start_id.clone(), "log": {},
+            "metrics": {},
         }  # fmt: skip
         ids = dones.nonzero().squeeze(1)
         if len(ids):
-            extras["log"] = self._log(ids, fell, success)
+            # Copies, as a task's state goes on.
+            metrics = {
+                name: metric(self, success).float().clone() for name, metric in self.task.metrics.items()
+            }
+            extras |= {"log": self._log(ids, fell, success, metrics), "metrics": metrics}
             if self.keep_final_observations:
                 final = self.get_observations()
                 extras |= {"final_ids": ids, "final_observations": {k: v[ids] for k, v in final.items()}}
@@ -317,13 +323,15 @@ class Env:
             self._refresh_started(ids)
         return dones, extras
 
-    def _log(self, ids: Tensor, fell: Tensor, success: Tensor) -> dict[str, Tensor]:
+    def _log(
+        self, ids: Tensor, fell: Tensor, success: Tensor, metrics: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
         log = self.episodes.means(ids, self.cfg.control_s)
         log["episode/fell"] = fell[ids].float().mean()
         if self.task.success is not None:
             log["episode/success"] = success[ids].float().mean()
-        for name, metric in self.task.metrics.items():
-            log[f"episode/{name}"] = metric(self, success)[ids].float().mean()
+        for name, values in metrics.items():
+            log[f"episode/{name}"] = values[ids].mean()
         if self.network.num_levels > 1:
             log["episode/level"] = self.level.float().mean()
         if self.goal_distance is not None:

@@ -27,6 +27,7 @@ class Graphs:
         self._torch_device, self._record_them = device, record
         self._graphs: dict[Hashable, Any] = {}
         self._launched: set[Hashable] = set()
+        self._streams: dict[int, Any] = {}
         # The legacy default stream, which torch uses unless told otherwise, cannot be recorded.
         self._recording = wp.Stream(self.device) if self.device.is_cuda else None
 
@@ -37,7 +38,10 @@ class Graphs:
             with wp.ScopedDevice(self.device):
                 yield
             return
-        stream = wp.stream_from_torch(torch.cuda.current_stream(self._torch_device))
+        current = torch.cuda.current_stream(self._torch_device)
+        if current.cuda_stream not in self._streams:
+            self._streams[current.cuda_stream] = wp.stream_from_torch(current)
+        stream = self._streams[current.cuda_stream]
         with wp.ScopedDevice(self.device), wp.ScopedStream(stream, sync_enter=False):
             yield
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import cached_property
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 STANDING_FACTOR = 3.0
 PHASE_SIGMA_M2 = 0.01
-_SOLE_GRID = (-1.0, 0.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -241,8 +240,7 @@ class RewardInputs:
     @cached_property
     def sole_gap_m(self) -> Tensor:
         """[E, L, 9] between each sole's plane and the ground, on a square grid around its centre that heads as the base does."""
-        step = torch.tensor(_SOLE_GRID, device=self.yaw.device) * self.cfg.sole_half_m
-        x, y = (axis.flatten() for axis in torch.meshgrid(step, step, indexing="ij"))
+        x, y = _sole_grid(self.cfg.sole_half_m, self.yaw.device)
         cos, sin = torch.cos(self.yaw)[:, None], torch.sin(self.yaw)[:, None]
         offset = torch.stack((cos * x - sin * y, sin * x + cos * y), dim=2)  # [E, 9, 2]
         points = self.foot_pos_w[:, :, None, :2] + offset[:, None]
@@ -262,10 +260,24 @@ class RewardInputs:
     @cached_property
     def joint_weights(self) -> Tensor:
         """[J] of `RewardCfg.pose_weights`."""
-        weights = [
-            next((w for part, w in self.cfg.pose_weights if part in j), 0.0) for j in self.robot.joint_names
-        ]
-        return torch.tensor(weights, device=self.yaw.device)
+        return _joint_weights(self.robot.joint_names, self.cfg.pose_weights, self.yaw.device)
+
+
+@cache
+def _sole_grid(half_m: float, device: torch.device) -> tuple[Tensor, Tensor]:
+    """X and y [9] of a square of side twice ``half_m``."""
+    step = torch.tensor((-half_m, 0.0, half_m), device=device)
+    x, y = torch.meshgrid(step, step, indexing="ij")
+    return x.flatten(), y.flatten()
+
+
+@cache
+def _joint_weights(
+    joints: tuple[str, ...], weights: tuple[tuple[str, float], ...], device: torch.device
+) -> Tensor:
+    """[J] the first of the weights whose name is a part of the joint's, 0 without one."""
+    values = [next((weight for part, weight in weights if part in joint), 0.0) for joint in joints]
+    return torch.tensor(values, device=device)
 
 
 def _square_sum(x: Tensor) -> Tensor:

@@ -145,6 +145,10 @@ class Sensing:
             self._line.restart(env_ids)
             self._delay[env_ids] = self._draw_delays(count)
 
+    def reseed(self) -> None:
+        """Count from 0 until latencies are drawn anew, as from the start."""
+        self._steps = 0
+
     def advance(self) -> None:
         """A control step is over."""
         if self._line is None:

@@ -124,7 +124,9 @@ class StartSampler:
         group = self._group_of[scene_ids, levels.clamp(max=net.num_levels - 1)]
         index = self._points[self._first[group] + (uniform(0.0, 1.0, count) * self._count[group]).long()]
         direction = torch.where(uniform(0.0, 1.0, count) < 0.5, 1, -1)
-        to_go = torch.full((count,), commands.goal_distance_m) if goal_distance_m is None else goal_distance_m
+        to_go = goal_distance_m
+        if to_go is None:
+            to_go = torch.full((count,), commands.goal_distance_m, device=scene_ids.device)
         need = to_go if to_goal else _MIN_LINE_AHEAD_M
         ahead, behind = net.distance_to_end_m(index, direction), net.distance_to_end_m(index, -direction)
         direction = torch.where((ahead < need) & (behind > ahead), -direction, direction)

@@ -12,17 +12,20 @@ from gaussgym_scene.errors import InputError
 from gaussgym_scene.scene import Scene
 from torch import Tensor
 
-from gaussgym_sim.commands import CommandCfg
+from gaussgym_sim.commands import CommandCfg, PathNetwork
 from gaussgym_sim.rewards import RewardCfg
 from gaussgym_sim.task import RewardTerm, Task
+from gaussgym_sim.terrain import TerrainLookup, physics_heightfield
 
 if TYPE_CHECKING:
     from gaussgym_sim.env import Env
 
 _RADII_M = (0.03, 0.06, 0.09, 0.12)
 _DIRECTIONS = 8
-_TOP_POINTS = 3
-"""Path points to either side among which the highest tells how high the path is where it crosses a gap."""
+_REACH = 3
+"""Path points before and behind within which something must be higher for a gap to be filled, see `path_level_m`."""
+_ACROSS_M, _ACROSS_POINTS = 0.4, 4
+"""The same to the left and right."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,28 @@ class FootholdCfg:
     edge_depth_m: float = 0.05
     gap_depth_m: float = 0.06
     fall_depth_m: float = 0.2
+
+
+def path_level_m(network: PathNetwork, terrain: TerrainLookup) -> Tensor:
+    """Height of each path point [P] with gaps and pits filled.
+
+    Path points lie on the ground, and so at the bottom of gaps. What is filled is lower than something on either side: across the
+    path first (between stones), then along it. On slopes and stairs the level is the ground.
+
+    Args:
+        network: of the scenes' paths.
+        terrain: of the same scenes.
+    """
+    points, index = network.points, torch.arange(len(network.points), device=network.points.device)
+    scene_ids = torch.bucketize(index, network.offset[1:], right=True)
+    lateral = torch.linspace(-_ACROSS_M, _ACROSS_M, 2 * _ACROSS_POINTS + 1, device=points.device)
+    across = torch.stack((-torch.sin(points[:, 3]), torch.cos(points[:, 3])), dim=1)
+    ground = terrain.sample(points[:, None, :2] + lateral[:, None] * across[:, None], scene_ids)
+    right, left = ground[:, : _ACROSS_POINTS + 1].amax(dim=1), ground[:, _ACROSS_POINTS:].amax(dim=1)
+    heights = torch.minimum(right, left)
+    sides = [torch.arange(*r, device=index.device)[None] for r in ((-_REACH, 1), (0, _REACH + 1))]
+    before, behind = (heights.take(network.along(index[:, None], side)).amax(dim=1) for side in sides)
+    return torch.minimum(before, behind)
 
 
 class FootholdState:
@@ -72,20 +97,19 @@ class FootholdState:
         self.below_m[env_ids] = 0.0
 
     def _level_m(self) -> Tensor:
-        """[E] height of the path where each env is: the highest of its points nearby."""
-        env = self._env
-        if self._network is not env.network:  # scenes have changed
-            self._network = net = env.network
-            index = torch.arange(len(net.points), device=env.device)[:, None]
-            nearby = torch.arange(-_TOP_POINTS, _TOP_POINTS + 1, device=env.device)[None]
-            around = net.along(index.expand(-1, nearby.shape[1]), nearby.expand(len(index), -1))
-            self._top_m = net.points[around, 2].amax(dim=1)
-        return self._top_m[env.follower.index]
+        """[E, L] height of the path beside each foot."""
+        net, follower = self._env.network, self._env.follower
+        if self._network is not net:  # scenes have changed
+            self._network, self._path_level_m = net, path_level_m(net, self._env.sim.terrain)
+        row = net.rows.index_select(0, follower.index)
+        ahead = (self._env.sim.state.foot_pos_w[..., :2] - row[:, None, :2]) @ row[:, 2:4, None]
+        steps = (ahead[..., 0] / row[:, 5:6]).round_().long()  # along the line, whichever way one walks it
+        return self._path_level_m.take(net.along(follower.index[:, None], steps))
 
     def update(self) -> None:
         """See `TaskState.update`."""
         env, c, s = self._env, self.cfg, self._env.sim.state
-        self.below_m = self._level_m()[:, None] - (s.foot_pos_w[..., 2] - env.sim.robot.foot_radius_m)
+        self.below_m = self._level_m() - (s.foot_pos_w[..., 2] - env.sim.robot.foot_radius_m)
         self.edge_m = self._edge_distance()
         landed = env.feet.touch_down
         bad = (self.below_m > c.gap_depth_m) | (self.edge_m < 0.5 * self.FAR_M)
@@ -138,17 +162,21 @@ def bad_landings(env: Env, success: Tensor) -> Tensor:
     return state.bad / state.landings.clamp(min=1.0)
 
 
-def check_levels(scenes: Sequence[Scene]) -> None:
-    """Refuse scenes whose paths say nothing about how hard they are.
+def check_holes(scenes: Sequence[Scene]) -> None:
+    """Refuse scenes whose paths cross nothing.
 
     Raises:
-        InputError: one without ``path_level``.
+        InputError: one without a gap under its paths.
     """
     for scene in scenes:
-        if not scene.metadata.get("path_level"):
+        network = PathNetwork([scene], device=torch.device("cpu"))
+        terrain = TerrainLookup([physics_heightfield(scene)], device=torch.device("cpu"))
+        ground = terrain.sample(network.points[None, :, :2], torch.zeros(1, dtype=torch.long))[0]
+        depth = float((path_level_m(network, terrain) - ground).max())
+        if depth < FootholdCfg.gap_depth_m:
             raise InputError(
-                f"scene {scene.name!r}: no path_level in its metadata; tasks of footholds want paths of rising difficulty, "
-                "such as those of `gaussgym-scene synth gaps` or `stones`"
+                f"scene {scene.name!r}: its paths cross no gap deeper than {max(depth, 0.0):.2f} m, expected one of at least "
+                f"{FootholdCfg.gap_depth_m} m; such scenes are made by `gaussgym-scene synth gaps` and `stones`"
             )
 
 
@@ -167,5 +195,5 @@ TASK = Task(
     cut=end_of_line,
     rewards={"near_edge": RewardTerm(-1.0, near_edge), "in_gap": RewardTerm(-1.0, in_gap)},
     metrics={"bad_landings": bad_landings, "landings": lambda env, _: env.task_state.landings},
-    check_scenes=check_levels,
+    check_scenes=check_holes,
 )
