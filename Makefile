@@ -67,6 +67,16 @@ learn: policy ## train and export
 deploy: $(policy) ## check the bundle
 	gaussgym-deploy check $(<D)
 
+##@ Isaac Gym (needs NVIDIA's tarball, an NVIDIA GPU, Python 3.8)
+.PHONY: isaacgym docker-isaacgym
+ISAACGYM_TARBALL ?=
+isaacgym: ## make .isaacgym, the worker's environment; ISAACGYM_TARBALL=<NVIDIA's IsaacGym_Preview_4_Package.tar.gz>
+	@docker/isaacgym.sh $(if $(ISAACGYM_TARBALL),"$(ISAACGYM_TARBALL)")
+docker-isaacgym: ## the same as an image with the project in it, gaussgym-isaacgym; ISAACGYM_TARBALL=...
+	@test -f "$(ISAACGYM_TARBALL)" || { echo "error: no file ISAACGYM_TARBALL=$(ISAACGYM_TARBALL)" >&2; exit 2; }
+	docker build -f docker/isaacgym.Dockerfile -t gaussgym-isaacgym --build-context isaacgym="$(dir $(abspath $(ISAACGYM_TARBALL)))" \
+	  --build-arg ISAACGYM_NAME="$(notdir $(ISAACGYM_TARBALL))" .
+
 ##@ Chores
 .PHONY: check test-slow bench lock clean-runs
 check: $(ready) ## lint and types
@@ -84,4 +94,4 @@ clean-runs: ## remove runs/
 	rm -rf $(RUNS)
 
 help: ## show this list
-	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

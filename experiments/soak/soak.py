@@ -39,7 +39,7 @@ ACTION_STD = (0.3, 1.0, 3.0, 10.0)
 HEIGHTS_M = (0.1, 0.15, 0.2, 0.3)
 """Of the tallest obstacles, one scene each."""
 GROWTH_MIB = 24.0
-"""What a process may grow by after its first fifth: allocators settle, leaks do not."""
+"""What a process may grow by after its first fifth, but 200 steps at least: allocators settle, leaks do not."""
 
 
 @dataclass
@@ -174,7 +174,9 @@ def soak(robot: str, steps: int, *, num_envs: int, threads: int | None, replays:
     seconds = time.perf_counter() - begun
     counts = watch.report()
     kinds = [asdict(finding) for finding in env.guard.findings]
-    growth = memory_mib[-1] - memory_mib[min(2, len(memory_mib) - 1)]
+    # The recorder fills its two stretches in its first 200 steps.
+    settled = max(2, -(-10 * 2 * sim.keep_steps // steps))
+    growth = memory_mib[-1] - memory_mib[settled] if settled < len(memory_mib) else 0.0
     finite = not kinds and sim.invalid_count == 0
     return {
         "robot": robot, "steps": steps * num_envs, "seconds": seconds, "steps_per_s": steps * num_envs / seconds,

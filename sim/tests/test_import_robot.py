@@ -14,6 +14,7 @@ from gaussgym_sim.__main__ import main
 from gaussgym_sim.import_robot import check_inertial, import_robot, notes_of
 from gaussgym_sim.robot import get_robot, with_dc_motors
 from gaussgym_sim.robot_file import load_robot, save_robot
+from gaussgym_sim.symmetry import Symmetry
 from gaussgym_sim.testing_robots import check_holds_pose_hung, check_stands_on_slope
 from gaussgym_sim.urdf_tree import read_urdf, urdf_spec
 from gaussgym_sim.vecsim import make_sim
@@ -93,12 +94,13 @@ def test_urdf_becomes_a_robot_that_stands(tmp_path):
     assert robot.mirror_legs == (1, 0, 3, 2)
     assert robot.foot_geoms == ("FR_foot", "FL_foot", "RR_foot", "RL_foot")
     assert robot.foot_radius_m == pytest.approx(0.02)
-    assert 0.25 < robot.base_height_m < 0.36
+    assert 0.25 < robot.base_height_m < 0.4
     hip, thigh, calf = robot.default_joint_pos[:3]
     assert hip == 0.0
-    assert 0.2 * np.sin(thigh) + 0.2 * np.sin(thigh + calf) == pytest.approx(
-        0.0, abs=0.02
-    )  # foot below the hip
+    ahead = -0.2 * np.sin(thigh) - 0.2 * np.sin(thigh + calf)
+    assert ahead == pytest.approx(
+        0.25 * 0.18, abs=0.02
+    )  # foot a little before the hip, which is 0.18 m ahead
     assert with_dc_motors(robot).actuator.kind == "dc"
 
     def make(scenes, num_envs, **options):
@@ -183,6 +185,27 @@ def test_guesses_about_our_own_robots_are_what_we_wrote(tmp_path, name):
     assert robot.trunk_com_b == pytest.approx(ours.trunk_com_b, abs=1e-9)
 
 
+def test_spheres_under_a_foot_become_one_box(tmp_path):
+    """T1's soles as four spheres at their corners: the import gives the box back."""
+    text = get_robot("t1").mjcf.read_text()
+    for side in ("left", "right"):
+        start = text.index(f'<geom name="{side}_foot"')
+        end = text.index("/>", start) + 2
+        corners = [(x, y) for x in (0.11, -0.09) for y in (0.035, -0.035)]
+        spheres = [f'<geom type="sphere" size="0.01" pos="{x} {y} -0.02"/>' for x, y in corners]
+        text = text[:start] + "".join(spheres) + text[end:]
+    path = imported(tmp_path, text, ".xml")
+    robot = load_robot(path)
+    model = mujoco.MjModel.from_xml_path(str(robot.mjcf))
+    for geom in robot.foot_geoms:
+        sole = model.geom(geom)
+        assert sole.type[0] == mujoco.mjtGeom.mjGEOM_BOX
+        assert sole.size == pytest.approx([0.11, 0.045, 0.01])
+        assert sole.pos == pytest.approx([0.01, 0.0, -0.02])
+    assert robot.mirror_joints == get_robot("t1").mirror_joints
+    assert any("4 spheres under the foot became one box" in n for n in notes_of(path))
+
+
 def test_keyframe_gives_the_pose(tmp_path):
     go1 = get_robot("go1").mjcf.read_text()
     angles = [0.05, 0.7, -1.3] * 4
@@ -196,7 +219,9 @@ def test_lopsided_robot_has_no_mirror_maps(tmp_path):
     text = quadruped_urdf().replace('<origin xyz="0.18 0.05 0"/>', '<origin xyz="0.24 0.05 0"/>')
     path = imported(tmp_path, text)
     robot = load_robot(path)
-    assert (robot.mirror_joints, robot.mirror_signs, robot.mirror_legs) == ((), (), ())
+    assert (robot.mirror_joints, robot.mirror_signs, robot.mirror_legs) == ((), (), (1, 0, 3, 2))
+    with pytest.raises(InputError, match="not left-right symmetric"):
+        Symmetry(robot)
     assert any("not left-right symmetric" in n for n in notes_of(path))
 
 

@@ -1,8 +1,10 @@
 """The isaacgym backend: its worker, in a process of its own, over the stand-in for NVIDIA's package."""
 
 import ast
+import os
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -79,8 +81,8 @@ def test_what_it_can_do_and_what_it_refuses():
         (lambda: sim.set_params(ids, gravity_w=torch.zeros(1, 3)), "has no parameter 'gravity_w'"),
         (lambda: sim.set_params(ids, compliance=torch.zeros(1)), "has no parameter 'compliance'"),
         (
-            lambda: sim.set_params(ids, restitution=torch.tensor([0.7])),
-            r"restitution 0.7: expected at most 0.5",
+            lambda: sim.set_params(ids, restitution=torch.tensor([1.5])),
+            r"restitution of 1.5 to 1.5, expected 0 to 1",
         ),
         (lambda: sim.set_params(ids, delay_s=torch.tensor([0.2])), "delays beyond 0 to 12"),
     ):
@@ -176,7 +178,7 @@ def test_restitution():
     """A robot on stiff legs dropped on the ground leaves it faster the higher its restitution."""
     sim = make([flat_scene()], 2)
     ones = torch.ones(2, 12)
-    sim.set_params(torch.arange(2), kp=150 * ones, kd=3 * ones, restitution=torch.tensor([0.0, 0.5]))
+    sim.set_params(torch.arange(2), kp=150 * ones, kd=3 * ones, restitution=torch.tensor([0.0, 1.0]))
     joints = place(sim, pos_w=torch.tensor([[0.0, 0.0, 0.45]]).repeat(2, 1))
     highest = torch.full((2,), -1.0)
     for _ in range(30):
@@ -309,6 +311,54 @@ def test_where_physics_and_tensors_are(monkeypatch):
     monkeypatch.setenv("GAUSSGYM_ISAACGYM_PIPELINE", "fast")
     with pytest.raises(InputError, match="'fast', expected 'gpu' or 'cpu'"):
         IsaacGymCfg().placed(gpu)
+
+
+@pytest.mark.parametrize(
+    ("make_tarball", "python", "message"),
+    [
+        (lambda path: None, "python3.8", "no such file, expected NVIDIA's"),
+        (lambda path: path.write_bytes(b"not a tar"), "python3.8", "not a tar archive"),
+        (lambda path: write_tar(path, "isaacgym/README"), "python3.8", "has no isaacgym/python/setup.py"),
+        (
+            lambda path: write_tar(path, "isaacgym/python/setup.py"),
+            "/nowhere/python3.8",
+            "python3.8 not found",
+        ),
+        (
+            lambda path: write_tar(path, "isaacgym/python/setup.py"),
+            sys.executable,
+            "Isaac Gym is for 3.6 to 3.8",
+        ),
+    ],
+    ids=["no file", "no archive", "another archive", "no python", "another python"],
+)
+def test_make_isaacgym_says_what_is_wrong_in_one_line(tmp_path, make_tarball, python, message):
+    tarball = tmp_path / "package.tar.gz"
+    make_tarball(tarball)
+    result = run_script(str(tarball), str(tmp_path / "env"), python=python)
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert result.stderr.startswith("error: ")
+    assert len(result.stderr.splitlines()) == 1
+    assert not (tmp_path / "env").exists()
+
+
+def test_make_isaacgym_without_a_tarball():
+    result = run_script()
+    assert result.returncode == 2
+    assert "accept NVIDIA's licence" in result.stderr
+    assert "ISAACGYM_TARBALL=" in result.stderr
+
+
+def write_tar(path, member):
+    with tarfile.open(path, "w:gz") as tar:
+        tar.addfile(tarfile.TarInfo(member))
+
+
+def run_script(*arguments, python="python3.8"):
+    script = SOURCES.parents[2] / "docker" / "isaacgym.sh"
+    env = {**os.environ, "ISAACGYM_PYTHON": python}
+    return subprocess.run([str(script), *arguments], env=env, capture_output=True, text=True, check=False)
 
 
 @pytest.mark.parametrize("name", ON_PYTHON_3_8)

@@ -1,6 +1,7 @@
 """Robots under their own gains: a slope, the air, and how long a humanoid stays up."""
 
 import math
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,8 +13,8 @@ from gaussgym_sim.vecsim import make_sim
 QUADRUPEDS = ("a1", "anymal_c", "go1", "go2")
 
 
-def maker(robot):
-    return lambda scenes, num_envs, **options: make_sim("mujoco", robot, scenes, num_envs, num_threads=1)
+def maker(robot, backend="mujoco"):
+    return lambda scenes, num_envs, **options: make_sim(backend, robot, scenes, num_envs, num_threads=1)
 
 
 def failures(results):
@@ -23,6 +24,32 @@ def failures(results):
 @pytest.mark.parametrize("name", QUADRUPEDS)
 def test_stands_on_a_slope(name):
     assert failures(check_stands_on_slope(maker(name))) == []
+
+
+@pytest.fixture
+def backend(request, monkeypatch):
+    """A backend's name; Isaac Gym is its stand-in (tests/isaacgym_stand_in)."""
+    if request.param == "mjwarp":
+        pytest.importorskip("mujoco_warp")
+    monkeypatch.setenv("GAUSSGYM_ISAACGYM_PYTHON", sys.executable)
+    monkeypatch.setenv("GAUSSGYM_ISAACGYM_PYTHONPATH", str(Path(__file__).with_name("isaacgym_stand_in")))
+    return request.param
+
+
+OTHERS = ["bridge:mujoco", "isaacgym", "mjwarp"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", OTHERS, indirect=True)
+@pytest.mark.parametrize("name", QUADRUPEDS)
+def test_stands_on_a_slope_on_every_backend(name, backend):
+    assert failures(check_stands_on_slope(maker(name, backend))) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", OTHERS, indirect=True)
+def test_t1_falls_at_the_same_time_on_every_backend(backend):
+    assert time_to_fall(maker("t1", backend)) == pytest.approx(time_to_fall(maker("t1")), abs=0.1)
 
 
 def test_slope_check_sees_weak_gains_and_weak_motors():

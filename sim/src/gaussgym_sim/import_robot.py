@@ -13,9 +13,20 @@ from pathlib import Path
 import mujoco
 import numpy as np
 from gaussgym_scene.errors import InputError
+from gaussgym_scene.frames import quat_wxyz_from_matrix
 from numpy.typing import NDArray
 
-from gaussgym_sim.legs import Leg, find_legs, gains, lowest_m, mirror_maps, posed, standing_pose
+from gaussgym_sim.legs import (
+    Leg,
+    find_legs,
+    gains,
+    leg_pairs,
+    lowest_m,
+    mirror_maps,
+    posed,
+    sole_spheres,
+    standing_pose,
+)
 from gaussgym_sim.robot import RobotCfg, get_robot
 from gaussgym_sim.robot_file import save_robot
 from gaussgym_sim.robot_mjcf import robot_mjcf
@@ -77,6 +88,7 @@ def import_robot(
     work = _read(path, armature)
     model = _compile(work)
     _check_bodies(work, model)
+    model = _flat_soles(work, model)
     cfg, mjcf = _describe(work, model, name)
     saved = save_robot(cfg, mjcf, Path(output) / name, notes=tuple(dict.fromkeys(work.notes)))
     get_robot.cache_clear()
@@ -342,12 +354,32 @@ def _simplify(work: _Import, model: mujoco.MjModel, geom: mujoco.MjsGeom, kind: 
 # --- guesses --------------------------------------------------------------------------------------------------------------
 
 
-def _describe(work: _Import, model: mujoco.MjModel, name: str) -> tuple[RobotCfg, str]:
-    """The cfg and the text of the MJCF."""
+def _legs(work: _Import, model: mujoco.MjModel) -> list[Leg]:
     try:
-        legs = find_legs(model)
+        return find_legs(model)
     except InputError as error:
         raise InputError(f"{work.path}: {error}") from None
+
+
+def _flat_soles(work: _Import, model: mujoco.MjModel) -> mujoco.MjModel:
+    """One box in the place of the spheres under a flat foot: a foot's contact is that of one shape."""
+    found = [(leg, sole_spheres(model, leg)) for leg in _legs(work, model)]
+    by_id = {geom.id: geom for geom in work.spec.geoms}
+    for leg, sole in found:
+        if sole is None:
+            continue
+        spheres, centre, turn, half = sole
+        body = by_id[spheres[0]].parent
+        body.add_geom(type=_GEOM.mjGEOM_BOX, pos=centre, quat=quat_wxyz_from_matrix(turn), size=half)
+        for geom in spheres:
+            work.spec.delete(by_id[geom])
+        work.notes.append(f"leg {leg.name!r}: {len(spheres)} spheres under the foot became one box")
+    return _try_compile(work) if any(sole for _, sole in found) else model
+
+
+def _describe(work: _Import, model: mujoco.MjModel, name: str) -> tuple[RobotCfg, str]:
+    """The cfg and the text of the MJCF."""
+    legs = _legs(work, model)
     trunk = [g for g in range(model.ngeom) if model.geom_bodyid[g] == 1]
     if not trunk:
         raise InputError(f"{work.path}: base {model.body(1).name!r} has no collision shape; give it one")
@@ -387,7 +419,7 @@ def _describe(work: _Import, model: mujoco.MjModel, name: str) -> tuple[RobotCfg
         camera_tilt_rad=CAMERA_TILT_RAD,
         mirror_joints=mirror[0] if mirror else (),
         mirror_signs=mirror[1] if mirror else (),
-        mirror_legs=mirror[2] if mirror else (),
+        mirror_legs=leg_pairs(model, legs),
         speed_limit_rad_s=tuple(s for s in speeds if s is not None) if None not in speeds else (),
     )
     text = robot_mjcf(

@@ -6,7 +6,8 @@ What PhysX does otherwise than the contract, and so what ``capabilities`` leave 
   no state to save and go on from; on its GPU pipeline Isaac Gym does not move centres of mass either.
 - Results need not be the same bits twice.
 - A contact is that of a body: a sole is a body of its own here, a thigh and the trunk count whatever touches their bodies.
-- PhysX takes the mean of two materials: the ground has 0, robots twice the value asked for, so restitution goes up to 0.5.
+- PhysX takes the mean of two materials and the ground's are 0. Robots get twice the friction, so that it is in force as asked
+  for, and the restitution itself (1 at most), so that half of it comes back.
 - Damping and dry friction of joints are worked out by the worker (`isaacgym_actuators`), with a motor's torque apart from them.
 - A parked environment is put back to where it was before every step; a level scene ends `LEVEL_MARGIN_M` beyond its heightfield.
 """

@@ -41,7 +41,6 @@ Actuators = _beside("isaacgym_actuators").Actuators
 
 CONTACT_FORCE_N = 0.1
 """A body touches something when its net contact force is above this."""
-MAX_RESTITUTION = 0.5
 _RESET = ("root_pos_w", "root_quat_wxyz", "root_lin_vel_w", "root_ang_vel_b", "joint_pos", "joint_vel")
 _CONTACT_FIELDS = (
     "joint_torque",
@@ -122,7 +121,7 @@ class World:
             params.nb_vertices, params.nb_triangles = len(vertices), len(triangles)
             params.transform.p.x, params.transform.p.y = (float(x) for x in scenes["offset_xy_m"][k])
             params.transform.p.z = 0.0
-            # PhysX takes the mean of two materials: with 0 here and twice the value on the robot, the robot's is in force.
+            # PhysX takes the mean of two materials: with 0 here and twice its friction, the robot's is in force.
             params.static_friction = params.dynamic_friction = params.restitution = 0.0
             flat: Any = np.ascontiguousarray(vertices, dtype=np.float32).ravel()
             corners: Any = np.ascontiguousarray(triangles, dtype=np.uint32).ravel()
@@ -206,10 +205,10 @@ class World:
         gym.refresh_dof_state_tensor(sim)
 
     def set_shapes(self, env: int, friction: float, restitution: float) -> None:
-        """Material of all shapes of a robot, as it is in force on the ground."""
+        """Material of all shapes of a robot; the friction is that in force on the ground."""
         props = self.gym.get_actor_rigid_shape_properties(self.envs[env], self.actors[env])
         for shape in props:
-            shape.friction, shape.restitution = 2.0 * friction, 2.0 * restitution
+            shape.friction, shape.restitution = 2.0 * friction, restitution
         self.gym.set_actor_rigid_shape_properties(self.envs[env], self.actors[env], props)
 
     def set_bodies(self, env: int, factors: Sequence[float], base: int, base_com: Sequence[float]) -> None:
@@ -460,12 +459,10 @@ class Simulation:
         """See `VecSim.set_params`."""
         ids, names = self._ids(message), message.body["names"]
         values = {name: self._input("param/" + name, len(ids)) for name in names}
-        if "restitution" in values and float(values["restitution"].max()) > MAX_RESTITUTION:
-            raise wire.BadInput(
-                "restitution {:.3g}: expected at most {}, since PhysX takes the mean of robot and ground".format(
-                    float(values["restitution"].max()), MAX_RESTITUTION
-                )
-            )
+        if "restitution" in values:
+            low, high = float(values["restitution"].min()), float(values["restitution"].max())
+            if low < 0.0 or high > 1.0:
+                raise wire.BadInput(f"restitution of {low:g} to {high:g}, expected 0 to 1")
         if "delay_s" in values:
             substeps = (values["delay_s"] / self.actuators.dt_s).round().long()
             most = self.actuators.max_delay

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -21,7 +22,12 @@ _LEG_LENGTH = {2: 0.95}
 _LEG_LENGTH_OF_MANY = 0.8
 _SAG_RAD = 0.07
 """How far a leg's joint may give under the robot's weight."""
+_SPREAD = 0.25
+"""How much longer than from hip to hip the stance is from front to rear feet."""
+_UNLIKE = 0.03
 _SYMMETRY_M = 0.02
+_SOLE_M = 0.005
+_FLIP = np.array([1.0, -1.0, 1.0])
 
 
 @dataclass
@@ -121,10 +127,41 @@ def _leg(model: mujoco.MjModel, data: mujoco.MjData, foot: int, feet: Sequence[i
     shared = {body for other in feet if other != foot for body in _path(model, other)}
     bodies = [body for body in _path(model, foot) if body not in shared]
     joints = [int(model.body_jntadr[body]) for body in bodies if model.body_jntnum[body]]
-    sole = min(_geoms_of(model, foot), key=lambda g: lowest_m(model, data, g))
+    sole = _sole(model, data, foot)
     leg = Leg("", joints, bodies, sole)
     leg.thigh = _thigh(model, data, leg)
     return leg
+
+
+def _sole(model: mujoco.MjModel, data: mujoco.MjData, foot: int) -> int:
+    """The lowest shape of a foot; of several as low, the foremost, so that left and right agree."""
+    return min(
+        _geoms_of(model, foot),
+        key=lambda g: (round(lowest_m(model, data, g), 3), -data.geom_xpos[g][0], abs(data.geom_xpos[g][1])),
+    )
+
+
+def sole_spheres(model: mujoco.MjModel, leg: Leg) -> tuple[list[int], Array, Array, Array] | None:
+    """Spheres that together are a flat sole, and the box that has their outline.
+
+    Returns:
+        Their geom ids, and the box's centre [3] m, rotation [3, 3] in the foot's link, and half extents [3] m; None for a foot
+        with fewer than three spheres in a plane.
+    """
+    data = posed(model, {})
+    foot = leg.bodies[-1]
+    bottom = lowest_m(model, data, leg.foot)
+    level = [
+        g
+        for g in _geoms_of(model, foot)
+        if model.geom_type[g] == mujoco.mjtGeom.mjGEOM_SPHERE and lowest_m(model, data, g) < bottom + _SOLE_M
+    ]
+    if len(level) < 3:
+        return None
+    radius = model.geom_size[level, 0][:, None]
+    low, high = (data.geom_xpos[level] - radius).min(0), (data.geom_xpos[level] + radius).max(0)
+    turn = data.xmat[foot].reshape(3, 3)
+    return level, turn.T @ ((low + high) / 2 - data.xpos[foot]), turn.T, (high - low) / 2
 
 
 def knee_of(data: mujoco.MjData, leg: Leg) -> int:
@@ -183,14 +220,18 @@ def _common(names: list[str]) -> str:
 def standing_pose(model: mujoco.MjModel, legs: list[Leg]) -> dict[int, float]:
     """Joint angles of legs a little bent, each foot below its hip and its sole level; other joints as in `posed`.
 
-    Only joints about the base's y axis bend. The knee may bend either way; the smaller sum of angles wins.
+    Of four feet or more the front ones stand a little before their hips, the rear ones behind. Only joints about the base's y
+    axis bend; where both would do, four thighs lean back and two thighs forward.
 
     Returns:
         Angle [rad] of each joint of a leg.
     """
     pose: dict[int, float] = {}
+    data = posed(model, {})
+    lean = -1.0 if len(legs) == 2 else 1.0
+    hips_x = [float(data.xanchor[leg.joints[0]][0]) for leg in legs]
     for leg in legs:
-        data = posed(model, {})
+        ahead_m = (hips_x[legs.index(leg)] - float(np.mean(hips_x))) * _SPREAD
         pitch = [j for j in leg.joints if abs(data.xaxis[j][1]) > 0.9]
         knee = leg.joints[knee_of(data, leg)]
         hips = [j for j in pitch if leg.joints.index(j) < leg.joints.index(knee)]
@@ -198,12 +239,14 @@ def standing_pose(model: mujoco.MjModel, legs: list[Leg]) -> dict[int, float]:
             continue
         ankles = [j for j in pitch if leg.joints.index(j) > leg.joints.index(knee)]
         length = _LEG_LENGTH.get(len(legs), _LEG_LENGTH_OF_MANY)
-        pose |= _bend(model, leg, (hips[-1], knee, *ankles[:1]), length)
+        pose |= _bend(model, leg, (hips[-1], knee, *ankles[:1]), length, ahead_m, lean)
     data = posed(model, pose)
     return {j: float(data.qpos[model.jnt_qposadr[j]]) for leg in legs for j in leg.joints}
 
 
-def _bend(model: mujoco.MjModel, leg: Leg, pitch: tuple[int, ...], length: float) -> dict[int, float]:
+def _bend(
+    model: mujoco.MjModel, leg: Leg, pitch: tuple[int, ...], length: float, ahead_m: float, lean: float
+) -> dict[int, float]:
     """Angles of hip, knee and (if there is one) ankle, by search over a grid."""
     data = posed(model, {})
     signs = [float(np.sign(data.xaxis[j][1])) for j in pitch]
@@ -217,7 +260,7 @@ def _bend(model: mujoco.MjModel, leg: Leg, pitch: tuple[int, ...], length: float
             angles = (*angles, level)
         posed(model, dict(zip(pitch, angles, strict=True)), data)
         end = data.geom_xpos[leg.foot] if len(pitch) == 2 else data.xanchor[pitch[2]]
-        ahead, _, down = end - data.xanchor[pitch[0]]
+        ahead, _, down = end - data.xanchor[pitch[0]] - (ahead_m, 0.0, 0.0)
         if down < 0.0:
             rows.append((*angles, ahead, down))
     if not rows:
@@ -225,14 +268,24 @@ def _bend(model: mujoco.MjModel, leg: Leg, pitch: tuple[int, ...], length: float
     table = np.array(rows)
     reach = np.hypot(table[:, -2], table[:, -1]).max()
     miss = np.hypot(table[:, -2], table[:, -1] + length * reach) / reach
-    best = table[int(np.argmin(miss + 1e-3 * np.abs(table[:, :2]).sum(1)))]
+    unlike = lean * signs[0] * table[:, 0] < 0.0
+    best = table[int(np.argmin(miss + 1e-3 * np.abs(table[:, :2]).sum(1) + _UNLIKE * unlike))]
     return {joint: float(angle) for joint, angle in zip(pitch, best[: len(pitch)], strict=True)}
+
+
+def leg_pairs(model: mujoco.MjModel, legs: list[Leg]) -> tuple[int, ...]:
+    """The leg across from each (`RobotCfg.mirror_legs`): the one whose foot is nearest to its foot's mirror image."""
+    data = posed(model, {})
+    feet = np.array([data.geom_xpos[leg.foot] for leg in legs])
+    pairs = [int(np.argmin(np.linalg.norm(feet - _FLIP * foot, axis=1))) for foot in feet]
+    both_ways = all(pairs[other] == leg for leg, other in enumerate(pairs))
+    return tuple(pairs) if both_ways else tuple(range(len(legs)))
 
 
 def mirror_maps(
     model: mujoco.MjModel, legs: list[Leg], joints: Sequence[int]
-) -> tuple[tuple[int, ...], tuple[float, ...], tuple[int, ...]] | None:
-    """Left-right reflection of joints and legs (`RobotCfg.mirror_joints`, ``mirror_signs``, ``mirror_legs``).
+) -> tuple[tuple[int, ...], tuple[float, ...]] | None:
+    """Left-right reflection of joints (`RobotCfg.mirror_joints`, ``mirror_signs``).
 
     A joint's image lies where its reflected anchor is; its sign is that of its axis against the reflected one. The maps are
     tried on random poses.
@@ -240,12 +293,11 @@ def mirror_maps(
     Returns:
         The maps, or None for a robot that is not symmetric.
     """
-    data = posed(model, {})
-    flip, turn = np.array([1.0, -1.0, 1.0]), np.array([-1.0, 1.0, -1.0])
+    data, turn = posed(model, {}), -_FLIP  # axes are pseudovectors
     image, signs = [], []
     for joint in joints:
         cost = [
-            np.linalg.norm(data.xanchor[other] - flip * data.xanchor[joint])
+            np.linalg.norm(data.xanchor[other] - _FLIP * data.xanchor[joint])
             + (1.0 - abs(data.xaxis[other] @ (turn * data.xaxis[joint])))
             for other in joints
         ]
@@ -254,9 +306,8 @@ def mirror_maps(
             return None
         image.append(best)
         signs.append(float(np.sign(data.xaxis[joints[best]] @ (turn * data.xaxis[joint]))))
-    feet = np.array([data.geom_xpos[leg.foot] for leg in legs])
-    swap = [int(np.argmin(np.linalg.norm(feet - flip * foot, axis=1))) for foot in feet]
-    if sorted(image) != list(range(len(joints))) or sorted(swap) != list(range(len(legs))):
+    pairs = leg_pairs(model, legs)
+    if sorted(image) != list(range(len(joints))):
         return None
     random = np.random.default_rng(0)
     low, high = np.clip(model.jnt_range[list(joints)], -1.0, 1.0).T
@@ -264,11 +315,11 @@ def mirror_maps(
         pose = random.uniform(low, np.maximum(low, high))
         straight = posed(model, dict(zip(joints, pose, strict=True)))
         reflected = posed(model, dict(zip(joints, np.array(signs) * pose[image], strict=True)))
-        here = np.array([flip * reflected.geom_xpos[leg.foot] for leg in legs])
-        there = np.array([straight.geom_xpos[legs[other].foot] for other in swap])
+        here = np.array([_FLIP * reflected.geom_xpos[leg.foot] for leg in legs])
+        there = np.array([straight.geom_xpos[legs[other].foot] for other in pairs])
         if np.abs(here - there).max() > _SYMMETRY_M:
             return None
-    return tuple(image), tuple(signs), tuple(swap)
+    return tuple(image), tuple(signs)
 
 
 def gains(
@@ -279,10 +330,11 @@ def gains(
     limits_nm: Sequence[float],
     substep_s: float,
 ) -> tuple[list[float], list[float]]:
-    """Gains to begin with: legs give by 0.07 rad under the robot's weight, other joints use their limit at 1 rad.
+    """Gains to begin with: legs give by 0.07 rad under the robot's weight, other joints under that of what they carry.
 
-    All joints of all legs share a position gain, but none uses its limit before 0.2 rad. The velocity gain is 1/40 of the
-    position gain, and at most half the joint's inertia over a substep, so that the explicit law stays stable.
+    All joints of all legs share a position gain; other joints use their limit at 1 rad at the latest; none uses it before
+    0.2 rad. Damping is 0.3 of critical for what hangs on the joint, or 1/40 of the position gain if that is more, and at most
+    half the joint's inertia over a substep, so that the explicit law stays stable.
 
     Returns:
         (kp [Nm/rad], kd [Nm s/rad]) of ``joints``.
@@ -300,7 +352,10 @@ def gains(
     of_legs = {j for leg in legs for j in leg.joints}
     kp, kd = [], []
     for joint, limit in zip(joints, limits_nm, strict=True):
-        kp.append(min(worst / _SAG_RAD, limit / 0.2) if joint in of_legs else limit)
         dof = int(model.jnt_dofadr[joint])
-        kd.append(min(kp[-1] / 40.0, 0.5 * float(inertia[dof, dof]) / substep_s))
+        carried = abs(float(data.qfrc_bias[dof]))
+        stiffness = worst / _SAG_RAD if joint in of_legs else max(limit, carried / _SAG_RAD)
+        kp.append(min(stiffness, limit / 0.2))
+        hanging = float(inertia[dof, dof])
+        kd.append(min(max(kp[-1] / 40.0, 0.6 * math.sqrt(kp[-1] * hanging)), 0.5 * hanging / substep_s))
     return [float(f"{k:.3g}") for k in kp], [float(f"{k:.3g}") for k in kd]

@@ -15,6 +15,7 @@ from gaussgym_scene.scene import Scene
 from torch import Tensor
 
 from gaussgym_sim.actuators import Actuators
+from gaussgym_sim.mujoco_model import robot_bodies
 from gaussgym_sim.mujoco_slot import JointColumns, Slot, StateBuffers, read_state
 from gaussgym_sim.robot import RobotCfg
 from gaussgym_sim.starts import scene_of_env
@@ -79,9 +80,8 @@ class MujocoSim:
         ]
         model = self._slots[0].model
         self._columns = JointColumns.of(model, robot)
-        self.total_mass_kg = float(model.body_mass.sum())
-        base = int(model.jnt_bodyid[0])
-        links = [i for i in range(1, model.nbody) if i != base]
+        base, *links = bodies = robot_bodies(model)
+        self.total_mass_kg = float(model.body_mass[bodies].sum())
         self.link_names = tuple(model.body(i).name for i in links)
         self.actuators = Actuators(robot, num_envs, max_delay=MAX_DELAY_SUBSTEPS)
         self._parked = np.zeros(num_envs, dtype=bool)
@@ -304,7 +304,7 @@ def nominal_params(
 ) -> dict[str, np.ndarray]:
     """Values of all `PARAMS` (restitution aside) before anything was set."""
     joints = JointColumns.of(model, robot).joints[1]
-    shapes = np.flatnonzero(model.geom_bodyid > 0)
+    shapes = np.flatnonzero(np.isin(model.geom_bodyid, [base, *links]))
     count = robot.num_joints
     return {
         "kp": np.array(robot.kp), "kd": np.array(robot.kd), "strength": np.ones(count), "offset": np.zeros(count),

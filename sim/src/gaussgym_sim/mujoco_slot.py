@@ -14,7 +14,7 @@ import numpy as np
 from mujoco import batch
 from numpy.typing import NDArray
 
-from gaussgym_sim.mujoco_model import build_model
+from gaussgym_sim.mujoco_model import build_model, robot_bodies
 from gaussgym_sim.robot import RobotCfg
 from gaussgym_sim.terrain import Ground
 
@@ -135,9 +135,9 @@ class Slot:
             num_threads,
         )
         self.model = build_model(robot, ground) if model is None else model
-        self.base = int(self.model.jnt_bodyid[0])
-        self._links = np.array([i for i in range(1, self.model.nbody) if i != self.base])
-        self._shapes = np.flatnonzero(self.model.geom_bodyid > 0)
+        self.base, *links = bodies = robot_bodies(self.model)
+        self._links = np.array(links)
+        self._shapes = np.flatnonzero(np.isin(self.model.geom_bodyid, bodies))
         self.every_row = np.arange(len(envs), dtype=np.int64)
         self.moving = self.every_row.astype(np.int32)
         self._expanded: dict[str, NDArray[np.float64]] = {}

@@ -45,7 +45,7 @@ class RobotCfg:
         camera_housing: geoms around the camera that it never sees itself, though its error of position may put it inside.
         actuator: how targets become torques.
         mirror_joints, mirror_signs: left-right reflection: joint i of the mirrored robot is ``mirror_signs[i]`` times joint
-            ``mirror_joints[i]``. Legs are mirrored in the same way, see `mirror_legs`.
+            ``mirror_joints[i]``; () for a robot that is not symmetric. Legs are mirrored in the same way, see `mirror_legs`.
         mirror_legs: leg i of the mirrored robot is leg ``mirror_legs[i]``.
         speed_limit_rad_s: published speed at which each joint's motor has no torque left; () where nobody published it.
     """

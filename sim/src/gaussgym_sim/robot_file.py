@@ -17,7 +17,7 @@ FORMAT, VERSION = "gaussgym-robot", 1
 MANIFEST, MJCF = "robot.json", "robot.xml"
 _PER_JOINT = ("joint_names", "default_joint_pos", "torque_limit_nm", "kp", "kd")
 _PER_JOINT_OR_NONE = ("mirror_joints", "mirror_signs", "speed_limit_rad_s")
-_PER_LEG = ("leg_names", "foot_geoms", "thigh_geoms")
+_PER_LEG = ("leg_names", "foot_geoms", "thigh_geoms", "mirror_legs")
 _TEXTS = {"joint_names", "leg_names", "foot_geoms", "thigh_geoms", "trunk_geoms", "camera_housing"}
 
 
@@ -105,7 +105,7 @@ _SINGLE = {
 def _check_lengths(what: Path, robot: RobotCfg) -> None:
     joints, legs = robot.num_joints, len(robot.leg_names)
     lengths = [(n, joints, False) for n in _PER_JOINT] + [(n, joints, True) for n in _PER_JOINT_OR_NONE]
-    lengths += [(n, legs, False) for n in _PER_LEG] + [("mirror_legs", legs, True)]
+    lengths += [(n, legs, False) for n in _PER_LEG]
     lengths += [("trunk_com_b", 3, False), ("camera_pos_b", 3, False)]
     for name, length, may_be_empty in lengths:
         found = len(getattr(robot, name))

@@ -65,7 +65,8 @@ class Symmetry:
         device: of the tensors to come.
 
     Raises:
-        InputError: a term of ``proprio`` whose mirror image is unknown, or a scan grid that reaches further to one side.
+        InputError: a robot without mirror maps, a term of ``proprio`` whose mirror image is unknown, or a scan grid that reaches
+            further to one side.
     """
 
     def __init__(
@@ -77,6 +78,8 @@ class Symmetry:
         device: torch.device | str = "cpu",
     ) -> None:
         cfg = cfg or ObservationCfg()
+        if not robot.mirror_joints:
+            raise InputError(f"robot {robot.name!r} is not left-right symmetric: it has no mirror_joints")
         self._joints = torch.tensor(robot.mirror_joints, device=device)
         self._joint_signs = torch.tensor(robot.mirror_signs, device=device)
         self._legs = torch.tensor(robot.mirror_legs, device=device)

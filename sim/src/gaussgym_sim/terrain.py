@@ -325,6 +325,8 @@ class TerrainLookup:
 
     def outside(self, xy_w: Tensor, scene_ids: Tensor, *, margin_m: float) -> Tensor:
         """Whether points [E, 2] are nearer than ``margin_m`` to the ground's border or beyond; a plane has no border."""
+        if self._plane_m is not None:
+            return torch.zeros_like(scene_ids, dtype=torch.bool)
         low = xy_w < self.origin_xy_m[scene_ids] + margin_m
         high = xy_w > self.max_xy_m[scene_ids] - margin_m
         return (low | high).any(dim=-1) & ~self.flat[scene_ids]
