@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from gaussgym_scene.errors import InputError
 from gaussgym_sim.curriculum import GoalDistance, GoalDistanceCfg
 from gaussgym_sim.env import Env, EnvCfg
 from gaussgym_sim.testing import flat_scene, wavy_scene
@@ -76,3 +77,14 @@ def test_single_envs_move_to_scenes_that_a_curriculum_chooses():
     for _ in range(20):
         env.step(torch.zeros(6, 12))
     assert (env.height_m > 0.15).all()
+
+
+def test_a_scene_takes_the_place_of_another_where_all_are_in_use():
+    flat, wavy = flat_scene(), wavy_scene()
+    env = Env(make_sim("mujoco", "go1", [wavy, flat], 2), QUIET, seed=0)
+    env.set_scene(torch.tensor([0]), flat)
+    fall = torch.full((2, 12), torch.nan)
+    env.step(fall)
+    assert env.sim.scene_of_env.tolist() == [1, 1]
+    with pytest.raises(InputError, match=r"no environment stands in scene slots \[0\]"):
+        env.replace_scene(1, wavy_scene())

@@ -468,3 +468,14 @@ def test_resumed_decisions_are_bit_identical():
     for (obs, reward), (obs_there, reward_there) in zip(roll(env, 12, 4), roll(other, 12, 4), strict=True):
         assert torch.equal(reward, reward_there)
         assert all(torch.equal(obs[k], obs_there[k]) for k in obs)
+
+
+def test_levels_of_a_course_of_gaps():
+    scene = synthesize("course", seed=0, terrain="gaps", levels=3, max_splats=2000)
+    cfg = EnvCfg.for_task("gaps", random_initial_age=False, episode_s=0.04)
+    env = Env(make_sim("mujoco", "go1", [scene], 6, num_threads=1), cfg)
+    assert env.network.num_levels == 3
+    env.episodes.start_xy[:3] -= 5.0  # as if they had walked
+    stand(env, 2)
+    assert env.level.tolist() == [1, 1, 1, 0, 0, 0]
+    assert torch.equal(env.network.level[env.follower.index], env.level)

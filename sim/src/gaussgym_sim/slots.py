@@ -16,18 +16,20 @@ def fill_slot(sim: VecSim, slot: int, scene: Scene) -> None:
     """Put a scene in the place of ``sim.scenes[slot]``; its envs get nominal parameters and must then be reset.
 
     Raises:
-        InputError: no env stands in the slot, or the scene's ground is no good; nothing has changed then.
+        InputError: a slot in which no env stands (it might be taken instead), or the scene's ground is no good; nothing has
+            changed then.
     """
-    env_ids = (sim.scene_of_env == slot).nonzero().squeeze(1)
-    if len(env_ids) == 0:
-        raise InputError(f"no environment stands in scene slot {slot}; expected a slot that is in use")
+    _check_all_in_use(sim)
     if any(scene is other for other in sim.scenes):
         scene = copy(scene)  # envs would move to the slot where it lies
-    sim.set_scene(env_ids, scene)
-    taken = int(sim.scene_of_env[env_ids[0]])
-    if taken != slot:
+    sim.set_scene((sim.scene_of_env == slot).nonzero().squeeze(1), scene)
+
+
+def _check_all_in_use(sim: VecSim) -> None:
+    empty = (torch.bincount(sim.scene_of_env, minlength=len(sim.scenes)) == 0).nonzero().flatten().tolist()
+    if empty:
         raise InputError(
-            f"scene {scene.name!r} took slot {taken}, expected slot {slot}: another slot was empty"
+            f"no environment stands in scene slots {empty}; a scene takes the place of another where all slots are in use"
         )
 
 
@@ -50,7 +52,12 @@ class SceneChanges:
         return bool(self._slots or self._moves)
 
     def fill(self, slot: int, scene: Scene) -> None:
-        """Put a scene into a slot in the next step, whose episodes there are cut short."""
+        """Put a scene into a slot in the next step, whose episodes there are cut short.
+
+        Raises:
+            InputError: a slot in which no env stands.
+        """
+        _check_all_in_use(self._sim)
         self._slots[slot] = scene
         self.leaving |= self._sim.scene_of_env == slot
 

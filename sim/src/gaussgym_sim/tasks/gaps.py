@@ -176,7 +176,7 @@ def check_holes(scenes: Sequence[Scene]) -> None:
         if depth < FootholdCfg.gap_depth_m:
             raise InputError(
                 f"scene {scene.name!r}: its paths cross no gap deeper than {max(depth, 0.0):.2f} m, expected one of at least "
-                f"{FootholdCfg.gap_depth_m} m; such scenes are made by `gaussgym-scene synth gaps` and `stones`"
+                f"{FootholdCfg.gap_depth_m} m; `gaussgym-scene synth gaps` makes one"
             )
 
 
