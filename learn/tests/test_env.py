@@ -20,6 +20,8 @@ from gaussgym_learn.evaluate import (
 from gaussgym_scene.errors import InputError
 from gaussgym_scene.splats import Splats
 from gaussgym_sim.commands import CommandCfg
+from gaussgym_sim.env import EnvCfg
+from gaussgym_sim.tasks.goal_semantic import SemanticCfg
 from tensordict import TensorDict
 
 JOINTS = 12
@@ -224,6 +226,21 @@ def test_recorded_episode(course, tmp_path, short_episodes):
     assert data["rgb"].shape[1:] == (48, 64, 3)
     assert data["frame"].max() == len(data["rgb"]) - 1 == steps // 5 - 1
     assert not bool(data["success"])
+
+
+def test_a_tasks_own_metrics_are_evaluated(course, short_episodes):
+    """Patches lie where the start's number says, so that the batch does not matter."""
+    cfg = EnvCfg.for_task("goal_semantic", task_cfg=SemanticCfg(count=12, free_m=0.0))
+    options = {"episodes": 6, "task": "goal_semantic", "cfg": cfg}
+    a = evaluate(Topple(), course, max_parallel=6, **options)
+    b = evaluate(Topple(), course, max_parallel=2, **options)
+    assert a["per_episode"] == b["per_episode"]
+    assert a["patch_s"] == pytest.approx(b["patch_s"], abs=2e-3)
+    assert a["patch_m"] == pytest.approx(b["patch_m"], abs=2e-3)
+    assert a["patch_s"] > 0
+    assert len(a["patch_m_ci95"]) == 2
+    with pytest.raises(InputError, match="task 'navigate' wants commands from a policy above"):
+        evaluate(Stand(), course, episodes=1, task="navigate")
 
 
 def test_bad_requests(course):

@@ -116,8 +116,8 @@ class Evaluate:
     """Run folder or policy bundle."""
     scenes: list[Path] = field(default_factory=list)
     """Scene folders."""
-    task: Literal["goal", "velocity"] = "goal"
-    """Reach a goal 10 m along the path, or follow velocity commands."""
+    task: str = "goal"
+    """`goal`: reach a goal 10 m along the path; `velocity`: follow velocity commands; or another registered task."""
     episodes: int = 256
     """Number of starts."""
     ablate: Literal["none", "blank", "shuffled"] = "none"

@@ -15,6 +15,8 @@ from gaussgym_scene.errors import InputError
 from gaussgym_scene.scene import Scene
 from gaussgym_sim.env import EnvCfg
 from gaussgym_sim.starts import Starts, sample_starts
+from gaussgym_sim.task import get_task
+from gaussgym_sim.tasks.navigate import given_commands
 from tensordict import TensorDict
 from tqdm import tqdm
 
@@ -84,6 +86,7 @@ class _Tally:
             torch.zeros(episodes) for _ in range(5)
         )
         self.scene = torch.zeros(episodes, dtype=torch.long)
+        self.metrics = {name: torch.zeros(episodes) for name in env.env.task.metrics}
         self._last_xy = env.sim.state.root_pos_w[:, :2].clone()
 
     def add(
@@ -116,6 +119,8 @@ class _Tally:
         self.scene[row[over]] = env.sim.scene_of_env[over]
         self.success[row[over]] = extras["success"][over]
         self.fell[row[over]] = extras["fell"][over]
+        for name, values in extras["metrics"].items():
+            self.metrics[name][row[over]] = values[over]
         self.done[row[over]] = True
 
 
@@ -145,7 +150,7 @@ def evaluate(
     Args:
         policy: run folder, bundle folder, or a policy.
         scenes: where; the episodes are split over them evenly.
-        task: `goal` (reach a point at least 10 m along the path) or `velocity`.
+        task: `goal` (reach a point at least 10 m along the path), `velocity`, or another registered one (`goal_semantic`).
         episodes: number of starts.
         ablate: see `ablate_images`.
         seed: of the starts: the same seed gives the same starts to every policy.
@@ -165,7 +170,8 @@ def evaluate(
 
     Returns:
         A plain dictionary: `success`, `fell`, `timeout` (shares of the episodes), `velocity_error_m_s`, `yaw_rate_error_rad_s`,
-        `cost_of_transport`, `seconds_mean`, an interval `<name>_ci95` for each, `per_scene`, and `per_episode` lists.
+        `cost_of_transport`, `seconds_mean`, the task's own metrics, an interval `<name>_ci95` for each, `per_scene`, and
+        `per_episode` lists.
 
     Raises:
         InputError: unknown ablation, no episodes, or a policy that does not fit.
@@ -181,10 +187,15 @@ def evaluate(
     cfg = evaluation_cfg(task, cfg)
     start = time.perf_counter()
     num_envs = min(max(episodes, len(opened)), max(max_parallel, len(opened)))
-    if task == "goal":
+    kind = get_task(task)
+    if kind.commands is given_commands:
+        raise InputError(
+            f"task {task!r} wants commands from a policy above the one that walks; expected another task"
+        )
+    if kind.pursues_goal:
         starts = starts or fixed_starts(opened, episodes, seed=seed)
     elif num_envs < episodes:
-        raise InputError(f"{episodes} episodes of the velocity task run at once; give at most {max_parallel}")
+        raise InputError(f"{episodes} episodes of the {task} task run at once; give at most {max_parallel}")
     env = make_env(
         task,
         opened,
@@ -230,7 +241,10 @@ def evaluation_cfg(task: str, cfg: EnvCfg | None = None) -> EnvCfg:
 
     The velocity task is evaluated with forward commands of 0.5 to 1 m/s along the path, one an episode.
     """
-    base = dataclasses.replace((cfg or EnvCfg()).for_evaluation(), task=task, episode_s=EPISODE_S[task])
+    base = EnvCfg.for_task(task) if cfg is None else cfg
+    base = dataclasses.replace(
+        base.for_evaluation(), task=task, episode_s=EPISODE_S.get(task, EPISODE_S["goal"])
+    )
     commands = dataclasses.replace(base.commands, standing_fraction=0.0)
     if task == "velocity":
         commands = dataclasses.replace(
@@ -307,6 +321,7 @@ def run_episodes(
         "yaw_rate_error_rad_s": (tally.yaw_error / seconds).numpy(),
         "cost_of_transport": (tally.work_j / (weight * tally.path_m.clamp_min(0.1))).numpy(),
         "path_m": tally.path_m.numpy(),
+        **{name: values.numpy() for name, values in tally.metrics.items()},
         "scene": tally.scene.numpy(),
     }
 
