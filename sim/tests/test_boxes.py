@@ -1,5 +1,6 @@
 """Walls and overhangs as boxes: exact where the mesh is upright, unbiased where it slants, never in anybody's way."""
 
+import mujoco
 import numpy as np
 import pytest
 import torch
@@ -12,7 +13,7 @@ from gaussgym_scene.scene import Scene
 from gaussgym_scene.synth import KINDS
 from gaussgym_sim.boxes import BoxCfg, Boxes, boxes_of
 from gaussgym_sim.grounds import straight_path
-from gaussgym_sim.terrain import Ground, TerrainLookup, ground_of
+from gaussgym_sim.terrain import Ground, TerrainLookup, add_ground, ground_of
 
 ROBOT_HEIGHT_M = 0.6
 
@@ -127,6 +128,36 @@ def test_what_the_heightfield_has_is_no_box():
     riser = [(2.975, 4.0, 0.0), (2.975, 0.0, 0.0), (2.975, 0.0, 0.2), (2.975, 4.0, 0.2)]
     top = [(2.975, 0, 0.2), (6.0, 0, 0.2), (6.0, 4, 0.2), (2.975, 4, 0.2)]
     assert len(boxes_of(quads(*tread, riser, top), field)[0]) == 0
+
+
+def test_low_walls_behind_the_heightfields_own_are_no_boxes():
+    """Unknown ground, 1 m higher from x = 4.1 on, and a wall at 4.05 that ends below that or above."""
+    field = level()
+    field.height_m[:, 41:] = 1.0
+    field.known[:, 41:] = False
+    for top, count in ((0.9, 0), (1.4, 1)):
+        wall = [(4.05, 3.5, -0.3), (4.05, 0.5, -0.3), (4.05, 0.5, top), (4.05, 3.5, top)]
+        assert len(boxes_of(quads(wall), field)[0]) == count
+
+
+def test_a_ball_stops_at_a_wall():
+    """In MuJoCo, rolling at 1 m/s against a wall whose front is at x = 4.123: its centre comes to 10 cm before it, within 1 cm."""
+    mesh = quads([(4.123, 3.5, -0.3), (4.123, 0.5, -0.3), (4.123, 0.5, 3.0), (4.123, 3.5, 3.0)])
+    spec = mujoco.MjSpec()
+    spec.option.timestep = 0.005
+    add_ground(spec, ground_of(Scene("wall", heightfield=level(), mesh=mesh)))
+    body = spec.worldbody.add_body(pos=[3.5, 2.0, 0.1])
+    body.add_freejoint()
+    body.add_geom(type=mujoco.mjtGeom.mjGEOM_SPHERE, size=[0.1, 0, 0], contype=1, conaffinity=0)
+    model = spec.compile()
+    data = mujoco.MjData(model)
+    data.qvel[0] = 1.0
+    furthest = 0.0
+    for _ in range(200):
+        mujoco.mj_step(model, data)
+        furthest = max(furthest, data.qpos[0])
+    assert 4.01 < furthest < 4.03
+    assert data.qvel[0] < 0.05
 
 
 def test_specks_go_and_paths_are_free():

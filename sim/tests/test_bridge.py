@@ -13,7 +13,10 @@ from gaussgym_scene.errors import InputError
 from gaussgym_sim import bridge_wire as wire
 from gaussgym_sim.bridge import BridgeCfg, BridgedSim, BridgeError
 from gaussgym_sim.bridge_bench import bench_bridge
+from gaussgym_sim.env import Env
+from gaussgym_sim.env_cfg import EnvCfg
 from gaussgym_sim.grounds import flat_scene, place, stand, wavy_scene
+from gaussgym_sim.presets import randomize_preset
 from gaussgym_sim.robot import get_robot
 from gaussgym_sim.testing import CONFORMANCE, missing
 from gaussgym_sim.vecsim import VecSim, make_sim
@@ -75,7 +78,10 @@ def assert_same(near, far):
     assert near.invalid_count == far.invalid_count
 
 
-def test_every_call_gives_the_bits_of_the_backend_in_this_process():
+@pytest.mark.parametrize("copies", [False, True], ids=["views of the block", "copies, as on another device"])
+def test_every_call_gives_the_bits_of_the_backend_in_this_process(monkeypatch, copies):
+    if copies:
+        monkeypatch.setattr("gaussgym_sim.bridge.sees_block", lambda device: False)
     scenes, upper = [flat_scene(), wavy_scene()], flat_scene(z_m=2.0)
     near, far = (make_sim(name, "go1", scenes, 6, num_threads=2) for name in ("mujoco", "bridge:mujoco"))
     assert isinstance(far, VecSim)
@@ -130,6 +136,31 @@ def test_a_state_crosses_from_one_side_to_the_other():
         for _ in range(8):
             sim.step(joints + 0.1)
     assert_same(near, far)
+
+
+def roll_out(backend, num_threads):
+    """Observations, rewards and ends of a few seconds of extreme randomization, as one table."""
+    scenes = [wavy_scene(), flat_scene()]
+    sim = make_sim(backend, "go1", scenes, 6, num_threads=num_threads)
+    randomize, _ = randomize_preset("extreme").supported_by(sim.capabilities)
+    env = Env(sim, EnvCfg(randomize=randomize), seed=3)
+    generator = torch.Generator().manual_seed(1)
+    rows = []
+    for _ in range(60):
+        observations, reward, dones, _ = env.step(torch.randn(6, 12, generator=generator))
+        rows.append(
+            torch.cat(
+                [observations["proprio"].flatten(), observations["scan"].flatten(), reward, dones.float()]
+            )
+        )
+    sim.close()
+    return torch.stack(rows)
+
+
+def test_an_environment_is_the_same_bridged_or_not_at_any_number_of_threads():
+    alone = roll_out("mujoco", 1)
+    assert alone[:, -6:].sum() > 0  # some ended
+    assert torch.equal(alone, roll_out("bridge:mujoco", 2))
 
 
 @pytest.mark.slow

@@ -15,6 +15,8 @@ from gaussgym_scene.mesh import Mesh
 from gaussgym_scene.scene import Scene
 from gaussgym_sim.boxes import Boxes
 from gaussgym_sim.bridge import BridgeError
+from gaussgym_sim.env import Env
+from gaussgym_sim.env_cfg import EnvCfg
 from gaussgym_sim.grounds import flat_scene, place, stand, wavy_scene
 from gaussgym_sim.isaacgym_sim import (
     GAP_M,
@@ -23,6 +25,7 @@ from gaussgym_sim.isaacgym_sim import (
     ground_triangles,
     pack_scenes,
 )
+from gaussgym_sim.presets import randomize_preset
 from gaussgym_sim.robot import robot_names
 from gaussgym_sim.terrain import Ground, ground_of
 from gaussgym_sim.testing import CONFORMANCE, missing
@@ -126,6 +129,18 @@ def test_feet_after_a_reset_are_where_the_engine_then_has_them():
         )
 
 
+def test_feet_placed_at_a_reset_stay_until_the_next_step_on_another_device(monkeypatch):
+    """Copies are brought up to date from the block by any call; feet that were placed here must not be lost by that."""
+    monkeypatch.setattr("gaussgym_sim.bridge.sees_block", lambda device: False)
+    sim = make([flat_scene()], 2)
+    place(sim, pos_w=torch.tensor([[0.0, 0.0, 3.0], [0.0, 0.0, 4.0]]))
+    feet = sim.state.foot_pos_w.clone()
+    assert float((feet[1] - feet[0])[:, 2].mean()) == pytest.approx(1.0, abs=1e-5)
+    sim.kick(torch.tensor([0]), torch.ones(1, 3))
+    place(sim, pos_w=torch.tensor([[0.0, 0.0, 3.0]]), env_ids=torch.tensor([0]))
+    assert torch.equal(sim.state.foot_pos_w, feet)
+
+
 @pytest.mark.slow
 def test_a_turning_base_moves_about_its_centre_of_mass():
     """Velocities of the origin and of the centre of mass differ by spin x arm; with the other one the base would drift."""
@@ -214,6 +229,24 @@ def test_every_robot_stands_or_at_least_starts(name):
         assert sim.state.foot_contact.all()
         weight = sim.total_mass_kg * 9.81
         assert float(sim.state.foot_force_w[0, :, 2].sum()) == pytest.approx(weight, rel=0.1)
+
+
+@pytest.mark.slow
+def test_an_environment_runs_on_it():
+    """Everything that the extreme preset asks for and this engine has, over resets; robots fall and start again."""
+    sim = make([wavy_scene(), flat_scene()], 6)
+    randomize, left_out = randomize_preset("extreme").supported_by(sim.capabilities)
+    assert set(left_out) == {"compliance", "gravity_m_s2"}
+    env = Env(sim, EnvCfg(randomize=randomize), seed=3)
+    generator = torch.Generator().manual_seed(1)
+    ended = 0
+    for _ in range(60):
+        observations, reward, dones, _ = env.step(torch.randn(6, 12, generator=generator))
+        assert torch.isfinite(observations["proprio"]).all()
+        assert torch.isfinite(reward).all()
+        ended += int(dones.sum())
+    assert ended > 0
+    assert sim.invalid_count == 0
 
 
 # ---------------------------------------------------------------------- grounds

@@ -156,3 +156,40 @@ def test_scenes_are_apart_and_replaced_ones_are_as_fresh_ones():
         grounds[index] = Ground(rough(rng, step_m=0.1), some_boxes(rng, (-3, 1, 0), (5, 7, 1), count=3))
         lookup.replace(index, grounds[index])
         check()
+
+
+@pytest.mark.slow
+def test_warp_meshes_equal_the_cpus_rays():
+    """The kernel for CUDA devices, on Warp's CPU device: heightfields, planes, boxes, triangles, a ground replaced."""
+    pytest.importorskip("warp")
+    from gaussgym_sim.raycast import RayCaster
+    from gaussgym_sim.raycast_warp import WarpRayCaster
+
+    rng = np.random.default_rng(8)
+    corners = rng.uniform((-2, 1, 0), (4, 6, 1), (200, 1, 3)) + rng.uniform(-0.4, 0.4, (200, 3, 3))
+    mesh = Mesh(corners.reshape(-1, 3).astype(np.float32), np.arange(600, dtype=np.int32).reshape(-1, 3))
+    grounds = [
+        Ground(rough(rng), some_boxes(rng, (-3, 1, 0), (5, 7, 1))),
+        Ground(field(np.zeros((4, 4))), some_boxes(rng, (-3, 1, 0), (5, 7, 1))),
+        Ground(field(np.zeros((4, 4))), Boxes.none()),
+        Ground(field(np.zeros((4, 4))), Boxes.none(), mesh),
+    ]
+    origin = torch.from_numpy(rng.uniform((-2, 2, 0.5), (4, 6, 2), (400, 10, 3)).astype(np.float32))
+    direction = torch.from_numpy(unit(rng, 4000).reshape(400, 10, 3).astype(np.float32))
+    ids = torch.arange(400) % 4
+    slow, fast = RayCaster(grounds), WarpRayCaster(grounds, CPU)
+    for replaced in (None, 1, 3):
+        if replaced is not None:
+            grounds[replaced] = Ground(rough(rng, step_m=0.6), some_boxes(rng, (-3, 1, 0), (5, 7, 1)))
+            slow.replace(replaced, grounds[replaced])
+            fast.replace(replaced, grounds[replaced])
+        want, got = torch.empty(400, 10), torch.empty(400, 10)
+        slow.cast(origin.numpy(), direction.numpy(), ids.numpy(), want.numpy())
+        fast.cast(origin, direction, ids, got)
+        hit = torch.isfinite(want)
+        assert 0.2 < hit.float().mean() < 0.9
+        # float32 decides otherwise for rays that graze an edge.
+        assert (torch.isfinite(got) == hit).float().mean() > 0.998
+        both = hit & torch.isfinite(got)
+        close = (got[both] - want[both]).abs() < 1e-4
+        assert close.float().mean() > 0.998

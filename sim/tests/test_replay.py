@@ -95,6 +95,15 @@ def test_bad_folders_are_told(tmp_path):
         load_replay(tmp_path / "r")
 
 
+def test_a_state_of_another_version_is_told(tmp_path):
+    save_replay(recorded(steps=3), tmp_path / "r", FINDING)
+    replay = load_replay(tmp_path / "r")
+    params = replay.stretches[0].snapshot["params"]
+    params["link_mass_factor"] = params["link_mass_factor"][:, 1:]
+    with pytest.raises(InputError, match="does not fit this version's simulator"):
+        Repetition(replay)
+
+
 def test_a_sim_without_state_cannot_be_recorded():
     sim = make_sim("mujoco", "go1", [flat_scene()], 1)
     sim.capabilities = sim.capabilities - {"state_dict"}

@@ -112,8 +112,9 @@ def _boxes_at(mesh: Mesh, field: Heightfield, paths: Paths | None, cfg: BoxCfg) 
     kept = voxels.with_feet(kept, reach_m=cfg.step_m + 2 * cfg.voxel_m)
     kind = _facing(kept)
     low, high = _bounds(kept, kind, voxels.merge(kept, kind))
-    needed = _needed(low, high, 0.5 * cfg.voxel_m)
-    low, high = low[needed], high[needed]
+    for needed in (_above, _needed):
+        which = needed(low, high, field, cfg)
+        low, high = low[which], high[which]
     return Boxes((low + high) / 2, np.maximum((high - low) / 2, _LEAST_HALF_M)), int(on_path.sum())
 
 
@@ -164,8 +165,22 @@ def _bounds(
     return low, high
 
 
-def _needed(low: NDArray[np.float64], high: NDArray[np.float64], tolerance_m: float) -> NDArray[np.bool_]:
-    """Which boxes [B, 3] are needed: small ones first, those go that lie in others enlarged by ``tolerance_m``."""
+def _above(
+    low: NDArray[np.float64], high: NDArray[np.float64], field: Heightfield, _: BoxCfg
+) -> NDArray[np.bool_]:
+    """Which boxes [B, 3] stand out of the heightfield: those go that are below what is at most a cell away all over."""
+    around = voxels.highest_around(field.height_m, 1)
+    cover = Heightfield(around, field.cell_m, field.origin_xy_m, field.known)
+    share = np.stack(np.meshgrid(*[np.linspace(0, 1, 5)] * 2), axis=-1).reshape(1, -1, 2)
+    xy = low[:, None, :2] + share * (high - low)[:, None, :2]
+    return np.asarray((cover.sample(xy) < high[:, 2:] - 0.01).any(axis=1))
+
+
+def _needed(
+    low: NDArray[np.float64], high: NDArray[np.float64], _: Heightfield, cfg: BoxCfg
+) -> NDArray[np.bool_]:
+    """Which boxes [B, 3] are needed: small ones first, those go that lie in others enlarged by half a voxel."""
+    tolerance_m = 0.5 * cfg.voxel_m
     needed = np.ones(len(low), bool)
     grown_low, grown_high = low - tolerance_m, high + tolerance_m
     for n in np.argsort((high - low).prod(axis=1), kind="stable"):

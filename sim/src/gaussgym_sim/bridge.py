@@ -171,6 +171,11 @@ def _last_words(log: IO[bytes]) -> str:
     return f": {lines[-1]}" if lines else ""
 
 
+def sees_block(device: torch.device) -> bool:
+    """Whether tensors of a device can be views of the block; those of another are copies that each call brings up to date."""
+    return device.type == "cpu"
+
+
 def block_layout(robot: RobotCfg, num_envs: int) -> wire.Layout:
     """Arrays of the block for a robot: state, arguments, and every parameter as value and as argument."""
     joints, legs = robot.num_joints, len(robot.leg_names)
@@ -251,14 +256,13 @@ class BridgedSim:
         self.link_names = tuple(said["link_names"])
         self.total_mass_kg, self.substep_s = float(said["total_mass_kg"]), float(said["substep_s"])
         self.capabilities = frozenset(said["capabilities"])
-        # On the CPU the block itself; else a copy that each call brings up to date.
         state = {k.removeprefix("state/"): self._seen(k) for k in self._shared if k.startswith("state/")}
         self.state = SimState(**state)
         self.params = {name: self._seen(f"param/{name}") for name in said["params"]}
         self.scene_of_env = self._seen("scene_of_env")
 
     def _seen(self, key: str) -> Tensor:
-        return self._shared[key].to(self.device)
+        return self._shared[key] if sees_block(self.device) else self._shared[key].to(self.device, copy=True)
 
     @property
     def invalid_count(self) -> int:
@@ -280,14 +284,14 @@ class BridgedSim:
 
     def _pull_state(self) -> None:
         """Bring tensors on another device up to date."""
-        if self.device.type == "cpu":
+        if sees_block(self.device):
             return
         for key, shared in self._shared.items():
             if key.startswith("state/"):
-                getattr(self.state, key.removeprefix("state/")).copy_(shared, non_blocking=True)
+                getattr(self.state, key.removeprefix("state/")).copy_(shared)
 
     def _pull_params(self) -> None:
-        if self.device.type == "cpu":
+        if sees_block(self.device):
             return
         for name, value in self.params.items():
             value.copy_(self._shared[f"param/{name}"])
@@ -351,7 +355,7 @@ class BridgedSim:
         ground = None if slot is not None else ground_of(scene, self._terrain_mode)
         blob = b"" if slot is not None else pickle.dumps(strip_scene(scene))
         self._call(wire.SET_SCENE, env_ids, {"slot": slot}, blob)
-        if self.device.type != "cpu":
+        if not sees_block(self.device):
             self.scene_of_env.copy_(self._shared["scene_of_env"])
         if ground is not None and len(env_ids):
             taken = int(self._shared["scene_of_env"][int(env_ids[0])])
@@ -371,7 +375,7 @@ class BridgedSim:
         file = io.BytesIO()
         torch.save(state, file)
         self._call(wire.LOAD_STATE_DICT, blob=file.getvalue())
-        if self.device.type != "cpu":
+        if not sees_block(self.device):
             self.scene_of_env.copy_(self._shared["scene_of_env"])
         self._pull_state()
         self._pull_params()

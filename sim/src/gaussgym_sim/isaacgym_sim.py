@@ -208,8 +208,11 @@ class IsaacGymSim(BridgedSim):
         arm = self._sole_pos_b.expand(len(ids), -1, -1)
         speed_b = twists[..., :3] + torch.linalg.cross(twists[..., 3:], arm)
         turn = poses[..., :3, :3]
-        s.foot_pos_w[ids] = (poses[..., :3, 3] + (turn @ arm[..., None])[..., 0]).float()
-        s.foot_vel_w[ids] = (turn @ speed_b[..., None])[..., 0].float()
+        # Into the block, so that the next call, which may copy it as a whole, does not undo it.
+        rows, shared = ids.cpu(), self._shared
+        shared["state/foot_pos_w"][rows] = (poses[..., :3, 3] + (turn @ arm[..., None])[..., 0]).float().cpu()
+        shared["state/foot_vel_w"][rows] = (turn @ speed_b[..., None])[..., 0].float().cpu()
+        self._pull_state()
 
 
 def _soles(robot: RobotCfg, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -128,7 +128,7 @@ class Repetition:
         """Make the sim, in its state at the beginning.
 
         Raises:
-            InputError: the robot is not registered or has changed.
+            InputError: the robot is not registered, or robot or simulator have changed.
         """
         self.replay, self._settings = replay, replay.settings
         first = replay.stretches[0]
@@ -136,7 +136,15 @@ class Repetition:
             self._settings["backend"], robot or get_robot(self._settings["robot"]), first.scenes, self._settings["num_envs"],
             num_threads=num_threads, terrain=self._settings["terrain"],
         )  # fmt: skip
-        self.sim.load_state_dict(first.snapshot)
+        try:
+            self.sim.load_state_dict(first.snapshot)
+        except InputError:
+            raise
+        except (RuntimeError, KeyError, ValueError) as error:
+            raise InputError(
+                f"the recorded state does not fit this version's simulator ({error}); replay it with the version that "
+                "recorded it"
+            ) from None
         self.env = int(self._settings["finding"]["env"])
 
     def __iter__(self) -> Iterator[ReplayedStep]:

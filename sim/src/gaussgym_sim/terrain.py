@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mujoco
 import numpy as np
@@ -25,6 +25,9 @@ MIN_CELL_M = 0.05
 """Finer grids are resampled to this: contacts per prism, and with them the cost of a step, grow with resolution."""
 FLAT_TOLERANCE_M = 1e-4
 """A heightfield whose range is below this becomes an infinite plane, twice as fast as a grid."""
+if TYPE_CHECKING:
+    from gaussgym_sim.raycast_warp import WarpRayCaster
+
 TERRAIN_GEOM = "terrain"
 TERRAIN_MODES = ("heightfield", "boxes", "mesh")
 """What a scene's ground is made of, see `ground_of`."""
@@ -197,7 +200,8 @@ class TerrainLookup:
     def __init__(self, grounds: Sequence[Ground | Heightfield], *, device: torch.device) -> None:
         """Pack the heightfields' cells into one flat table; a bare heightfield is a ground without anything on it."""
         self._grounds = [g if isinstance(g, Ground) else Ground(g, Boxes.none()) for g in grounds]
-        self._rays: RayCaster | None = None
+        self.device = torch.device(device)
+        self._rays: RayCaster | WarpRayCaster | None = None
         fields = [ground.heightfield for ground in self._grounds]
         cells = [_bilinear_coefficients(f.height_m) for f in fields]
         sizes = [len(c) for c in cells]
@@ -242,7 +246,8 @@ class TerrainLookup:
     def raycast(self, origin_w: Tensor, direction_w: Tensor, scene_ids: Tensor) -> Tensor:
         """Distance along rays to the ground: heightfield or plane, and boxes; in mode 'mesh' the triangles.
 
-        The heightfield's cells are split into triangles as MuJoCo splits them, and a plane has no border.
+        The heightfield's cells are split into triangles as MuJoCo splits them, and a plane has no border. On CUDA devices it
+        takes Warp (extra ``gpu``).
 
         Args:
             origin_w: [E, N, 3] [m].
@@ -253,12 +258,21 @@ class TerrainLookup:
             [E, N] float32 [m], infinite where a ray hits nothing.
         """
         if self._rays is None:
-            self._rays = RayCaster(self._grounds)
-        out = torch.empty(origin_w.shape[:2], dtype=torch.float32)
-        self._rays.cast(
-            origin_w.float().numpy(), direction_w.float().numpy(), scene_ids.long().numpy(), out.numpy()
-        )
+            self._rays = self._make_rays()
+        out = torch.empty(origin_w.shape[:2], dtype=torch.float32, device=origin_w.device)
+        if isinstance(self._rays, RayCaster):
+            arrays = (origin_w.float(), direction_w.float(), scene_ids.long(), out)
+            self._rays.cast(*(tensor.numpy() for tensor in arrays))
+        else:
+            self._rays.cast(origin_w, direction_w, scene_ids, out)
         return out
+
+    def _make_rays(self) -> RayCaster | WarpRayCaster:
+        if self.device.type == "cpu":
+            return RayCaster(self._grounds)
+        from gaussgym_sim.raycast_warp import WarpRayCaster
+
+        return WarpRayCaster(self._grounds, self.device)
 
     def sample(self, xy_w: Tensor, scene_ids: Tensor) -> Tensor:
         """Ground height [m].

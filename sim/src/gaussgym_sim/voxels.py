@@ -82,7 +82,7 @@ def above_ground(
     ground, highest, distance = known_ground(field)
     near = np.where(distance * field.cell_m <= reach_m, ground, np.nan)
     lowest = float(np.nanmin(near))
-    above = _highest_around(ground, math.ceil(_AROUND_M / field.cell_m)) + top_m - lowest
+    above = highest_around(ground, math.ceil(_AROUND_M / field.cell_m)) + top_m - lowest
     top = lowest + np.round(above / _LEVEL_M) * _LEVEL_M
     limits = np.array([lowest - _LEVEL_M, float(top.max())])
     start = np.asarray(field.origin_xy_m, np.float64)
@@ -107,10 +107,10 @@ def known_ground(field: Heightfield) -> tuple[NDArray[Any], NDArray[Any], NDArra
         ground, distance = _spread(field.height_m.astype(np.float64), field.known)
     else:
         ground, distance = field.height_m.astype(np.float64), np.zeros(field.known.shape)
-    return ground, _highest_around(ground, 1), distance
+    return ground, highest_around(ground, 1), distance
 
 
-def _highest_around(height: NDArray[Any], cells: int) -> NDArray[Any]:
+def highest_around(height: NDArray[Any], cells: int) -> NDArray[Any]:
     """Highest of the values [ny, nx] in the square that reaches ``cells`` to each side."""
     out = height
     for axis in range(2):

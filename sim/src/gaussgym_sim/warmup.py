@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from gaussgym_scene.mesh import Mesh
+from gaussgym_scene.scene import Scene
 
-from gaussgym_sim.grounds import place, wavy_scene
+from gaussgym_sim.grounds import flat_scene, place, wavy_scene
+from gaussgym_sim.terrain import ground_of
 from gaussgym_sim.vecsim import make_sim
 
 
 def compile_kernels() -> float:
-    """Step a robot and cast a ray; numba keeps what it compiles beside the sources.
+    """Step a robot, cast a ray and find a wall; numba keeps what it compiles beside the sources.
 
     Returns:
         Distance that the ray found [m].
     """
+    wall = Mesh(np.array([(1, 1, 0), (1, -1, 0), (1, 0, 2)], np.float32), np.array([[0, 1, 2]], np.int32))
+    scene = flat_scene()
+    for mode in ("boxes", "mesh"):
+        ground_of(Scene("walled", heightfield=scene.heightfield, mesh=wall, paths=scene.paths), mode)
     sim = make_sim("mujoco", "go1", [wavy_scene()], 1)
     sim.step(place(sim, pos_w=torch.tensor([[0.0, 0.0, 1.5]])))
     down = torch.tensor([[[0.0, 0.0, -1.0]]])
