@@ -15,8 +15,8 @@ from gaussgym_render.objects import LIGHT_W
 from gaussgym_scene.errors import InputError
 from gaussgym_scene.heightfield import Heightfield
 from gaussgym_scene.splats import Splats
-from gaussgym_sim.kinematics import BodyKinematics
 from gaussgym_sim.robot import get_robot
+from gaussgym_sim.robots.kinematics import BodyKinematics
 
 K = np.array([[200.0, 0, 80], [0, 200.0, 60], [0, 0, 1]])
 SIZE = (160, 120)

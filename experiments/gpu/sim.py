@@ -27,7 +27,7 @@ from gaussgym_scene.artifact import write_json
 from gaussgym_scene.errors import GaussgymError
 from gaussgym_scene.scene import Scene
 from gaussgym_sim.bench.runs import random_actions, standard_grounds
-from gaussgym_sim.host_view import HostView
+from gaussgym_sim.engines.host_view import HostView
 from gaussgym_sim.testing import CONFORMANCE, missing, random_walk, wavy_scene
 from gaussgym_sim.vecsim import VecSim, make_sim
 

@@ -26,10 +26,10 @@ from gaussgym_scene.command import run
 from gaussgym_scene.errors import StageError
 from gaussgym_sim.env import Env
 from gaussgym_sim.env_cfg import EnvCfg
-from gaussgym_sim.nan_guard import NanGuard, NanGuardCfg
 from gaussgym_sim.presets import randomize_preset
-from gaussgym_sim.recorder import SimRecorder
 from gaussgym_sim.robot import robot_names
+from gaussgym_sim.views.nan_guard import NanGuard, NanGuardCfg
+from gaussgym_sim.views.recorder import SimRecorder
 from tqdm import tqdm
 
 STILL_S, STILL_M = 10.0, 1e-3

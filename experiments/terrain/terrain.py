@@ -19,9 +19,9 @@ import torch
 from gaussgym_render.bench.machine import describe_machine
 from gaussgym_scene import Scene, synthesize
 from gaussgym_sim.bench.timing import Spread, ratio, take_turns
-from gaussgym_sim.boxes import Boxes
+from gaussgym_sim.ground.boxes import Boxes
+from gaussgym_sim.ground.terrain import TERRAIN_MODES, Ground, TerrainLookup, add_ground, ground_of
 from gaussgym_sim.grounds import place
-from gaussgym_sim.terrain import TERRAIN_MODES, Ground, TerrainLookup, add_ground, ground_of
 from gaussgym_sim.vecsim import make_sim
 
 KINDS = {"street": {}, "corridor": {}, "stairs": {}, "rubble": {}, "stones": {}}

@@ -19,8 +19,8 @@ from gaussgym_learn.evaluate import (
 )
 from gaussgym_scene.errors import InputError
 from gaussgym_scene.splats import Splats
-from gaussgym_sim.commands import CommandCfg
 from gaussgym_sim.env import EnvCfg
+from gaussgym_sim.mdp.commands import CommandCfg
 from gaussgym_sim.tasks.goal_semantic import SemanticCfg
 from tensordict import TensorDict
 

@@ -6,11 +6,11 @@ import gaussgym_learn
 import pytest
 import torch
 from gaussgym_learn.acting import load_policy
-from gaussgym_sim.command_env import CommandEnv
 from gaussgym_sim.env import Env, EnvCfg
 from gaussgym_sim.tasks.navigate import NavigateCfg
 from gaussgym_sim.testing import flat_scene
 from gaussgym_sim.vecsim import make_sim
+from gaussgym_sim.views.command_env import CommandEnv
 from tensordict import TensorDict
 
 

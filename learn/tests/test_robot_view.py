@@ -21,10 +21,10 @@ from gaussgym_scene.errors import InputError
 from gaussgym_scene.splats import Splats
 from gaussgym_scene.synth import synthesize
 from gaussgym_sim import robot as robots
-from gaussgym_sim.camera import CameraCfg, camera_to_world, intrinsics, mount_pose
 from gaussgym_sim.env import EnvCfg
-from gaussgym_sim.kinematics import BodyKinematics
 from gaussgym_sim.robot import get_robot
+from gaussgym_sim.robots.kinematics import BodyKinematics
+from gaussgym_sim.sensors.camera import CameraCfg, camera_to_world, intrinsics, mount_pose
 
 SIZE = (64, 48)
 LOOKS_DOWN = replace(get_robot("go1"), name="go1_down", camera_tilt_rad=1.4)

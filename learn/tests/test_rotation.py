@@ -20,7 +20,7 @@ from gaussgym_render.testing import random_splats
 from gaussgym_scene.errors import InputError
 from gaussgym_scene.mesh import Mesh
 from gaussgym_scene.scene import Scene
-from gaussgym_sim.camera import camera_to_world
+from gaussgym_sim.sensors.camera import camera_to_world
 
 torch.set_num_threads(1)
 NUM_SCENES = 5

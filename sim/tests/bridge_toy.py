@@ -5,7 +5,7 @@ import socket
 import sys
 import time
 
-from gaussgym_sim import bridge_wire as wire
+from gaussgym_sim.engines import bridge_wire as wire
 
 
 def main(mode, socket_fd, memory_fd):

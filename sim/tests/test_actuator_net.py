@@ -7,9 +7,9 @@ import torch
 from gaussgym_scene.command import run as run_command
 from gaussgym_scene.errors import InputError
 from gaussgym_sim.__main__ import ImportActuator
-from gaussgym_sim.actuator_net import ACTIVATIONS, ActuatorNet, DenseLayer, LstmLayer, _activate
-from gaussgym_sim.actuators import ActuatorCfg
-from gaussgym_sim.import_actuator import import_torchscript
+from gaussgym_sim.actuation.actuator_net import ACTIVATIONS, ActuatorNet, DenseLayer, LstmLayer, _activate
+from gaussgym_sim.actuation.actuators import ActuatorCfg
+from gaussgym_sim.actuation.import_actuator import import_torchscript
 from gaussgym_sim.robot import get_robot
 from gaussgym_sim.testing import flat_scene, place
 from gaussgym_sim.vecsim import make_sim

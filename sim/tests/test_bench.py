@@ -10,10 +10,10 @@ from gaussgym_scene.command import run
 from gaussgym_sim.bench.command import Bench
 from gaussgym_sim.bench.runs import EnvRun, SimRun
 from gaussgym_sim.bench.timing import Spread, Stopwatch, ratio, summary, take_turns
+from gaussgym_sim.engines.mujoco_model import build_model
+from gaussgym_sim.ground.terrain import ground_of
 from gaussgym_sim.grounds import flat_scene
-from gaussgym_sim.mujoco_model import build_model
 from gaussgym_sim.robot import get_robot
-from gaussgym_sim.terrain import ground_of
 from gaussgym_sim.vecsim import make_sim
 
 

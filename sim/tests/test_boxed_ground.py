@@ -4,10 +4,10 @@ import numpy as np
 import torch
 from gaussgym_scene.mesh import Mesh
 from gaussgym_scene.scene import Scene
+from gaussgym_sim.engines.mujoco_model import SOLVER_ITERATIONS, build_model, robot_bodies
+from gaussgym_sim.ground.terrain import ground_of
 from gaussgym_sim.grounds import flat_scene
-from gaussgym_sim.mujoco_model import SOLVER_ITERATIONS, build_model, robot_bodies
 from gaussgym_sim.robot import get_robot
-from gaussgym_sim.terrain import ground_of
 from gaussgym_sim.vecsim import make_sim
 
 

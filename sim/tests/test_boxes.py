@@ -11,9 +11,9 @@ from gaussgym_scene.mesh import Mesh
 from gaussgym_scene.paths import Paths
 from gaussgym_scene.scene import Scene
 from gaussgym_scene.synth import KINDS
-from gaussgym_sim.boxes import BoxCfg, Boxes, boxes_of
+from gaussgym_sim.ground.boxes import BoxCfg, Boxes, boxes_of
+from gaussgym_sim.ground.terrain import Ground, TerrainLookup, add_ground, ground_of
 from gaussgym_sim.grounds import straight_path
-from gaussgym_sim.terrain import Ground, TerrainLookup, add_ground, ground_of
 
 ROBOT_HEIGHT_M = 0.6
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 from gaussgym_scene.errors import InputError
-from gaussgym_sim import bridge_wire as wire
-from gaussgym_sim.bridge import BridgeCfg, BridgedSim, BridgeError
-from gaussgym_sim.bridge_bench import bench_bridge
+from gaussgym_sim.engines import bridge_wire as wire
+from gaussgym_sim.engines.bridge import BridgeCfg, BridgedSim, BridgeError
+from gaussgym_sim.engines.bridge_bench import bench_bridge
 from gaussgym_sim.env import Env
 from gaussgym_sim.env_cfg import EnvCfg
 from gaussgym_sim.grounds import flat_scene, place, stand, wavy_scene
@@ -81,7 +81,7 @@ def assert_same(near, far):
 @pytest.mark.parametrize("copies", [False, True], ids=["views of the block", "copies, as on another device"])
 def test_every_call_gives_the_bits_of_the_backend_in_this_process(monkeypatch, copies):
     if copies:
-        monkeypatch.setattr("gaussgym_sim.bridge.sees_block", lambda device: False)
+        monkeypatch.setattr("gaussgym_sim.engines.bridge.sees_block", lambda device: False)
     scenes, upper = [flat_scene(), wavy_scene()], flat_scene(z_m=2.0)
     near, far = (make_sim(name, "go1", scenes, 6, num_threads=2) for name in ("mujoco", "bridge:mujoco"))
     assert isinstance(far, VecSim)

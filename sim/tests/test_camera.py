@@ -4,12 +4,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import torch
-from gaussgym_sim.camera import CameraCfg, camera_to_world, camera_twist, intrinsics, mount_pose
 from gaussgym_sim.env import Env, EnvCfg
 from gaussgym_sim.frames import matrix_from_rotation_vector, quat_from_yaw
-from gaussgym_sim.kinematics import BodyKinematics
 from gaussgym_sim.randomize import RandomizeCfg
 from gaussgym_sim.robot import get_robot
+from gaussgym_sim.robots.kinematics import BodyKinematics
+from gaussgym_sim.sensors.camera import CameraCfg, camera_to_world, camera_twist, intrinsics, mount_pose
 from gaussgym_sim.testing import flat_scene, place, wavy_scene
 from gaussgym_sim.vecsim import make_sim
 

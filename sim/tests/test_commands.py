@@ -7,7 +7,7 @@ import torch
 from gaussgym_scene.errors import InputError
 from gaussgym_scene.paths import Paths
 from gaussgym_scene.scene import Scene
-from gaussgym_sim.commands import CommandCfg, PathFollower, PathNetwork, VelocityCommands, goal_point
+from gaussgym_sim.mdp.commands import CommandCfg, PathFollower, PathNetwork, VelocityCommands, goal_point
 from gaussgym_sim.randomize import Uniform
 from gaussgym_sim.testing import flat_scene, straight_path
 

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import torch
 from gaussgym_scene.errors import InputError
-from gaussgym_sim.mujoco_model import build_model
-from gaussgym_sim.mujoco_sim import effective_cpus
-from gaussgym_sim.terrain import ground_of
+from gaussgym_sim.engines.mujoco_model import build_model
+from gaussgym_sim.engines.mujoco_sim import effective_cpus
+from gaussgym_sim.ground.terrain import ground_of
 from gaussgym_sim.testing import CONFORMANCE, flat_scene, missing, place, wavy_scene
 from gaussgym_sim.vecsim import VecSim, make_sim
 

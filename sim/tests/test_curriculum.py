@@ -3,8 +3,8 @@ from dataclasses import replace
 import pytest
 import torch
 from gaussgym_scene.errors import InputError
-from gaussgym_sim.curriculum import GoalDistance, GoalDistanceCfg
 from gaussgym_sim.env import Env, EnvCfg
+from gaussgym_sim.mdp.curriculum import GoalDistance, GoalDistanceCfg
 from gaussgym_sim.testing import flat_scene, wavy_scene
 from gaussgym_sim.vecsim import make_sim
 

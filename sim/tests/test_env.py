@@ -7,10 +7,10 @@ from gaussgym_scene.errors import InputError
 from gaussgym_scene.paths import Paths
 from gaussgym_scene.scene import Scene
 from gaussgym_sim.env import Env, EnvCfg
-from gaussgym_sim.observations import proprio_terms
+from gaussgym_sim.mdp.starts import sample_starts
 from gaussgym_sim.randomize import RandomizeCfg
 from gaussgym_sim.robot import get_robot
-from gaussgym_sim.starts import sample_starts
+from gaussgym_sim.sensors.observations import proprio_terms
 from gaussgym_sim.testing import flat_scene, heights_scene, place, wavy_scene
 from gaussgym_sim.vecsim import make_sim
 

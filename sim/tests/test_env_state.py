@@ -6,11 +6,11 @@ from dataclasses import replace
 import pytest
 import torch
 from gaussgym_scene.errors import InputError
-from gaussgym_sim.curriculum import GoalDistanceCfg
 from gaussgym_sim.env import Env, EnvCfg
+from gaussgym_sim.mdp.curriculum import GoalDistanceCfg
+from gaussgym_sim.mdp.rewards import RewardCfg
+from gaussgym_sim.mdp.starts import sample_starts
 from gaussgym_sim.randomize import RandomizeCfg
-from gaussgym_sim.rewards import RewardCfg
-from gaussgym_sim.starts import sample_starts
 from gaussgym_sim.testing import flat_scene, heights_scene, wavy_scene
 from gaussgym_sim.vecsim import make_sim
 

@@ -11,7 +11,7 @@ from gaussgym_sim.testing import flat_scene, wavy_scene
 from gaussgym_sim.vecsim import make_sim
 
 gymnasium = pytest.importorskip("gymnasium")
-from gaussgym_sim.gym_view import GymVectorEnv, make_vec  # noqa: E402
+from gaussgym_sim.views.gym_view import GymVectorEnv, make_vec  # noqa: E402
 
 SHORT = replace(EnvCfg(), episode_s=0.2, random_initial_age=False)
 
@@ -95,7 +95,11 @@ def test_time_truncates_and_a_fall_terminates():
 @pytest.mark.parametrize("task", ["velocity", "goal"])
 def test_registered_by_task(task):
     envs = gymnasium.make_vec(
-        f"gaussgym_sim.gym_view:gaussgym/{task}-v0", num_envs=4, scenes=["rubble"], cfg=SHORT, num_threads=1
+        f"gaussgym_sim.views.gym_view:gaussgym/{task}-v0",
+        num_envs=4,
+        scenes=["rubble"],
+        cfg=SHORT,
+        num_threads=1,
     )
     assert envs.num_envs == 4
     assert envs.unwrapped.env.cfg.task == task

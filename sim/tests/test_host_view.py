@@ -1,7 +1,7 @@
 """A sim on another device, as checks see it."""
 
 import torch
-from gaussgym_sim.host_view import HostView
+from gaussgym_sim.engines.host_view import HostView
 from gaussgym_sim.testing import check_kick, check_scan, flat_scene
 from gaussgym_sim.testing_contract import check_resume, check_set_scene
 from gaussgym_sim.vecsim import make_sim

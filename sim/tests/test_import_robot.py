@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 from gaussgym_scene.errors import InputError
 from gaussgym_sim.__main__ import main
-from gaussgym_sim.import_robot import check_inertial, import_robot, notes_of
+from gaussgym_sim.mdp.symmetry import Symmetry
 from gaussgym_sim.robot import get_robot, with_dc_motors
-from gaussgym_sim.robot_file import load_robot, save_robot
-from gaussgym_sim.symmetry import Symmetry
+from gaussgym_sim.robot_import.import_robot import check_inertial, import_robot, notes_of
+from gaussgym_sim.robot_import.robot_file import load_robot, save_robot
+from gaussgym_sim.robot_import.urdf_tree import read_urdf, urdf_spec
+from gaussgym_sim.robot_import.visuals import MENAGERIE_NAMES, visual_model
 from gaussgym_sim.testing_robots import check_holds_pose_hung, check_stands_on_slope
-from gaussgym_sim.urdf_tree import read_urdf, urdf_spec
 from gaussgym_sim.vecsim import make_sim
-from gaussgym_sim.visuals import MENAGERIE_NAMES, visual_model
 
 BALL = 'ixx="{i}" iyy="{i}" izz="{i}" ixy="0" ixz="0" iyz="0"'
 LEG = (

@@ -13,26 +13,26 @@ import torch
 from gaussgym_scene.errors import InputError
 from gaussgym_scene.mesh import Mesh
 from gaussgym_scene.scene import Scene
-from gaussgym_sim.boxes import Boxes
-from gaussgym_sim.bridge import BridgeError
-from gaussgym_sim.env import Env
-from gaussgym_sim.env_cfg import EnvCfg
-from gaussgym_sim.grounds import flat_scene, place, stand, wavy_scene
-from gaussgym_sim.isaacgym_sim import (
+from gaussgym_sim.engines.bridge import BridgeError
+from gaussgym_sim.engines.isaacgym_sim import (
     GAP_M,
     LEVEL_MARGIN_M,
     IsaacGymCfg,
     ground_triangles,
     pack_scenes,
 )
+from gaussgym_sim.env import Env
+from gaussgym_sim.env_cfg import EnvCfg
+from gaussgym_sim.ground.boxes import Boxes
+from gaussgym_sim.ground.terrain import Ground, ground_of
+from gaussgym_sim.grounds import flat_scene, place, stand, wavy_scene
 from gaussgym_sim.presets import randomize_preset
 from gaussgym_sim.robot import robot_names
-from gaussgym_sim.terrain import Ground, ground_of
 from gaussgym_sim.testing import CONFORMANCE, missing
 from gaussgym_sim.vecsim import VecSim, make_sim
 
 STAND_IN = Path(__file__).with_name("isaacgym_stand_in")
-SOURCES = Path(sys.modules["gaussgym_sim"].__file__).parent
+SOURCES = Path(sys.modules["gaussgym_sim"].__file__).parent / "engines"
 ON_PYTHON_3_8 = ("isaacgym_worker.py", "isaacgym_actuators.py", "bridge_wire.py")
 
 
@@ -131,7 +131,7 @@ def test_feet_after_a_reset_are_where_the_engine_then_has_them():
 
 def test_feet_placed_at_a_reset_stay_until_the_next_step_on_another_device(monkeypatch):
     """Copies are brought up to date from the block by any call; feet that were placed here must not be lost by that."""
-    monkeypatch.setattr("gaussgym_sim.bridge.sees_block", lambda device: False)
+    monkeypatch.setattr("gaussgym_sim.engines.bridge.sees_block", lambda device: False)
     sim = make([flat_scene()], 2)
     place(sim, pos_w=torch.tensor([[0.0, 0.0, 3.0], [0.0, 0.0, 4.0]]))
     feet = sim.state.foot_pos_w.clone()
@@ -263,7 +263,9 @@ def test_boxes_and_a_mesh_can_be_stood_on(monkeypatch):
     )
     valley = Mesh(corners, np.array([[0, 1, 3], [0, 3, 2], [2, 3, 5], [2, 5, 4]], np.int32), None)
     grounds = {"table": Ground(field, table), "valley": Ground(field, Boxes.none(), valley)}
-    monkeypatch.setattr("gaussgym_sim.isaacgym_sim.ground_of", lambda scene, mode: grounds[scene.name])
+    monkeypatch.setattr(
+        "gaussgym_sim.engines.isaacgym_sim.ground_of", lambda scene, mode: grounds[scene.name]
+    )
     scenes = [Scene(name, heightfield=flat.heightfield, paths=flat.paths) for name in grounds]
     sim = make(scenes, 3, terrain="mesh")
     start = torch.tensor([[0.0, 0.0, 0.87], [1.0, 0.0, 0.42], [-2.0, 0.0, 0.42]])
@@ -325,7 +327,7 @@ def test_errors_of_the_interpreter(monkeypatch, tmp_path):
     with pytest.raises(InputError, match=r"/nowhere/python3\.8: no such program"):
         make([flat_scene()], 1)
     monkeypatch.delenv("GAUSSGYM_ISAACGYM_PYTHON")
-    monkeypatch.setattr("gaussgym_sim.isaacgym_sim.MADE_PYTHON", tmp_path / "python")
+    monkeypatch.setattr("gaussgym_sim.engines.isaacgym_sim.MADE_PYTHON", tmp_path / "python")
     with pytest.raises(InputError, match=r"run `make isaacgym ISAACGYM_TARBALL="):
         make([flat_scene()], 1)
 
@@ -389,7 +391,7 @@ def write_tar(path, member):
 
 
 def run_script(*arguments, python="python3.8"):
-    script = SOURCES.parents[2] / "docker" / "isaacgym.sh"
+    script = SOURCES.parents[3] / "docker" / "isaacgym.sh"
     env = {**os.environ, "ISAACGYM_PYTHON": python}
     return subprocess.run([str(script), *arguments], env=env, capture_output=True, text=True, check=False)
 
@@ -427,7 +429,7 @@ def test_the_worker_fits_the_types_of_the_stubs():
     pytest.importorskip("pyright")
     files = [str(SOURCES / name) for name in ON_PYTHON_3_8]
     result = subprocess.run(
-        [sys.executable, "-m", "pyright", "--pythonpath", sys.executable, *files], cwd=SOURCES.parents[2], capture_output=True,
+        [sys.executable, "-m", "pyright", "--pythonpath", sys.executable, *files], cwd=SOURCES.parents[3], capture_output=True,
         text=True, check=False,
     )  # fmt: skip
     assert result.returncode == 0, result.stdout

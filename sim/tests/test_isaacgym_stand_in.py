@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from gaussgym_sim.engines.isaacgym_sim import ground_triangles
+from gaussgym_sim.ground.terrain import ground_of
 from gaussgym_sim.grounds import flat_scene, heights_scene
-from gaussgym_sim.isaacgym_sim import ground_triangles
 from gaussgym_sim.robot import get_robot
-from gaussgym_sim.terrain import ground_of
-from gaussgym_sim.urdf import urdf_of
+from gaussgym_sim.robot_import.urdf import urdf_of
 
 STAND_IN = Path(__file__).with_name("isaacgym_stand_in")
 
@@ -308,8 +308,8 @@ def test_types_of_attributes(api):
 def test_a_heightfield_and_boxes_come_back_out_of_their_triangles(api):
     """The stand-in's own ground: a grid is found with its heights, a box with its extent, in their places."""
     import mujoco
-    from gaussgym_sim.boxes import Boxes
-    from gaussgym_sim.terrain import Ground
+    from gaussgym_sim.ground.boxes import Boxes
+    from gaussgym_sim.ground.terrain import Ground
 
     terrain = importlib.import_module("isaacgym._terrain")
     field = ground_of(heights_scene(lambda x, y: 0.2 * x - 0.1 * y)).heightfield

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 from gaussgym_scene.errors import InputError
-from gaussgym_sim.geoms import load_model, robot_geoms
-from gaussgym_sim.kinematics import BodyKinematics
 from gaussgym_sim.robot import get_robot
+from gaussgym_sim.robots.geoms import load_model, robot_geoms
+from gaussgym_sim.robots.kinematics import BodyKinematics
 from gaussgym_sim.testing import flat_scene
 from gaussgym_sim.vecsim import make_sim
 

@@ -5,14 +5,14 @@ import numpy as np
 import pytest
 import torch
 from gaussgym_scene.errors import InputError
-from gaussgym_sim.camera import CameraCfg, CameraRig, camera_to_world, intrinsics, mount_pose
-from gaussgym_sim.camera_clock import CameraClock, CameraClockCfg
 from gaussgym_sim.env import Env, EnvCfg
 from gaussgym_sim.frames import matrix_from_quat
-from gaussgym_sim.latency import DelayLine, FrameRing
 from gaussgym_sim.presets import randomize_preset
 from gaussgym_sim.randomize import RandomizeCfg, Uniform
 from gaussgym_sim.robot import get_robot
+from gaussgym_sim.sensors.camera import CameraCfg, CameraRig, camera_to_world, intrinsics, mount_pose
+from gaussgym_sim.sensors.camera_clock import CameraClock, CameraClockCfg
+from gaussgym_sim.sensors.latency import DelayLine, FrameRing
 from gaussgym_sim.testing import flat_scene
 from gaussgym_sim.vecsim import make_sim
 

@@ -13,21 +13,21 @@ import pytest
 import torch
 from gaussgym_scene.errors import InputError
 from gaussgym_scene.heightfield import Heightfield
-from gaussgym_sim.actuator_net import ACTIVATIONS, ActuatorNet, DenseLayer, LstmLayer
-from gaussgym_sim.actuators import ActuatorCfg, Actuators
-from gaussgym_sim.boxes import Boxes
+from gaussgym_sim.actuation.actuator_net import ACTIVATIONS, ActuatorNet, DenseLayer, LstmLayer
+from gaussgym_sim.actuation.actuators import ActuatorCfg, Actuators
+from gaussgym_sim.ground.boxes import Boxes
+from gaussgym_sim.ground.terrain import Ground, add_ground, ground_of
 from gaussgym_sim.robot import get_robot
-from gaussgym_sim.terrain import Ground, add_ground, ground_of
 from gaussgym_sim.testing import flat_scene, wavy_scene
 from gaussgym_sim.vecsim import make_sim
 
 wp = pytest.importorskip("warp")
 pytest.importorskip("mujoco_warp")
 
-from gaussgym_sim import mjwarp_ground, mjwarp_net, mjwarp_reset, mjwarp_sim  # noqa: E402
-from gaussgym_sim import mjwarp_kernels as kernels  # noqa: E402
-from gaussgym_sim.mjwarp_ground import FAR_BELOW_M, WorldGrounds, add_ground_geoms  # noqa: E402
-from gaussgym_sim.mjwarp_overflow import WATCHED, OverflowType, Room  # noqa: E402
+from gaussgym_sim.engines import mjwarp_ground, mjwarp_net, mjwarp_reset, mjwarp_sim  # noqa: E402
+from gaussgym_sim.engines import mjwarp_kernels as kernels  # noqa: E402
+from gaussgym_sim.engines.mjwarp_ground import FAR_BELOW_M, WorldGrounds, add_ground_geoms  # noqa: E402
+from gaussgym_sim.engines.mjwarp_overflow import WATCHED, OverflowType, Room  # noqa: E402
 
 CPU = torch.device("cpu")
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from gaussgym_sim.actuator_net import ActuatorNet, DenseLayer, LstmLayer
-from gaussgym_sim.actuators import ActuatorCfg
-from gaussgym_sim.boxes import Boxes
-from gaussgym_sim.host_view import HostView
+from gaussgym_sim.actuation.actuator_net import ActuatorNet, DenseLayer, LstmLayer
+from gaussgym_sim.actuation.actuators import ActuatorCfg
+from gaussgym_sim.engines.host_view import HostView
+from gaussgym_sim.ground.boxes import Boxes
 from gaussgym_sim.robot import get_robot
 from gaussgym_sim.testing import CONFORMANCE, flat_scene, heights_scene, missing, place, stand, wavy_scene
 from gaussgym_sim.testing_robots import check_stands_on_slope
@@ -22,8 +22,8 @@ from gaussgym_sim.vecsim import VecSim, make_sim
 
 pytest.importorskip("mujoco_warp")
 
-from gaussgym_sim import mjwarp_ground, mjwarp_overflow, mjwarp_sim, mujoco_sim
-from gaussgym_sim.mjwarp_graphs import Graphs
+from gaussgym_sim.engines import mjwarp_ground, mjwarp_overflow, mjwarp_sim, mujoco_sim
+from gaussgym_sim.engines.mjwarp_graphs import Graphs
 
 pytestmark = pytest.mark.slow
 

@@ -11,12 +11,12 @@ from gaussgym_scene.errors import InputError, StageError
 from gaussgym_sim.__main__ import Replay
 from gaussgym_sim.env import Env, EnvCfg
 from gaussgym_sim.grounds import flat_scene, wavy_scene
-from gaussgym_sim.nan_guard import Finding, NanGuard, NanGuardCfg
 from gaussgym_sim.randomize import RandomizeCfg
-from gaussgym_sim.recorder import SimRecorder
-from gaussgym_sim.replay import Repetition, load_replay
 from gaussgym_sim.task import RewardTerm, Task, register_task
 from gaussgym_sim.vecsim import make_sim
+from gaussgym_sim.views.nan_guard import Finding, NanGuard, NanGuardCfg
+from gaussgym_sim.views.recorder import SimRecorder
+from gaussgym_sim.views.replay import Repetition, load_replay
 
 CFG = replace(EnvCfg(), randomize=RandomizeCfg())
 SPOILED = Task(

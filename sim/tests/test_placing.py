@@ -2,8 +2,8 @@ import math
 
 import numpy as np
 import torch
-from gaussgym_sim.feet import Feet, Gait, leg_phases
-from gaussgym_sim.placing import footprint_m
+from gaussgym_sim.mdp.feet import Feet, Gait, leg_phases
+from gaussgym_sim.mdp.placing import footprint_m
 from gaussgym_sim.randomize import Uniform
 from gaussgym_sim.robot import get_robot
 

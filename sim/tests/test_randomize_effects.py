@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 import torch
 from gaussgym_scene.errors import InputError
+from gaussgym_sim.engines.mujoco_model import build_model
 from gaussgym_sim.env import Env, EnvCfg
 from gaussgym_sim.frames import gravity_in_base, rotate_inverse
-from gaussgym_sim.mujoco_model import build_model
+from gaussgym_sim.ground.terrain import ground_of
 from gaussgym_sim.presets import PRESETS, randomize_preset
 from gaussgym_sim.randomize import _PARAM_OF, Disturbances, RandomizeCfg, Uniform, randomize_physics
-from gaussgym_sim.sensing import SensingCfg
-from gaussgym_sim.terrain import ground_of
+from gaussgym_sim.sensors.sensing import SensingCfg
 from gaussgym_sim.testing import flat_scene, place, stand
 from gaussgym_sim.vecsim import PARAMS, SUBSTEP_S, make_sim
 

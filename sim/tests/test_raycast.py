@@ -6,8 +6,8 @@ import pytest
 import torch
 from gaussgym_scene.heightfield import Heightfield
 from gaussgym_scene.mesh import Mesh
-from gaussgym_sim.boxes import Boxes
-from gaussgym_sim.terrain import Ground, TerrainLookup, add_ground
+from gaussgym_sim.ground.boxes import Boxes
+from gaussgym_sim.ground.terrain import Ground, TerrainLookup, add_ground
 
 CPU = torch.device("cpu")
 
@@ -162,8 +162,8 @@ def test_scenes_are_apart_and_replaced_ones_are_as_fresh_ones():
 def test_warp_meshes_equal_the_cpus_rays():
     """The kernel for CUDA devices, on Warp's CPU device: heightfields, planes, boxes, triangles, a ground replaced."""
     pytest.importorskip("warp")
-    from gaussgym_sim.raycast import RayCaster
-    from gaussgym_sim.raycast_warp import WarpRayCaster
+    from gaussgym_sim.ground.raycast import RayCaster
+    from gaussgym_sim.ground.raycast_warp import WarpRayCaster
 
     rng = np.random.default_rng(8)
     corners = rng.uniform((-2, 1, 0), (4, 6, 1), (200, 1, 3)) + rng.uniform(-0.4, 0.4, (200, 3, 3))

@@ -10,9 +10,9 @@ from gaussgym_scene.heightfield import Heightfield
 from gaussgym_scene.paths import Paths
 from gaussgym_scene.scene import Scene
 from gaussgym_sim.env import Env, EnvCfg
+from gaussgym_sim.ground.terrain import TerrainLookup
+from gaussgym_sim.mdp.starts import sample_starts
 from gaussgym_sim.randomize import RandomizeCfg
-from gaussgym_sim.starts import sample_starts
-from gaussgym_sim.terrain import TerrainLookup
 from gaussgym_sim.testing import flat_scene, heights_scene, place, wavy_scene
 from gaussgym_sim.vecsim import make_sim
 

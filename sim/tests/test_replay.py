@@ -7,9 +7,9 @@ from gaussgym_scene.command import run
 from gaussgym_scene.errors import InputError
 from gaussgym_sim.__main__ import Replay as ReplayCommand
 from gaussgym_sim.grounds import flat_scene, heights_scene, place, wavy_scene
-from gaussgym_sim.recorder import SimRecorder
-from gaussgym_sim.replay import Repetition, load_replay, save_replay
 from gaussgym_sim.vecsim import VecSim, make_sim
+from gaussgym_sim.views.recorder import SimRecorder
+from gaussgym_sim.views.replay import Repetition, load_replay, save_replay
 
 FINDING = {"step": 0, "env": 3, "envs": 1, "kind": "action", "term": "of joint FR_hip"}
 

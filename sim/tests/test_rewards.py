@@ -5,9 +5,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 from gaussgym_scene.errors import InputError
-from gaussgym_sim.feet import Gait
+from gaussgym_sim.mdp.feet import Gait
+from gaussgym_sim.mdp.rewards import TERMS, RewardCfg, RewardInputs, Rewards, preset_names
 from gaussgym_sim.randomize import Uniform
-from gaussgym_sim.rewards import TERMS, RewardCfg, RewardInputs, Rewards, preset_names
 from gaussgym_sim.robot import get_robot
 
 

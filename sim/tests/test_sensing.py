@@ -10,10 +10,10 @@ from gaussgym_sim.frames import (
     multiply_quat,
     quat_from_rotation_vector,
 )
-from gaussgym_sim.observations import ObservationCfg, Observations, make_sensing, proprio_terms
 from gaussgym_sim.randomize import RandomizeCfg, Uniform
 from gaussgym_sim.robot import get_robot
-from gaussgym_sim.sensing import SensingCfg
+from gaussgym_sim.sensors.observations import ObservationCfg, Observations, make_sensing, proprio_terms
+from gaussgym_sim.sensors.sensing import SensingCfg
 from gaussgym_sim.testing import flat_scene
 from gaussgym_sim.vecsim import make_sim
 

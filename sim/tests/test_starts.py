@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import torch
 from gaussgym_scene.errors import InputError
-from gaussgym_sim.commands import PathNetwork
-from gaussgym_sim.starts import FixedStarts, Starts, sample_starts
+from gaussgym_sim.mdp.commands import PathNetwork
+from gaussgym_sim.mdp.starts import FixedStarts, Starts, sample_starts
 from gaussgym_sim.testing import flat_scene, wavy_scene
 
 CPU = torch.device("cpu")

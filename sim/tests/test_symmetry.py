@@ -7,12 +7,9 @@ from gaussgym_scene.errors import InputError
 from gaussgym_scene.heightfield import Heightfield
 from gaussgym_scene.paths import Paths
 from gaussgym_scene.scene import Scene
-from gaussgym_sim.camera import CameraCfg, camera_to_world, intrinsics, mount_pose
 from gaussgym_sim.env import Env, EnvCfg
 from gaussgym_sim.frames import gravity_in_base, matrix_from_quat, rotate
-from gaussgym_sim.observations import ObservationCfg
-from gaussgym_sim.robot import get_robot, robot_names
-from gaussgym_sim.symmetry import (
+from gaussgym_sim.mdp.symmetry import (
     PSEUDOVECTOR,
     VECTOR,
     Symmetry,
@@ -21,6 +18,9 @@ from gaussgym_sim.symmetry import (
     mirror_intrinsics,
     mirror_quat_wxyz,
 )
+from gaussgym_sim.robot import get_robot, robot_names
+from gaussgym_sim.sensors.camera import CameraCfg, camera_to_world, intrinsics, mount_pose
+from gaussgym_sim.sensors.observations import ObservationCfg
 from gaussgym_sim.task import get_task
 from gaussgym_sim.vecsim import make_sim
 

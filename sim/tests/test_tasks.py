@@ -10,18 +10,18 @@ from gaussgym_scene.errors import InputError
 from gaussgym_scene.paths import Paths
 from gaussgym_scene.scene import Scene
 from gaussgym_scene.synth import synthesize
-from gaussgym_sim.command_env import CommandEnv, CommandEnvCfg
-from gaussgym_sim.commands import PathNetwork
 from gaussgym_sim.env import Env, EnvCfg
-from gaussgym_sim.patches import Patches, to_base_xy
-from gaussgym_sim.rewards import RewardCfg
+from gaussgym_sim.ground.terrain import TerrainLookup
+from gaussgym_sim.mdp.commands import PathNetwork
+from gaussgym_sim.mdp.patches import Patches, to_base_xy
+from gaussgym_sim.mdp.rewards import RewardCfg
 from gaussgym_sim.task import get_task, task_names
 from gaussgym_sim.tasks.gaps import path_level_m
 from gaussgym_sim.tasks.goal_semantic import SemanticCfg
 from gaussgym_sim.tasks.navigate import NavigateCfg
-from gaussgym_sim.terrain import TerrainLookup
 from gaussgym_sim.testing import flat_scene, heights_scene, place
 from gaussgym_sim.vecsim import make_sim
+from gaussgym_sim.views.command_env import CommandEnv, CommandEnvCfg
 
 torch.set_num_threads(1)
 CPU = torch.device("cpu")

@@ -5,10 +5,10 @@ import torch
 from gaussgym_scene.errors import InputError
 from gaussgym_scene.heightfield import Heightfield
 from gaussgym_scene.scene import Scene
-from gaussgym_sim.mujoco_model import build_model
-from gaussgym_sim.observations import ObservationCfg, Observations
+from gaussgym_sim.engines.mujoco_model import build_model
+from gaussgym_sim.ground.terrain import TerrainLookup, ground_of, is_flat, physics_heightfield
 from gaussgym_sim.robot import get_robot
-from gaussgym_sim.terrain import TerrainLookup, ground_of, is_flat, physics_heightfield
+from gaussgym_sim.sensors.observations import ObservationCfg, Observations
 from gaussgym_sim.testing import flat_scene, heights_scene, wavy_scene
 
 CPU = torch.device("cpu")

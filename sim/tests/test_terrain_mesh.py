@@ -8,10 +8,10 @@ from gaussgym_scene.errors import InputError
 from gaussgym_scene.heightfield import Heightfield
 from gaussgym_scene.mesh import Mesh
 from gaussgym_scene.scene import Scene
-from gaussgym_sim.boxes import Boxes
+from gaussgym_sim.ground.boxes import Boxes
+from gaussgym_sim.ground.terrain import Ground, TerrainLookup, add_ground, ground_of
+from gaussgym_sim.ground.triangles import MeshCfg, clustered, ground_mesh, shifted_back
 from gaussgym_sim.grounds import place
-from gaussgym_sim.terrain import Ground, TerrainLookup, add_ground, ground_of
-from gaussgym_sim.triangles import MeshCfg, clustered, ground_mesh, shifted_back
 from gaussgym_sim.vecsim import make_sim
 
 BALL_M = 0.05

@@ -7,9 +7,9 @@ import mujoco
 import numpy as np
 import pytest
 from gaussgym_scene.errors import InputError
-from gaussgym_sim.geoms import load_model
 from gaussgym_sim.robot import get_robot, robot_names
-from gaussgym_sim.urdf import FOOT_MASS_SHARE, foot_links, rpy_of, urdf_of
+from gaussgym_sim.robot_import.urdf import FOOT_MASS_SHARE, foot_links, rpy_of, urdf_of
+from gaussgym_sim.robots.geoms import load_model
 
 
 def read_back(robot, *, merge):

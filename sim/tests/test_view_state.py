@@ -10,11 +10,11 @@ import torch
 from gaussgym_scene.errors import InputError
 from gaussgym_sim.env import Env
 from gaussgym_sim.env_cfg import EnvCfg
-from gaussgym_sim.geoms import load_model
 from gaussgym_sim.grounds import flat_scene, heights_scene, wavy_scene
 from gaussgym_sim.robot import get_robot
+from gaussgym_sim.robots.geoms import load_model
 from gaussgym_sim.vecsim import make_sim
-from gaussgym_sim.view_state import ViewSource, ViewState
+from gaussgym_sim.views.view_state import ViewSource, ViewState
 
 QUIET = EnvCfg().for_evaluation()
 

@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from gaussgym_scene.errors import InputError
 from gaussgym_scene.scene import Scene
-from gaussgym_sim.camera import CameraRenderer, intrinsics
-from gaussgym_sim.commands import PathNetwork
 from gaussgym_sim.env import Env, EnvCfg
+from gaussgym_sim.mdp.commands import PathNetwork
+from gaussgym_sim.mdp.slots import fill_slot
+from gaussgym_sim.mdp.starts import Starts
 from gaussgym_sim.robot import RobotCfg
-from gaussgym_sim.slots import fill_slot
-from gaussgym_sim.starts import Starts
+from gaussgym_sim.sensors.camera import CameraRenderer, intrinsics
 from gaussgym_sim.task import get_task
 from gaussgym_sim.vecsim import VecSim, make_sim
 from rsl_rl.env import VecEnv

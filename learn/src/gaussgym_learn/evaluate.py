@@ -14,7 +14,7 @@ import torch
 from gaussgym_scene.errors import InputError
 from gaussgym_scene.scene import Scene
 from gaussgym_sim.env import EnvCfg
-from gaussgym_sim.starts import Starts, sample_starts
+from gaussgym_sim.mdp.starts import Starts, sample_starts
 from gaussgym_sim.task import get_task
 from gaussgym_sim.tasks.navigate import given_commands
 from tensordict import TensorDict

@@ -17,9 +17,9 @@ from gaussgym_deploy.bundle import BundleError, CameraSpec, ObservationTerm, Rec
 from gaussgym_scene.errors import InputError, StageError
 from gaussgym_scene.frames import quat_wxyz_from_matrix
 from gaussgym_scene.scene import Scene
-from gaussgym_sim.camera import CameraCfg, intrinsics, mount_pose
-from gaussgym_sim.observations import ObservationCfg, proprio_terms
 from gaussgym_sim.robot import RobotCfg, get_robot
+from gaussgym_sim.sensors.camera import CameraCfg, intrinsics, mount_pose
+from gaussgym_sim.sensors.observations import ObservationCfg, proprio_terms
 from torch import nn
 
 from gaussgym_learn.acting import CheckpointPolicy

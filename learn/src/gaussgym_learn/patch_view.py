@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from gaussgym_render.edits import SceneEdits
-from gaussgym_sim.camera import CameraRenderer, RenderedFrames
+from gaussgym_sim.sensors.camera import CameraRenderer, RenderedFrames
 
 DEPTH_M = 0.12
 """Splats so far above and below a patch's ground are painted."""
@@ -44,7 +44,7 @@ def patch_edits(patch_pos_w: Any, patch_half_m: Any, patch_rgb: Any) -> SceneEdi
 
 
 class PatchRenderer:
-    """A renderer that also paints patches; see `gaussgym_sim.camera.CameraRenderer`.
+    """A renderer that also paints patches; see `gaussgym_sim.sensors.camera.CameraRenderer`.
 
     Args:
         renderer: one whose `render` takes `edits`; what else it takes is passed on.
@@ -69,6 +69,6 @@ class PatchRenderer:
         patch_rgb: Any,
         **options: Any,
     ) -> RenderedFrames:
-        """Render one image per camera; arguments as `gaussgym_sim.camera.CameraRenderer` names them."""
+        """Render one image per camera; arguments as `gaussgym_sim.sensors.camera.CameraRenderer` names them."""
         edits = patch_edits(patch_pos_w, patch_half_m, patch_rgb)
         return self._renderer.render(c2w, K, scene_ids, edits=edits, **options)  # type: ignore[call-arg]

@@ -12,7 +12,7 @@ from typing import Any
 
 from gaussgym_scene.errors import InputError
 from gaussgym_sim.env import EnvCfg
-from gaussgym_sim.rewards import RewardCfg
+from gaussgym_sim.mdp.rewards import RewardCfg
 
 TEACHER_GROUPS = ("proprio", "base_vel", "scan")
 STUDENT_GROUPS = ("proprio", "rgb")

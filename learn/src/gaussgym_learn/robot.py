@@ -16,16 +16,16 @@ from gaussgym_deploy.shared_memory import EpisodeResult, ResetRequest, SharedMem
 from gaussgym_scene.errors import InputError
 from gaussgym_scene.frames import matrix_from_quat_wxyz
 from gaussgym_scene.scene import Scene
-from gaussgym_sim.camera import CameraCfg
-from gaussgym_sim.commands import PathFollower, PathNetwork, VelocityCommands
+from gaussgym_sim.engines.mujoco_model import build_model
 from gaussgym_sim.env import EnvCfg
 from gaussgym_sim.frames import yaw_of
-from gaussgym_sim.mujoco_model import build_model
-from gaussgym_sim.placing import START_CLEARANCE_M, footprint_m
+from gaussgym_sim.ground.terrain import ground_of, is_flat, physics_heightfield
+from gaussgym_sim.mdp.commands import PathFollower, PathNetwork, VelocityCommands
+from gaussgym_sim.mdp.placing import START_CLEARANCE_M, footprint_m
+from gaussgym_sim.mdp.starts import FixedStarts, Starts
 from gaussgym_sim.randomize import Uniform
 from gaussgym_sim.robot import RobotCfg, get_robot
-from gaussgym_sim.starts import FixedStarts, Starts
-from gaussgym_sim.terrain import ground_of, is_flat, physics_heightfield
+from gaussgym_sim.sensors.camera import CameraCfg
 from numpy.typing import NDArray
 
 from gaussgym_learn.evaluate import evaluation_cfg, fixed_starts
@@ -205,7 +205,7 @@ def serve_robot(
         shm: name of the shared memory.
         bundle: policy bundle: gives the robot and the camera (without it the simulator's own camera).
         lockstep: physics waits for commands; else it runs in real time and damps when none come.
-        starts: JSON file of `gaussgym_sim.starts.Starts`; default: the starts of `evaluate` on this scene.
+        starts: JSON file of `gaussgym_sim.mdp.starts.Starts`; default: the starts of `evaluate` on this scene.
         episodes: number of default starts.
         robot: registry name, where no bundle says it.
         renderer: backend of the camera.

@@ -10,9 +10,9 @@ import torch
 from gaussgym_render import objects
 from gaussgym_render.objects import Instances, ObjectSet, build_objects
 from gaussgym_scene.mesh import Mesh
-from gaussgym_sim.camera import CameraRenderer, RenderedFrames
-from gaussgym_sim.geoms import Geom, robot_geoms
 from gaussgym_sim.robot import RobotCfg
+from gaussgym_sim.robots.geoms import Geom, robot_geoms
+from gaussgym_sim.sensors.camera import CameraRenderer, RenderedFrames
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,7 +22,7 @@ class RobotShapes:
     Attributes:
         objects: all of them.
         whole: objects of the robot as others see it `[P]`.
-        whole_bodies: the body of each `[P]`, as `gaussgym_sim.geoms` counts them.
+        whole_bodies: the body of each `[P]`, as `gaussgym_sim.robots.geoms` counts them.
         own: objects of the robot as its own camera sees it: without the camera's housing `[Q]`.
         own_bodies: the body of each `[Q]`.
     """
@@ -74,7 +74,7 @@ def geom_mesh(geom: Geom) -> Mesh:
 
 
 class RobotRenderer:
-    """A renderer that also draws robots into what it renders; see `gaussgym_sim.camera.CameraRenderer`.
+    """A renderer that also draws robots into what it renders; see `gaussgym_sim.sensors.camera.CameraRenderer`.
 
     Args:
         renderer: one whose `render` takes `objects`.
@@ -111,7 +111,7 @@ class RobotRenderer:
         body_twists_b: torch.Tensor | None = None,
         **options: Any,
     ) -> RenderedFrames:
-        """Render one image per camera; arguments as `gaussgym_sim.camera.CameraRenderer` names them."""
+        """Render one image per camera; arguments as `gaussgym_sim.sensors.camera.CameraRenderer` names them."""
         shown = robot_shown[:, self._robots]  # [C, P]
         seen = Instances(
             self._objects,

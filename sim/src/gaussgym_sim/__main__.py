@@ -14,8 +14,8 @@ from gaussgym_scene.scene import Scene
 from tqdm import tqdm
 
 from gaussgym_sim.bench.command import Bench
+from gaussgym_sim.engines.host_view import HostView
 from gaussgym_sim.grounds import flat_scene
-from gaussgym_sim.host_view import HostView
 from gaussgym_sim.testing import CONFORMANCE, missing
 from gaussgym_sim.vecsim import make_sim
 
@@ -70,8 +70,8 @@ class Replay:
 
     def run(self) -> None:
         """Print a line a step, and whether everything came out as it was recorded."""
-        from gaussgym_sim.nan_guard import Finding
-        from gaussgym_sim.replay import Repetition, load_replay
+        from gaussgym_sim.views.nan_guard import Finding
+        from gaussgym_sim.views.replay import Repetition, load_replay
 
         replay = load_replay(self.folder)
         repetition = Repetition(replay, num_threads=self.threads)
@@ -117,7 +117,7 @@ class ImportActuator:
 
     def run(self) -> Path:
         """Write the file; return its path."""
-        from gaussgym_sim.import_actuator import import_torchscript
+        from gaussgym_sim.actuation.import_actuator import import_torchscript
 
         options = {k: v for k, v in vars(self).items() if k not in ("file", "output")}
         net = import_torchscript(self.file, self.output, **options)
@@ -142,7 +142,7 @@ class ImportRobot:
 
     def run(self) -> Path:
         """Print what was guessed; return the path of robot.json."""
-        from gaussgym_sim.import_robot import import_robot, notes_of
+        from gaussgym_sim.robot_import.import_robot import import_robot, notes_of
 
         written = import_robot(self.file, name=self.name, output=self.output, armature=self.armature)
         print("\n".join(notes_of(written)))

@@ -10,26 +10,26 @@ from gaussgym_scene.errors import InputError
 from gaussgym_scene.scene import Scene
 from torch import Tensor
 
-from gaussgym_sim import terminations
-from gaussgym_sim.camera import CameraRenderer, CameraRig
-from gaussgym_sim.commands import PathFollower, PathNetwork
-from gaussgym_sim.curriculum import GoalDistance, next_levels
 from gaussgym_sim.env_cfg import EnvCfg as EnvCfg
 from gaussgym_sim.env_state import env_state, load_env_state
-from gaussgym_sim.episodes import EpisodeSums
-from gaussgym_sim.feet import Feet, Gait
 from gaussgym_sim.frames import BaseFrame
-from gaussgym_sim.observations import Observations, make_sensing
-from gaussgym_sim.placing import Placer
+from gaussgym_sim.mdp import terminations
+from gaussgym_sim.mdp.commands import PathFollower, PathNetwork
+from gaussgym_sim.mdp.curriculum import GoalDistance, next_levels
+from gaussgym_sim.mdp.episodes import EpisodeSums
+from gaussgym_sim.mdp.feet import Feet, Gait
+from gaussgym_sim.mdp.placing import Placer
+from gaussgym_sim.mdp.rewards import RewardInputs, Rewards
+from gaussgym_sim.mdp.slots import SceneChanges
+from gaussgym_sim.mdp.starts import FixedStarts, Starts, StartSampler, hashed_uniform
 from gaussgym_sim.randomize import Disturbances, PhysicsRandomizer, Uniform
-from gaussgym_sim.rewards import RewardInputs, Rewards
-from gaussgym_sim.slots import SceneChanges
-from gaussgym_sim.starts import FixedStarts, Starts, StartSampler, hashed_uniform
+from gaussgym_sim.sensors.camera import CameraRenderer, CameraRig
+from gaussgym_sim.sensors.observations import Observations, make_sensing
 from gaussgym_sim.task import get_task
 from gaussgym_sim.vecsim import VecSim
 
 if TYPE_CHECKING:
-    from gaussgym_sim.nan_guard import NanGuard
+    from gaussgym_sim.views.nan_guard import NanGuard
 
 
 class Env:
@@ -59,11 +59,11 @@ class Env:
         choose_scenes: curriculum over scenes: called with (env, ids [R] of the envs whose episodes end, their success [R]) before
             they start again; may call `set_scene`.
         uniform: the random numbers of everything here.
-        sensing: errors of the sensors (`gaussgym_sim.sensing`), None without any.
+        sensing: errors of the sensors (`gaussgym_sim.sensors.sensing`), None without any.
         disturbances: kicks and pushes.
         keep_final_observations: also give ``extras["final_observations"]``, the groups [R, ...] of the R envs that ended, as they
             were before their reset, with ``extras["final_ids"]`` [R]; costs a second set of observations in such steps.
-        guard: names and saves what is not finite (`gaussgym_sim.nan_guard`), or None.
+        guard: names and saves what is not finite (`gaussgym_sim.views.nan_guard`), or None.
     """
 
     def __init__(

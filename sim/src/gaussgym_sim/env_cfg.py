@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from gaussgym_sim.camera import CameraCfg
-from gaussgym_sim.commands import CommandCfg
-from gaussgym_sim.curriculum import GoalDistanceCfg
-from gaussgym_sim.observations import ObservationCfg
+from gaussgym_sim.mdp.commands import CommandCfg
+from gaussgym_sim.mdp.curriculum import GoalDistanceCfg
+from gaussgym_sim.mdp.rewards import RewardCfg
+from gaussgym_sim.mdp.terminations import TerminationCfg
 from gaussgym_sim.randomize import RandomizeCfg
-from gaussgym_sim.rewards import RewardCfg
+from gaussgym_sim.sensors.camera import CameraCfg
+from gaussgym_sim.sensors.observations import ObservationCfg
 from gaussgym_sim.task import get_task
-from gaussgym_sim.terminations import TerminationCfg
 from gaussgym_sim.vecsim import SUBSTEP_S
 
 

@@ -14,9 +14,9 @@ from dataclasses import replace
 
 from gaussgym_scene.errors import InputError
 
-from gaussgym_sim.camera_clock import CameraClockCfg
 from gaussgym_sim.randomize import RandomizeCfg
-from gaussgym_sim.sensing import SensingCfg
+from gaussgym_sim.sensors.camera_clock import CameraClockCfg
+from gaussgym_sim.sensors.sensing import SensingCfg
 
 
 def _gaussgym(trunk_mass_factor: tuple[float, float], joint_friction_nm: tuple[float, float]) -> RandomizeCfg:

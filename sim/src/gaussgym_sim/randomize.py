@@ -10,9 +10,9 @@ import torch
 from gaussgym_scene.errors import InputError
 from torch import Tensor
 
-from gaussgym_sim.camera_clock import CameraClockCfg
 from gaussgym_sim.robot import RobotCfg
-from gaussgym_sim.sensing import Range, SensingCfg
+from gaussgym_sim.sensors.camera_clock import CameraClockCfg
+from gaussgym_sim.sensors.sensing import Range, SensingCfg
 from gaussgym_sim.vecsim import PARAMS, VecSim
 
 GRAVITY_M_S2 = 9.81
@@ -180,7 +180,7 @@ class PhysicsRandomizer:
 
         Args:
             env_ids: [R].
-            encoder_bias: [R, J] rad, see `gaussgym_sim.sensing.SensingCfg`.
+            encoder_bias: [R, J] rad, see `gaussgym_sim.sensors.sensing.SensingCfg`.
         """
         if not self._names:
             return

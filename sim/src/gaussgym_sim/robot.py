@@ -11,7 +11,7 @@ from pathlib import Path
 
 from gaussgym_scene.errors import InputError
 
-from gaussgym_sim.actuators import ActuatorCfg
+from gaussgym_sim.actuation.actuators import ActuatorCfg
 
 ENTRY_POINT_GROUP = "gaussgym.robots"
 ROBOT_FOLDER = Path(__file__).parent / "robots"
@@ -22,7 +22,7 @@ class RobotCfg:
     """One legged robot. Per-joint tuples follow ``joint_names``; per-leg tuples follow ``leg_names``.
 
     The MJCF holds bodies, joints, shapes and one motor a joint, named like it; sensors are added by
-    `gaussgym_sim.mujoco_model.robot_spec`. Its base is the body with the free joint.
+    `gaussgym_sim.engines.mujoco_model.robot_spec`. Its base is the body with the free joint.
 
     Attributes:
         name: registry name.
@@ -123,7 +123,7 @@ def get_robot(name: str) -> RobotCfg:
         if entry.name == name:
             return entry.load()()
     if name.endswith(".json"):
-        from gaussgym_sim.robot_file import load_robot
+        from gaussgym_sim.robot_import.robot_file import load_robot
 
         return replace(load_robot(name), name=name)
     raise InputError(

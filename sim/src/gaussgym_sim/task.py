@@ -31,11 +31,11 @@ from gaussgym_scene.errors import InputError
 from gaussgym_scene.scene import Scene
 from torch import Tensor
 
-from gaussgym_sim.commands import CommandSource, VelocityCommands
+from gaussgym_sim.mdp.commands import CommandSource, VelocityCommands
 
 if TYPE_CHECKING:
     from gaussgym_sim.env import Env
-    from gaussgym_sim.symmetry import Symmetry
+    from gaussgym_sim.mdp.symmetry import Symmetry
 
 ENTRY_POINT_GROUP = "gaussgym.tasks"
 _BUILT_IN = ("velocity", "goal", "goal_semantic", "navigate", "gaps", "stepping_stones")
@@ -97,7 +97,8 @@ class Task:
         observations: further observation groups by name, [E, ...] each.
         mirrors: how each of these groups looks to the mirrored robot, by the group's name.
         metrics: values [E] of episodes that end in this step, given (env, success [E] bool); logged as ``episode/<name>``.
-        camera_inputs: what a camera's renderer with ``takes_patches`` is given (`gaussgym_sim.camera.CameraRenderer`), rows [E].
+        camera_inputs: what a camera's renderer with ``takes_patches`` is given
+            (`gaussgym_sim.sensors.camera.CameraRenderer`), rows [E].
         check_scenes: raises an `InputError` that says what the scenes lack.
     """
 

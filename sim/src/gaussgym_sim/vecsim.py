@@ -14,12 +14,12 @@ from gaussgym_scene.errors import InputError
 from gaussgym_scene.scene import Scene
 from torch import Tensor
 
+from gaussgym_sim.ground.terrain import TERRAIN_MODES, TerrainLookup
 from gaussgym_sim.robot import RobotCfg, get_robot
-from gaussgym_sim.terrain import TERRAIN_MODES, TerrainLookup
 
 ENTRY_POINT_GROUP = "gaussgym.sims"
 BRIDGE = "bridge:"
-"""Before a backend's name: it runs in a process of its own, see `gaussgym_sim.bridge`."""
+"""Before a backend's name: it runs in a process of its own, see `gaussgym_sim.engines.bridge`."""
 SUBSTEP_S = 0.005
 MAX_DELAY_SUBSTEPS = 12
 """Longest actuator delay, in substeps."""
@@ -127,7 +127,7 @@ class VecSim(Protocol):
     """How often a state became non-finite since the start."""
 
     def step(self, target_joint_pos: Tensor, *, substeps: int = 4) -> None:
-        """Advance all envs; every substep the robot's actuators turn targets into torques (`gaussgym_sim.actuators`).
+        """Advance all envs; every substep the robot's actuators turn targets into torques (`gaussgym_sim.actuation.actuators`).
 
         Args:
             target_joint_pos: [E, J] position targets [rad], held during the call.
@@ -207,9 +207,9 @@ def _backend(module: str, name: str) -> Callable[..., VecSim]:
 
 
 BACKENDS: dict[str, Callable[..., VecSim]] = {
-    "mujoco": _backend("mujoco_sim", "MujocoSim"),
-    "isaacgym": _backend("isaacgym_sim", "IsaacGymSim"),
-    "mjwarp": _backend("mjwarp_sim", "MjwarpSim"),
+    "mujoco": _backend("engines.mujoco_sim", "MujocoSim"),
+    "isaacgym": _backend("engines.isaacgym_sim", "IsaacGymSim"),
+    "mjwarp": _backend("engines.mjwarp_sim", "MjwarpSim"),
 }
 """Called as (robot cfg, scenes, num_envs, device=, seed=, num_threads=, terrain=). Another package adds one by an entry point of
 group ``gaussgym.sims``."""
@@ -224,7 +224,7 @@ def _find_backend(name: str) -> Callable[..., VecSim]:
     if name.startswith(BRIDGE):
         inner = name.removeprefix(BRIDGE)
         _find_backend(inner)
-        return partial(_backend("bridge", "BridgedSim"), inner)
+        return partial(_backend("engines.bridge", "BridgedSim"), inner)
     if name in BACKENDS:
         return BACKENDS[name]
     for entry in entry_points(group=ENTRY_POINT_GROUP):
@@ -255,8 +255,8 @@ def make_sim(
         device: where the tensors live; 'mujoco' wants 'cpu', 'mjwarp' takes 'cuda' or 'cpu'.
         seed: reserved for backends that draw random numbers; none here does.
         num_threads: physics threads; None = CPUs this process may use.
-        terrain: what a scene's ground is made of, see `gaussgym_sim.terrain.ground_of`: 'heightfield', 'boxes' (and walls and
-            overhangs) or 'mesh' (its triangles).
+        terrain: what a scene's ground is made of, see `gaussgym_sim.ground.terrain.ground_of`: 'heightfield', 'boxes' (and walls
+            and overhangs) or 'mesh' (its triangles).
 
     Raises:
         InputError: unknown backend, robot or kind of terrain, no scene, too few envs, wrong device.

@@ -7,8 +7,8 @@ import torch
 from gaussgym_scene.mesh import Mesh
 from gaussgym_scene.scene import Scene
 
+from gaussgym_sim.ground.terrain import ground_of
 from gaussgym_sim.grounds import flat_scene, place, wavy_scene
-from gaussgym_sim.terrain import ground_of
 from gaussgym_sim.vecsim import make_sim
 
 

@@ -19,8 +19,8 @@ from tqdm import tqdm
 from gaussgym_sim.bench.rivals import AsyncRun, missing_modules
 from gaussgym_sim.bench.runs import EnvRun, SimRun, standard_grounds
 from gaussgym_sim.bench.timing import Contestant, Results, Spread, ratio, summary, take_turns
-from gaussgym_sim.bridge_bench import bench_bridge
-from gaussgym_sim.mujoco_sim import effective_cpus
+from gaussgym_sim.engines.bridge_bench import bench_bridge
+from gaussgym_sim.engines.mujoco_sim import effective_cpus
 from gaussgym_sim.robot import RobotCfg, get_robot
 from gaussgym_sim.vecsim import VecSim, make_sim
 
@@ -189,7 +189,7 @@ class _Tables:
     def against_warp(self) -> None:
         """Physics alone, against MuJoCo Warp on its CPU device."""
         o, scene = self.options, self.grounds[0]
-        if missing := missing_modules("mujoco_warp", "gaussgym_sim.mjwarp_sim"):
+        if missing := missing_modules("mujoco_warp", "gaussgym_sim.engines.mjwarp_sim"):
             self._skip("MuJoCo Warp", f"{missing[0]} is not installed")
             return
         warp = make_sim("mjwarp", self.robot, [scene], _WARP_ENVS, device="cpu", terrain=o.terrain)

@@ -11,9 +11,9 @@ import numpy as np
 from gaussgym_scene.scene import Scene
 
 from gaussgym_sim.bench.timing import Stopwatch
-from gaussgym_sim.mujoco_model import build_model
+from gaussgym_sim.engines.mujoco_model import build_model
+from gaussgym_sim.ground.terrain import ground_of
 from gaussgym_sim.robot import RobotCfg
-from gaussgym_sim.terrain import ground_of
 
 
 def missing_modules(*names: str) -> list[str]:

@@ -12,10 +12,10 @@ from gaussgym_scene.errors import InputError
 from gaussgym_scene.scene import Scene
 from torch import Tensor
 
-from gaussgym_sim.commands import CommandCfg, PathNetwork
-from gaussgym_sim.rewards import RewardCfg
+from gaussgym_sim.ground.terrain import TerrainLookup, physics_heightfield
+from gaussgym_sim.mdp.commands import CommandCfg, PathNetwork
+from gaussgym_sim.mdp.rewards import RewardCfg
 from gaussgym_sim.task import RewardTerm, Task
-from gaussgym_sim.terrain import TerrainLookup, physics_heightfield
 
 if TYPE_CHECKING:
     from gaussgym_sim.env import Env

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from gaussgym_sim.patches import Patches
-from gaussgym_sim.rewards import RewardCfg
+from gaussgym_sim.mdp.patches import Patches
+from gaussgym_sim.mdp.rewards import RewardCfg
 from gaussgym_sim.task import RewardTerm, Task
 from gaussgym_sim.tasks.goal import reached_goal
 

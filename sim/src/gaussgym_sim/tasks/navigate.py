@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from gaussgym_sim.commands import CommandCfg, CommandSource, GivenCommands
-from gaussgym_sim.patches import Patches, to_base_xy
-from gaussgym_sim.rewards import RewardCfg
+from gaussgym_sim.mdp.commands import CommandCfg, CommandSource, GivenCommands
+from gaussgym_sim.mdp.patches import Patches, to_base_xy
+from gaussgym_sim.mdp.rewards import RewardCfg
 from gaussgym_sim.task import RewardTerm, Task
 from gaussgym_sim.tasks.goal import reached_goal
 from gaussgym_sim.tasks.goal_semantic import between, camera_inputs

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from gaussgym_sim.commands import CommandCfg
+from gaussgym_sim.mdp.commands import CommandCfg
 from gaussgym_sim.task import RewardTerm
 from gaussgym_sim.tasks.gaps import REWARDS, in_gap, near_edge
 from gaussgym_sim.tasks.gaps import TASK as GAPS

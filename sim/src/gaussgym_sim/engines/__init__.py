@@ -1,0 +1,1 @@
+"""Physics engines behind `gaussgym_sim.vecsim.VecSim`."""

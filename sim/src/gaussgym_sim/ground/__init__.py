@@ -1,0 +1,1 @@
+"""What robots stand on and run into."""

@@ -1,0 +1,1 @@
+"""What an episode is made of: starts, commands, rewards, ends, curricula, symmetry."""

@@ -1,0 +1,86 @@
+"""How robots are put on the ground: upright, feet just clear of the highest point below them."""
+
+from __future__ import annotations
+
+import mujoco
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from gaussgym_sim.frames import multiply_quat, quat_from_rotation_vector, quat_from_yaw
+from gaussgym_sim.randomize import RandomizeCfg, Uniform
+from gaussgym_sim.robot import RobotCfg
+from gaussgym_sim.robots.geoms import load_model
+from gaussgym_sim.vecsim import VecSim
+
+START_CLEARANCE_M = 0.02
+_GRID_M = 0.05
+
+
+def footprint_m(robot: RobotCfg) -> NDArray[np.float64]:
+    """Points of the base's plane below which the ground must be clear [1 + L, 2] m: its origin, and the feet of the default
+    pose to the nearest 5 cm.
+    """
+    model = load_model(robot.mjcf)
+    data = mujoco.MjData(model)
+    data.qpos[:] = model.qpos0
+    free = int(np.flatnonzero(model.jnt_type == mujoco.mjtJoint.mjJNT_FREE)[0])
+    start = int(model.jnt_qposadr[free])
+    data.qpos[start : start + 7] = (0, 0, 0, 1, 0, 0, 0)
+    for name, angle in zip(robot.joint_names, robot.default_joint_pos, strict=True):
+        data.qpos[model.joint(name).qposadr[0]] = angle
+    mujoco.mj_kinematics(model, data)
+    feet = np.array([data.geom(name).xpos[:2] for name in robot.foot_geoms])
+    return np.concatenate((np.zeros((1, 2)), np.round(feet / _GRID_M) * _GRID_M))
+
+
+class Placer:
+    """Resets a simulator's envs to standing robots."""
+
+    def __init__(self, sim: VecSim, uniform: Uniform) -> None:
+        """Keep the simulator and its robot's footprint."""
+        self._sim, self._uniform = sim, uniform
+        self._footprint = torch.tensor(footprint_m(sim.robot), dtype=torch.float32, device=sim.device)
+        self._default = torch.tensor(sim.robot.default_joint_pos, device=sim.device)
+
+    def place(self, env_ids: Tensor, xy: Tensor, yaw: Tensor, cfg: RandomizeCfg) -> None:
+        """Put robots upright at xy [R, 2] m with heading yaw [R] rad.
+
+        Args:
+            env_ids: [R].
+            xy: base position.
+            yaw: heading.
+            cfg: ranges of joint angles, tilt and velocities.
+        """
+        sim, u, count = self._sim, self._uniform, len(env_ids)
+        x, y = self._footprint.T
+        cos, sin = torch.cos(yaw)[:, None], torch.sin(yaw)[:, None]
+        below = torch.stack((cos * x - sin * y, sin * x + cos * y), dim=2) + xy[:, None]
+        ground = sim.terrain.sample(below, sim.scene_of_env[env_ids]).amax(dim=1)
+        joint_noise = cfg.spread(u, cfg.start_joint_rad, count, len(self._default))
+        lin_vel = cfg.spread(u, cfg.start_lin_vel_m_s, count, 3)
+        ang_vel, joint_vel = torch.zeros_like(lin_vel), torch.zeros_like(joint_noise)
+        if cfg.start_ang_vel_rad_s > 0:
+            ang_vel = cfg.spread(u, cfg.start_ang_vel_rad_s, count, 3)
+        if cfg.start_joint_vel_rad_s > 0:
+            joint_vel = cfg.spread(u, cfg.start_joint_vel_rad_s, count, len(self._default))
+        quat, height = quat_from_yaw(yaw), sim.robot.base_height_m + START_CLEARANCE_M
+        if cfg.start_tilt_rad > 0:
+            tilt = torch.cat(
+                (cfg.spread(u, cfg.start_tilt_rad, count, 2), torch.zeros(count, 1, device=yaw.device)), 1
+            )
+            quat = multiply_quat(quat, quat_from_rotation_vector(tilt))
+            reach = self._footprint.norm(dim=1).max() * torch.sin(
+                tilt.norm(dim=1)
+            )  # the lowest foot is that much lower
+            ground = ground + reach
+        sim.reset(
+            env_ids,
+            root_pos_w=torch.cat((xy, (ground + height)[:, None]), dim=1),
+            root_quat_wxyz=quat,
+            root_lin_vel_w=lin_vel,
+            root_ang_vel_b=ang_vel,
+            joint_pos=self._default + joint_noise,
+            joint_vel=joint_vel,
+        )

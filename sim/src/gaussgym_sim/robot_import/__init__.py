@@ -1,0 +1,1 @@
+"""Robots from files: a user's URDF or MJCF in, `robot.json` out."""

@@ -1,0 +1,1 @@
+"""What a robot senses, and what is wrong with it."""

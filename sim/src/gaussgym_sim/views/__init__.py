@@ -1,0 +1,1 @@
+"""The environment as others want it: gymnasium, a viewer, a replay, a command-level policy."""
