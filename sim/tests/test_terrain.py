@@ -1,3 +1,5 @@
+import weakref
+
 import mujoco
 import numpy as np
 import pytest
@@ -127,3 +129,14 @@ def test_outside():
 def test_scene_without_heightfield():
     with pytest.raises(InputError, match="heightfield"):
         physics_heightfield(Scene("empty"))
+
+
+def test_a_scenes_ground_is_found_once_and_goes_with_it():
+    scene = flat_scene()
+    ground = ground_of(scene)
+    assert ground_of(scene) is ground
+    assert ground_of(scene, "heightfield") is not ground
+    assert ground_of(flat_scene()) is not ground
+    known = weakref.ref(scene)
+    del scene
+    assert known() is None

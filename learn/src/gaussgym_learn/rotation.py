@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from gaussgym_scene.errors import InputError
 from gaussgym_scene.scene import Scene
+from gaussgym_sim.ground.terrain import ground_of
 
 AHEAD = 2
 """Scenes that are read before their turn."""
@@ -113,7 +114,8 @@ class SceneRotation:
     def _open(self, number: int) -> Scene:
         source = self._sources[number]
         scene = source if isinstance(source, Scene) else Scene.load(source, verify=False)
-        _ = scene.heightfield, scene.paths  # read here, not within a step
+        _ = scene.heightfield, scene.paths  # read here, not within a step, and so is what physics makes of it
+        ground_of(scene)
         return scene
 
     def state(self) -> torch.Tensor:

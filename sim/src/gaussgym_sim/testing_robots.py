@@ -155,3 +155,14 @@ def _pd(
     robot: RobotCfg, error: NDArray[np.float64], speed: NDArray[np.float64], limit: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     return np.clip(np.array(robot.kp) * error - np.array(robot.kd) * speed, -limit, limit)
+
+
+def check_robot(make: MakeSim, robot: RobotCfg) -> list[CheckResult]:
+    """All checks here that suit a robot: hung from its base; on a slope if it has four legs, else how soon it falls, in words."""
+    results = check_holds_pose_hung(robot)
+    if len(robot.leg_names) == 4:
+        return results + check_stands_on_slope(make)
+    print(
+        f"{robot.name} holds its default pose on level ground for {time_to_fall(make):.3f} s before it falls"
+    )
+    return results

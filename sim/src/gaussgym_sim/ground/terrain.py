@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import mujoco
 import numpy as np
@@ -96,7 +97,7 @@ def ground_of(
     box_cfg: BoxCfg | None = None,
     mesh_cfg: MeshCfg | None = None,
 ) -> Ground:
-    """The ground of a scene.
+    """The ground of a scene; found once a scene and kept with it, so that threads may find it before its turn comes.
 
     Args:
         scene: any scene with a heightfield.
@@ -111,6 +112,20 @@ def ground_of(
     """
     if mode not in TERRAIN_MODES:
         raise InputError(f"unknown kind of terrain {mode!r}; choose one of: {', '.join(TERRAIN_MODES)}")
+    if box_cfg is not None or mesh_cfg is not None:
+        return _find_ground(scene, mode, min_cell_m, box_cfg, mesh_cfg)
+    known = _GROUNDS.setdefault(scene, {})
+    if (mode, min_cell_m) not in known:
+        known[mode, min_cell_m] = _find_ground(scene, mode, min_cell_m, None, None)
+    return known[mode, min_cell_m]
+
+
+_GROUNDS: WeakKeyDictionary[Scene, dict[tuple[str, float], Ground]] = WeakKeyDictionary()
+
+
+def _find_ground(
+    scene: Scene, mode: str, min_cell_m: float, box_cfg: BoxCfg | None, mesh_cfg: MeshCfg | None
+) -> Ground:
     field = physics_heightfield(scene, min_cell_m=min_cell_m)
     if mode == "heightfield":
         return Ground(field, Boxes.none(), note="heightfield alone")

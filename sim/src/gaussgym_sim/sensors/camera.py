@@ -39,9 +39,9 @@ class CameraRenderer(Protocol):
 
     One with an attribute ``takes_bodies`` that is true is also given where robots are: ``body_poses_w`` [C, 1 + K, B, 4, 4]
     float64, bodies as `gaussgym_sim.robots.geoms.robot_geoms` counts them, of the camera's own robot and then of the K nearest
-    others in its scene, K = its attribute ``num_others`` (0 without one); ``robot_shown`` [C, 1 + K] bool, False where there is no
-    such robot; and if it takes motion ``body_twists_b`` [C, 1 + K, B, 6], velocities in the bodies' own frames, linear [m/s] then
-    angular [rad/s]. All are overwritten by the next call.
+    others in its scene, K = its attribute ``num_others`` (0 without one); ``robot_shown`` [C, 1 + K] bool, False where there is
+    no such robot; and if it takes motion ``body_twists_b`` [C, 1 + K, B, 6], velocities in the bodies' own frames, linear [m/s]
+    then angular [rad/s]. All are overwritten by the next call.
 
     One with an attribute ``takes_patches`` that is true is, by tasks that have them, also given coloured squares on the ground,
     sides along the world's axes: ``patch_pos_w`` [C, K, 3] centres [m], ``patch_half_m`` [C, K] half sides [m], negative where
