@@ -7,6 +7,7 @@ import torch
 from gaussgym_scene.errors import InputError
 from gaussgym_scene.paths import Paths
 from gaussgym_scene.scene import Scene
+from gaussgym_sim.frames import wrap_angle
 from gaussgym_sim.mdp.commands import CommandCfg, PathFollower, PathNetwork, VelocityCommands, goal_point
 from gaussgym_sim.randomize import Uniform
 from gaussgym_sim.testing import flat_scene, straight_path
@@ -188,3 +189,51 @@ def test_leaving_the_path_switches_to_its_heading():
     made.update(torch.tensor([[0.0, 2.0]]), torch.tensor([1.5]))
     assert made._heading.all()
     assert float(made.command[0, 2]) == -1.0  # back, as fast as allowed
+
+
+@pytest.mark.parametrize("stop_at_goal", [False, True])
+def test_kernels_equal_the_tensor_code(stop_at_goal):
+    """On open lines and on a round one, both ways, beyond their ends, all robots and some."""
+    turn = np.linspace(0, 2 * np.pi, 33)[:-1]
+    ring = np.stack([2 * np.cos(turn), 2 * np.sin(turn), 0 * turn, turn + np.pi / 2], 1).astype(np.float32)
+    straight = straight_path(6.0).points
+    points = np.concatenate([straight, ring])
+    ids = np.repeat([0, 1], [len(straight), len(ring)]).astype(np.int32)
+    scene = flat_scene()
+    scene.__dict__["paths"] = Paths(points, ids, np.ones(len(points), np.float32))
+    network = PathNetwork([scene], device=torch.device("cpu"))
+    generator = torch.Generator().manual_seed(0)
+    twins = [PathFollower(network, 200, torch.device("cpu")) for _ in range(2)]
+    index = torch.randint(len(points), (200,), generator=generator)
+    direction = 2 * torch.randint(2, (200,), generator=generator) - 1
+    goal = torch.minimum(torch.maximum(index + 5 * direction, network.first[index]), network.last[index])
+    for follower in twins:
+        follower.start(torch.arange(200), index, direction, goal)
+    for some in (None, torch.arange(3, 200, 7)):
+        rows = torch.arange(200) if some is None else some
+        xy = network.points[twins[0].index[rows], :2] + 1.5 * torch.randn(len(rows), 2, generator=generator)
+        yaw = 6 * torch.rand(len(rows), generator=generator) - 3
+        off = twins[0].advance(xy, some), twins[1]._advance_by_tensors(xy, some)
+        assert torch.allclose(*off, atol=1e-5)
+        assert torch.equal(twins[0].index, twins[1].index)
+        error = twins[0].heading_error(xy, yaw, 0.8, stop_at_goal=stop_at_goal, env_ids=some)
+        twin = twins[1]._heading_error_by_tensors(xy, yaw, 0.8, stop_at_goal, some)
+        assert wrap_angle(error - twin).abs().max() < 1e-4
+    assert (twins[0].index != index).any()
+
+
+@pytest.mark.parametrize("task", ["velocity", "goal"])
+def test_commands_kernel_equals_the_tensor_code(task):
+    made, twin = (commands(flat_scene(), task, 64) for _ in range(2))
+    generator = torch.Generator().manual_seed(0)
+    off_line, error = 2 * torch.rand(64, generator=generator), 6 * torch.rand(64, generator=generator) - 3
+    for each in (made, twin):
+        each._sampled[:] = torch.randn(64, 3, generator=torch.Generator().manual_seed(1))
+        each._heading[:], each._standing[:] = torch.arange(64) % 3 == 0, torch.arange(64) % 5 == 0
+    made._follower.advance = lambda xy, ids: off_line
+    made._follower.heading_error = lambda *_, **__: error
+    made.update(torch.zeros(64, 2), torch.zeros(64))
+    twin._follow_by_tensors(off_line, error, task == "goal", None)
+    assert torch.allclose(made.command, twin.command, atol=1e-6)
+    assert torch.equal(made._heading, twin._heading)
+    assert made.command.std(dim=0)[0] > 0.1

@@ -61,3 +61,10 @@ def test_base_frame_is_the_functions_it_stands_for():
     )
     torch.testing.assert_close(gravity, frames.gravity_in_base(quat), atol=1e-6, rtol=0)
     torch.testing.assert_close(vector_b, frames.rotate_inverse(quat, vector), atol=2e-6, rtol=0)
+
+
+def test_base_frame_kernel_equals_the_tensor_code():
+    quat, vector = torch.nn.functional.normalize(torch.randn(50, 4), dim=1), torch.randn(50, 3)
+    frame = frames.BaseFrame(torch.device("cpu"))
+    for found, twin in zip(frame(quat, vector), frame._by_tensors(quat, vector), strict=True):
+        assert torch.allclose(found, twin, atol=1e-5)

@@ -140,3 +140,14 @@ def test_a_scenes_ground_is_found_once_and_goes_with_it():
     known = weakref.ref(scene)
     del scene
     assert known() is None
+
+
+def test_grid_kernel_equals_the_tensor_code():
+    lookup = TerrainLookup([ground_of(wavy_scene()), ground_of(flat_scene(z_m=0.5))], device=CPU)
+    generator = torch.Generator().manual_seed(0)
+    scenes = torch.randint(2, (64,), generator=generator)
+    xy, yaw = 8 * torch.randn(64, 2, generator=generator), 6 * torch.rand(64, generator=generator)
+    grid = torch.randn(2, 40, generator=generator)
+    found = lookup.sample_grid(xy, yaw, grid, scenes)
+    assert torch.allclose(found, lookup._sample_grid_by_tensors(xy, yaw, grid, scenes), atol=2e-5)
+    assert found.std() > 0.1

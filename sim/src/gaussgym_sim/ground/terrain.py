@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gaussgym_sim.ground.boxes import BoxCfg, Boxes, boxes_of
+from gaussgym_sim.ground.height_kernels import grid_heights
 from gaussgym_sim.ground.raycast import RayCaster
 from gaussgym_sim.ground.triangles import MeshCfg, ground_mesh, shifted_back
 
@@ -317,6 +318,21 @@ class TerrainLookup:
         """
         if self._plane_m is not None:
             return self._plane_m[scene_ids, None].expand(-1, grid.shape[1])
+        if self.device.type == "cpu":
+            out = xy_w.new_empty(len(xy_w), grid.shape[1])
+            tables = (
+                self._coefficients,
+                self._offset,
+                self._cells_x,
+                self._last,
+                self._inv_cell,
+                self.origin_xy_m,
+            )
+            grid_heights(*(t.numpy() for t in (*tables, scene_ids, xy_w, yaw, grid, out)))
+            return out
+        return self._sample_grid_by_tensors(xy_w, yaw, grid, scene_ids)
+
+    def _sample_grid_by_tensors(self, xy_w: Tensor, yaw: Tensor, grid: Tensor, scene_ids: Tensor) -> Tensor:
         inv = self._inv_cell[scene_ids]
         cos, sin = torch.cos(yaw) * inv, torch.sin(yaw) * inv
         start = (xy_w - self.origin_xy_m[scene_ids]) * inv[:, None]

@@ -10,9 +10,11 @@ import numpy as np
 import torch
 from gaussgym_scene.errors import InputError
 from gaussgym_scene.scene import Scene
+from numpy.typing import NDArray
 from torch import Tensor
 
 from gaussgym_sim.frames import wrap_angle
+from gaussgym_sim.mdp.path_kernels import follow_commands, heading_errors, nearest_points
 from gaussgym_sim.randomize import Uniform
 
 _WINDOW = torch.arange(-1, 7)
@@ -100,6 +102,10 @@ class PathNetwork:
         )
         self.rows = torch.stack((*columns, self.half_width_m), dim=1)
         """[P, 7] x, y, cosine and sine of the yaw, arc length, spacing, half width: one gather for what a step reads."""
+        if device.type == "cpu":
+            tables = (self.first, self.last, self.closed, self.rows)
+            self.arrays: Any = tuple(table.numpy() for table in tables)
+            """What `gaussgym_sim.mdp.path_kernels` reads."""
 
     def along(self, index: Tensor, steps: Tensor) -> Tensor:
         """Point index reached after signed ``steps`` along the own line; open lines clamp at their ends, closed ones go round."""
@@ -131,6 +137,7 @@ class PathFollower:
         self.direction = torch.ones(num_envs, dtype=torch.long, device=device)
         self.goal = torch.zeros(num_envs, dtype=torch.long, device=device)
         self._window = _WINDOW.to(device)
+        self._everyone = np.arange(num_envs)
 
     def change_network(self, network: PathNetwork, scene_of_env: Tensor) -> None:
         """Count points as a network does in which some scenes were replaced; envs on these must then `start`."""
@@ -151,6 +158,21 @@ class PathFollower:
         Returns:
             [R] distance from the points' line [m].
         """
+        if self.index.device.type == "cpu":
+            envs, distance = self.rows(env_ids), xy_w.new_empty(len(xy_w))
+            first, last, closed, points = self.network.arrays
+            nearest_points(
+                envs, self.index.numpy(), self.direction.numpy(), self._window.numpy(), first, last, closed, points,
+                xy_w.numpy(), distance.numpy(),
+            )  # fmt: skip
+            return distance
+        return self._advance_by_tensors(xy_w, env_ids)
+
+    def rows(self, env_ids: Tensor | None) -> NDArray[np.int64]:
+        """Numbers of envs ``env_ids``, None: of all."""
+        return self._everyone if env_ids is None else env_ids.numpy()
+
+    def _advance_by_tensors(self, xy_w: Tensor, env_ids: Tensor | None) -> Tensor:
         net, (index, direction) = self.network, self._of(env_ids)
         candidates = net.along(index[:, None], direction[:, None] * self._window)
         x, y = net.x_m.take(candidates) - xy_w[:, :1], net.y_m.take(candidates) - xy_w[:, 1:]
@@ -189,6 +211,19 @@ class PathFollower:
             stop_at_goal: see above.
             env_ids: [R]; None: all.
         """
+        if self.index.device.type == "cpu":
+            error = torch.empty_like(yaw)
+            first, last, closed, points = self.network.arrays
+            heading_errors(
+                self.rows(env_ids), self.index.numpy(), self.direction.numpy(), self.goal.numpy(), first, last, closed,
+                points, xy_w.numpy(), yaw.numpy(), lookahead_m, stop_at_goal, error.numpy(),
+            )  # fmt: skip
+            return error
+        return self._heading_error_by_tensors(xy_w, yaw, lookahead_m, stop_at_goal, env_ids)
+
+    def _heading_error_by_tensors(
+        self, xy_w: Tensor, yaw: Tensor, lookahead_m: float, stop_at_goal: bool, env_ids: Tensor | None
+    ) -> Tensor:
         net, (index, direction) = self.network, self._of(env_ids)
         arc, spacing = net.rows.index_select(0, index)[:, 4:6].unbind(1)
         steps = (lookahead_m / spacing).round_().clamp_(min=1.0).long()
@@ -302,9 +337,21 @@ class VelocityCommands:
         """Follow the paths from the current poses; call once a control step. See `CommandSource.update`."""
         follower, c = self._follower, self.cfg
         off_line = follower.advance(xy_w, env_ids)
-        rows = slice(None) if env_ids is None else env_ids
         goal = self._task == "goal"
         error = follower.heading_error(xy_w, yaw, c.lookahead_m, stop_at_goal=goal, env_ids=env_ids)
+        if error.device.type == "cpu":
+            least, most = c.ang_vel_rad_s
+            follow_commands(
+                follower.rows(env_ids), follower.index.numpy(), follower.network.rows.numpy(), off_line.numpy(),
+                error.numpy(), self._sampled.numpy(), self._heading.numpy(), self._standing.numpy(), c.heading_gain, least,
+                most, goal, self.command.numpy(),
+            )  # fmt: skip
+            return
+        self._follow_by_tensors(off_line, error, goal, env_ids)
+
+    def _follow_by_tensors(self, off_line: Tensor, error: Tensor, goal: bool, env_ids: Tensor | None) -> None:
+        follower, c = self._follower, self.cfg
+        rows = slice(None) if env_ids is None else env_ids
         turn = (c.heading_gain * error).clamp_(*c.ang_vel_rad_s)
         # Facing away from the path, walking on would leave it: turn first.
         forward = torch.cos(error).clamp_(min=0.0)
