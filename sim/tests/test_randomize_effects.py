@@ -501,3 +501,10 @@ def test_presets_run_on_their_robots(robot, preset):
     }
     for name in varied:
         assert len(torch.unique(sim.params[name].reshape(6, -1)[:, -1])) == 6, name
+
+
+def test_armature_factor_is_of_each_joints_own():
+    sim, _ = robots({"armature_factor": (2.0, 2.0)})
+    assert sim.params["armature"][0].tolist() == pytest.approx([0.01] * 12)
+    with pytest.raises(InputError, match="both armature_factor and armature_kg_m2"):
+        robots({"armature_factor": (2.0, 2.0), "armature_kg_m2": (0.1, 0.1)})

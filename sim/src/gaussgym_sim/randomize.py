@@ -11,6 +11,7 @@ from gaussgym_scene.errors import InputError
 from torch import Tensor
 
 from gaussgym_sim.robot import RobotCfg
+from gaussgym_sim.robots.geoms import load_model
 from gaussgym_sim.sensors.camera_clock import CameraClockCfg
 from gaussgym_sim.sensors.sensing import Range, SensingCfg
 from gaussgym_sim.vecsim import PARAMS, VecSim
@@ -48,6 +49,8 @@ class RandomizeCfg:
     """Half range of the error of each motor's zero."""
     delay_s: Range = _ZERO
     """Between target and torque, in steps of 5 ms."""
+    armature_factor: Range = _ONE
+    """Of each joint's own; in its place ``armature_kg_m2`` gives one range for all joints."""
     armature_kg_m2: Range | None = None
     joint_damping_nm_s: Range | None = None
     joint_friction_nm: Range | None = None
@@ -129,6 +132,7 @@ _PARAM_OF = {
     "trunk_mass_factor": "trunk_mass_kg", "trunk_com_m": "trunk_com_b", "link_mass_factor": "link_mass_factor",
     "gain_factor": "kp", "kd_factor": "kd", "kd_offset": "kd", "strength_factor": "strength",
     "motor_offset_rad": "offset", "delay_s": "delay_s", "armature_kg_m2": "armature",
+    "armature_factor": "armature",
     "joint_damping_nm_s": "joint_damping", "joint_friction_nm": "joint_friction", "gravity_m_s2": "gravity_w",
 }  # fmt: skip
 """Field of `RandomizeCfg` -> name in `gaussgym_sim.vecsim.PARAMS`."""
@@ -264,7 +268,16 @@ def _motor_ranges(robot: RobotCfg, cfg: RandomizeCfg) -> Ranges:
 def _joint_ranges(robot: RobotCfg, cfg: RandomizeCfg) -> Ranges:
     """Rotor inertia and friction of the joints."""
     limits = {_PARAM_OF[name]: getattr(cfg, name) for name in _ABSOLUTE}
-    return {name: _scaled((1.0,) * robot.num_joints, x) for name, x in limits.items() if x is not None}
+    ranges = {name: _scaled((1.0,) * robot.num_joints, x) for name, x in limits.items() if x is not None}
+    if cfg.armature_factor != _ONE:
+        if "armature" in ranges:
+            raise InputError(
+                "RandomizeCfg has both armature_factor and armature_kg_m2; leave one at its default"
+            )
+        model = load_model(robot.mjcf)
+        nominal = [float(model.dof_armature[model.joint(name).dofadr[0]]) for name in robot.joint_names]
+        ranges["armature"] = _scaled(nominal, cfg.armature_factor)
+    return ranges
 
 
 _ABSOLUTE = ("armature_kg_m2", "joint_damping_nm_s", "joint_friction_nm")
