@@ -247,7 +247,11 @@ class Env:
         self.yaw, self.gravity_b, self.lin_vel_b = self._base_frame(s.root_quat_wxyz, s.root_lin_vel_w)
         self._ground = self.observations.scan_ground(s.root_pos_w, self.yaw, sim.terrain, sim.scene_of_env)
         self.joint_pos_offset = s.joint_pos - self.default_joint_pos
-        self.height_m = s.root_pos_w[:, 2] - self._ground @ self._under_body
+        self.height_m = s.root_pos_w[:, 2] - self._below(self._ground)
+
+    def _below(self, ground: Tensor) -> Tensor:
+        """Mean ground height [R] m below bodies, of scans [R, S]; on planes each scan is one value, expanded."""
+        return ground[:, 0] if ground.stride(1) == 0 else ground @ self._under_body
 
     def _refresh_started(self, ids: Tensor) -> None:
         """The same and the commands, of envs ``ids`` [R] that have started anew."""
@@ -259,7 +263,7 @@ class Env:
         if self._ground.stride(1) != 0:  # all grounds are planes: rows of one value, as they were
             self._ground[ids] = ground
         self.joint_pos_offset[ids] = s.joint_pos[ids] - self.default_joint_pos
-        self.height_m[ids] = pos[:, 2] - ground @ self._under_body
+        self.height_m[ids] = pos[:, 2] - self._below(ground)
         self.commands.update(pos[:, :2], frame[0], ids)
 
     def _after_physics(self) -> None:
