@@ -174,6 +174,12 @@ def test_specks_go_and_paths_are_free():
     assert not solid(boxes, [(1.02, 1.02, 0.5), (1.02, 1.02, 0.54), (1.0, 1.02, 0.52)]).any()
     across = np.column_stack([np.full(5, 4.05), 2.0 + np.array([-1.0, -0.2, 0.0, 0.2, 1.0]), np.full(5, 0.5)])
     assert solid(boxes, across).tolist() == [True, False, False, False, True]
+    nowhere = Paths(np.zeros((0, 4), np.float32), np.zeros(0, np.int32), np.zeros(0, np.float32))
+    assert solid(boxes_of(quads(*speck, *wall), level(), nowhere)[0], across).all()
+    wide = Paths(path.points, path.path_id, np.full(len(x), 0.6, np.float32))
+    boxes, _ = boxes_of(quads(*speck, *wall), level(), wide)
+    across[:, 1] = 2.0 + np.array([-0.7, -0.5, 0.0, 0.5, 0.7])
+    assert solid(boxes, across).tolist() == [True, False, False, False, True]
 
 
 def test_too_many_boxes_take_coarser_voxels_and_then_say_so():

@@ -53,6 +53,8 @@ class BoxCfg:
     """So is surface farther than this from known ground."""
     path_clear_m: float = 0.25
     """Surface this close to the middle of a path is noise: that somebody walked there is better evidence."""
+    path_width_m: float = 0.75
+    """And so is surface within a path's half width, up to this far from its middle: robots start there."""
     min_voxels: int = 12
     """Connected pieces of fewer voxels (of 5 cm; of larger ones by their area) are specks and dropped."""
     max_boxes: int = 320
@@ -104,7 +106,9 @@ def _boxes_at(mesh: Mesh, field: Heightfield, paths: Paths | None, cfg: BoxCfg) 
     found = voxels.above_ground(
         mesh, field, voxel_m=cfg.voxel_m, step_m=cfg.step_m, top_m=cfg.top_m, reach_m=cfg.reach_m
     )
-    on_path = np.zeros(len(found), bool) if paths is None else _on_paths(found, paths, cfg.path_clear_m)
+    on_path = np.zeros(len(found), bool)
+    if paths is not None and len(paths) > 0:
+        on_path = _on_paths(found, paths, cfg)
     kept = found.select(~on_path)
     kept = kept.select(voxels.piece_sizes(kept) >= cfg.min_voxels * (0.05 / cfg.voxel_m) ** 2)
     if not len(kept):
@@ -118,10 +122,12 @@ def _boxes_at(mesh: Mesh, field: Heightfield, paths: Paths | None, cfg: BoxCfg) 
     return Boxes((low + high) / 2, np.maximum((high - low) / 2, _LEAST_HALF_M)), int(on_path.sum())
 
 
-def _on_paths(found: Voxels, paths: Paths, clear_m: float) -> NDArray[np.bool_]:
-    """Which voxels stand within ``clear_m`` of a path's point."""
+def _on_paths(found: Voxels, paths: Paths, cfg: BoxCfg) -> NDArray[np.bool_]:
+    """Which voxels stand where a path is, see `BoxCfg`; one that its half width ends in does not."""
     size, nx = found.size_m, found.shape[0]
-    reach = int(np.ceil(clear_m / size)) + 1
+    half_width_m = np.minimum(paths.half_width_m - size, cfg.path_width_m)
+    clear_m = np.maximum(half_width_m, cfg.path_clear_m)[:, None]
+    reach = int(np.ceil(clear_m.max() / size)) + 1
     di, dj = np.meshgrid(np.arange(-reach, reach + 1), np.arange(-reach, reach + 1))
     local = (paths.points[:, :2] - found.origin_m[:2]) / size
     i = np.floor(local[:, :1]).astype(np.int64) + di.ravel()
