@@ -448,7 +448,9 @@ def test_extreme_varies_everything():
         "start_normal",
         "push_duration_s",
         "kd_offset",
+        "armature_kg_m2",  # in the place of armature_factor
     }  # choices, and what depends on the robot's names
+    assert extreme.armature_factor != none.armature_factor
 
 
 def test_presets_have_the_originals_numbers():
