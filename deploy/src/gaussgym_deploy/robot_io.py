@@ -52,6 +52,14 @@ class RobotState:
         command: What the robot is asked to do: v_x, v_y [m/s] and yaw rate [rad/s] in base axes, ``[3]``.
         rgb: Latest camera frame, uint8 ``[H, W, 3]``, or None where there is no camera or no frame yet.
         rgb_t_s: When that frame was taken, robot's clock [s]; ``-inf`` where ``rgb`` is None.
+        lin_acc_b: Specific force at the IMU in base axes [m/s²] (an accelerometer's reading; +9.81 up at rest), ``[3]``, or None.
+        joint_torque: Estimated joint torques [N·m], ``[J]``, or None where the robot does not say.
+        motor_temperature_c: [°C], ``[J]``, or None.
+        battery_fraction: State of charge, 0 ... 1; NaN where the robot does not say.
+        position_w: Base position by the robot's own odometry [m], ``[3]``, or None; its frame and drift are the robot's.
+        corrupt: States that the link has thrown away so far (bad CRC, wrong layout, not a number where the wire forbids it).
+        out_of_order: States that came late and were thrown away so far.
+        rival_writers: Other writers that the link sees on the command channel now.
     """
 
     t_s: float
@@ -62,6 +70,14 @@ class RobotState:
     command: np.ndarray
     rgb: Optional[np.ndarray] = None
     rgb_t_s: float = float("-inf")
+    lin_acc_b: Optional[np.ndarray] = None
+    joint_torque: Optional[np.ndarray] = None
+    motor_temperature_c: Optional[np.ndarray] = None
+    battery_fraction: float = float("nan")
+    position_w: Optional[np.ndarray] = None
+    corrupt: int = 0
+    out_of_order: int = 0
+    rival_writers: int = 0
 
     @classmethod
     def zeros(cls, num_joints: int) -> RobotState:
