@@ -60,6 +60,7 @@ class RobotState:
         corrupt: States that the link has thrown away so far (bad CRC, wrong layout, not a number where the wire forbids it).
         out_of_order: States that came late and were thrown away so far.
         rival_writers: Other writers that the link sees on the command channel now.
+        remote: Packet of the maker's remote control as it came (Unitree: 40 bytes), uint8, or None.
     """
 
     t_s: float
@@ -78,6 +79,7 @@ class RobotState:
     corrupt: int = 0
     out_of_order: int = 0
     rival_writers: int = 0
+    remote: Optional[np.ndarray] = None
 
     @classmethod
     def zeros(cls, num_joints: int) -> RobotState:
