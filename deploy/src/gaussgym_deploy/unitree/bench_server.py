@@ -55,7 +55,9 @@ def main(arguments: Optional[List[str]] = None) -> int:
 
 
 def _options(arguments: Optional[List[str]]) -> Any:
-    parser = argparse.ArgumentParser(prog="python -m gaussgym_deploy.unitree.bench_server", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m gaussgym_deploy.unitree.bench_server", description=__doc__
+    )
     parser.add_argument("--domain", type=int, required=True, help="DDS domain")
     parser.add_argument("--interface", default="lo", help="network interface")
     parser.add_argument("--rate-hz", type=float, default=500.0, help="states per second")
@@ -63,7 +65,9 @@ def _options(arguments: Optional[List[str]]) -> Any:
         "--command-timeout-s", type=float, default=0.1, help="silence after which it damps [s]"
     )
     parser.add_argument("--torque-limit", type=float, default=23.7, help="[N·m]")
-    parser.add_argument("--speed", type=float, default=0.5, help="forward velocity that its remote asks for [m/s]")
+    parser.add_argument(
+        "--speed", type=float, default=0.5, help="forward velocity that its remote asks for [m/s]"
+    )
     parser.add_argument("--seconds", type=float, default=float("inf"), help="how long")
     parser.add_argument("--until-orphaned", action="store_true", help="end when the parent process has died")
     return parser.parse_args(arguments)

@@ -29,6 +29,7 @@ COMMAND_TOPIC, STATE_TOPIC, SPORT_TOPIC = "rt/lowcmd", "rt/lowstate", "rt/sportm
 
 _ECHOES = 4096  # commands whose round trip can still be told
 _FLAG = 1 << 31  # ticks count modulo 2^32: what lies more than half of that ahead lies behind
+_LISTENER_TIMEOUT_S = 2.0
 _SLOW_EVERY = 10  # reads between looks at other writers and at the odometry
 
 
@@ -56,8 +57,8 @@ class DdsLinkCfg:
 class DdsLink:
     """A :class:`~gaussgym_deploy.robot_io.RobotIO` over ``rt/lowstate`` and ``rt/lowcmd``.
 
-    States with a bad checksum or layout are thrown away and counted in ``RobotState.corrupt``; states whose tick is not newer than
-    the last one's in ``RobotState.out_of_order``. ``RobotState.command`` is what the remote control's sticks ask for.
+    States with a bad checksum or layout are thrown away and counted in ``RobotState.corrupt``; states whose tick is not newer
+    than the last one's in ``RobotState.out_of_order``. ``RobotState.command`` is what the remote control's sticks ask for.
 
     Args:
         joint_names: The policy's joints; Unitree's twelve in any order.
@@ -84,7 +85,12 @@ class DdsLink:
     ) -> None:
         self.cfg, self._clock = cfg, clock
         self._index = motor_index(joint_names)
-        self._state = _empty_state(len(self._index))
+        joints = len(self._index)
+        self._torque, self._temperature = np.zeros(joints), np.zeros(joints)
+        self._acceleration, self._remote = np.zeros(3), np.zeros(REMOTE_BYTES, dtype=np.uint8)
+        self._state = RobotState.zeros(joints)
+        self._state.joint_torque, self._state.motor_temperature_c = self._torque, self._temperature
+        self._state.lin_acc_b, self._state.remote = self._acceleration, self._remote
         self._command, self._heard = LowCmdFrame(), LowStateFrame()
         self._command.set_modes(SERVO_MODE)
         self._odometry = MessageFrame(SPORT_MODE_STATE_FIELDS)
@@ -110,6 +116,7 @@ class DdsLink:
                 self._listen()
             self.idle_writers = self._spy.writers
             self._commands = self._wire.writer(COMMAND_TOPIC, "LowCmd_")
+            self._wait_for_listener()
         except BaseException:
             self._wire.close()
             raise
@@ -189,16 +196,14 @@ class DdsLink:
         state.t_s = 1e-3 * self._tick_ms
         state.joint_pos[:] = heard.q[index]
         state.joint_vel[:] = heard.dq[index]
-        assert state.joint_torque is not None and state.motor_temperature_c is not None
-        assert state.lin_acc_b is not None and state.remote is not None
-        state.joint_torque[:] = heard.tau_est[index]
-        state.motor_temperature_c[:] = heard.temperature[index]
+        self._torque[:] = heard.tau_est[index]
+        self._temperature[:] = heard.temperature[index]
         state.quat_wxyz[:] = heard.quaternion
         state.ang_vel_b[:] = heard.gyroscope
-        state.lin_acc_b[:] = heard.accelerometer
+        self._acceleration[:] = heard.accelerometer
         state.battery_fraction = 0.01 * int(heard.soc[0])
-        state.remote[:] = heard.wireless_remote
-        stick_velocity(state.remote, self.cfg.remote, state.command)
+        self._remote[:] = heard.wireless_remote
+        stick_velocity(self._remote, self.cfg.remote, state.command)
 
     def _look_around(self) -> None:
         """Other writers of commands, and the robot's odometry; both may be some milliseconds late."""
@@ -234,6 +239,14 @@ class DdsLink:
         self.checks_crc = any(frame[-4:] != b"\0\0\0\0" for frame in whole)
         for frame in frames:
             self._accept(frame)
+
+    def _wait_for_listener(self) -> None:
+        """A command that nobody has subscribed to yet would be lost."""
+        end_s = self._clock() + _LISTENER_TIMEOUT_S
+        while self._commands.readers == 0:
+            if self._clock() > end_s:
+                raise LinkError(f"a robot sends states, but nobody has subscribed to {COMMAND_TOPIC}")
+            time.sleep(0.002)
 
     def _listen(self) -> None:
         """Refuse to become the second commander of a robot."""
@@ -288,14 +301,3 @@ class RoundTrips:
             p50, p99 = (float(value) for value in np.percentile(times_ms, [50, 99]))
             summary = {"p50": p50, "p99": p99, "max": float(times_ms.max())}
         return {"commands": self._number, "echoed": self._echoed, "round_trip_ms": summary}
-
-
-def _empty_state(joints: int) -> RobotState:
-    state = RobotState.zeros(joints)
-    state.lin_acc_b = np.zeros(3)
-    state.joint_torque = np.zeros(joints)
-    state.motor_temperature_c = np.zeros(joints)
-    state.remote = np.zeros(REMOTE_BYTES, dtype=np.uint8)
-    return state
-
-

@@ -37,7 +37,9 @@ HEADER = b"\x00\x01\x00\x00"
 POSITION_STOP, VELOCITY_STOP = 2.146e9, 16000.0
 """Targets that mean "no position control" and "no velocity control" to a motor board."""
 
-MOTOR_NAMES = tuple(f"{leg}_{joint}" for leg in ("FR", "FL", "RR", "RL") for joint in ("hip", "thigh", "calf"))
+MOTOR_NAMES = tuple(
+    f"{leg}_{joint}" for leg in ("FR", "FL", "RR", "RL") for joint in ("hip", "thigh", "calf")
+)
 """Motors 0 ... 11."""
 
 MOTORS = 20

@@ -29,7 +29,24 @@ __all__ = [
 REMOTE_BYTES = 40
 _PACKET = struct.Struct("<2BH5f16x")
 _HEAD = (0x55, 0x51)
-BUTTONS = ("R1", "L1", "start", "select", "R2", "L2", "F1", "F2", "A", "B", "X", "Y", "up", "right", "down", "left")
+BUTTONS = (
+    "R1",
+    "L1",
+    "start",
+    "select",
+    "R2",
+    "L2",
+    "F1",
+    "F2",
+    "A",
+    "B",
+    "X",
+    "Y",
+    "up",
+    "right",
+    "down",
+    "left",
+)
 """Buttons, lowest bit first."""
 
 _BIT = {name: 1 << bit for bit, name in enumerate(BUTTONS)}
@@ -100,7 +117,7 @@ def stick_velocity(packet: np.ndarray, cfg: RemoteCfg, out: np.ndarray) -> None:
         cfg: Scale and dead zone.
         out: v_x, v_y [m/s], yaw rate [rad/s] (left and counter-clockwise positive), ``[3]``; zero where a stick is no number.
     """
-    _, _, _, lx, rx, _, _, ly = _PACKET.unpack_from(packet)
+    _, _, _, lx, rx, _, _, ly = _PACKET.unpack(packet.tobytes())
     for index, deflection in enumerate((ly, -lx, -rx)):
         inside = abs(deflection) >= cfg.dead_zone  # False for NaN as well
         out[index] = min(max(deflection, -1.0), 1.0) * cfg.velocity[index] if inside else 0.0

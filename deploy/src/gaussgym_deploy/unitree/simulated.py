@@ -12,7 +12,7 @@ from typing import Any, Dict, List, Optional, Sequence, Union
 
 from ..bundle import PolicyBundle
 from ..robot_io import JointCommand, LinkError, RobotState
-from ..sim2sim import robot_program
+from ..sim2sim import robot_command
 from .dds_link import DdsLink, DdsLinkCfg
 from .remote import SIMULATED_REMOTE
 
@@ -44,9 +44,8 @@ def scene_command(
     Raises:
         LinkError: When ``gaussgym-learn`` is not installed.
     """
-    command = [robot_program(), "robot", "--scene", str(scene), "--bundle", str(bundle.path)]
-    command += ["--link", "dds", "--domain", str(domain), "--until-orphaned"]
-    return command if camera is None else [*command, "--shm", camera]
+    command = robot_command(scene, camera or "", bundle, lockstep=False, starts=None)
+    return [*command, "--link", "dds", "--domain", str(domain), "--until-orphaned"]
 
 
 class SimulatedDdsRobot:
@@ -61,8 +60,7 @@ class SimulatedDdsRobot:
     """
 
     def __init__(self, command: Sequence[str], *, timeout_s: float = 120.0) -> None:
-        self._said = tempfile.TemporaryFile()
-        self._read = 0
+        self._said = tempfile.TemporaryFile()  # noqa: SIM115 (goes with this object)
         try:
             self.process = subprocess.Popen(
                 list(command), stdin=subprocess.DEVNULL, stdout=self._said, stderr=subprocess.STDOUT

@@ -58,10 +58,15 @@ class RawSample:
 
 
 class FrameWriter:
-    """Sends frames to a topic; made by :meth:`Wire.writer`."""
+    """Sends frames to a topic; made by :meth:`Wire.writer`.
 
-    def __init__(self, writer: Any) -> None:
-        self._writer = writer
+    Attributes:
+        readers: Readers that DDS has matched with this writer now.
+    """
+
+    def __init__(self, make: Callable[[Callable[[int], None]], Any]) -> None:
+        self.readers = 0
+        self._writer = make(self._matched)
 
     def write(self, frame: bytes) -> None:
         """Send one frame; does not wait.
@@ -79,6 +84,9 @@ class FrameWriter:
     def close(self) -> None:
         """Leave the topic."""
         self._writer = None
+
+    def _matched(self, count: int) -> None:
+        self.readers = count
 
 
 class FrameReader:
@@ -144,9 +152,16 @@ class Wire:
             topic: E.g. ``rt/lowcmd``.
             type_name: See :func:`gaussgym_deploy.unitree.idl.dds_type`.
         """
+        from cyclonedds.core import Listener
         from cyclonedds.pub import DataWriter
 
-        made = FrameWriter(DataWriter(self._participant, self._topic(topic, type_name)))
+        found = self._topic(topic, type_name)
+
+        def make(matched: Callable[[int], None]) -> Any:
+            listener = Listener(on_publication_matched=lambda _, status: matched(status.current_count))
+            return DataWriter(self.participant, found, listener=listener)
+
+        made = FrameWriter(make)
         self._ends.append(made)
         return made
 
@@ -170,7 +185,7 @@ class Wire:
 
         def make(matched: Callable[[int], None]) -> Any:
             listener = Listener(on_subscription_matched=lambda _, status: matched(status.current_count))
-            return DataReader(self._participant, found, qos=Qos(*policies), listener=listener)
+            return DataReader(self.participant, found, qos=Qos(*policies), listener=listener)
 
         made = FrameReader(make, depth)
         self._ends.append(made)
@@ -196,7 +211,9 @@ class Wire:
 
         if name not in self._topics:
             topic = Topic(self.participant, name, dds_type(type_name))
-            topic.data_type = RawSample  # after the announcement: readers and writers only ask it to (de)serialize
+            topic.data_type = (
+                RawSample  # after the announcement: readers and writers only ask it to (de)serialize
+            )
             self._topics[name] = topic
         return self._topics[name]
 
