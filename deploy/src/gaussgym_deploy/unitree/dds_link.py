@@ -189,6 +189,7 @@ class DdsLink:
         self._gone = False
         self.states += 1
         self._trips.heard(int(heard.reserve[0]))
+        self._state.round_trip_s = self._trips.newest_s
         self._copy(heard)
 
     def _copy(self, heard: LowStateFrame) -> None:
@@ -266,9 +267,13 @@ class RoundTrips:
 
     Args:
         clock: Seconds, monotonic.
+
+    Attributes:
+        newest_s: The last one measured [s]; NaN before the first.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
+        self.newest_s = float("nan")
         self._clock = clock
         self._sent_s = np.zeros(_ECHOES)
         self._times_s = np.zeros(1 << 16)
@@ -290,7 +295,8 @@ class RoundTrips:
         if number == self._last_echo or not self._number - _ECHOES < number <= self._number:
             return
         self._last_echo = number
-        self._times_s[self._echoed % len(self._times_s)] = self._clock() - self._sent_s[number % _ECHOES]
+        self.newest_s = self._clock() - self._sent_s[number % _ECHOES]
+        self._times_s[self._echoed % len(self._times_s)] = self.newest_s
         self._echoed += 1
 
     def report(self) -> Dict[str, Any]:
