@@ -14,7 +14,7 @@ to run it beside a runtime on a clock that obeys.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Optional, Protocol
 
 import numpy as np
@@ -132,7 +132,8 @@ class Supervisor:
         cfg: How it watches.
 
     Attributes:
-        fault: The latched fault, or None. Kinds: ``heartbeat``, ``runtime_gone``, ``bad_command``, ``state_age``, ``link``.
+        fault: The latched fault, or None. Kinds: ``heartbeat``, ``runtime_gone``, ``bad_command``, ``state_age``,
+            ``state_shape`` (does not fit the wire), ``link``.
         write_errors: Commands that the link refused.
         forwarded: Commands forwarded.
         finished: Whether the robot may be let go: it was damped for long enough after the runtime's end.
@@ -152,9 +153,11 @@ class Supervisor:
         self.write_errors = self.forwarded = 0
         self.finished = False
         self._robot, self._wire = robot, wire
+        self._now_s, self._unsent_since_s = 0.0, float("inf")
         self._limits = limits or GuardLimits.of(bundle.guards)
         self._check = CommandCheck(bundle, self._limits)
         joints = len(bundle.joint_names)
+        self._blank = RobotState.zeros(joints)
         self._damping = JointCommand(np.zeros(joints), np.zeros(joints), np.full(joints, DAMPING_KD))
         self._silence_s = self.cfg.heartbeat_periods * bundle.control_dt_s
         self._command_s: Optional[float] = None  # of the last command; None before the first
@@ -170,6 +173,7 @@ class Supervisor:
         Args:
             now_s: Current time [s].
         """
+        self._now_s = now_s
         self._read(now_s)
         command = self._wire.latest_command()
         if command is not None:
@@ -229,6 +233,8 @@ class Supervisor:
             self.trip(
                 Fault("state_age", f"state is {age_s:.3f} s old, at most {self._limits.state_age_s:g} s")
             )
+        if now_s - self._unsent_since_s > self._silence_s:
+            self.trip(Fault("link", f"no command could be sent for {now_s - self._unsent_since_s:.3f} s"))
         if self._ended_s is not None and self._wire.runtime_closed:
             self.finished = now_s - self._ended_s >= self.cfg.final_damp_s
         else:
@@ -237,8 +243,10 @@ class Supervisor:
     def _send(self, command: JointCommand) -> None:
         try:
             self._robot.write(command)
-        except Exception:  # the next read says why; the next damping must go out
+            self._unsent_since_s = float("inf")
+        except Exception:  # whatever a link raises, the next damping must be tried
             self.write_errors += 1
+            self._unsent_since_s = min(self._unsent_since_s, self._now_s)
 
     def _publish(self) -> None:
         """Hand on a state that differs from the last one."""
@@ -251,7 +259,11 @@ class Supervisor:
         )  # fmt: skip
         if shown != self._published:
             self._published = shown
-            self._wire.publish(state)
+            try:
+                self._wire.publish(state)
+            except Exception as error:  # a state that does not fit the wire
+                self.trip(Fault("state_shape", " ".join(str(error).split())[:100]))
+                self._wire.publish(replace(self._blank, t_s=state.t_s, supervisor_fault=str(self.fault)))
 
 
 class InProcessLink:
