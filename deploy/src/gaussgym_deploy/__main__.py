@@ -2,70 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import os
 import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Callable, Optional
-
-import numpy as np
+from typing import Optional
 
 from .bundle import BundleError, PolicyBundle
-from .guards import GuardLimits
-from .policy import Policy, replay_golden
+from .commands.bundle import check, schema
+from .commands.output import counts, finish, write_json
 from .robot_io import LinkError, open_robot
 from .runtime import Runtime
 from .sim2sim import Sim2SimReport, new_name, robot_command, sim2sim
-
-EXIT_BAD_INPUT = 2
-EXIT_INTERRUPTED = 130
-
-
-def check(bundle: Path, /, *, robot: Optional[str] = None, json: Optional[Path] = None) -> Optional[Path]:
-    """Check a policy bundle: manifest, hashes, shapes, networks, golden trace, time per step.
-
-    Args:
-        bundle: Folder of the bundle.
-        robot: Robot that it is meant for; a bundle for another one is refused.
-        json: File for the numbers.
-    """
-    loaded = PolicyBundle.load(bundle)
-    if robot is not None and robot != loaded.robot:
-        raise BundleError(f"{bundle}: the policy is for {loaded.robot!r}, not for {robot!r}")
-    GuardLimits.of(loaded.guards)
-    policy = Policy(loaded)
-    replay_golden(loaded, policy)  # the first steps of a session are slow and not what the robot will see
-    report = replay_golden(loaded, policy)
-    times_ms = 1e3 * report.inference_s
-    p50, p99 = (float(value) for value in np.percentile(times_ms, [50, 99]))
-    numbers = {
-        "robot": loaded.robot,
-        "golden_steps": report.steps,
-        "golden_max_abs_error": report.max_abs_error,
-        "golden_max_abs_observation_error": report.max_abs_observation_error,
-        "inference_ms": {"p50": p50, "p99": p99, "max": float(times_ms.max())},
-        "control_period_ms": 1e3 * loaded.control_dt_s,
-    }
-    eyes = "blind" if loaded.camera is None else f"camera {loaded.camera.width}x{loaded.camera.height} px"
-    off = report.max_abs_observation_error
-    print(f"robot {loaded.robot}, {len(loaded.joint_names)} joints, {loaded.proprio_size} values, {eyes}")
-    print(f"golden trace: {report.steps} steps, max abs error of actions {report.max_abs_error:.3g}")
-    print(
-        f"golden trace: max abs error of observations {'not recorded' if off is None else format(off, '.3g')}"
-    )
-    print(
-        f"inference [ms]: {counts(numbers['inference_ms'])}; control period {1e3 * loaded.control_dt_s:.1f}"
-    )
-    written = write_json(json, numbers)
-    report.require_match(loaded)
-    if p99 > 1e3 * loaded.control_dt_s:
-        raise BundleError(
-            f"{bundle}: p99 of inference, {p99:.1f} ms, is above the control period of {1e3 * loaded.control_dt_s:.1f} ms"
-            " on this machine"
-        )
-    return written
 
 
 def run_sim2sim(
@@ -172,50 +120,11 @@ class ProgressLine:
         print(f"\r{text:<60}", end="\n" if done else "", file=sys.stderr, flush=True)
 
 
-def counts(values: Any) -> str:
-    """``a 1, b 2`` or ``none``."""
-    shown = [
-        f"{key} {value if isinstance(value, int) else format(value, '.3f')}" for key, value in values.items()
-    ]
-    return ", ".join(shown) or "none"
-
-
-def write_json(path: Optional[Path], values: Any) -> Optional[Path]:
-    """Write through a temporary file; returns the path."""
-    if path is None:
-        return None
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.parent.mkdir(parents=True, exist_ok=True)
-    with open(str(temporary), "w", encoding="utf-8") as file:
-        json.dump(values, file, indent=2)
-        file.write("\n")
-    os.replace(str(temporary), str(path))
-    return path
-
-
-def finish(command: Callable[[], Optional[Path]]) -> int:
-    """Run a command's body: 0, or 2 and one line on stderr for bad input, or 130 on Ctrl-C."""
-    try:
-        written = command()
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return EXIT_INTERRUPTED
-    except (BundleError, OSError) as error:
-        text = str(error)
-        if isinstance(error, OSError) and error.strerror:
-            text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-        print(f"error: {' '.join(text.split())}", file=sys.stderr)
-        return EXIT_BAD_INPUT
-    if written is not None:
-        print(written)
-    return 0
-
-
 def main() -> None:
     """Entry point."""
     import tyro
 
-    commands = {"check": check, "sim2sim": run_sim2sim, "run": run}
+    commands = {"check": check, "schema": schema, "sim2sim": run_sim2sim, "run": run}
     raise SystemExit(
         finish(
             lambda: tyro.extras.subcommand_cli_from_dict(
