@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
+from gaussgym_deploy.bundle import BundleError
 from gaussgym_deploy.simulated_robot import SimulatedRobotCfg
 from gaussgym_scene import command
 from gaussgym_scene.errors import InputError
@@ -279,8 +280,14 @@ Command = (
 
 def main() -> None:
     """Entry point."""
-    chosen = tyro.cli(Command, prog="gaussgym-learn", description=__doc__)  # type: ignore[arg-type]
-    sys.exit(command.run(chosen.run))
+
+    def chosen() -> Path | None:
+        try:
+            return tyro.cli(Command, prog="gaussgym-learn", description=__doc__).run()  # type: ignore[arg-type]
+        except BundleError as error:  # of options that deploy defines, and its links
+            raise InputError(str(error)) from None
+
+    sys.exit(command.run(chosen))
 
 
 if __name__ == "__main__":
