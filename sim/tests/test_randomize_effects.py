@@ -336,6 +336,23 @@ def test_a_ball_bounces_by_the_law():
         assert max(shares) < float(want) + 0.2
 
 
+@pytest.mark.parametrize("name", ["go1", "anymal_c"])
+def test_robots_that_stand_do_not_bounce(name):
+    """Feet that bounced as much under load as in an impact would tremble and wander off by up to 0.2 m/s."""
+    sim = make_sim("mujoco", name, [flat_scene()], 3)
+    sim.set_params(torch.arange(3), restitution=torch.tensor([0.0, 0.7, 1.0]))
+    joints = place(sim, pos_w=torch.tensor([[0.0, 0.0, sim.robot.base_height_m + 0.02]]).repeat(3, 1))
+    sim.step(joints, substeps=400)
+    begin, fastest = sim.state.foot_pos_w.clone(), torch.zeros(3)
+    for _ in range(200):
+        sim.step(joints, substeps=1)
+        assert sim.state.foot_contact.all()
+        fastest = torch.maximum(fastest, sim.state.joint_vel.abs().amax(dim=1))
+    wandered = (sim.state.foot_pos_w - begin).norm(dim=-1).amax(dim=1)
+    np.testing.assert_allclose(wandered[1:], wandered[0], atol=1e-3)
+    np.testing.assert_allclose(fastest[1:], fastest[0], atol=0.02)
+
+
 def test_restitution_of_none_leaves_every_bit():
     sims = [make_sim("mujoco", "go1", [flat_scene()], 4) for _ in range(2)]
     sims[1].set_params(torch.arange(4), restitution=torch.zeros(4), compliance=torch.zeros(4))

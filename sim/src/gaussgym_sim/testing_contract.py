@@ -185,23 +185,6 @@ def check_restitution(make: MakeSim) -> list[CheckResult]:
     ]
 
 
-@needs("restitution")
-def check_standing_with_restitution(make: MakeSim) -> list[CheckResult]:
-    """What stands does not bounce, whatever its restitution."""
-    sim = make([flat_scene()], 2)
-    sim.set_params(torch.arange(2), restitution=torch.tensor([0.0, 1.0]))
-    stand(sim)
-    begin, worst = sim.state.foot_pos_w.clone(), torch.zeros(2)
-    for _ in range(50):
-        sim.step(torch.tensor(sim.robot.default_joint_pos).repeat(2, 1))
-        worst = torch.maximum(worst, sim.state.joint_vel.abs().amax(dim=1))
-    slid = (sim.state.foot_pos_w - begin).norm(dim=-1).amax(dim=1)
-    return [
-        CheckResult("standing, restitution 1: feet wander", float(slid[1] - slid[0]), 0.0, 2e-3, "m"),
-        CheckResult("standing, restitution 1: joints move", float(worst[1] - worst[0]), 0.0, 0.05, "rad/s"),
-    ]
-
-
 def check_step_edge(make: MakeSim) -> list[CheckResult]:
     """Front feet stand on a 10 cm step, hind feet before it."""
     scene = heights_scene(lambda x, y: 0.1 * (x > 0.0), cell_m=0.05, name="step")
@@ -330,7 +313,6 @@ CONTRACT_CHECKS: tuple[Check, ...] = (
     check_actuator_params,
     check_params_stay,
     check_restitution,
-    check_standing_with_restitution,
     check_step_edge,
     check_scene_separation,
     check_raycast,
