@@ -9,6 +9,7 @@ age of a state by its own monotonic clock (how long ``t_s`` has not moved), so t
 
 from __future__ import annotations
 
+import inspect
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Callable, Dict, Optional, Protocol, Sequence, Tuple
@@ -26,6 +27,7 @@ __all__ = [
     "LinkError",
     "RobotIO",
     "RobotState",
+    "SupervisorGone",
     "open_robot",
 ]
 
@@ -35,6 +37,10 @@ DAMPING_KD = 3.0
 
 class LinkError(OSError):
     """The link to the robot is broken: peer gone, no answer in time, or it speaks another format."""
+
+
+class SupervisorGone(LinkError):
+    """The supervisor process is dead: nobody is left who could send anything, the robot's own time-out must damp it."""
 
 
 @dataclass
@@ -52,6 +58,17 @@ class RobotState:
         command: What the robot is asked to do: v_x, v_y [m/s] and yaw rate [rad/s] in base axes, ``[3]``.
         rgb: Latest camera frame, uint8 ``[H, W, 3]``, or None where there is no camera or no frame yet.
         rgb_t_s: When that frame was taken, robot's clock [s]; ``-inf`` where ``rgb`` is None.
+        lin_acc_b: Specific force at the IMU in base axes [m/s²] (an accelerometer's reading; +9.81 up at rest), ``[3]``, or None.
+        joint_torque: Estimated joint torques [N·m], ``[J]``, or None where the robot does not say.
+        motor_temperature_c: [°C], ``[J]``, or None.
+        battery_fraction: State of charge, 0 ... 1; NaN where the robot does not say.
+        position_w: Base position by the robot's own odometry [m], ``[3]``, or None; its frame and drift are the robot's.
+        corrupt: States that the link has thrown away so far (bad CRC, wrong layout, not a number where the wire forbids it).
+        out_of_order: States that came late and were thrown away so far.
+        rival_writers: Other writers that the link sees on the command channel now.
+        round_trip_s: From sending a command to the first state that knows of it, the newest one measured [s]; NaN where the
+            link does not say.
+        supervisor_fault: Why the supervisor between runtime and robot damps and takes no more commands; empty: it does not.
     """
 
     t_s: float
@@ -62,6 +79,16 @@ class RobotState:
     command: np.ndarray
     rgb: Optional[np.ndarray] = None
     rgb_t_s: float = float("-inf")
+    lin_acc_b: Optional[np.ndarray] = None
+    joint_torque: Optional[np.ndarray] = None
+    motor_temperature_c: Optional[np.ndarray] = None
+    battery_fraction: float = float("nan")
+    position_w: Optional[np.ndarray] = None
+    corrupt: int = 0
+    out_of_order: int = 0
+    rival_writers: int = 0
+    round_trip_s: float = float("nan")
+    supervisor_fault: str = ""
 
     @classmethod
     def zeros(cls, num_joints: int) -> RobotState:
@@ -243,23 +270,31 @@ def _open_bench(bundle: PolicyBundle) -> RobotIO:
     )
 
 
-ROBOT_LINKS: Dict[str, Callable[[PolicyBundle], RobotIO]] = {"bench": _open_bench}
-"""Robot links by name; a package adds its own entry. Each takes the bundle (joint order, limits, camera)."""
+ROBOT_LINKS: Dict[str, Callable[..., RobotIO]] = {"bench": _open_bench}
+"""Robot links by name; a package adds its own entry. Each takes the bundle (joint order, limits, camera), and keyword options."""
 
 
-def open_robot(name: str, bundle: PolicyBundle) -> RobotIO:
+def open_robot(name: str, bundle: PolicyBundle, **options: Any) -> RobotIO:
     """Open a robot link by name.
 
     Args:
         name: A key of :data:`ROBOT_LINKS`.
         bundle: The policy bundle that will drive it.
+        options: Of that link.
 
     Raises:
-        LinkError: When there is no such link (the message lists those that exist).
+        LinkError: When there is no such link or option (the message lists those that exist).
     """
     if name not in ROBOT_LINKS:
         raise LinkError(
             f"no robot link named {name!r}; there is: {', '.join(sorted(ROBOT_LINKS))}"
             " (links to hardware are not part of this version; simulated scenes: use 'sim2sim')"
         )
-    return ROBOT_LINKS[name](bundle)
+    link = ROBOT_LINKS[name]
+    known = list(inspect.signature(link).parameters)[1:]
+    for option in options:
+        if option not in known:
+            raise LinkError(
+                f"robot link {name!r} has no option {option!r}; there is: {', '.join(known) or 'none'}"
+            )
+    return link(bundle, **options)
