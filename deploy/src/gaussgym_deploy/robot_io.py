@@ -63,6 +63,7 @@ class RobotState:
         motor_temperature_c: [°C], ``[J]``, or None.
         battery_fraction: State of charge, 0 ... 1; NaN where the robot does not say.
         position_w: Base position by the robot's own odometry [m], ``[3]``, or None; its frame and drift are the robot's.
+        remote: Packet of the maker's remote control as it came (Unitree: 40 bytes), uint8, or None.
         corrupt: States that the link has thrown away so far (bad CRC, wrong layout, not a number where the wire forbids it).
         out_of_order: States that came late and were thrown away so far.
         rival_writers: Other writers that the link sees on the command channel now.
@@ -84,6 +85,7 @@ class RobotState:
     motor_temperature_c: Optional[np.ndarray] = None
     battery_fraction: float = float("nan")
     position_w: Optional[np.ndarray] = None
+    remote: Optional[np.ndarray] = None
     corrupt: int = 0
     out_of_order: int = 0
     rival_writers: int = 0

@@ -41,8 +41,8 @@ Wire format (version 2, little-endian, native alignment 8; :func:`_message_dtype
     ...   command message   (runtime → robot)
     ...   image message     (robot → runtime)
 
-Version 2 carries what robots say beyond version 1 (accelerometer, torque, temperature, battery, odometry, rejected states,
-rival writers, round trip), a supervisor's latched fault, and the time at which a command was sent.
+Version 2 carries what robots say beyond version 1 (accelerometer, torque, temperature, battery, odometry, remote control,
+rejected states, rival writers, round trip), a supervisor's latched fault, and the time at which a command was sent.
 
 Each message has one writer and is ``number u64, crc u32, 0 u32, payload``: the number grows by one per message and is
 what the reader polls; the CRC-32 over number and payload shows a copy taken in the middle of a write (or, on machines
@@ -90,7 +90,7 @@ _FIXED = struct.Struct("=8sIIqqII")
 _OFFSET_SERVER_PID, _OFFSET_RUNTIME_PID, _OFFSET_SERVER_CLOSED, _OFFSET_RUNTIME_CLOSED = 16, 24, 32, 36
 _KIND_JOINT_COMMAND, _KIND_RESET = 0, 1
 _FAULT_BYTES = 160
-_OPTIONAL = ("lin_acc_b", "joint_torque", "motor_temperature_c", "position_w")
+_OPTIONAL = ("lin_acc_b", "joint_torque", "motor_temperature_c", "position_w", "remote")
 """Arrays that a robot may not have, in the order of their bits in ``present``."""
 _NUMBERS = ("battery_fraction", "round_trip_s", "corrupt", "out_of_order", "rival_writers")
 _SPIN_S = 50e-6
@@ -175,6 +175,7 @@ def _message_dtypes(description: LinkDescription) -> Tuple[np.dtype, np.dtype, n
         ("joint_torque", "<f8", joints),
         ("motor_temperature_c", "<f8", joints),
         ("position_w", "<f8", (3,)),
+        ("remote", "u1", (40,)),
         ("present", "<u8"),  # bit i: the i-th of _OPTIONAL is there
         ("battery_fraction", "<f8"),
         ("round_trip_s", "<f8"),
