@@ -66,7 +66,7 @@ def summarize(table: Mapping[str, np.ndarray], scene_names: Sequence[str]) -> Di
     for key, values in [*table.items(), ("timeout", timeout)]:
         if key in _LABELS:
             continue
-        name: str = _MEAN_NAMES.get(key, key)
+        name = _MEAN_NAMES.get(key) or key
         out[name] = round(float(np.nanmean(values)), 4)
         out[name + "_ci95"] = [round(x, 4) for x in bootstrap_interval(values)]
     if "path_m" in table:
