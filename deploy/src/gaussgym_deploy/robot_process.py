@@ -6,23 +6,21 @@ The command is ``gaussgym-learn robot`` (plain MuJoCo, a camera among the scene'
 from __future__ import annotations
 
 import inspect
-import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
-import time
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
 from .bundle import BundleError, PolicyBundle
+from .processes import end, last_words, new_name
 from .robot_io import JointCommand, LinkError, RobotIO, RobotState
 from .shared_memory import LinkDescription, SharedMemoryRobot
 from .simulated_robot import SimulatedRobotCfg
 
-__all__ = ["RobotProcess", "check_robot", "new_name", "open_sim", "robot_command"]
+__all__ = ["RobotProcess", "check_robot", "open_sim", "robot_command"]
 
 START_TIMEOUT_S = 300.0
 """How long the process may take to come up (it may compile a renderer) [s]."""
@@ -33,7 +31,7 @@ class RobotProcess:
 
     Args:
         command: The process; it must serve under ``name``.
-        name: Name of the shared memory, see :func:`new_name`.
+        name: Name of the shared memory, see :func:`gaussgym_deploy.processes.new_name`.
         start_timeout_s: [s].
 
     Attributes:
@@ -79,29 +77,10 @@ class RobotProcess:
 
     def explain(self, error: LinkError) -> LinkError:
         """The same error with the exit status and the last words of a process that ended by itself."""
-        return LinkError(f"{error}{self._last_words()}")
-
-    def _last_words(self) -> str:
-        """Exit status and last line (with letters in it: some draw boxes)."""
-        try:
-            status = self._process.wait(timeout=2.0)
-        except subprocess.TimeoutExpired:
-            return ""
-        self._words.seek(0)
-        text = self._words.read().decode("utf-8", "replace")
-        lines = [line.strip(" \t│") for line in text.splitlines() if any(letter.isalpha() for letter in line)]
-        ended = f"killed by signal {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
-        return f" ({ended}{': ' + lines[-1][:300] if lines else ''})"
+        return LinkError(f"{error}{last_words(self._process, self._words)}")
 
     def _end(self) -> None:
-        """The closed link ends it; if not, insist."""
-        for insist in (lambda: None, self._process.terminate, self._process.kill):
-            insist()
-            try:
-                self._process.wait(timeout=5.0)
-                break
-            except subprocess.TimeoutExpired:
-                continue
+        end(self._process)
         self._words.close()
 
 
@@ -219,16 +198,6 @@ def check_robot(bundle: PolicyBundle, description: LinkDescription, *, episodes:
         raise BundleError(
             f"{episodes} episodes asked for, but there are only {description.num_starts} starts"
         )
-
-
-_names = 0
-
-
-def new_name() -> str:
-    """A shared-memory name that no other process uses, and that this one has not used before."""
-    global _names
-    _names += 1
-    return f"gaussgym-{os.getpid()}-{int(time.time() * 1e3) % 1000000}-{_names}"
 
 
 def learn_program() -> str:

@@ -15,9 +15,11 @@ from typing import Any, Callable, Dict, List, Optional, Sequence, Union
 
 from .bundle import PolicyBundle
 from .metrics import summarize, table_of_rows
+from .processes import new_name
 from .robot_io import LinkError
-from .robot_process import RobotProcess, check_robot, new_name, robot_command
-from .runtime import FixedRate, Runtime
+from .robot_process import RobotProcess, check_robot, robot_command
+from .runtime import Runtime
+from .scheduler import FixedRate
 from .shared_memory import EpisodeResult, SharedMemoryRobot
 from .simulated_robot import SimulatedRobotCfg
 
@@ -108,7 +110,7 @@ def sim2sim(
     Args:
         bundle: What to run.
         command: The robot process; it must serve under ``name``.
-        name: Name of the shared memory, see :func:`new_name`.
+        name: Name of the shared memory, see :func:`gaussgym_deploy.processes.new_name`.
         episodes: How many.
         start_timeout_s: How long the process may take to come up (it may compile a renderer) [s].
         log: File for the runtime's JSON lines.
