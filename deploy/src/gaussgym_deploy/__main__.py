@@ -10,6 +10,7 @@ from typing import Callable, Optional
 import numpy as np
 
 from .bundle import BundleError, PolicyBundle
+from .envelope.command import envelope
 from .guards import GuardLimits
 from .policy import Policy, replay_golden
 from .reporting import ProgressLine, counts, write_json
@@ -184,7 +185,7 @@ def main() -> None:
     """Entry point."""
     import tyro
 
-    commands = {"check": check, "sim2sim": run_sim2sim, "run": run}
+    commands = {"check": check, "sim2sim": run_sim2sim, "envelope": envelope, "run": run}
     raise SystemExit(
         finish(
             lambda: tyro.extras.subcommand_cli_from_dict(
