@@ -147,6 +147,7 @@ class BenchRobot:
         num_joints: Number of joints.
         torque_limit: Largest joint torque [N·m], scalar or ``[J]``.
         start_joint_pos: First angles [rad], ``[J]``.
+        joint_pos_limit: Mechanical end stops [rad], ``[J, 2]``, without bounce; None: joints turn on.
         command: The constant velocity command that it reports, ``[3]``.
         camera_size_wh: Width and height of its camera [px], or None for a robot without one.
         camera_hz: Camera rate [1/s].
@@ -163,6 +164,7 @@ class BenchRobot:
         *,
         torque_limit: Any = 23.7,
         start_joint_pos: Optional[np.ndarray] = None,
+        joint_pos_limit: Optional[np.ndarray] = None,
         command: Sequence[float] = (0.5, 0.0, 0.0),
         camera_size_wh: Optional[Tuple[int, int]] = None,
         camera_hz: float = 10.0,
@@ -190,6 +192,7 @@ class BenchRobot:
         self._state.command[:] = command
         if start_joint_pos is not None:
             self._state.joint_pos[:] = start_joint_pos
+        self._stops = None if joint_pos_limit is None else (joint_pos_limit[:, 0].copy(), joint_pos_limit[:, 1].copy())
         self._camera_period_s = 1.0 / camera_hz
         self._frame = None if camera_size_wh is None else _test_card(*camera_size_wh)
 
@@ -236,6 +239,10 @@ class BenchRobot:
         state.joint_vel += torque
         np.multiply(state.joint_vel, self._substep_s, out=scratch)
         state.joint_pos += scratch
+        if self._stops is not None:
+            np.clip(state.joint_pos, self._stops[0], self._stops[1], out=scratch)
+            np.copyto(state.joint_vel, 0.0, where=np.not_equal(scratch, state.joint_pos))
+            state.joint_pos[:] = scratch
         self._steps += 1
 
 
@@ -254,6 +261,7 @@ def _open_bench(bundle: PolicyBundle) -> RobotIO:
         len(bundle.joint_names),
         torque_limit=bundle.torque_limit,
         start_joint_pos=bundle.default_joint_pos * 0.5,
+        joint_pos_limit=bundle.joint_pos_limit,
         camera_size_wh=None if camera is None else (camera.width, camera.height),
         camera_hz=bundle.camera_hz,
     )
