@@ -143,8 +143,9 @@ def test_deploy_imports_with_only_numpy_and_onnxruntime():
         "wandb",
         *PACKAGES.values(),
     }
+    folder = ROOT / "deploy" / "src"
     modules = ", ".join(
-        "gaussgym_deploy." + path.stem
+        ".".join(path.relative_to(folder).with_suffix("").parts)
         for path in sources("deploy")
         if path.stem not in {"__init__", "__main__"}
     )

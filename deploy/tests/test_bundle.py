@@ -4,7 +4,8 @@ import json
 
 import numpy as np
 import pytest
-from gaussgym_deploy.bundle import BundleError, ObservationTerm, PolicyBundle, _sha256_of
+from gaussgym_deploy.bundle import BundleError, ObservationTerm, PolicyBundle
+from gaussgym_deploy.bundle.reading import sha256_of
 from gaussgym_deploy.testing import DEFAULT_POSE, JOINT_NAMES, make_bundle
 
 
@@ -31,7 +32,7 @@ def replace_golden(directory, change):
         golden = dict(arrays)
     change(golden)
     np.savez_compressed(path, **golden)
-    record = {"bytes": path.stat().st_size, "sha256": _sha256_of(path)}
+    record = {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
     edit(directory, lambda fields: fields["files"].__setitem__("golden.npz", record))
 
 
@@ -93,7 +94,7 @@ def test_a_missing_field_is_refused(bundle_dir, key):
 
 def test_the_list_of_keys_above_is_complete(bundle_dir):
     fields = json.loads((bundle_dir / "policy.json").read_text())
-    assert set(fields) == {*KEYS, "normalization"}
+    assert set(fields) == {*KEYS, "normalization", "networks", "conventions"}
 
 
 @pytest.mark.parametrize(
@@ -110,7 +111,7 @@ def test_the_list_of_keys_above_is_complete(bundle_dir):
         (put("observation", [{"name": "command", "size": 3, "scale": [1, 2]}]), "scale"),
         (lambda f: f["observation"].pop(), "proprio"),
         (put("default_joint_pos_rad", [0.0] * 11), r"shape \[12\]"),
-        (put("default_joint_pos_rad", ["0"] * 12), "numbers"),
+        (put("default_joint_pos_rad", ["0"] * 12), r"default_joint_pos_rad\[0\]' is '0', expected a number"),
         (put("default_joint_pos_rad", [5.0] * 12), "outside"),
         (put("kp_nm_per_rad", [-1.0] * 12), "kp_nm_per_rad"),
         (put("kd_nms_per_rad", [[1.0]] * 12), "kd_nms_per_rad"),
@@ -129,8 +130,10 @@ def test_the_list_of_keys_above_is_complete(bundle_dir):
         (put("recurrent", {"layers": 1}), "recurrent"),
         (put("guards", {"tilt_rad": "much"}), "guards.tilt_rad"),
         (put("files", {}), "policy.onnx"),
-        (lambda f: f["files"].__setitem__("../x", f["files"]["policy.onnx"]), "leaves the folder"),
-        (lambda f: f["files"].__setitem__("policy.onnx", 5), "sha256"),
+        (lambda f: f["files"].__setitem__("../x", f["files"]["policy.onnx"]), "stays inside the folder"),
+        (lambda f: f["files"].__setitem__("policy.onnx", 5), "expected an object"),
+        (lambda f: f["files"]["policy.onnx"].__setitem__("sha256", "12"), "64 hexadecimal digits"),
+        (put("kp_nm_per_rad", [1e300 * 1e300] * 12), "Infinity"),
     ],
 )
 def test_a_wrong_field_is_refused(bundle_dir, change, expected):
@@ -138,6 +141,13 @@ def test_a_wrong_field_is_refused(bundle_dir, change, expected):
     with pytest.raises(BundleError, match=expected) as caught:
         PolicyBundle.load(bundle_dir)
     assert "\n" not in str(caught.value)
+
+
+def test_a_number_too_large_for_a_float_is_refused(bundle_dir):
+    path = bundle_dir / "policy.json"
+    path.write_text(path.read_text().replace('"control_hz": 50.0', '"control_hz": 1e999'))
+    with pytest.raises(BundleError, match="'control_hz' is inf, expected a finite number"):
+        PolicyBundle.load(bundle_dir)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"format": "gaussgym-policy", "version": 1, "robot": NaN}'])

@@ -5,7 +5,8 @@ import json
 
 import numpy as np
 import pytest
-from gaussgym_deploy.bundle import BundleError, PolicyBundle, Recurrence, _sha256_of
+from gaussgym_deploy.bundle import BundleError, PolicyBundle, Recurrence
+from gaussgym_deploy.bundle.reading import sha256_of
 from gaussgym_deploy.policy import Policy, replay_golden
 from gaussgym_deploy.runtime import Runtime
 from gaussgym_deploy.testing import FakeClock, FaultyRobot, make_bundle
@@ -19,7 +20,7 @@ def directory(tmp_path_factory):
 def rehash(directory, name):
     fields = json.loads((directory / "policy.json").read_text())
     path = directory / name
-    fields["files"][name] = {"bytes": path.stat().st_size, "sha256": _sha256_of(path)}
+    fields["files"][name] = {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
     (directory / "policy.json").write_text(json.dumps(fields))
 
 

@@ -10,7 +10,13 @@ import gaussgym_deploy
 import pytest
 from gaussgym_deploy.testing import make_bundle
 
-SOURCES = sorted(Path(gaussgym_deploy.__file__).parent.glob("*.py"))
+PACKAGE = Path(gaussgym_deploy.__file__).parent
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+
+
+def name_of(path):
+    return path.relative_to(PACKAGE).as_posix()
+
 
 BLOCKER = """
 import importlib.abc, importlib.metadata, sys
@@ -58,7 +64,7 @@ def test_importing_the_package_does_not_load_onnxruntime_or_tyro():
     )
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", SOURCES, ids=name_of)
 def test_parses_as_python_3_8(path):
     text = path.read_text()
     ast.parse(text, feature_version=(3, 8))
@@ -74,7 +80,7 @@ def test_parses_as_python_3_8(path):
                 )
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", SOURCES, ids=name_of)
 def test_imports_no_stage_of_ours(path):
     stages = re.findall(r"(?:from|import)\s+(gaussgym_(?!deploy)\w+|gaussgym\b)", path.read_text())
     assert stages == []

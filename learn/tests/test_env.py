@@ -327,15 +327,15 @@ def test_plain_robot_moves_as_the_training_environment_does(course):
 
 
 def test_starts_file(course, tmp_path):
-    from gaussgym_learn.robot import _read_starts
+    from gaussgym_learn.robot import read_starts
 
     starts = fixed_starts([course], 4)
     path = tmp_path / "starts.json"
     path.write_text(json.dumps(starts.to_dict()))
-    assert np.array_equal(_read_starts(path).point, starts.point)
+    assert np.array_equal(read_starts(path).point, starts.point)
     path.write_text('{"point": [1]}')
     with pytest.raises(InputError, match="starts"):
-        _read_starts(path)
+        read_starts(path)
     path.write_text("[")
     with pytest.raises(InputError, match="not valid JSON"):
-        _read_starts(path)
+        read_starts(path)

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
+from gaussgym_deploy.bundle import BundleError
+from gaussgym_deploy.simulated_robot import SimulatedRobotCfg
 from gaussgym_scene import command
 from gaussgym_scene.errors import InputError
 
@@ -235,16 +237,23 @@ class Robot:
     """Policy bundle; gives robot and camera."""
     lockstep: bool = True
     """Physics waits for commands; else it runs in real time."""
+    endless: bool = False
+    """Episodes never end, whatever happens to the robot."""
     starts: Path | None = None
     """JSON file of starts; default: those of `evaluate` on this scene."""
     episodes: int = 256
     """Number of default starts."""
     renderer: str = "auto"
     """Backend of the camera."""
+    episodes_out: Path | None = None
+    """File for one JSON line an episode: success, errors, energy."""
+    paths_out: Path | None = None
+    """File for the paths from every start to its goal, written before the link comes up."""
+    options: Annotated[SimulatedRobotCfg, tyro.conf.arg(name="")] = field(default_factory=SimulatedRobotCfg)
 
     def run(self) -> None:
         """Serve until the runtime closes the link."""
-        from gaussgym_learn.robot import serve_robot
+        from gaussgym_learn.robot.serving import ServeCfg, serve_robot
         from gaussgym_learn.train import torch_threads
 
         with torch_threads(1):
@@ -252,10 +261,11 @@ class Robot:
                 self.scene,
                 self.shm,
                 bundle=self.bundle,
-                lockstep=self.lockstep,
                 starts=self.starts,
                 episodes=self.episodes,
                 renderer=self.renderer,
+                options=self.options,
+                serve=ServeCfg(self.lockstep, self.endless, self.episodes_out, self.paths_out),
             )
 
 
@@ -270,8 +280,14 @@ Command = (
 
 def main() -> None:
     """Entry point."""
-    chosen = tyro.cli(Command, prog="gaussgym-learn", description=__doc__)  # type: ignore[arg-type]
-    sys.exit(command.run(chosen.run))
+
+    def chosen() -> Path | None:
+        try:
+            return tyro.cli(Command, prog="gaussgym-learn", description=__doc__).run()  # type: ignore[arg-type]
+        except BundleError as error:  # of options that deploy defines, and its links
+            raise InputError(str(error)) from None
+
+    sys.exit(command.run(chosen))
 
 
 if __name__ == "__main__":

@@ -28,7 +28,8 @@ from gaussgym_learn.env import GaussgymVecEnv, make_env
 from gaussgym_learn.evaluate import evaluation_cfg
 from gaussgym_learn.models import IMAGE_GROUP, NEW_FRAME_GROUP, BlindGraph, VisionRNNModel
 
-OPSET = 18
+OPSET, IR_VERSION = 18, 8
+"""Operator set and file format, both of ONNX 1.13: every onnxruntime from 1.14 on opens them, Python 3.8's last one too."""
 JOINT_VEL_LIMIT_RAD_S = 30.0
 """Speed at which a Go1 joint's torque is gone (datasheet order of magnitude); a guard, not a control limit."""
 
@@ -55,6 +56,8 @@ def onnx_bytes(
             external_data=False,
             verbose=False,
         )
+        # The exporter stamps the newest format; what opset 18 has, the older one can say as well.
+        program.model.ir_version = IR_VERSION  # type: ignore[union-attr]
         program.save(buffer, external_data=False)  # type: ignore[union-attr]
     return buffer.getvalue()
 
