@@ -9,7 +9,8 @@ from pathlib import Path
 from ..bundle import PolicyBundle
 from ..robot_io import LinkError
 from ..shared_memory import SharedMemoryRobot
-from ..sim2sim import check_robot, end_process, last_words, new_name, robot_command
+from ..sim2sim import _end, _last_words, check_robot, new_name, robot_command
+from ..simulated_robot import SimulatedRobotCfg
 
 __all__ = ["RobotProcess"]
 
@@ -29,6 +30,7 @@ class RobotProcess:
     def __init__(self, bundle: PolicyBundle, scene: Path, *, start_timeout_s: float = 300.0) -> None:
         name = new_name()
         command = robot_command(scene, name, bundle, lockstep=True, starts=None)
+        command += SimulatedRobotCfg(noise=1.0).arguments()  # sensors as noisy as in training
         self._words = tempfile.TemporaryFile()  # noqa: SIM115
         try:
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=self._words, stderr=self._words)
@@ -40,12 +42,12 @@ class RobotProcess:
             )
             check_robot(bundle, self.link.description)
         except LinkError as error:
-            text = last_words(self._process, self._words)
-            end_process(self._process)
+            text = _last_words(self._process, self._words)
+            _end(self._process)
             raise LinkError(f"{error}{text}") from None
 
     def close(self) -> None:
         """Close the link, which ends the process."""
         self.link.close()
-        end_process(self._process)
+        _end(self._process)
         self._words.close()
