@@ -106,15 +106,47 @@ def test_values_of_all_fields_and_of_the_image(name):
             1.25, *(generator.normal(size=size) for size in (12, 12, 4, 3, 3)),
             generator.integers(0, 256, (8, 12, 3), dtype=np.uint8), 1.2,
         )  # fmt: skip
+        sent.lin_acc_b, sent.joint_torque, sent.motor_temperature_c, sent.position_w = (
+            generator.normal(size=size) for size in (3, 12, 12, 3)
+        )
+        sent.corrupt, sent.out_of_order, sent.rival_writers = 7, 8, 1
+        sent.battery_fraction, sent.round_trip_s, sent.supervisor_fault = (
+            0.5,
+            0.002,
+            "heartbeat: é" + "x" * 300,
+        )
+        server.forward_s = 0.0005
         server.publish(sent, result=EpisodeResult.TIMEOUT)
         got = robot.read()
-        for field in ("joint_pos", "joint_vel", "quat_wxyz", "ang_vel_b", "command", "rgb"):
+        for field in (
+            "joint_pos", "joint_vel", "quat_wxyz", "ang_vel_b", "command", "rgb", "lin_acc_b", "joint_torque",
+            "motor_temperature_c", "position_w", "battery_fraction", "round_trip_s", "corrupt", "out_of_order", "rival_writers",
+        ):  # fmt: skip
             np.testing.assert_array_equal(getattr(got, field), getattr(sent, field))
         assert (got.t_s, got.rgb_t_s) == (1.25, 1.2)
         assert robot.result is EpisodeResult.TIMEOUT
+        assert robot.forward_s == 0.0005
+        assert got.supervisor_fault == "heartbeat: é" + "x" * 147  # cut at 160 bytes
+        assert 0.0 <= time.monotonic() - server.request_sent_s < 10.0
         generator = np.random.default_rng(0)
         for array in (request.q, request.kp, request.kd):
             np.testing.assert_array_equal(array, generator.normal(size=12))
+
+
+def test_what_a_robot_does_not_say_arrives_as_not_said(name):
+    with make_server(name, lockstep=False) as server, SharedMemoryRobot(name) as robot:
+        state = RobotState.zeros(12)
+        state.joint_torque = np.arange(12.0)
+        server.publish(state)
+        got = robot.read()
+        np.testing.assert_array_equal(got.joint_torque, np.arange(12.0))
+        assert got.lin_acc_b is got.motor_temperature_c is got.position_w is None
+        assert np.isnan([got.battery_fraction, got.round_trip_s, robot.forward_s]).all()
+        assert got.supervisor_fault == ""
+        state.joint_torque, state.supervisor_fault = None, "link: gone"
+        server.publish(state)
+        assert robot.read().joint_torque is None
+        assert robot.read().supervisor_fault == "link: gone"
 
 
 def test_an_image_crosses_only_when_its_time_changed(name):

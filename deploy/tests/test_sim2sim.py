@@ -64,7 +64,7 @@ def test_guards_act_in_simulation_too(bundle):
     strict = dataclasses.replace(bundle, guards={"camera_age_s": 0.05})  # frames come every 0.1 s
     report = play(strict, episodes=2, episode_steps=25)
     assert report.faults == {"camera_age": 2}
-    assert all(episode.fault.startswith("camera_age: frame is") for episode in report.results)
+    assert all(episode.fault.startswith("camera_age: last usable frame is") for episode in report.results)
 
 
 def test_a_robot_process_that_is_killed_is_one_error(bundle):

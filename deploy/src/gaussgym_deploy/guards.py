@@ -6,6 +6,7 @@ runtime damps from then on. A limit changes the command quietly and counts how o
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
 from typing import Any, Dict, Mapping, Optional
 
@@ -15,7 +16,45 @@ from .bundle import BundleError, PolicyBundle
 from .observation import gravity_b_from_quat
 from .robot_io import RobotState
 
-__all__ = ["Fault", "GuardLimits", "Guards"]
+__all__ = ["FAULT_KINDS", "Fault", "GuardLimits", "Guards"]
+
+FAULT_KINDS = {
+    "state_age": "the robot's state did not change for `state_age_s`",
+    "crc": "more than `corrupt_per_s` states were thrown away as damaged within a second, or the state is stale for it",
+    "out_of_order": "more than `out_of_order_per_s` states came late within a second, or the state is stale for it",
+    "clock": "one clock jumped by more than `clock_jump_s` against the other, or the runtime's went back",
+    "non_finite_state": "a reading is NaN, infinite or beyond 1e6",
+    "state_shape": "a reading has another number of joints than the bundle",
+    "quaternion": "the attitude's norm is off 1 by more than `quat_norm_error`",
+    "tilt": "the base's up axis is further than `tilt_rad` from the vertical",
+    "joint_position": "a joint is `joint_pos_margin_rad` beyond its limits, `joint_ticks` steps in a row",
+    "joint_velocity": "a joint is faster than `joint_vel_factor` x its limit, `joint_ticks` steps in a row",
+    "joint_torque": "a measured torque is above `measured_torque_factor` x its limit, `torque_ticks` steps in a row",
+    "motor_temperature": "a motor is hotter than `motor_temperature_c`",
+    "battery": "the charge is below `battery_fraction`",
+    "second_publisher": "somebody else writes to the command channel",
+    "camera_age": "the newest usable frame is older than `camera_age_s`",
+    "camera_black": "the same, and the frames since are darker than `camera_dark_level`",
+    "camera_frozen": "the same, and the frames since show the same pixels under new time stamps while the robot moves",
+    "camera_shape": "a frame has another size or type than the policy's camera",
+    "operator": "no sign of life from the operator for `operator_age_s`, or its link raised or sent what is no command",
+    "estop": "emergency stop",
+    "non_finite_action": "the policy gave NaN or infinity",
+    "policy": "the networks raised",
+    "deadline": "`deadline_misses` control periods in a row were missed",
+    "link": "the robot's link raised",
+    "supervisor": "the supervisor damps and takes no more commands, or its process is dead",
+    "internal": "the runtime itself raised",
+}
+"""All kinds of fault, with what makes them; names in backquotes are :class:`GuardLimits`."""
+
+READINGS = (
+    ("joint_pos", 0), ("joint_vel", 0), ("quat_wxyz", 4), ("ang_vel_b", 3), ("command", 3), ("lin_acc_b", 3),
+    ("joint_torque", 0), ("motor_temperature_c", 0), ("position_w", 3),
+)  # fmt: skip
+"""Arrays of a state with their sizes; 0: one value per joint."""
+ABSURD = 1e6
+"""No reading of a robot is that large in SI units."""
 
 
 @dataclass(frozen=True)
@@ -23,8 +62,7 @@ class Fault:
     """Why the runtime stopped the policy.
 
     Attributes:
-        kind: ``state_age``, ``camera_age``, ``camera_shape``, ``tilt``, ``joint_position``, ``joint_velocity``,
-            ``non_finite_state``, ``non_finite_action``, ``policy``, ``link``, ``deadline`` or ``estop``.
+        kind: A key of :data:`FAULT_KINDS`.
         detail: What was found and what the limit is, one line.
     """
 
@@ -41,11 +79,22 @@ class GuardLimits:
 
     Attributes:
         state_age_s: Largest age of the robot's state [s].
+        corrupt_per_s: Damaged states within a second that are too many (at 500 states per second, 2 %).
+        out_of_order_per_s: Late states within a second that are too many.
+        clock_jump_s: Largest change of robot's against runtime's clock between two new states [s]. A state that is older than
+            the one before by less than this is a late packet: it does not count as new.
+        quat_norm_error: Largest difference of the attitude quaternion's norm from 1.
         camera_age_s: Largest age of the camera frame [s] (at 10 Hz a healthy one is up to 0.1 s old).
+        camera_dark_level: Mean pixel value, 0 ... 255, below which a frame counts as black, hence not as a frame.
+        operator_age_s: Largest age of the operator's last sign of life [s].
+        battery_fraction: Smallest state of charge, 0 ... 1.
+        motor_temperature_c: Highest motor temperature [°C].
         tilt_rad: Largest angle between the base's up axis and the vertical [rad].
         joint_pos_margin_rad: How far beyond a joint limit a joint may be [rad] (soft stops, calibration).
         joint_vel_factor: Largest joint velocity as a multiple of the joint's velocity limit.
         joint_ticks: Control steps in a row for which a joint must be beyond its limits (impacts are single spikes).
+        measured_torque_factor: Largest measured torque as a multiple of the torque limit.
+        torque_ticks: Control steps in a row for which a measured torque must be above it.
         torque_factor: The target is kept so close to the joint that the PD torque stays below this multiple of the torque
             limit. Above 1, since trained policies push by targets out of reach, and the motor saturates anyway.
         target_margin_rad: How far beyond a joint limit a target may lie [rad].
@@ -54,11 +103,21 @@ class GuardLimits:
     """
 
     state_age_s: float = 0.1
-    camera_age_s: float = 0.5
+    corrupt_per_s: int = 10
+    out_of_order_per_s: int = 20
+    clock_jump_s: float = 0.2
+    quat_norm_error: float = 0.1
+    camera_age_s: float = 0.4
+    camera_dark_level: float = 2.0
+    operator_age_s: float = 0.25
+    battery_fraction: float = 0.1
+    motor_temperature_c: float = 85.0
     tilt_rad: float = 1.2
     joint_pos_margin_rad: float = 0.15
     joint_vel_factor: float = 1.5
     joint_ticks: int = 3
+    measured_torque_factor: float = 1.2
+    torque_ticks: int = 5
     torque_factor: float = 1.5
     target_margin_rad: float = 0.5
     target_rate_rad_s: float = 60.0
@@ -80,9 +139,10 @@ class GuardLimits:
                 raise BundleError(f"guard {name!r} is unknown; there is {', '.join(known)}")
             if not value > 0:
                 raise BundleError(f"guard {name!r} is {value!r}, expected a positive number")
-        values: Dict[str, Any] = dict(overrides)
-        if "deadline_misses" in values:
-            values["deadline_misses"] = int(values["deadline_misses"])
+        values: Dict[str, Any] = {
+            name: int(value) if isinstance(getattr(cls, name), int) else value
+            for name, value in overrides.items()
+        }
         return cls(**values)
 
 
@@ -123,31 +183,106 @@ class Guards:
         self._gravity_b = np.zeros(3)
         self._centre, self._low, self._high, self._before = (np.zeros(joints) for _ in range(4))
         self._last_target = np.zeros(joints)
-        self._has_target = False
-        self._beyond_pos = self._beyond_vel = 0
+        self._joints = (joints,)
+        self._torque_limit = bundle.torque_limit * self.limits.measured_torque_factor
+        self._rejects = (Rejects("crc", "damaged"), Rejects("out_of_order", "late"))
+        self.reset()
 
     def reset(self) -> None:
-        """Begin an episode: forget counters of joints beyond limits and the last target; interventions are kept."""
+        """Begin an episode: forget counters of joints beyond limits, clocks and the last target; interventions are kept."""
         self._has_target = False
-        self._beyond_pos = self._beyond_vel = 0
+        self._beyond_pos = self._beyond_vel = self._beyond_torque = 0
+        self._t_s = self._now_s = -np.inf
+        self._offset_s: Optional[float] = None
+        self._moved_s: Optional[float] = None
+        for rejects in self._rejects:
+            rejects.reset()
+
+    def check_clock(self, t_s: float, now_s: float) -> Optional[Fault]:
+        """Robot's and runtime's clocks go forward together (asked in every mode, before :meth:`check_link`).
+
+        Args:
+            t_s: The state's time, robot's clock [s].
+            now_s: Current time, runtime's clock [s].
+        """
+        limit_s = self.limits.clock_jump_s
+        back_s, self._now_s = self._now_s - now_s, now_s
+        if back_s > 0:
+            return Fault("clock", f"the runtime's clock went back by {back_s:.3f} s")
+        if self._offset_s is not None and self._t_s - limit_s < t_s <= self._t_s:
+            return None  # the same state again, or a late packet
+        before_s, self._offset_s = self._offset_s, t_s - now_s
+        self._t_s, self._moved_s = t_s, now_s
+        if before_s is not None and abs(self._offset_s - before_s) > limit_s:
+            return Fault(
+                "clock",
+                f"the robot's clock jumped by {self._offset_s - before_s:+.3f} s against the runtime's, at most {limit_s:g} s",
+            )
+        return None
+
+    def state_age_s(self, now_s: float) -> float:
+        """For how long no newer state has come [s], as of the last :meth:`check_clock`; 0 before the first.
+
+        Args:
+            now_s: Current time, runtime's clock [s].
+        """
+        return 0.0 if self._moved_s is None else now_s - self._moved_s
 
     def check_link(self, state: RobotState, state_age_s: float) -> Optional[Fault]:
-        """The state is fresh and finite (asked in every mode).
+        """The supervisor forwards; the state is fresh, whole and finite; nobody else commands (asked in every mode).
 
         Args:
             state: The robot's newest state.
-            state_age_s: How long ``t_s`` has not moved [s].
+            state_age_s: For how long no newer one has come [s].
         """
-        for name in ("joint_pos", "joint_vel", "quat_wxyz", "ang_vel_b", "command"):
-            if not np.isfinite(getattr(state, name)).all():
-                return Fault("non_finite_state", f"{name} holds NaN or infinity")
-        if not np.isfinite(state.t_s):
-            return Fault("non_finite_state", "t_s is not finite")
-        if state_age_s > self.limits.state_age_s:
+        if state.supervisor_fault:
+            return Fault("supervisor", f"damps by itself ({state.supervisor_fault})")
+        fault = self._check_readings(state) or self._check_age(state, state_age_s)
+        if fault is not None:
+            return fault
+        if state.rival_writers > 0:
+            return Fault("second_publisher", f"{state.rival_writers} other writers on the command channel")
+        norm = math.sqrt(state.quat_wxyz.dot(state.quat_wxyz))
+        if abs(norm - 1.0) > self.limits.quat_norm_error:
             return Fault(
-                "state_age", f"state is {state_age_s:.3f} s old, at most {self.limits.state_age_s:g} s"
+                "quaternion",
+                f"norm of the attitude is {norm:.3f}, expected 1 +- {self.limits.quat_norm_error:g}",
             )
         return None
+
+    def _check_readings(self, state: RobotState) -> Optional[Fault]:
+        for name, size in READINGS:
+            values = getattr(state, name)
+            if values is None:
+                continue
+            if values.shape != (self._joints if size == 0 else (size,)):
+                return Fault(
+                    "state_shape",
+                    f"{name} has shape {list(values.shape)}, expected {size or self._joints[0]} values",
+                )
+            # One dot product instead of isfinite().all(): NaN, infinity and overflow all fail the comparison.
+            if not values.dot(values) < ABSURD * ABSURD:
+                return Fault("non_finite_state", f"{name} holds NaN, infinity or a value beyond {ABSURD:g}")
+        if not math.isfinite(state.t_s):
+            return Fault("non_finite_state", "t_s is not finite")
+        if math.isinf(state.battery_fraction):
+            return Fault("non_finite_state", "battery_fraction is infinite")
+        return None
+
+    def _check_age(self, state: RobotState, state_age_s: float) -> Optional[Fault]:
+        """Stale or too often rejected; a stale state has the kind of what was rejected meanwhile."""
+        crc, late = self._rejects
+        limits = self.limits
+        fault = crc.count(state.corrupt, self._now_s, state_age_s, limits.corrupt_per_s) or late.count(
+            state.out_of_order, self._now_s, state_age_s, limits.out_of_order_per_s
+        )
+        if state_age_s <= limits.state_age_s:
+            return fault
+        detail = f"state is {state_age_s:.3f} s old, at most {limits.state_age_s:g} s"
+        for rejects in self._rejects:
+            if rejects.while_stale:
+                return Fault(rejects.kind, f"{detail}; {rejects.while_stale} {rejects.what} states since")
+        return Fault("state_age", detail)
 
     def check_body(self, state: RobotState) -> Optional[Fault]:
         """The robot is upright and its joints are within their limits (asked while it stands or runs)."""
@@ -166,23 +301,23 @@ class Guards:
         self._beyond_vel = self._beyond_vel + 1 if fast.any() else 0
         if self._beyond_vel >= self.limits.joint_ticks:
             return self._joint_fault("joint_velocity", fast, state.joint_vel, "rad/s")
-        return None
+        return self._check_motors(state)
 
-    def check_camera(self, state: RobotState, state_age_s: float) -> Optional[Fault]:
-        """A frame of the right size is there and fresh (asked while a policy that sees is running)."""
-        camera = self._bundle.camera
-        if camera is None:
-            return None
-        if state.rgb is None:
-            return Fault("camera_age", "no camera frame")
-        if state.rgb.shape != (camera.height, camera.width, 3) or state.rgb.dtype != np.uint8:
+    def _check_motors(self, state: RobotState) -> Optional[Fault]:
+        limits = self.limits
+        if state.joint_torque is not None:
+            strong = np.abs(state.joint_torque) > self._torque_limit
+            self._beyond_torque = self._beyond_torque + 1 if strong.any() else 0
+            if self._beyond_torque >= limits.torque_ticks:
+                return self._joint_fault("joint_torque", strong, state.joint_torque, "N·m")
+        if state.motor_temperature_c is not None:
+            hot = state.motor_temperature_c > limits.motor_temperature_c
+            if hot.any():
+                return self._joint_fault("motor_temperature", hot, state.motor_temperature_c, "°C")
+        if state.battery_fraction < limits.battery_fraction:
             return Fault(
-                "camera_shape",
-                f"frame is {state.rgb.dtype} {list(state.rgb.shape)}, expected uint8 {[camera.height, camera.width, 3]}",
+                "battery", f"charge is {state.battery_fraction:.0%}, at least {limits.battery_fraction:.0%}"
             )
-        age_s = state.t_s - state.rgb_t_s + state_age_s
-        if not age_s <= self.limits.camera_age_s:
-            return Fault("camera_age", f"frame is {age_s:.3f} s old, at most {self.limits.camera_age_s:g} s")
         return None
 
     def check_action(self, action: np.ndarray) -> Optional[Fault]:
@@ -231,10 +366,54 @@ class Guards:
 
     def _joint_fault(self, kind: str, which: np.ndarray, values: np.ndarray, unit: str) -> Fault:
         index = int(np.argmax(which))
-        limit = (
-            f"{self._vel_limit[index]:.2f}"
-            if kind == "joint_velocity"
-            else f"{self._lower[index]:.2f} ... {self._upper[index]:.2f}"
-        )
+        limit = {
+            "joint_position": f"{self._lower[index]:.2f} ... {self._upper[index]:.2f}",
+            "joint_velocity": f"{self._vel_limit[index]:.2f}",
+            "joint_torque": f"{self._torque_limit[index]:.2f}",
+            "motor_temperature": f"{self.limits.motor_temperature_c:g}",
+        }[kind]
         name = self._bundle.joint_names[index]
         return Fault(kind, f"{name} at {values[index]:.2f} {unit}, limit {limit} {unit}")
+
+
+class Rejects:
+    """Counts states that a link threw away: within the running second, and since the last good one.
+
+    Args:
+        kind: Kind of the fault that too many are.
+        what: How they are called in its text.
+
+    Attributes:
+        while_stale: Thrown away since the last good state.
+    """
+
+    def __init__(self, kind: str, what: str) -> None:
+        self.kind, self.what = kind, what
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all."""
+        self.while_stale = 0
+        self._last: Optional[int] = None
+        self._base, self._since_s = 0, -np.inf
+
+    def count(self, total: int, now_s: float, state_age_s: float, limit: int) -> Optional[Fault]:
+        """Take the link's total into account.
+
+        Args:
+            total: Thrown away since the link opened.
+            now_s: Current time [s].
+            state_age_s: For how long no newer state has come [s].
+            limit: How many within a second are too many.
+        """
+        if self._last is None or total < self._last:  # the first state, or a link that was opened anew
+            self._last = self._base = total
+        if now_s - self._since_s > 1.0:
+            self._base, self._since_s = self._last, now_s
+        self.while_stale = self.while_stale + total - self._last if state_age_s > 0 else 0
+        self._last = total
+        if total - self._base > limit:
+            return Fault(
+                self.kind, f"{total - self._base} {self.what} states within a second, at most {limit}"
+            )
+        return None

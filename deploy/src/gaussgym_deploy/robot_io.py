@@ -9,6 +9,7 @@ age of a state by its own monotonic clock (how long ``t_s`` has not moved), so t
 
 from __future__ import annotations
 
+import inspect
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Callable, Dict, Optional, Protocol, Sequence, Tuple
@@ -26,6 +27,7 @@ __all__ = [
     "LinkError",
     "RobotIO",
     "RobotState",
+    "SupervisorGone",
     "open_robot",
 ]
 
@@ -35,6 +37,10 @@ DAMPING_KD = 3.0
 
 class LinkError(OSError):
     """The link to the robot is broken: peer gone, no answer in time, or it speaks another format."""
+
+
+class SupervisorGone(LinkError):
+    """The supervisor process is dead: nobody is left who could send anything, the robot's own time-out must damp it."""
 
 
 @dataclass
@@ -60,6 +66,9 @@ class RobotState:
         corrupt: States that the link has thrown away so far (bad CRC, wrong layout, not a number where the wire forbids it).
         out_of_order: States that came late and were thrown away so far.
         rival_writers: Other writers that the link sees on the command channel now.
+        round_trip_s: From sending a command to the first state that knows of it, the newest one measured [s]; NaN where the
+            link does not say.
+        supervisor_fault: Why the supervisor between runtime and robot damps and takes no more commands; empty: it does not.
     """
 
     t_s: float
@@ -78,6 +87,8 @@ class RobotState:
     corrupt: int = 0
     out_of_order: int = 0
     rival_writers: int = 0
+    round_trip_s: float = float("nan")
+    supervisor_fault: str = ""
 
     @classmethod
     def zeros(cls, num_joints: int) -> RobotState:
@@ -267,23 +278,31 @@ def _open_bench(bundle: PolicyBundle) -> RobotIO:
     )
 
 
-ROBOT_LINKS: Dict[str, Callable[[PolicyBundle], RobotIO]] = {"bench": _open_bench}
-"""Robot links by name; a package adds its own entry. Each takes the bundle (joint order, limits, camera)."""
+ROBOT_LINKS: Dict[str, Callable[..., RobotIO]] = {"bench": _open_bench}
+"""Robot links by name; a package adds its own entry. Each takes the bundle (joint order, limits, camera), and keyword options."""
 
 
-def open_robot(name: str, bundle: PolicyBundle) -> RobotIO:
+def open_robot(name: str, bundle: PolicyBundle, **options: Any) -> RobotIO:
     """Open a robot link by name.
 
     Args:
         name: A key of :data:`ROBOT_LINKS`.
         bundle: The policy bundle that will drive it.
+        options: Of that link.
 
     Raises:
-        LinkError: When there is no such link (the message lists those that exist).
+        LinkError: When there is no such link or option (the message lists those that exist).
     """
     if name not in ROBOT_LINKS:
         raise LinkError(
             f"no robot link named {name!r}; there is: {', '.join(sorted(ROBOT_LINKS))}"
             " (links to hardware are not part of this version; simulated scenes: use 'sim2sim')"
         )
-    return ROBOT_LINKS[name](bundle)
+    link = ROBOT_LINKS[name]
+    known = list(inspect.signature(link).parameters)[1:]
+    for option in options:
+        if option not in known:
+            raise LinkError(
+                f"robot link {name!r} has no option {option!r}; there is: {', '.join(known) or 'none'}"
+            )
+    return link(bundle, **options)

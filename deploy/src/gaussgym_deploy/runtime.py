@@ -6,134 +6,29 @@ One control step (:meth:`Runtime.control`) is the same in simulation and on a ro
 
 from __future__ import annotations
 
-import json
 import time
-from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Callable, Deque, Dict, List, Optional, Union
+from typing import Callable, Dict, List, Optional, Union
 
 import numpy as np
 
 from .bundle import PolicyBundle
+from .camera import CameraThread, CameraWatch
 from .guards import Fault, GuardLimits, Guards
+from .log import RunLog
 from .observation import ObservationBuilder
+from .operator import CommandSource
 from .policy import Policy, replay_golden
-from .robot_io import JointCommand, RobotIO, RobotState
+from .robot_io import JointCommand, RobotIO, RobotState, SupervisorGone
+from .scheduler import JITTER_EDGES_US, FixedRate, Samples
 from .states import Mode, StateMachine
 
-__all__ = ["FixedRate", "RunLog", "RunReport", "Runtime"]
+__all__ = ["RunReport", "Runtime"]
 
-JITTER_EDGES_US = (0, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000)
-
-
-class FixedRate:
-    """Wakes up at ``start + n * period``: what a step takes does not shift the next ones.
-
-    A step that ran past its period is a miss; the periods that it ate are skipped, never made up for in a burst.
-
-    Args:
-        period_s: [s].
-        clock: Monotonic seconds.
-        sleep: Sleeps for so many seconds.
-
-    Attributes:
-        misses: Periods missed in all.
-        misses_in_a_row: Since the last one kept.
-        lateness_counts: How often a wake-up was late by a bin of :data:`JITTER_EDGES_US` [µs]; the last bin is open.
-        worst_lateness_s: [s].
-    """
-
-    def __init__(
-        self,
-        period_s: float,
-        *,
-        clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], None] = time.sleep,
-    ) -> None:
-        self.misses = self.misses_in_a_row = 0
-        self.lateness_counts = np.zeros(len(JITTER_EDGES_US), dtype=np.int64)
-        self.worst_lateness_s = 0.0
-        self._period_s = period_s
-        self._clock, self._sleep = clock, sleep
-        self._start_s: Optional[float] = None
-        self._tick = 0
-
-    def wait(self) -> float:
-        """Sleep until the next period begins (the first call returns at once).
-
-        Returns:
-            How late the wake-up was [s].
-        """
-        now_s = self._clock()
-        if self._start_s is None:
-            self._start_s = now_s
-            return 0.0
-        self._tick += 1
-        # start + n * period, not a running sum: rounding does not add up over hours.
-        next_s = self._start_s + self._tick * self._period_s
-        if now_s > next_s:
-            skipped = int((now_s - next_s) / self._period_s)
-            self.misses += 1 + skipped
-            self.misses_in_a_row += 1 + skipped
-            self._tick += skipped
-            next_s += skipped * self._period_s
-        else:
-            self.misses_in_a_row = 0
-            while now_s < next_s:  # a sleep may return early
-                self._sleep(next_s - now_s)
-                now_s = self._clock()
-        late_s = now_s - next_s
-        self.lateness_counts[np.searchsorted(JITTER_EDGES_US, late_s * 1e6, side="right") - 1] += 1
-        self.worst_lateness_s = max(self.worst_lateness_s, late_s)
-        return late_s
-
-
-class RunLog:
-    """JSON lines, one object an event: ``start``, ``mode``, ``fault``, ``tick``, ``end``.
-
-    Args:
-        path: File to write; None logs nowhere.
-
-    Attributes:
-        error: Why the log is not complete, or None.
-    """
-
-    def __init__(self, path: Union[str, Path, None]) -> None:
-        self.error: Optional[str] = None
-        self._file: Optional[IO[str]] = None if path is None else open(str(path), "w", encoding="utf-8")  # noqa: SIM115
-
-    @property
-    def active(self) -> bool:
-        """Whether anything is written."""
-        return self._file is not None
-
-    def write(self, event: str, *, flush: bool = True, **values: Any) -> None:
-        """Append one line.
-
-        Args:
-            event: Kind of event.
-            flush: Hand it to the system at once (not for ticks: the disk must not pace the loop).
-            values: Plain JSON.
-        """
-        if self._file is None:
-            return
-        try:
-            self._file.write(json.dumps({"event": event, **values}) + "\n")
-            if flush:
-                self._file.flush()
-        except OSError as error:  # a full disk must not stop the control loop
-            self.error = f"the log ends early: {error.strerror}"
-            self.close()
-
-    def close(self) -> None:
-        """Close the file."""
-        if self._file is not None:
-            file, self._file = self._file, None
-            try:
-                file.close()
-            except OSError as error:
-                self.error = f"the log ends early: {error.strerror}"
+STILL_RAD_S = 0.05
+STILL_JOINT_RAD_S = 0.2
+"""A base that turns and joints that move slower than this may leave the camera's picture as it is."""
 
 
 @dataclass
@@ -148,9 +43,16 @@ class RunReport:
         lateness_counts: Wake-ups by lateness, bins of ``lateness_edges_us``.
         lateness_edges_us: Lower edges of the bins [µs].
         worst_lateness_ms: [ms].
+        lateness_ms: p50, p99 and max of how late wake-ups were [ms].
+        thread_ms: p50, p99 and max of a step's thread-CPU time, reading and sending included [ms].
+        steps_over_period: Steps whose thread-CPU time exceeded the control period: misses that are this program's own.
         inference_ms: p50, p99 and max of the policy's time, camera encoder included [ms].
         interventions: Control steps that each limit changed.
         write_errors: Commands that could not be sent.
+        frame_age_ms: p50, p99 and max of the age of the frame that the policy used, in every step of RUN [ms].
+        camera: Rate [1/s], latency [ms], frames and last error of the camera's thread; empty without one.
+        round_trip_ms: p50, p99 and max from a command to the first state that knows of it, as the link measures it [ms].
+        forward_ms: p50, p99 and max of a command's way through the supervisor [ms]; empty without one.
         log_error: Why the log is not complete, or None.
     """
 
@@ -161,9 +63,16 @@ class RunReport:
     lateness_counts: List[int] = field(default_factory=list)
     lateness_edges_us: List[int] = field(default_factory=lambda: list(JITTER_EDGES_US))
     worst_lateness_ms: float = 0.0
+    lateness_ms: Dict[str, float] = field(default_factory=dict)
+    thread_ms: Dict[str, float] = field(default_factory=dict)
+    steps_over_period: int = 0
     inference_ms: Dict[str, float] = field(default_factory=dict)
     interventions: Dict[str, int] = field(default_factory=dict)
     write_errors: int = 0
+    frame_age_ms: Dict[str, float] = field(default_factory=dict)
+    camera: Dict[str, Union[float, str]] = field(default_factory=dict)
+    round_trip_ms: Dict[str, float] = field(default_factory=dict)
+    forward_ms: Dict[str, float] = field(default_factory=dict)
     log_error: Optional[str] = None
 
 
@@ -175,6 +84,8 @@ class Runtime:
     Args:
         bundle: What to run.
         robot: The link; closed by :meth:`run` (and by nobody else here).
+        operator: Who says where to go; default: the robot's own command holds. Closed by :meth:`run`.
+        camera: Frames for a robot whose link carries none; started and closed by :meth:`run`. Default: the link's.
         limits: Guard thresholds; default: the bundle's.
         damp_s: How long DAMP lasts before standing up [s].
         stand_s: How long standing up takes [s]; 0 with ``damp_s`` 0: the robot stands already and RUN begins in the first step.
@@ -185,8 +96,9 @@ class Runtime:
     Attributes:
         machine: The state machine.
         guards: The guards.
+        watch: The camera's.
         goal: The mode that the operator wants; RUN at first.
-        inference_s: What the last (at most 65536) policy steps took [s].
+        inference_s: What the policy steps took [s].
 
     Raises:
         BundleError: When the networks do not fit the manifest or do not reproduce the golden trace.
@@ -197,6 +109,8 @@ class Runtime:
         bundle: PolicyBundle,
         robot: RobotIO,
         *,
+        operator: Optional[CommandSource] = None,
+        camera: Optional[CameraThread] = None,
         limits: Optional[GuardLimits] = None,
         damp_s: float = 0.5,
         stand_s: float = 2.0,
@@ -205,10 +119,13 @@ class Runtime:
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.bundle, self.robot = bundle, robot
+        self.operator, self.camera = operator, camera
         self.guards = Guards(bundle, limits)
+        self.watch = CameraWatch(bundle.camera, self.guards.limits)
         self.machine = StateMachine(bundle, stand_s=stand_s)
         self.goal = Mode.RUN
-        self.inference_s: Deque[float] = deque(maxlen=1 << 16)
+        self.inference_s, self._thread_s, self._frame_age_s = Samples(), Samples(), Samples()
+        self._round_trip_s, self._forward_s = Samples(), Samples()
         self._policy = Policy(bundle)
         self._observation = ObservationBuilder(bundle)
         replay_golden(bundle, self._policy).require_match(bundle)
@@ -219,6 +136,8 @@ class Runtime:
         joints = len(bundle.joint_names)
         self._command = JointCommand(np.zeros(joints), bundle.kp.copy(), bundle.kd.copy())
         self._stop: Optional[str] = None
+        self._alone = self._ending = False
+        self._last_goal = self.goal
         self._state = RobotState.zeros(joints)
         self.restart(0.0)
 
@@ -230,9 +149,9 @@ class Runtime:
         """
         self.machine.restart(now_s)
         self.guards.reset()
+        self.watch.reset()
         self._begin_policy()
-        self._last_t_s = -np.inf
-        self._moved_s = now_s
+        self._operator_alive = self.operator is None
         self._stop = None
 
     def stop(self, reason: str = "operator") -> None:
@@ -246,7 +165,8 @@ class Runtime:
     def run(self, duration_s: Optional[float] = None, *, final_damp_s: float = 1.0) -> RunReport:
         """Run in real time until the time is over or Ctrl-C, then damp, then close the link.
 
-        A fault does not end the loop: damping is sent again in every period until then.
+        A fault does not end the loop: damping is sent again in every period until then. Only the supervisor's
+        death ends it at once, since nobody is left who could send anything.
 
         Args:
             duration_s: [s]; None: until interrupted.
@@ -259,6 +179,8 @@ class Runtime:
             KeyboardInterrupt: After the final damping.
         """
         rate = FixedRate(self.bundle.control_dt_s, clock=self._clock, sleep=self._sleep)
+        if self.camera is not None:
+            self.camera.start()
         start_s = self._clock()
         self.restart(start_s)
         self._log.write(
@@ -270,11 +192,11 @@ class Runtime:
                 self._loop(rate, None if duration_s is None else start_s + duration_s)
             except KeyboardInterrupt:
                 interrupted = True
-            self.goal = Mode.DAMP
+            self.goal, self._ending = Mode.DAMP, True
             self._loop(rate, self._clock() + final_damp_s)
         finally:
             self._send(self.machine.damping)
-            self.robot.close()
+            self._close()
             report = self.report(rate)
             self._log.write("end", **report.__dict__)
             self._log.close()
@@ -283,43 +205,73 @@ class Runtime:
             raise KeyboardInterrupt
         return report
 
-    def _loop(self, rate: FixedRate, end_s: Optional[float]) -> None:
-        while end_s is None or self._clock() < end_s:
-            late_s = rate.wait()
-            now_s = self._clock()
-            if rate.misses_in_a_row >= self.guards.limits.deadline_misses:
-                self._trip(
-                    Fault("deadline", f"{rate.misses_in_a_row} control periods missed in a row"), now_s
-                )
-            try:
-                state: Optional[RobotState] = self.robot.read()
-            except Exception as error:  # whatever a link raises, damping must go on
-                state = None
-                self._trip(Fault("link", str(error) or type(error).__name__), now_s)
-            self.control(state, now_s, late_s=late_s)
+    def _close(self) -> None:
+        for part in (self.robot, self.operator, self.camera):
+            if part is not None:
+                part.close()
 
-    def control(self, state: Optional[RobotState], now_s: float, *, late_s: float = 0.0) -> None:
+    def _loop(self, rate: FixedRate, end_s: Optional[float]) -> None:
+        while not self._alone and (end_s is None or self._clock() < end_s):
+            late_s = rate.wait()
+            start_s = time.thread_time()
+            self._step(rate, late_s, self._clock())
+            self._thread_s.add(time.thread_time() - start_s)
+            self._report.steps_over_period += self._thread_s.newest > self.bundle.control_dt_s
+
+    def _step(self, rate: FixedRate, late_s: float, now_s: float) -> None:
+        """One paced control step, whatever is raised in it."""
+        fault: Optional[Fault] = None
+        state: Optional[RobotState] = None
+        if rate.misses_in_a_row >= self.guards.limits.deadline_misses:
+            fault = Fault("deadline", f"{rate.misses_in_a_row} control periods missed in a row")
+        try:
+            state = self.robot.read()
+        except SupervisorGone as error:
+            fault, self._alone = Fault("supervisor", str(error)), True
+        except Exception as error:  # whatever a link raises, damping must go on
+            fault = fault or Fault("link", str(error) or type(error).__name__)
+        try:
+            self.control(state, now_s, late_s=late_s, fault=fault)
+        except Exception as error:  # a state that no guard foresaw must not end the loop that damps
+            self._trip(Fault("internal", f"{type(error).__name__}: {error}"), now_s)
+            self._send(self.machine.damping)
+        if state is not None:
+            self._measure(state)
+
+    def _measure(self, state: RobotState) -> None:
+        """What the link says of its own speed."""
+        for value_s, samples in (
+            (state.round_trip_s, self._round_trip_s),
+            (getattr(self.robot, "forward_s", np.nan), self._forward_s),
+        ):
+            if value_s == value_s:
+                samples.add(value_s)
+
+    def control(
+        self, state: Optional[RobotState], now_s: float, *, late_s: float = 0.0, fault: Optional[Fault] = None
+    ) -> None:
         """One control step: check, change mode, compute, send.
 
         Args:
             state: The robot's newest state; None when it could not be read (damping is sent).
             now_s: Current time on the runtime's clock [s].
             late_s: How late this step began [s], for the log.
+            fault: What went wrong outside of it.
         """
         machine = self.machine
         if self._stop is not None:
-            self._trip(Fault("estop", self._stop), now_s)
-            self._stop = None
+            fault, self._stop = Fault("estop", self._stop), None
         if state is not None:
             self._state = state
-            fault = self._check(state, now_s)
-            if fault is not None:
-                self._trip(fault, now_s)
+            fault = fault or self._ask_operator(state, now_s) or self._check(state, now_s)
+        if fault is not None:
+            self._trip(fault, now_s)
+        if state is not None:
             self._change_mode(state, now_s)
         command = machine.command(now_s)
         if machine.mode is Mode.RUN:
             # Without a readable state the link's fault is latched already, so that RUN implies a state.
-            command = self._run_policy(self._state) or self._tripped_by_policy(now_s)
+            command = self._run_policy(self._state, now_s) or self._tripped_by_policy(now_s)
         if command is not None:
             self._send(command)
         self._count(now_s, late_s, command)
@@ -329,42 +281,94 @@ class Runtime:
         report = self._report
         report.fault = None if self.machine.fault is None else str(self.machine.fault)
         report.interventions = dict(self.guards.interventions)
-        if self.inference_s:
-            times_ms = 1e3 * np.asarray(self.inference_s)
-            p50, p99 = np.percentile(times_ms, [50, 99])
-            report.inference_ms = {"p50": float(p50), "p99": float(p99), "max": float(times_ms.max())}
+        for name in ("inference", "thread", "frame_age", "round_trip", "forward"):
+            samples = self.inference_s if name == "inference" else getattr(self, f"_{name}_s")
+            setattr(report, f"{name}_ms", samples.summary(1e3))
+        if self.camera is not None:
+            report.camera = {
+                "hz": 1.0 / self.camera.period_s,
+                "latency_ms": 1e3 * self.camera.latency_s,
+                "frames": self.camera.frames,
+                "error": self.camera.error,
+            }
         if rate is not None:
             report.deadline_misses = rate.misses
             report.lateness_counts = rate.lateness_counts.tolist()
             report.worst_lateness_ms = 1e3 * rate.worst_lateness_s
+            report.lateness_ms = rate.lateness_s.summary(1e3)
         return report
+
+    def _ask_operator(self, state: RobotState, now_s: float) -> Optional[Fault]:
+        """Take the operator's command, mode and sign of life; the fault if they say or deserve one."""
+        if self.operator is None:
+            return None
+        try:
+            wish = self.operator.read(state, now_s)
+            goal = self._last_goal if wish.mode is None else Mode(wish.mode)
+            state.command[:] = wish.velocity
+        except Exception as error:  # whatever a gamepad's driver raises, the robot must be damped
+            return Fault("operator", " ".join(str(error).split())[:200] or type(error).__name__)
+        if goal is not self._last_goal and not self._ending:
+            self.goal = self._last_goal = goal
+        if wish.stop is not None:
+            return Fault("estop", wish.stop)
+        age_s = now_s - wish.alive_s
+        self._operator_alive = age_s <= self.guards.limits.operator_age_s
+        if self._operator_alive:
+            return None
+        state.command[:] = 0.0
+        if self.machine.mode in (Mode.STAND, Mode.RUN):
+            return Fault(
+                "operator",
+                f"last sign of life {age_s:.3f} s ago, at most {self.guards.limits.operator_age_s:g} s",
+            )
+        return None
 
     def _check(self, state: RobotState, now_s: float) -> Optional[Fault]:
         """All checks that the current mode asks for."""
-        if state.t_s != self._last_t_s:
-            self._last_t_s, self._moved_s = state.t_s, now_s
-        self._age_s = now_s - self._moved_s
-        fault = self.guards.check_link(state, self._age_s)
-        if fault is None and self.machine.mode in (Mode.STAND, Mode.RUN):
-            fault = self.guards.check_body(state)
-        if fault is None and self.machine.mode is Mode.RUN:
-            fault = self.guards.check_camera(state, self._age_s)
+        guards, mode = self.guards, self.machine.mode
+        fault = guards.check_clock(state.t_s, now_s)
+        age_s = guards.state_age_s(now_s)
+        fault = fault or guards.check_link(state, age_s)
+        if fault is None:
+            self._look(state, age_s, now_s)
+            if mode in (Mode.STAND, Mode.RUN):
+                fault = guards.check_body(state)
+        if fault is None and mode is Mode.RUN:
+            fault = self._check_camera(now_s)
         return fault
+
+    def _look(self, state: RobotState, state_age_s: float, now_s: float) -> None:
+        """Show the newest frame to the camera's watch."""
+        moving = bool(
+            np.abs(state.ang_vel_b).max() > STILL_RAD_S or np.abs(state.joint_vel).max() > STILL_JOINT_RAD_S
+        )
+        if self.camera is None:
+            age_s = state.t_s - state.rgb_t_s + state_age_s
+            self.watch.show(state.rgb, state.rgb_t_s, age_s, now_s, moving=moving)
+            return
+        frame = self.camera.latest()
+        if frame is not None:
+            self.watch.show(frame.rgb, frame.t_s, now_s - frame.t_s, now_s, moving=moving)
+
+    def _check_camera(self, now_s: float) -> Optional[Fault]:
+        fault = self.watch.check(now_s)
+        if fault is None or self.camera is None or not self.camera.error:
+            return fault
+        return Fault(fault.kind, f"{fault.detail} ({self.camera.error})")
 
     def _change_mode(self, state: RobotState, now_s: float) -> None:
         """Walk towards the operator's goal as far as this step allows."""
         machine = self.machine
         while machine.fault is None and machine.mode is not self.goal:
             mode = machine.mode
-            if self.goal is Mode.DAMP or mode is Mode.IDLE:
-                wanted = Mode.DAMP
-            elif mode is Mode.DAMP and now_s - machine.entered_s >= self._damp_s:
+            if self.goal is Mode.IDLE and mode is Mode.DAMP:
+                wanted = Mode.IDLE
+            elif self.goal in (Mode.DAMP, Mode.IDLE) or mode in (Mode.IDLE, Mode.RUN):
+                wanted = Mode.DAMP  # there is no way from RUN to STAND but this one
+            elif mode is Mode.DAMP and now_s - machine.entered_s >= self._damp_s and self._operator_alive:
                 wanted = Mode.STAND
-            elif (
-                mode is Mode.STAND
-                and self.goal is Mode.RUN
-                and self.guards.check_camera(state, self._age_s) is None
-            ):
+            elif mode is Mode.STAND and self.goal is Mode.RUN and self.watch.check(now_s) is None:
                 wanted = Mode.RUN
             else:
                 return
@@ -380,22 +384,24 @@ class Runtime:
     def _begin_policy(self) -> None:
         self._policy.reset()
         self._observation.reset()
-        self._seen_rgb_t_s = -np.inf
+        self._seen_frame = 0
         self._policy_fault: Optional[Fault] = None
 
-    def _run_policy(self, state: RobotState) -> Optional[JointCommand]:
+    def _run_policy(self, state: RobotState, now_s: float) -> Optional[JointCommand]:
         """Observation → networks → limited command; None when the policy failed (``_policy_fault`` says why)."""
         rgb = None
-        if self._policy.needs_camera and state.rgb is not None and state.rgb_t_s != self._seen_rgb_t_s:
-            self._seen_rgb_t_s = state.rgb_t_s
-            rgb = state.rgb.transpose(2, 0, 1)
+        if self._policy.needs_camera:
+            self._frame_age_s.add(self.watch.age_s(now_s))
+            if self.watch.number != self._seen_frame:
+                self._seen_frame = self.watch.number
+                rgb = self.watch.rgb.transpose(2, 0, 1)
         proprio = self._observation.build(state)
         try:
             action = self._policy.act(proprio, rgb)
         except Exception as error:  # whatever the networks raise, the robot must be damped
             self._policy_fault = Fault("policy", " ".join(str(error).split())[:200])
             return None
-        self.inference_s.append(self._policy.inference_s)
+        self.inference_s.add(self._policy.inference_s)
         self._policy_fault = self.guards.check_action(action)
         if self._policy_fault is not None:
             return None

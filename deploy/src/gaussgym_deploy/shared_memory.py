@@ -32,7 +32,7 @@ intrinsics and mount are those of the bundle, and what is announced here is comp
 
 Free-running (``lockstep=False``): the server publishes at its own pace, and takes ``latest_request()``, which never blocks.
 
-Wire format (version 1, little-endian, native alignment 8)::
+Wire format (version 2, little-endian, native alignment 8; :func:`_message_dtypes` lists the fields)::
 
     0     magic b"GGROBOT1", version u32, length of the description u32, server pid i64, runtime pid i64,
           server closed u32, runtime closed u32
@@ -40,6 +40,9 @@ Wire format (version 1, little-endian, native alignment 8)::
     4096  state message     (robot → runtime)
     ...   command message   (runtime → robot)
     ...   image message     (robot → runtime)
+
+Version 2 carries what robots say beyond version 1 (accelerometer, torque, temperature, battery, odometry, rejected states,
+rival writers, round trip), a supervisor's latched fault, and the time at which a command was sent.
 
 Each message has one writer and is ``number u64, crc u32, 0 u32, payload``: the number grows by one per message and is
 what the reader polls; the CRC-32 over number and payload shows a copy taken in the middle of a write (or, on machines
@@ -80,12 +83,16 @@ __all__ = [
 ]
 
 MAGIC = b"GGROBOT1"
-VERSION = 1
+VERSION = 2
 _HEADER_BYTES = 64
 _DESCRIPTION_BYTES = 4096 - _HEADER_BYTES
 _FIXED = struct.Struct("=8sIIqqII")
 _OFFSET_SERVER_PID, _OFFSET_RUNTIME_PID, _OFFSET_SERVER_CLOSED, _OFFSET_RUNTIME_CLOSED = 16, 24, 32, 36
 _KIND_JOINT_COMMAND, _KIND_RESET = 0, 1
+_FAULT_BYTES = 160
+_OPTIONAL = ("lin_acc_b", "joint_torque", "motor_temperature_c", "position_w")
+"""Arrays that a robot may not have, in the order of their bits in ``present``."""
+_NUMBERS = ("battery_fraction", "round_trip_s", "corrupt", "out_of_order", "rival_writers")
 _SPIN_S = 50e-6
 _SLEEP_MIN_S, _SLEEP_MAX_S = 50e-6, 1e-3
 _LIVENESS_PERIOD_S = 0.05
@@ -164,6 +171,21 @@ def _message_dtypes(description: LinkDescription) -> Tuple[np.dtype, np.dtype, n
         ("quat_wxyz", "<f8", (4,)),
         ("ang_vel_b", "<f8", (3,)),
         ("command", "<f8", (3,)),
+        ("lin_acc_b", "<f8", (3,)),
+        ("joint_torque", "<f8", joints),
+        ("motor_temperature_c", "<f8", joints),
+        ("position_w", "<f8", (3,)),
+        ("present", "<u8"),  # bit i: the i-th of _OPTIONAL is there
+        ("battery_fraction", "<f8"),
+        ("round_trip_s", "<f8"),
+        ("corrupt", "<i8"),
+        ("out_of_order", "<i8"),
+        ("rival_writers", "<i8"),
+        (
+            "forward_s",
+            "<f8",
+        ),  # from the runtime's sending the last command to its leaving for the robot; NaN: unknown
+        ("supervisor_fault", f"S{_FAULT_BYTES}"),  # UTF-8, padded with zeros
         ("image_number", "<u8"),  # 0: no image yet
         ("start_index", "<i8"),
         ("result", "<i8"),
@@ -171,6 +193,7 @@ def _message_dtypes(description: LinkDescription) -> Tuple[np.dtype, np.dtype, n
     command = head + [
         ("kind", "<i8"),
         ("start_index", "<i8"),
+        ("sent_s", "<f8"),  # time.monotonic() of the machine
         ("q", "<f8", joints),
         ("kp", "<f8", joints),
         ("kd", "<f8", joints),
@@ -270,6 +293,7 @@ class SharedMemoryServer:
     Attributes:
         description: What the runtime is told.
         start_index: Of the last reset taken; -1 before the first.
+        forward_s: Published with every state: how long the last command took from the runtime to the robot's side [s].
 
     Raises:
         LinkError: When a living process serves under this name already (a dead one's leftover is replaced).
@@ -300,9 +324,10 @@ class SharedMemoryServer:
         self._segment = _Segment(memory, self.description)
         record = self._segment.command.record
         self._request = JointCommand(q=record["q"][0], kp=record["kp"][0], kd=record["kd"][0])
-        self._fields = _state_fields(self._segment.state.record)
+        self._fields = _StateRecord(self._segment.state.record)
         self._image_t_s = -np.inf
         self.start_index = -1
+        self.forward_s = float("nan")
 
     def wait_for_runtime(self, timeout_s: float = 60.0) -> None:
         """Wait until a runtime has attached, then remove the segment's name (nobody else can attach, nothing can leak).
@@ -331,14 +356,10 @@ class SharedMemoryServer:
         segment = self._segment
         if state.rgb is not None and state.rgb_t_s != self._image_t_s:
             self._post_image(state.rgb, state.rgb_t_s)
-        record, fields = segment.state.record, self._fields
+        record = segment.state.record
         record["answers"] = segment.command.number
-        record["t_s"] = state.t_s
-        fields.joint_pos[:] = state.joint_pos
-        fields.joint_vel[:] = state.joint_vel
-        fields.quat_wxyz[:] = state.quat_wxyz
-        fields.ang_vel_b[:] = state.ang_vel_b
-        fields.command[:] = state.command
+        self._fields.put(state)
+        record["forward_s"] = self.forward_s
         record["image_number"] = segment.image.number if state.rgb is not None else 0
         record["start_index"] = self.start_index
         record["result"] = int(result)
@@ -380,6 +401,16 @@ class SharedMemoryServer:
     def runtime_gone(self) -> bool:
         """Whether the runtime closed the link or died."""
         return not self._runtime_alive()
+
+    @property
+    def runtime_closed(self) -> bool:
+        """Whether the runtime closed the link: a normal end."""
+        return bool(self._segment.get("I", _OFFSET_RUNTIME_CLOSED))
+
+    @property
+    def request_sent_s(self) -> float:
+        """When the runtime sent the last request taken, ``time.monotonic()`` of this machine [s]."""
+        return float(self._segment.command.record["sent_s"][0])
 
     def close(self) -> None:
         """Tell the runtime that the robot is gone and unmap; may be called twice."""
@@ -464,7 +495,8 @@ class SharedMemoryRobot:
             raise
         self._segment = _Segment(memory, self.description)
         self._segment.put("q", _OFFSET_RUNTIME_PID, os.getpid())
-        self._state = _state_fields(self._segment.state.record)
+        self._record = _StateRecord(self._segment.state.record)
+        self._state = self._record.state
         size = self.description.camera_size_wh
         self._rgb: Optional[np.ndarray] = None
         if size is not None:
@@ -483,6 +515,7 @@ class SharedMemoryRobot:
         box = self._segment.command
         box.record["kind"] = _KIND_RESET
         box.record["start_index"] = start_index
+        box.record["sent_s"] = time.monotonic()
         # Waiting here also keeps the next joint command from overwriting the request before it was seen.
         self._await_answer(box.post())
 
@@ -506,8 +539,7 @@ class SharedMemoryRobot:
         else:
             self._await_answer(segment.command.number)
         self._read_image()
-        self._state.t_s = float(segment.state.record["t_s"][0])
-        return self._state
+        return self._record.get()
 
     def write(self, command: JointCommand) -> None:
         """Send a joint command; in lockstep the robot simulates one control period with it.
@@ -519,10 +551,16 @@ class SharedMemoryRobot:
             raise LinkError(self._gone())
         record = self._segment.command.record
         record["kind"] = _KIND_JOINT_COMMAND
+        record["sent_s"] = time.monotonic()
         record["q"][0] = command.q
         record["kp"][0] = command.kp
         record["kd"][0] = command.kd
         self._segment.command.post()
+
+    @property
+    def forward_s(self) -> float:
+        """How long the last command took from here to the robot's side [s]; NaN where the server does not say."""
+        return float(self._segment.state.record["forward_s"][0])
 
     @property
     def result(self) -> EpisodeResult:
@@ -577,16 +615,62 @@ class SharedMemoryRobot:
         return f"the robot process did not answer for {self._answer_timeout_s:g} s"
 
 
-def _state_fields(record: np.ndarray) -> RobotState:
-    """A RobotState whose arrays are views of a state record."""
-    return RobotState(
-        t_s=0.0,
-        joint_pos=record["joint_pos"][0],
-        joint_vel=record["joint_vel"][0],
-        quat_wxyz=record["quat_wxyz"][0],
-        ang_vel_b=record["ang_vel_b"][0],
-        command=record["command"][0],
-    )
+class _StateRecord:
+    """A state message's record, written from a :class:`RobotState` or read as one.
+
+    Attributes:
+        state: Its arrays are views of the record.
+    """
+
+    def __init__(self, record: np.ndarray) -> None:
+        self._record = record
+        self._optional = [record[name][0] for name in _OPTIONAL]
+        self._present = -1
+        self.state = RobotState(
+            t_s=0.0,
+            joint_pos=record["joint_pos"][0],
+            joint_vel=record["joint_vel"][0],
+            quat_wxyz=record["quat_wxyz"][0],
+            ang_vel_b=record["ang_vel_b"][0],
+            command=record["command"][0],
+        )
+
+    def put(self, state: RobotState) -> None:
+        """Copy a state into the record (images travel in a message of their own)."""
+        record, fields = self._record, self.state
+        record["t_s"] = state.t_s
+        fields.joint_pos[:] = state.joint_pos
+        fields.joint_vel[:] = state.joint_vel
+        fields.quat_wxyz[:] = state.quat_wxyz
+        fields.ang_vel_b[:] = state.ang_vel_b
+        fields.command[:] = state.command
+        present = 0
+        for bit, name in enumerate(_OPTIONAL):
+            value = getattr(state, name)
+            if value is not None:
+                self._optional[bit][:] = value
+                present |= 1 << bit
+        record["present"] = present
+        for name in _NUMBERS:
+            record[name] = getattr(state, name)
+        if state.supervisor_fault != fields.supervisor_fault:
+            fields.supervisor_fault = state.supervisor_fault
+            record["supervisor_fault"] = state.supervisor_fault.encode("utf-8")[:_FAULT_BYTES]
+
+    def get(self) -> RobotState:
+        """The record as a state: the same object every time."""
+        record, state = self._record, self.state
+        state.t_s = float(record["t_s"][0])
+        present = int(record["present"][0])
+        if present != self._present:
+            self._present = present
+            for bit, name in enumerate(_OPTIONAL):
+                setattr(state, name, self._optional[bit] if present >> bit & 1 else None)
+        for name in _NUMBERS:
+            setattr(state, name, record[name][0].item())
+        fault = record["supervisor_fault"][0]
+        state.supervisor_fault = fault.decode("utf-8", "replace") if fault else ""
+        return state
 
 
 def _fetch(box: _Mailbox, what: str, *, at_least: int = 1, timeout_s: float = 1.0) -> None:

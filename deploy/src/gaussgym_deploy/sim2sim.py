@@ -19,7 +19,8 @@ from typing import IO, Any, Callable, Dict, List, Optional, Sequence, Union
 
 from .bundle import BundleError, PolicyBundle
 from .robot_io import LinkError
-from .runtime import FixedRate, Runtime
+from .runtime import Runtime
+from .scheduler import FixedRate
 from .shared_memory import EpisodeResult, LinkDescription, SharedMemoryRobot
 
 __all__ = ["Episode", "Sim2SimReport", "check_robot", "robot_command", "run_episodes", "sim2sim"]

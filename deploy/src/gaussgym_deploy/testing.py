@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
@@ -18,7 +19,16 @@ from .bundle import CameraSpec, ObservationTerm, Recurrence, write_bundle
 from .robot_io import BenchRobot, JointCommand, RobotState
 from .shared_memory import EpisodeResult, ResetRequest, SharedMemoryServer
 
-__all__ = ["JOINT_NAMES", "OBSERVATION", "FakeClock", "FaultyRobot", "make_bundle", "serve_toy_robot"]
+__all__ = [
+    "JOINT_NAMES",
+    "OBSERVATION",
+    "FakeClock",
+    "FaultyRobot",
+    "make_bundle",
+    "serve_toy_robot",
+    "standing_state",
+    "tilted",
+]
 
 JOINT_NAMES = tuple(
     f"{leg}_{part}_joint" for leg in ("FR", "FL", "RR", "RL") for part in ("hip", "thigh", "calf")
@@ -47,14 +57,39 @@ class FakeClock:
     def __init__(self) -> None:
         self.now_s = 100.0
         self.oversleep_s = 0.0
+        self._others: List[_Other] = []
 
     def __call__(self) -> float:
         """The time."""
         return self.now_s
 
     def sleep(self, seconds: float) -> None:
-        """Let time pass."""
-        self.now_s += seconds + self.oversleep_s
+        """Let time pass; what :meth:`every` registered happens on its way."""
+        end_s = self.now_s + seconds + self.oversleep_s
+        while self._others:
+            other = min(self._others, key=lambda other: other.due_s)
+            if other.due_s > end_s:
+                break
+            self.now_s = max(self.now_s, other.due_s)
+            other.due_s += other.period_s
+            other.function(self.now_s)
+        self.now_s = max(self.now_s, end_s)
+
+    def every(self, period_s: float, function: Callable[[float], None]) -> None:
+        """Call a function of the time again and again while others sleep: another process, such as a supervisor.
+
+        Args:
+            period_s: [s].
+            function: Called with the time [s].
+        """
+        self._others.append(_Other(self.now_s + period_s, period_s, function))
+
+
+@dataclass
+class _Other:
+    due_s: float
+    period_s: float
+    function: Callable[[float], None]
 
 
 class FaultyRobot:
@@ -80,16 +115,11 @@ class FaultyRobot:
     def read(self) -> RobotState:
         """A private copy of the bench robot's state, spoiled."""
         state = self._bench.read()
-        copy = RobotState(
-            state.t_s,
-            state.joint_pos.copy(),
-            state.joint_vel.copy(),
-            state.quat_wxyz.copy(),
-            state.ang_vel_b.copy(),
-            state.command.copy(),
-            None if state.rgb is None else state.rgb.copy(),
-            state.rgb_t_s,
-        )
+        fields: Dict[str, Any] = {
+            name: value.copy() if isinstance(value, np.ndarray) else value
+            for name, value in vars(state).items()
+        }
+        copy = RobotState(**fields)
         self.spoil(copy)
         return copy
 
@@ -101,6 +131,30 @@ class FaultyRobot:
     def close(self) -> None:
         """Remember it."""
         self.closed = True
+
+
+def standing_state() -> RobotState:
+    """A robot at rest in the default pose, with a grey image, at time 0."""
+    state = RobotState.zeros(len(JOINT_NAMES))
+    state.joint_pos[:] = DEFAULT_POSE
+    state.rgb = np.full((HEIGHT, WIDTH, 3), 90, dtype=np.uint8)
+    state.rgb_t_s = 0.0
+    return state
+
+
+def tilted(angle_rad: float, axis: int) -> np.ndarray:
+    """The attitude after a turn about a base axis.
+
+    Args:
+        angle_rad: [rad].
+        axis: 0, 1, 2 for x, y, z.
+
+    Returns:
+        Unit quaternion wxyz, ``[4]``.
+    """
+    quat_wxyz = np.zeros(4)
+    quat_wxyz[0], quat_wxyz[1 + axis] = np.cos(angle_rad / 2), np.sin(angle_rad / 2)
+    return quat_wxyz
 
 
 def serve_toy_robot(
