@@ -99,8 +99,10 @@ def plan(cfg: CampaignCfg) -> List[Task]:
         if link not in LINKS:
             raise BundleError(f"no faults on a link {link!r}; there is: {', '.join(LINKS)}")
         if link != "bench" and cfg.scene is None:
-            raise BundleError(f"the link {link!r} needs --scene (gaussgym-scene synth street --output DIR makes one)")
-        tasks += [Task(link, kind.name) for kind in select_kinds(cfg.kinds, link)]
+            raise BundleError(
+                f"the link {link!r} needs --scene (gaussgym-scene synth street --output DIR makes one)"
+            )
+        tasks += [Task(link, kind.name) for kind in select_kinds(cfg.kinds, link) if not kind.real_time]
     return tasks
 
 
@@ -175,7 +177,11 @@ class Worker:
 
         if task.link not in self._rigs:
             scene = self._cfg.scene
-            source: Any = BenchSource(self._bundle) if task.link == "bench" or scene is None else SimSource(self._bundle, scene)
+            source: Any = (
+                BenchSource(self._bundle)
+                if task.link == "bench" or scene is None
+                else SimSource(self._bundle, scene)
+            )
             self._rigs[task.link] = VirtualRig(task.link, self._bundle, source)
         return self._rigs[task.link]
 
@@ -184,7 +190,7 @@ _worker: Optional[Worker] = None
 
 
 def _begin_worker(cfg: CampaignCfg) -> None:
-    global _worker  # noqa: PLW0603
+    global _worker
     _worker = Worker(cfg)
     multiprocessing.util.Finalize(_worker, _worker.close, exitpriority=10)  # type: ignore[attr-defined]
 

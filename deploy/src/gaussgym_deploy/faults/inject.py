@@ -359,11 +359,10 @@ def _camera_black(passing: Passing) -> RobotState:
 
 @_state_fault("camera_black_once")
 def _camera_black_once(passing: Passing) -> RobotState:
-    stash = passing.injection.stash
-    seen_s = stash.setdefault("seen_s", passing.given.rgb_t_s)
-    if passing.state.rgb is not None and passing.state.rgb_t_s != seen_s:
-        if stash.setdefault("black_s", passing.state.rgb_t_s) == passing.state.rgb_t_s:
-            passing.state.rgb = np.zeros_like(passing.state.rgb)
+    stash, frame_s = passing.injection.stash, passing.state.rgb_t_s
+    new = passing.state.rgb is not None and frame_s != stash.setdefault("seen_s", passing.given.rgb_t_s)
+    if new and stash.setdefault("black_s", frame_s) == frame_s:
+        passing.state.rgb = np.zeros_like(passing.state.rgb)
     return passing.state
 
 
@@ -371,6 +370,7 @@ def _camera_black_once(passing: Passing) -> RobotState:
 def _camera_restamped(passing: Passing) -> RobotState:
     if passing.state.rgb is not None:
         passing.state.rgb = passing.injection.stash.setdefault("held", passing.given.rgb)
+    passing.state.ang_vel_b[2] += 0.5
     return passing.state
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 from collections import Counter
-from dataclasses import asdict
 from typing import Any, Dict, List, Optional, Sequence
 
 import numpy as np
@@ -43,7 +42,11 @@ def summary(cfg: CampaignCfg, bundle: PolicyBundle, done: Sequence[Done], wall_s
         "worst_gain": max(row["worst_command"]["gain"] for row in rows),
         "all_commands_finite": all(row["worst_command"]["finite"] for row in rows),
         "wall_s": round(wall_s, 1),
-        "machine": {"cpus": os.cpu_count(), "python": platform.python_version(), "system": platform.platform()},
+        "machine": {
+            "cpus": os.cpu_count(),
+            "python": platform.python_version(),
+            "system": platform.platform(),
+        },
         "rows": rows,
     }
 
@@ -104,7 +107,11 @@ def table_text(report: Dict[str, Any]) -> str:
 
 def _expected(expected: Dict[str, str]) -> str:
     reactions = set(expected.values())
-    return reactions.pop() if len(reactions) == 1 else ", ".join(f"{mode} {what}" for mode, what in expected.items())
+    return (
+        reactions.pop()
+        if len(reactions) == 1
+        else ", ".join(f"{mode} {what}" for mode, what in expected.items())
+    )
 
 
 def _cell(row: Optional[Dict[str, Any]]) -> str:

@@ -132,9 +132,7 @@ def judge(
     expected = kind.expected(mode) or "damp"
     joints = len(bundle.joint_names)
     times = seen.commands[:, 0]
-    damping = ~seen.commands[:, 1 + joints : 1 + 2 * joints].any(axis=1) & (
-        seen.commands[:, 1 + 2 * joints :] > 0
-    ).all(axis=1)
+    damping = is_damping(seen.commands, joints)
     after = times >= seen.start_s - ROUNDING
     first = np.flatnonzero(after & damping)
     damped_s = times[first[0]] if len(first) else seen.timed_out_s
@@ -149,7 +147,9 @@ def judge(
     if not finite:
         failures.append("a command was not finite")
     if beyond > limits.target_margin_rad + ROUNDING:
-        failures.append(f"a target lay {beyond:.3g} rad beyond a joint limit, allowed are {limits.target_margin_rad:g}")
+        failures.append(
+            f"a target lay {beyond:.3g} rad beyond a joint limit, allowed are {limits.target_margin_rad:g}"
+        )
     if gain > 1.0 + ROUNDING:
         failures.append(f"a gain was {gain:.3g} times what is allowed")
     if expected == "damp":
@@ -160,6 +160,20 @@ def judge(
         kind.name, link, mode, expected, moment, reaction_s, limit_s, gap_s, beyond, gain, finite,
         seen.causes[0] if seen.causes else "", tuple(failures),
     )  # fmt: skip
+
+
+def is_damping(commands: np.ndarray, joints: int) -> np.ndarray:
+    """Which commands are damping: no stiffness, and every joint damped.
+
+    Args:
+        commands: ``[N, 1 + 3 J]``.
+        joints: Number of joints.
+
+    Returns:
+        bool ``[N]``.
+    """
+    soft = np.logical_not(commands[:, 1 + joints : 1 + 2 * joints].any(axis=1))
+    return np.logical_and(soft, (commands[:, 1 + 2 * joints :] > 0).all(axis=1))
 
 
 def _judge_damp(

@@ -1,7 +1,7 @@
 """Trials in virtual time: the real runtime and the real supervisor in one process, on a clock that moves when they sleep.
 
-A robot of numpy (``bench``) or of MuJoCo (``sim``, a process in lockstep) stands behind a :class:`~.inject.Tap`. Nothing waits, so
-that a trial of a second takes a few hundredths, and what a busy machine does to real time cannot disturb it.
+A robot of numpy (``bench``) or of MuJoCo (``sim``, a process in lockstep) stands behind a :class:`~.inject.Tap`. Nothing waits,
+so that a trial of a second takes a few hundredths, and what a busy machine does to real time cannot disturb it.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from ..shared_memory import SharedMemoryRobot
 from ..states import Mode
 from ..supervisor import InProcessLink, Supervisor, SupervisorCfg
 from ..testing import FakeClock
-from .processes import RobotProcess
 from .inject import Injection, ScriptedOperator, SpoiltPolicy, Tap, copy_state
+from .simulated import RobotProcess
 from .table import FaultKind, allowed_s
 from .trials import AFTER_DAMP_S, AFTER_RIDE_S, Observed, Trial, judge
 
@@ -202,8 +202,10 @@ class VirtualRig:
         self._policy = SpoiltPolicy(self._runtime._policy, self._clock, self._clock.sleep)
         self._runtime._policy = self._policy  # type: ignore[assignment]
         self._exceptions: List[str] = []
-        self._start_s = float("inf")
-        self._at_start: Optional[Tuple[Mode, Optional[Fault]]] = None  # mode and fault when the injected fault began
+        self._start_s, self._stepped_s = float("inf"), self._clock()
+        self._at_start: Optional[Tuple[Mode, Optional[Fault]]] = (
+            None  # mode and fault when the injected fault began
+        )
         self._clock.every(1.0 / self._cfg.rate_hz, self._supervise)
 
     def close(self) -> None:
@@ -236,7 +238,9 @@ class VirtualRig:
                     ) from None
                 continue
             limits = self._runtime.guards.limits
-            return judge(kind, self.name, mode, seen, self.bundle, limits, moment=moment, damping_kd=DAMPING_KD)
+            return judge(
+                kind, self.name, mode, seen, self.bundle, limits, moment=moment, damping_kd=DAMPING_KD
+            )
 
     # ------------------------------------------------------------------------------------------------ one trial
 
@@ -272,15 +276,20 @@ class VirtualRig:
         """A fresh robot, supervisor and link, the runtime at its beginning, and a fault that is yet to come."""
         clock, runtime = self._clock, self._runtime
         self._supervisor = None
-        clock.sleep(float(self._generator.uniform(0.0, self.bundle.control_dt_s)))  # phase between the two loops
+        # From the supervisor's next step on, so that a trial does not depend on those before it; then a phase between the loops.
+        clock.sleep(max(self._stepped_s + 1.0 / self._cfg.rate_hz - clock(), 0.0))
+        clock.sleep(float(self._generator.uniform(0.0, self.bundle.control_dt_s)))
         injection = Injection.draw(kind, self.bundle, self._generator)
-        self._tap.begin(self._source.fresh(clock, self._generator), injection, epoch_s=float(self._generator.uniform(10.0, 1000.0)))
+        epoch_s = float(self._generator.uniform(10.0, 1000.0))
+        self._tap.begin(self._source.fresh(clock, self._generator), injection, epoch_s=epoch_s)
         self._operator.injection = self._policy.injection = injection
         # With an operator the robot's own command is nobody's business.
         runtime.operator = None if kind.name == "nan_command" else self._operator
         self._exceptions, self._at_start, self._start_s = [], None, float("inf")
         self._link = runtime.robot = InProcessLink(len(self.bundle.joint_names))
-        self._supervisor = Supervisor(self.bundle, self._tap, self._link, limits=runtime.guards.limits, cfg=self._cfg)
+        self._supervisor = Supervisor(
+            self.bundle, self._tap, self._link, limits=runtime.guards.limits, cfg=self._cfg
+        )
         self._log = runtime._log = MemoryLog()  # type: ignore[assignment]
         runtime.goal = Mode.RUN
         clock.sleep(2.0 / self._cfg.rate_hz)  # a first state is there
@@ -297,7 +306,12 @@ class VirtualRig:
     def _hold(self, rate: FixedRate, injection: Injection, seen: Observed) -> None:
         """The fault becomes known, then the operator asks to run: it must not, until the fault is over."""
         runtime = self._runtime
-        self._go(rate, injection.start_s + allowed_s(injection.kind, runtime.guards.limits, self.bundle.control_dt_s) + 0.1)
+        self._go(
+            rate,
+            injection.start_s
+            + allowed_s(injection.kind, runtime.guards.limits, self.bundle.control_dt_s)
+            + 0.1,
+        )
         runtime.goal = Mode.RUN
         self._go(rate, self._clock() + 0.2)
         seen.held = runtime.machine.mode is Mode.STAND
@@ -324,6 +338,7 @@ class VirtualRig:
             self._clock.sleep(end_s - self._clock())
 
     def _supervise(self, now_s: float) -> None:
+        self._stepped_s = now_s
         if self._at_start is None and now_s >= self._start_s:
             self._at_start = (self._runtime.machine.mode, self._runtime.machine.fault)
         if self._supervisor is None:
@@ -338,7 +353,9 @@ class VirtualRig:
         seen.end_s = self._clock()
         seen.commands = self._tap.record.rows()
         latched = self._runtime.machine.fault
-        seen.causes = self._log.faults or [str(latched)] * (latched is not None and self._runtime._log is not self._log)
+        seen.causes = self._log.faults or [str(latched)] * (
+            latched is not None and self._runtime._log is not self._log
+        )
         if self._supervisor is not None and self._supervisor.fault is not None:
             seen.causes.append(str(self._supervisor.fault))
         seen.end_mode = self._runtime.machine.mode.value

@@ -1,4 +1,4 @@
-"""Processes of a campaign: simulated robots."""
+"""The simulated robot of a campaign: a process in lockstep."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from pathlib import Path
 from ..bundle import PolicyBundle
 from ..robot_io import LinkError
 from ..shared_memory import SharedMemoryRobot
-from ..sim2sim import _end, _last_words, check_robot, new_name, robot_command
+from ..sim2sim import _end as end
+from ..sim2sim import _last_words as last_words
+from ..sim2sim import check_robot, new_name, robot_command
 from ..simulated_robot import SimulatedRobotCfg
 
 __all__ = ["RobotProcess"]
@@ -33,7 +35,9 @@ class RobotProcess:
         command += SimulatedRobotCfg(noise=1.0).arguments()  # sensors as noisy as in training
         self._words = tempfile.TemporaryFile()  # noqa: SIM115
         try:
-            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=self._words, stderr=self._words)
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=self._words, stderr=self._words
+            )
         except OSError as error:
             raise LinkError(f"cannot start the robot process {command[0]}: {error.strerror}") from None
         try:
@@ -42,12 +46,12 @@ class RobotProcess:
             )
             check_robot(bundle, self.link.description)
         except LinkError as error:
-            text = _last_words(self._process, self._words)
-            _end(self._process)
+            text = last_words(self._process, self._words)
+            end(self._process)
             raise LinkError(f"{error}{text}") from None
 
     def close(self) -> None:
         """Close the link, which ends the process."""
         self.link.close()
-        _end(self._process)
+        end(self._process)
         self._words.close()
