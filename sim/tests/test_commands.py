@@ -226,14 +226,53 @@ def test_kernels_equal_the_tensor_code(stop_at_goal):
 def test_commands_kernel_equals_the_tensor_code(task):
     made, twin = (commands(flat_scene(), task, 64) for _ in range(2))
     generator = torch.Generator().manual_seed(0)
-    off_line, error = 2 * torch.rand(64, generator=generator), 6 * torch.rand(64, generator=generator) - 3
+    xy = made._follower.network.points[:64, :2] + torch.randn(64, 2, generator=generator)
+    yaw = 6 * torch.rand(64, generator=generator) - 3
     for each in (made, twin):
+        follower, count = each._follower, torch.arange(64)
+        follower.start(
+            count, count.clamp(max=len(follower.network.points) - 1), torch.ones_like(count), count
+        )
         each._sampled[:] = torch.randn(64, 3, generator=torch.Generator().manual_seed(1))
-        each._heading[:], each._standing[:] = torch.arange(64) % 3 == 0, torch.arange(64) % 5 == 0
-    made._follower.advance = lambda xy, ids: off_line
-    made._follower.heading_error = lambda *_, **__: error
-    made.update(torch.zeros(64, 2), torch.zeros(64))
-    twin._follow_by_tensors(off_line, error, task == "goal", None)
-    assert torch.allclose(made.command, twin.command, atol=1e-6)
+        each._heading[:], each._standing[:] = count % 3 == 0, count % 5 == 0
+    for some in (None, torch.arange(3, 64, 7)):
+        at = (xy, yaw) if some is None else (xy[some] + 0.3, yaw[some] + 0.3)
+        made.update(*at, some)
+        off_line = twin._follower._advance_by_tensors(at[0], some)
+        error = twin._follower._heading_error_by_tensors(*at, 0.8, task == "goal", some)
+        twin._follow_by_tensors(off_line, error, task == "goal", some)
+    assert torch.allclose(made.command, twin.command, atol=1e-5)
     assert torch.equal(made._heading, twin._heading)
     assert made.command.std(dim=0)[0] > 0.1
+
+
+def test_drawn_commands_equal_the_tensor_code():
+    made, twin = (commands(flat_scene(), "velocity", 64) for _ in range(2))
+    ids, rough = torch.arange(1, 64, 2), torch.arange(64) % 4 == 1
+    for each in (made, twin):
+        each.set_rough(rough)
+    numbers = torch.rand(5, 32, generator=torch.Generator().manual_seed(3))
+    made._uniform = lambda low, high, *shape: numbers
+    made.resample(ids)
+    c = made.cfg
+    twin._draw_by_tensors(ids, numbers, (c.lin_vel_x_m_s, c.lin_vel_y_m_s, c.ang_vel_rad_s))
+    for name in ("_sampled", "_heading", "_standing"):
+        torch.testing.assert_close(getattr(made, name), getattr(twin, name))
+    assert 0 < made._standing.sum() < 32
+    assert (made._heading[ids] | ~rough[ids]).all()
+
+
+def test_ends_of_lines_equal_the_tensor_code():
+    line = flat_scene()
+    network = PathNetwork([line], device=torch.device("cpu"))
+    last = len(network.points) - 1
+    follower = PathFollower(network, 5, torch.device("cpu"))
+    follower.start(
+        torch.arange(5),
+        torch.tensor([0, 0, last, last, last]),
+        torch.tensor([1, -1, 1, -1, 1]),
+        torch.zeros(5, dtype=torch.long),
+    )
+    rough = torch.tensor([True, True, True, True, False])
+    assert follower.at_end(rough).tolist() == [False, True, True, False, False]
+    assert torch.equal(follower._at_end_by_tensors(rough), follower.at_end(rough))

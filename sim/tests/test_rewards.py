@@ -6,6 +6,7 @@ import pytest
 import torch
 from gaussgym_scene.errors import InputError
 from gaussgym_sim.mdp.feet import Gait
+from gaussgym_sim.mdp.reward_kernels import STATE_TERMS
 from gaussgym_sim.mdp.rewards import TERMS, RewardCfg, RewardInputs, Rewards, preset_names
 from gaussgym_sim.randomize import Uniform
 from gaussgym_sim.robot import get_robot
@@ -148,12 +149,45 @@ def test_terms_without_weight_are_not_computed(monkeypatch):
     def never(_):
         raise AssertionError
 
-    monkeypatch.setitem(TERMS, "foot_slip", never)
-    Rewards(replace(RewardCfg(), foot_slip=0.0), torch.tensor([False, True]), {}, control_s=0.02).compute(
-        inputs()
-    )
+    monkeypatch.setitem(TERMS, "feet_clearance", never)
+    Rewards(RewardCfg(), torch.tensor([False, True]), {}, control_s=0.02).compute(inputs())
     with pytest.raises(AssertionError):
-        Rewards(RewardCfg(), torch.tensor([False, True]), {}, control_s=0.02).compute(inputs())
+        Rewards(
+            replace(RewardCfg(), feet_clearance=1.0), torch.tensor([False, True]), {}, control_s=0.02
+        ).compute(inputs())
+
+
+@pytest.mark.parametrize("clip", [False, True])
+def test_kernels_equal_the_tensor_code(clip):
+    """All terms at random, three of them NaN, with and without a command."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = {k: v.shape[1:] for k, v in vars(inputs()).items() if torch.is_tensor(v)}
+    flags = ("foot_contact", "touch_down", "thigh_contact", "trunk_contact")
+    many = {
+        name: torch.rand(200, *shape, generator=generator) < 0.5 if name in flags else torch.randn(200, *shape, generator=generator)
+        for name, shape in shapes.items()
+    }  # fmt: skip
+    many["command"][::3] = 0.02
+    many["foot_air_s"].abs_().mul_(0.3)
+    many["gravity_b"][7, 0], many["torque"][8, 3], many["base_height_error_m"][9] = (math.nan,) * 3
+    many |= {
+        "episode_steps": torch.randint(1001, (200,), generator=generator),
+        "scene_ids": torch.zeros(200, dtype=torch.long),
+    }
+    cfg = RewardCfg(**dict.fromkeys(STATE_TERMS, 0.3), clip=clip, pose_weights=(("hip", 2.0), ("calf", 0.5)))
+    s = replace(inputs(cfg), **many)
+    own, rough = torch.randn(200, generator=generator), torch.arange(200) % 2 == 0
+    made, twin = (Rewards(cfg, rough, {"mine": -1.0}, control_s=0.02) for _ in range(2))
+    torch.testing.assert_close(
+        made._compute_by_kernels(s, [own]),
+        twin._compute_by_tensors(s, [own]),
+        rtol=2e-5,
+        atol=1e-6,
+        equal_nan=True,
+    )
+    torch.testing.assert_close(made.terms, twin.terms, rtol=2e-5, atol=1e-6, equal_nan=True)
+    assert made.names == (*STATE_TERMS, "mine")
+    assert made.terms.isnan().sum() == 4  # orientation; torque and energy; height
 
 
 def test_waiting_far_from_the_goal():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from gaussgym_scene.errors import InputError
 from gaussgym_scene.scene import Scene
@@ -12,16 +13,17 @@ from torch import Tensor
 
 from gaussgym_sim.env_cfg import EnvCfg as EnvCfg
 from gaussgym_sim.env_state import env_state, load_env_state
-from gaussgym_sim.frames import BaseFrame
-from gaussgym_sim.mdp import terminations
 from gaussgym_sim.mdp.commands import PathFollower, PathNetwork
 from gaussgym_sim.mdp.curriculum import GoalDistance, next_levels
 from gaussgym_sim.mdp.episodes import EpisodeSums
 from gaussgym_sim.mdp.feet import Feet, Gait
 from gaussgym_sim.mdp.placing import Placer
+from gaussgym_sim.mdp.posture import Posture
 from gaussgym_sim.mdp.rewards import RewardInputs, Rewards
 from gaussgym_sim.mdp.slots import SceneChanges
 from gaussgym_sim.mdp.starts import FixedStarts, Starts, StartSampler, hashed_uniform
+from gaussgym_sim.mdp.step_kernels import take_actions
+from gaussgym_sim.mdp.terminations import Reasons, find_ends
 from gaussgym_sim.randomize import Disturbances, PhysicsRandomizer, Uniform
 from gaussgym_sim.sensors.camera import CameraRenderer, CameraRig
 from gaussgym_sim.sensors.observations import Observations, make_sensing
@@ -100,6 +102,7 @@ class Env:
         self.network = PathNetwork(sim.scenes, device=self.device)
         self.follower = PathFollower(self.network, self.num_envs, self.device)
         self._scene_changes = SceneChanges(sim)
+        self._see_grounds()
         self.commands = self.task.commands(self)
         randomize = self.cfg.randomize
         self.sensing = make_sensing(
@@ -113,7 +116,6 @@ class Env:
         self.disturbances = Disturbances(
             randomize, self.num_envs, control_s=self.cfg.control_s, device=self.device, uniform=self.uniform
         )
-        self._base_frame = BaseFrame(self.device)
         self._allocate()
         self.goal_distance: GoalDistance | None = None
         if self.cfg.goal_distance is not None:
@@ -174,7 +176,11 @@ class Env:
 
     def rough(self) -> Tensor:
         """[E] bool, envs whose ground is no plane."""
-        return ~self.sim.terrain.flat[self.sim.scene_of_env]
+        return self._rough
+
+    def _see_grounds(self) -> None:
+        """Which envs stand on rough ground, as scenes are now."""
+        self._rough = ~self.sim.terrain.flat[self.sim.scene_of_env]
 
     def _allocate(self) -> None:
         e, j, device = self.num_envs, self.num_actions, self.device
@@ -199,9 +205,11 @@ class Env:
         self._task_terms = [self.task.rewards[name].term for name in weights]
         self.rewards = Rewards(self.cfg.rewards, self.rough(), weights, control_s=self.cfg.control_s)
         self.episodes = EpisodeSums(self.rewards.names, e, device)
-        grid = self.observations.grid_b
-        under = ((grid[:, 0].abs() < 0.26) & (grid[:, 1].abs() < 0.2)).float()
-        self._under_body = under / under.sum()  # [S] weights of a mean
+        self._posture = Posture(
+            self.sim, self.observations.grid_b,
+            lambda pos, yaw, scenes: self.observations.scan_ground(pos, yaw, self.sim.terrain, scenes),
+        )  # fmt: skip
+        self._nobody = torch.zeros(e, dtype=torch.bool, device=device)
 
     # ------------------------------------------------------------------ step
 
@@ -218,14 +226,9 @@ class Env:
         """
         cfg, sim = self.cfg, self.sim
         self.last_action, self.last_joint_vel = self.action, sim.state.joint_vel.clone()
-        # A policy that has diverged must not poison observations: such an env is reset as one that fell.
-        self._bad_action = (action.detach() * 0.0).sum(
-            dim=1
-        ) != 0.0  # a number times 0 is 0, infinite or NaN times 0 is NaN
-        clipped = action.detach().to(torch.float32).clamp(-cfg.action_clip, cfg.action_clip)
-        self.action = torch.where(self._bad_action[:, None], 0.0, clipped)
+        target = self._take(action.detach())
         self.disturbances.apply(sim)
-        sim.step(self.default_joint_pos + sim.robot.action_scale * self.action, substeps=cfg.substeps)
+        sim.step(target, substeps=cfg.substeps)
         if self.sensing is not None:
             self.sensing.advance()
         self._refresh()
@@ -241,41 +244,47 @@ class Env:
             self.guard.check_observations(groups)
         return groups, reward, dones, extras
 
+    def _take(self, action: Tensor) -> Tensor:
+        """Joint targets [E, J] that an action asks for, which becomes the env's own."""
+        # A policy that has diverged must not poison observations: such an env is reset as one that fell.
+        clip, scale = self.cfg.action_clip, self.sim.robot.action_scale
+        if self.device.type == "cpu" and action.dtype == torch.float32:
+            self.action, target = torch.empty_like(self.action), torch.empty_like(self.action)
+            given = (self.default_joint_pos, self.action, target)
+            bad = take_actions(action.numpy(), clip, scale, *(t.numpy() for t in given))
+            self._bad_action = torch.from_numpy(bad)
+            return target
+        return self._take_by_tensors(action)
+
+    def _take_by_tensors(self, action: Tensor) -> Tensor:
+        clip, scale = self.cfg.action_clip, self.sim.robot.action_scale
+        self._bad_action = (action * 0.0).sum(
+            dim=1
+        ) != 0.0  # a number times 0 is 0, infinite or NaN times 0 is NaN
+        self.action = torch.where(self._bad_action[:, None], 0.0, action.to(torch.float32).clamp(-clip, clip))
+        return self.default_joint_pos + scale * self.action
+
     def _refresh(self) -> None:
         """Quantities derived from the state, shared by commands, rewards and observations."""
-        s, sim = self.sim.state, self.sim
-        self.yaw, self.gravity_b, self.lin_vel_b = self._base_frame(s.root_quat_wxyz, s.root_lin_vel_w)
-        self._ground = self.observations.scan_ground(s.root_pos_w, self.yaw, sim.terrain, sim.scene_of_env)
-        self.joint_pos_offset = s.joint_pos - self.default_joint_pos
-        self.height_m = s.root_pos_w[:, 2] - self._below(self._ground)
-
-    def _below(self, ground: Tensor) -> Tensor:
-        """Mean ground height [R] m below bodies, of scans [R, S]; on planes each scan is one value, expanded."""
-        return ground[:, 0] if ground.stride(1) == 0 else ground @ self._under_body
+        posture = self._posture
+        posture.update()
+        self.yaw, self.gravity_b, self.lin_vel_b = posture.yaw, posture.gravity_b, posture.lin_vel_b
+        self.joint_pos_offset, self.height_m = posture.joint_pos_offset, posture.height_m
 
     def _refresh_started(self, ids: Tensor) -> None:
         """The same and the commands, of envs ``ids`` [R] that have started anew."""
-        s, sim = self.sim.state, self.sim
-        pos = s.root_pos_w[ids]
-        frame = self._base_frame(s.root_quat_wxyz[ids], s.root_lin_vel_w[ids])
-        self.yaw[ids], self.gravity_b[ids], self.lin_vel_b[ids] = frame
-        ground = self.observations.scan_ground(pos, frame[0], sim.terrain, sim.scene_of_env[ids])
-        if self._ground.stride(1) != 0:  # all grounds are planes: rows of one value, as they were
-            self._ground[ids] = ground
-        self.joint_pos_offset[ids] = s.joint_pos[ids] - self.default_joint_pos
-        self.height_m[ids] = pos[:, 2] - self._below(ground)
-        self.commands.update(pos[:, :2], frame[0], ids)
+        self._posture.update_rows(ids)
+        self.commands.update(self.sim.state.root_pos_w[ids, :2], self.yaw[ids], ids)
 
     def _after_physics(self) -> None:
         s, dt = self.sim.state, self.cfg.control_s
-        self.episode_length_buf += 1
-        self.episodes.seconds += dt
+        self.episodes.count(self.episode_length_buf, dt)
         self.feet.update(s.foot_contact, dt)
         if self.gait is not None:
             self.gait.update(dt)
         if not self.task.pursues_goal:
             period = max(1, round(self.cfg.commands.resample_s / dt))
-            self.commands.resample((self.episode_length_buf % period == 0).nonzero().squeeze(1))
+            self.commands.resample(self._where(self.episode_length_buf % period == 0))
         self.command_before = self.commands.command.clone()
         self.commands.update(s.root_pos_w[:, :2], self.yaw)
         if self.task_state is not None:
@@ -287,25 +296,21 @@ class Env:
     def _finish(self) -> tuple[Tensor, dict[str, Any]]:
         """Who ends here, why, and their next start."""
         s, cfg = self.sim.state, self.cfg
-        fell = terminations.fell(s, self.gravity_b, self.height_m, cfg.terminations)
-        fell |= s.invalid | self._bad_action
-        timed_out = self.episode_length_buf >= self.max_episode_length
-        xy = s.root_pos_w[:, :2]
-        outside = self.sim.terrain.outside(
-            xy, self.sim.scene_of_env, margin_m=cfg.terminations.border_margin_m
+        task, border_m = self.task, cfg.terminations.border_margin_m
+        outside = self.sim.terrain.outside(s.root_pos_w[:, :2], self.sim.scene_of_env, margin_m=border_m)
+        failed, reached, cut = (
+            self._nobody if term is None else term(self) for term in (task.failed, task.success, task.cut)
         )
-        if self.task.failed is not None:
-            fell |= self.task.failed(self)
-        success = torch.zeros_like(fell) if self.task.success is None else self.task.success(self) & ~fell
-        if self.task.cut is not None:
-            outside |= self.task.cut(self)
-        cut = (timed_out | outside | success | self._scene_changes.leaving) & ~fell
-        dones = fell | cut
+        reasons = Reasons(self._bad_action, failed, reached, cut, outside, self._scene_changes.leaving)
+        ends = find_ends(
+            s, self.gravity_b, self.height_m, cfg.terminations, self.episode_length_buf, self.max_episode_length, reasons
+        )  # fmt: skip
+        fell, success, dones = ends.fell, ends.success, ends.dones
         extras: dict[str, Any] = {
-            "time_outs": cut.float(), "fell": fell, "success": success, "start_id": self.start_id.clone(), "log": {},
+            "time_outs": ends.time_outs, "fell": fell, "success": success, "start_id": self.start_id.clone(), "log": {},
             "metrics": {},
         }  # fmt: skip
-        ids = dones.nonzero().squeeze(1)
+        ids = self._where(dones)
         if len(ids):
             # Copies, as a task's state goes on.
             metrics = {
@@ -320,6 +325,12 @@ class Env:
             self._start(ids)
             self._refresh_started(ids)
         return dones, extras
+
+    def _where(self, mask: Tensor) -> Tensor:
+        """Numbers [R] of the envs for which ``mask`` [E] holds."""
+        if mask.device.type == "cpu":
+            return torch.from_numpy(np.flatnonzero(mask.numpy()))
+        return mask.nonzero().squeeze(1)
 
     def _log(
         self, ids: Tensor, fell: Tensor, success: Tensor, metrics: dict[str, Tensor]
@@ -422,6 +433,7 @@ class Env:
         self.network = PathNetwork(self.sim.scenes, device=self.device)
         self.follower.change_network(self.network, self.sim.scene_of_env)
         self._sampler = StartSampler(self.network, use_levels=self.cfg.curriculum)
+        self._see_grounds()
         self.commands.set_rough(self.rough())
         self.rewards.set_rough(self.rough())
 
@@ -470,7 +482,7 @@ class Env:
         groups = {
             "proprio": obs.proprio(terms, noisy=noisy),
             "base_vel": obs.base_vel(self.lin_vel_b, noisy=noisy),
-            "scan": obs.scan(s.root_pos_w[:, 2], self._ground, noisy=noisy),
+            "scan": obs.scan(s.root_pos_w[:, 2], self._posture.ground, noisy=noisy),
         }
         if self.gait is not None:
             groups["gait"] = self.gait.observation()
@@ -499,6 +511,7 @@ class Env:
             InputError: it has other parts than this env (task, camera, curricula).
         """
         load_env_state(self, state)
+        self._see_grounds()
         self.commands.set_rough(self.rough())
         self.rewards.set_rough(self.rough())
         self._refresh()

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
-import numba
 import torch
 from torch import Tensor
+
+from gaussgym_sim.frame_kernels import base_frames
 
 
 def rotate(quat_wxyz: Tensor, vector: Tensor) -> Tensor:
@@ -116,8 +115,8 @@ class BaseFrame:
         """
         if quat_wxyz.device.type == "cpu":
             count = len(quat_wxyz)
-            out = (torch.empty(count), torch.empty(count, 3), torch.empty(count, 3))
-            _base_frames(quat_wxyz.numpy(), vector_w.numpy(), *(tensor.numpy() for tensor in out))
+            out = torch.empty(count), torch.empty(count, 3), torch.empty(count, 3)
+            base_frames(quat_wxyz.numpy(), vector_w.numpy(), *(tensor.numpy() for tensor in out))
             return out
         return self._by_tensors(quat_wxyz, vector_w)
 
@@ -134,19 +133,3 @@ _MATRIX_TERMS: tuple[tuple[dict[tuple[int, int], float], ...], ...] = (
     ({(1, 3): 2, (0, 2): -2}, {(2, 3): 2, (0, 1): 2}, {(0, 0): 1, (1, 1): -1, (2, 2): -1, (3, 3): 1}),
 )
 """Rotation matrix of a quaternion w, x, y, z: each entry's factors of products of components."""
-
-
-@numba.njit(cache=True, nogil=True)
-def _base_frames(quat, vector_w, yaw, gravity_b, vector_b):  # noqa: ANN001, ANN202 (typed by numba)
-    """`BaseFrame` on the CPU, one pass a base; the last three arguments are outputs."""
-    for e in range(len(quat)):
-        w, x, y, z = quat[e, 0], quat[e, 1], quat[e, 2], quat[e, 3]
-        m00, m01, m02 = w * w + x * x - y * y - z * z, 2 * (x * y - w * z), 2 * (x * z + w * y)
-        m10, m11, m12 = 2 * (x * y + w * z), w * w - x * x + y * y - z * z, 2 * (y * z - w * x)
-        m20, m21, m22 = 2 * (x * z - w * y), 2 * (y * z + w * x), w * w - x * x - y * y + z * z
-        yaw[e] = math.atan2(m10, m00)
-        gravity_b[e, 0], gravity_b[e, 1], gravity_b[e, 2] = -m20, -m21, -m22
-        a, b, c = vector_w[e, 0], vector_w[e, 1], vector_w[e, 2]
-        vector_b[e, 0] = a * m00 + b * m10 + c * m20
-        vector_b[e, 1] = a * m01 + b * m11 + c * m21
-        vector_b[e, 2] = a * m02 + b * m12 + c * m22

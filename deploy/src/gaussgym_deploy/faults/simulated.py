@@ -7,11 +7,10 @@ import tempfile
 from pathlib import Path
 
 from ..bundle import PolicyBundle
+from ..processes import end, last_words, new_name
 from ..robot_io import LinkError
 from ..shared_memory import SharedMemoryRobot
-from ..sim2sim import _end as end
-from ..sim2sim import _last_words as last_words
-from ..sim2sim import check_robot, new_name, robot_command
+from ..sim2sim import check_robot, robot_command
 from ..simulated_robot import SimulatedRobotCfg
 
 __all__ = ["RobotProcess"]

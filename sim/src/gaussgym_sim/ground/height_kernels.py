@@ -33,3 +33,15 @@ def grid_heights(cells, offset, cells_x, last, inv_cell, origin, scene_ids, xy, 
             u, v = x - np.float32(i), y - np.float32(j)
             c = cells[first + j * columns + i]
             out[e, k] = c[0] + c[1] * u + v * (c[2] + c[3] * u)
+
+
+@numba.njit(cache=True, nogil=True)
+def beyond_border(xy, scene_ids, low, high, flat, margin_m):
+    """See `gaussgym_sim.ground.terrain.TerrainLookup.outside`."""
+    out, margin_m = np.zeros(len(xy), np.bool_), np.float32(margin_m)
+    for e in range(len(xy)):
+        scene = scene_ids[e]
+        for k in range(2):
+            out[e] |= xy[e, k] < low[scene, k] + margin_m or xy[e, k] > high[scene, k] - margin_m
+        out[e] &= not flat[scene]
+    return out

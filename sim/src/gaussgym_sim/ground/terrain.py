@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gaussgym_sim.ground.boxes import BoxCfg, Boxes, boxes_of
-from gaussgym_sim.ground.height_kernels import grid_heights
+from gaussgym_sim.ground.height_kernels import beyond_border, grid_heights
 from gaussgym_sim.ground.raycast import RayCaster
 from gaussgym_sim.ground.triangles import MeshCfg, ground_mesh, shifted_back
 
@@ -317,6 +317,8 @@ class TerrainLookup:
             [E, S].
         """
         if self._plane_m is not None:
+            if len(self._plane_m) == 1:
+                return self._plane_m.expand(len(scene_ids), grid.shape[1])
             return self._plane_m[scene_ids, None].expand(-1, grid.shape[1])
         if self.device.type == "cpu":
             out = xy_w.new_empty(len(xy_w), grid.shape[1])
@@ -358,6 +360,13 @@ class TerrainLookup:
         """Whether points [E, 2] are nearer than ``margin_m`` to the ground's border or beyond; a plane has no border."""
         if self._plane_m is not None:
             return torch.zeros_like(scene_ids, dtype=torch.bool)
+        if self.device.type == "cpu":
+            tables = (self.origin_xy_m, self.max_xy_m, self.flat)
+            arguments = [*(t.numpy() for t in (xy_w, scene_ids, *tables)), margin_m]
+            return torch.from_numpy(beyond_border(*arguments))
+        return self._outside_by_tensors(xy_w, scene_ids, margin_m)
+
+    def _outside_by_tensors(self, xy_w: Tensor, scene_ids: Tensor, margin_m: float) -> Tensor:
         low = xy_w < self.origin_xy_m[scene_ids] + margin_m
         high = xy_w > self.max_xy_m[scene_ids] - margin_m
         return (low | high).any(dim=-1) & ~self.flat[scene_ids]

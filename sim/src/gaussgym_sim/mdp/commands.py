@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gaussgym_sim.frames import wrap_angle
-from gaussgym_sim.mdp.path_kernels import follow_commands, heading_errors, nearest_points
+from gaussgym_sim.mdp.path_kernels import at_ends, follow_paths, heading_errors, nearest_points, new_commands
 from gaussgym_sim.randomize import Uniform
 
 _WINDOW = torch.arange(-1, 7)
@@ -138,11 +138,19 @@ class PathFollower:
         self.goal = torch.zeros(num_envs, dtype=torch.long, device=device)
         self._window = _WINDOW.to(device)
         self._everyone = np.arange(num_envs)
+        self._bind()
+
+    def _bind(self) -> None:
+        """Keep views of what `gaussgym_sim.mdp.path_kernels` read and write."""
+        if self.index.device.type == "cpu":
+            places = (self.index, self.direction, self.goal, self._window)
+            self._arrays = (*(t.numpy() for t in places), *self.network.arrays)
 
     def change_network(self, network: PathNetwork, scene_of_env: Tensor) -> None:
         """Count points as a network does in which some scenes were replaced; envs on these must then `start`."""
         shift = (network.offset - self.network.offset)[scene_of_env]
         self.network, self.index, self.goal = network, self.index + shift, self.goal + shift
+        self._bind()
 
     def start(self, env_ids: Tensor, index: Tensor, direction: Tensor, goal: Tensor) -> None:
         """Put envs at a point, walking in a direction (+1, -1), to a goal point."""
@@ -159,18 +167,29 @@ class PathFollower:
             [R] distance from the points' line [m].
         """
         if self.index.device.type == "cpu":
-            envs, distance = self.rows(env_ids), xy_w.new_empty(len(xy_w))
-            first, last, closed, points = self.network.arrays
-            nearest_points(
-                envs, self.index.numpy(), self.direction.numpy(), self._window.numpy(), first, last, closed, points,
-                xy_w.numpy(), distance.numpy(),
-            )  # fmt: skip
+            distance = xy_w.new_empty(len(xy_w))
+            arguments = [*self.lines(env_ids), xy_w.numpy(), distance.numpy()]
+            nearest_points(*arguments)
             return distance
         return self._advance_by_tensors(xy_w, env_ids)
 
     def rows(self, env_ids: Tensor | None) -> NDArray[np.int64]:
         """Numbers of envs ``env_ids``, None: of all."""
         return self._everyone if env_ids is None else env_ids.numpy()
+
+    def lines(self, env_ids: Tensor | None) -> tuple[NDArray[Any], ...]:
+        """What all of `gaussgym_sim.mdp.path_kernels` want first, for envs ``env_ids``, None: for all."""
+        return (self.rows(env_ids), *self._arrays)
+
+    def at_end(self, rough: Tensor) -> Tensor:
+        """[E] bool, who is at the end of a line that leads nowhere, of envs ``rough`` [E] bool."""
+        if rough.device.type == "cpu":
+            arguments = [*self.lines(None), rough.numpy()]
+            return torch.from_numpy(at_ends(*arguments))
+        return self._at_end_by_tensors(rough)
+
+    def _at_end_by_tensors(self, rough: Tensor) -> Tensor:
+        return (self.network.distance_to_end_m(self.index, self.direction) <= 1e-3) & rough
 
     def _advance_by_tensors(self, xy_w: Tensor, env_ids: Tensor | None) -> Tensor:
         net, (index, direction) = self.network, self._of(env_ids)
@@ -179,7 +198,7 @@ class PathFollower:
         nearest = x.square_().addcmul_(y, y).argmin(dim=1, keepdim=True)
         index = candidates.gather(1, nearest).squeeze(1)
         if env_ids is None:
-            self.index = index
+            self.index.copy_(index)
         else:
             self.index[env_ids] = index
         x, y, cos, sin = net.rows.index_select(0, index)[:, :4].unbind(1)
@@ -213,11 +232,9 @@ class PathFollower:
         """
         if self.index.device.type == "cpu":
             error = torch.empty_like(yaw)
-            first, last, closed, points = self.network.arrays
-            heading_errors(
-                self.rows(env_ids), self.index.numpy(), self.direction.numpy(), self.goal.numpy(), first, last, closed,
-                points, xy_w.numpy(), yaw.numpy(), lookahead_m, stop_at_goal, error.numpy(),
-            )  # fmt: skip
+            poses = (xy_w.numpy(), yaw.numpy())
+            arguments = [*self.lines(env_ids), *poses, lookahead_m, stop_at_goal, error.numpy()]
+            heading_errors(*arguments)
             return error
         return self._heading_error_by_tensors(xy_w, yaw, lookahead_m, stop_at_goal, env_ids)
 
@@ -327,26 +344,38 @@ class VelocityCommands:
         c, u = self.cfg, self._uniform
         forward = c.lin_vel_x_m_s if self._task == "velocity" else c.goal_speed_m_s
         ranges = (forward, c.lin_vel_y_m_s, c.ang_vel_rad_s)
-        self._sampled[env_ids] = torch.stack([u(*r, count) for r in ranges], dim=1)
+        numbers = u(0.0, 1.0, 5, count)
+        if self.command.device.type == "cpu":
+            new_commands(
+                env_ids.numpy(), numbers.numpy(), np.array(ranges), c.heading_fraction, c.standing_fraction,
+                self._rough.numpy(), self._sampled.numpy(), self._heading.numpy(), self._standing.numpy(),
+            )  # fmt: skip
+        else:
+            self._draw_by_tensors(env_ids, numbers, ranges)
         if speed is not None:
             self._sampled[env_ids, 0] = speed
-        self._heading[env_ids] = (u(0.0, 1.0, count) < c.heading_fraction) | self._rough[env_ids]
-        self._standing[env_ids] = u(0.0, 1.0, count) < c.standing_fraction
+
+    def _draw_by_tensors(
+        self, env_ids: Tensor, numbers: Tensor, ranges: Sequence[tuple[float, float]]
+    ) -> None:
+        drawn = [x * (high - low) + low for x, (low, high) in zip(numbers, ranges, strict=False)]
+        self._sampled[env_ids] = torch.stack(drawn, dim=1)
+        self._heading[env_ids] = (numbers[3] < self.cfg.heading_fraction) | self._rough[env_ids]
+        self._standing[env_ids] = numbers[4] < self.cfg.standing_fraction
 
     def update(self, xy_w: Tensor, yaw: Tensor, env_ids: Tensor | None = None) -> None:
         """Follow the paths from the current poses; call once a control step. See `CommandSource.update`."""
         follower, c = self._follower, self.cfg
-        off_line = follower.advance(xy_w, env_ids)
         goal = self._task == "goal"
-        error = follower.heading_error(xy_w, yaw, c.lookahead_m, stop_at_goal=goal, env_ids=env_ids)
-        if error.device.type == "cpu":
-            least, most = c.ang_vel_rad_s
-            follow_commands(
-                follower.rows(env_ids), follower.index.numpy(), follower.network.rows.numpy(), off_line.numpy(),
-                error.numpy(), self._sampled.numpy(), self._heading.numpy(), self._standing.numpy(), c.heading_gain, least,
-                most, goal, self.command.numpy(),
-            )  # fmt: skip
+        if self.command.device.type == "cpu":
+            kept = (self._sampled, self._heading, self._standing)
+            numbers = (c.heading_gain, *c.ang_vel_rad_s, goal, self.command.numpy())
+            arrays = (*(t.numpy() for t in (xy_w, yaw)), c.lookahead_m, *(t.numpy() for t in kept), *numbers)
+            arguments = [*follower.lines(env_ids), *arrays]
+            follow_paths(*arguments)
             return
+        off_line = follower.advance(xy_w, env_ids)
+        error = follower.heading_error(xy_w, yaw, c.lookahead_m, stop_at_goal=goal, env_ids=env_ids)
         self._follow_by_tensors(off_line, error, goal, env_ids)
 
     def _follow_by_tensors(self, off_line: Tensor, error: Tensor, goal: bool, env_ids: Tensor | None) -> None:

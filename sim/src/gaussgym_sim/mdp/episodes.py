@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from gaussgym_sim.mdp.step_kernels import add_rewards, count_time
+
 
 class EpisodeSums:
     """Sums over the running episode of each env.
@@ -24,9 +26,25 @@ class EpisodeSums:
         self.seconds = torch.zeros(num_envs, device=device)
         self.commanded_m = torch.zeros(num_envs, device=device)
         self.start_xy = torch.zeros(num_envs, 2, device=device)
+        self._on_cpu = torch.device(device).type == "cpu"
+
+    def count(self, steps: Tensor, control_s: float) -> None:
+        """One control step more in ``steps`` [E] and `seconds`."""
+        if self._on_cpu:
+            count_time(steps.numpy(), self.seconds.numpy(), control_s)
+            return
+        steps += 1
+        self.seconds += control_s
 
     def add(self, rewards: Tensor, command: Tensor, control_s: float) -> None:
         """One control step: weighted terms [T, E] as rates a second, and the command [E, 3] it was for."""
+        if self._on_cpu:
+            sums = (self._rewards, self.commanded_m)
+            add_rewards(rewards.numpy(), command.numpy(), control_s, *(t.numpy() for t in sums))
+            return
+        self._add_by_tensors(rewards, command, control_s)
+
+    def _add_by_tensors(self, rewards: Tensor, command: Tensor, control_s: float) -> None:
         self._rewards.add_(rewards, alpha=control_s)
         self.commanded_m.add_(command[:, :2].norm(dim=1), alpha=control_s)
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from gaussgym_sim.mdp.step_kernels import count_feet
 from gaussgym_sim.randomize import Uniform
 from gaussgym_sim.robot import RobotCfg
 
@@ -26,9 +29,19 @@ class Feet:
         self.touch_air_s = torch.zeros(num_envs, num_legs, device=device)
         self.touch_down = torch.zeros(num_envs, num_legs, dtype=torch.bool, device=device)
         self._was_contact = torch.zeros(num_envs, num_legs, dtype=torch.bool, device=device)
+        self._arrays: tuple[NDArray[Any], ...] | None = None
+        if torch.device(device).type == "cpu":
+            kept = (self.air_s, self.touch_air_s, self.touch_down, self._was_contact)
+            self._arrays = tuple(tensor.numpy() for tensor in kept)
 
     def update(self, foot_contact: Tensor, control_s: float) -> None:
         """Call once a control step with who touches the ground now, [E, L] bool."""
+        if self._arrays is not None:
+            count_feet(foot_contact.numpy(), control_s, *self._arrays)
+            return
+        self._update_by_tensors(foot_contact, control_s)
+
+    def _update_by_tensors(self, foot_contact: Tensor, control_s: float) -> None:
         contact = foot_contact | self._was_contact
         torch.logical_and(self.air_s > 0, contact, out=self.touch_down)
         torch.add(self.air_s, control_s, out=self.touch_air_s)

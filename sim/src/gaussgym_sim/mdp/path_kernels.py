@@ -1,4 +1,7 @@
-"""Path following on the CPU: one pass an env instead of twenty tensor operations. `PathFollower`'s tensor code is its twin."""
+"""Path following on the CPU: one pass an env instead of twenty tensor operations. `PathFollower`'s tensor code is its twin.
+
+The first nine arguments of each are `PathFollower.lines`, whether it wants them or not.
+"""
 
 # Compiled functions are typed by numba from their arguments.
 # ruff: noqa: ANN001, ANN201, ANN202
@@ -8,6 +11,7 @@ from __future__ import annotations
 import math
 
 import numba
+import numpy as np
 
 
 @numba.njit(cache=True, nogil=True)
@@ -20,7 +24,7 @@ def _along(index, steps, first, last, closed):
 
 
 @numba.njit(cache=True, nogil=True)
-def nearest_points(envs, index, direction, window, first, last, closed, rows, xy, distance):
+def nearest_points(envs, index, direction, goal, window, first, last, closed, rows, xy, distance):
     """Move envs [R] to the nearest of their next points; ``distance`` [R] from these points' line is an output [m]."""
     for r in range(len(envs)):
         e = envs[r]
@@ -38,7 +42,7 @@ def nearest_points(envs, index, direction, window, first, last, closed, rows, xy
 
 @numba.njit(cache=True, nogil=True)
 def heading_errors(
-    envs, index, direction, goal, first, last, closed, rows, xy, yaw, lookahead_m, stop_at_goal, error
+    envs, index, direction, goal, window, first, last, closed, rows, xy, yaw, lookahead_m, stop_at_goal, error
 ):
     """Pure pursuit: ``error`` [R] is an output [rad], see `gaussgym_sim.mdp.commands.PathFollower.heading_error`."""
     for r in range(len(envs)):
@@ -79,3 +83,43 @@ def follow_commands(
         command[e, 0] = sampled[e, 0] * max(math.cos(error[r]), 0.0)
         command[e, 1] = 0.0
         command[e, 2] = min(max(gain * error[r], least), most)
+
+
+@numba.njit(cache=True, nogil=True)
+def follow_paths(
+    envs, index, direction, goal, window, first, last, closed, rows, xy, yaw, lookahead_m, sampled, heading, standing, gain,
+    least, most, to_goal, command,
+):  # fmt: skip
+    """The three above, one after the other."""
+    off_line, error = np.empty(len(envs), np.float32), np.empty(len(envs), np.float32)
+    nearest_points(envs, index, direction, goal, window, first, last, closed, rows, xy, off_line)
+    heading_errors(
+        envs, index, direction, goal, window, first, last, closed, rows, xy, yaw, lookahead_m, to_goal, error
+    )
+    follow_commands(
+        envs, index, rows, off_line, error, sampled, heading, standing, gain, least, most, to_goal, command
+    )
+
+
+@numba.njit(cache=True, nogil=True)
+def new_commands(envs, numbers, ranges, heading_share, standing_share, rough, sampled, heading, standing):
+    """Commands of envs [R] from ``numbers`` [5, R] in 0..1, see `gaussgym_sim.mdp.commands.VelocityCommands.resample`."""
+    for r in range(len(envs)):
+        e = envs[r]
+        for k in range(3):
+            low, high = ranges[k, 0], ranges[k, 1]
+            sampled[e, k] = numbers[k, r] * np.float32(high - low) + np.float32(low)
+        heading[e] = numbers[3, r] < heading_share or rough[e]
+        standing[e] = numbers[4, r] < standing_share
+
+
+@numba.njit(cache=True, nogil=True)
+def at_ends(envs, index, direction, goal, window, first, last, closed, rows, rough):
+    """[E] bool, who is on rough ground at the end of a line that leads nowhere."""
+    found = np.zeros(len(index), np.bool_)
+    for e in range(len(index)):
+        if rough[e] and not closed[index[e]]:
+            arc = rows[index[e], 4]
+            ahead = rows[last[index[e]], 4] - arc if direction[e] > 0 else arc
+            found[e] = ahead <= 1e-3
+    return found

@@ -11,11 +11,13 @@ from dataclasses import dataclass, fields, replace
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from gaussgym_scene.errors import InputError
 from torch import Tensor
 
 from gaussgym_sim.frames import wrap_angle
+from gaussgym_sim.mdp.reward_kernels import STATE_TERMS, state_terms, weighted_sum
 from gaussgym_sim.robot import RobotCfg
 
 if TYPE_CHECKING:
@@ -410,6 +412,8 @@ class Rewards:
         self._cfgs, self._extra, self._control_s = (cfg, cfg.on_rough_ground()), dict(extra), control_s
         active = [n for n in TERMS if any(getattr(c, n) != 0.0 for c in self._cfgs)]
         self._functions = [TERMS[n] for n in active]
+        self._rows = np.array([active.index(n) if n in active else -1 for n in STATE_TERMS])
+        self._by_tensors = [(row, TERMS[n]) for row, n in enumerate(active) if n not in STATE_TERMS]
         self.names = (*active, *self._extra)
         self.terms = torch.zeros(len(self.names), len(rough), device=rough.device)
         self._weights = torch.zeros_like(self.terms)
@@ -429,6 +433,31 @@ class Rewards:
             inputs: see `RewardInputs`.
             extra: unweighted values [E] of the task's own terms.
         """
+        if self.terms.device.type == "cpu":
+            return self._compute_by_kernels(inputs, extra)
+        return self._compute_by_tensors(inputs, extra)
+
+    def _compute_by_kernels(self, inputs: RewardInputs, extra: Sequence[Tensor]) -> Tensor:
+        s, c, terms = inputs, inputs.cfg, self.terms.numpy()
+        numbers = (
+            c.tracking_sigma, s.control_s, STANDING_FACTOR, s.robot.action_scale, c.air_target_s, c.air_cap_s, c.stumble_ratio,
+        )  # fmt: skip
+        tensors = (
+            s.joint_weights, s.command, s.lin_vel_b, s.ang_vel_b, s.gravity_b, s.base_height_error_m, s.joint_pos_offset,
+            s.joint_vel, s.last_joint_vel, s.torque, s.action, s.last_action, s.foot_vel_w, s.foot_force_w, s.foot_contact,
+            s.touch_down, s.foot_air_s, s.thigh_contact, s.trunk_contact,
+        )  # fmt: skip
+        arguments = [self._rows, np.array(numbers, np.float32), *(t.numpy() for t in tensors), terms]
+        state_terms(*arguments)
+        for row, function in self._by_tensors:
+            self.terms[row] = function(inputs)
+        for row, values in enumerate(extra, start=len(self._functions)):
+            self.terms[row] = values
+        total = np.empty(terms.shape[1], np.float32)
+        weighted_sum(terms, self._weights.numpy(), self._cfgs[0].clip, np.float32(self._control_s), total)
+        return torch.from_numpy(total)
+
+    def _compute_by_tensors(self, inputs: RewardInputs, extra: Sequence[Tensor]) -> Tensor:
         values = [function(inputs) for function in self._functions]
         torch.stack([*values, *extra], out=self.terms).mul_(self._weights)
         total = self.terms.sum(dim=0)

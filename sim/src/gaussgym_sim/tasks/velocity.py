@@ -14,8 +14,7 @@ if TYPE_CHECKING:
 
 def end_of_line(env: Env) -> Tensor:
     """[E] bool, robots at the end of their path on rough ground, where it leads nowhere."""
-    at_end = env.network.distance_to_end_m(env.follower.index, env.follower.direction) <= 1e-3
-    return at_end & env.rough()
+    return env.follower.at_end(env.rough())
 
 
 TASK = Task("velocity", cut=end_of_line)
