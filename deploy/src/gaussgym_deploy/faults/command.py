@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 from typing import Any, Dict, Optional, Tuple
 
 from ..bundle import BundleError, PolicyBundle
+from ..reporting import ProgressLine
 from .campaign import CampaignCfg, Done, plan, run_campaign
 from .report import failed_rows, summary, table_text
 
@@ -63,31 +63,19 @@ def inject_faults(
 
 
 class Progress:
-    """One line on stderr, rewritten after every kind (every few seconds where it goes into a log).
+    """Counts trials on a progress line.
 
     Args:
-        total: Number of tasks.
+        tasks: Number of tasks.
         moments: Trials of each.
     """
 
-    def __init__(self, total: int, moments: int) -> None:
-        self._total, self._moments = total, moments
-        self._start_s = time.monotonic()
-        self._last_s = 0.0
+    def __init__(self, tasks: int, moments: int) -> None:
+        self._line = ProgressLine(tasks * moments, "faults")
         self._done = self._failed = 0
 
     def __call__(self, done: Done) -> None:
         """Show how far it is."""
-        self._done += 1
+        self._done += len(done.trials)
         self._failed += sum(bool(trial.failures) for trial in done.trials)
-        now_s = time.monotonic()
-        over = self._done == self._total
-        if not over and now_s - self._last_s < (0.2 if sys.stderr.isatty() else 3.0):
-            return
-        self._last_s = now_s
-        left_s = (now_s - self._start_s) / self._done * (self._total - self._done)
-        text = (
-            f"faults: {100 * self._done // self._total}%| {self._done * self._moments}/{self._total * self._moments} trials,"
-            f" {self._failed} failed, {left_s:.0f} s left ({done.task.link} {done.task.kind})"
-        )
-        print(f"\r{text:<100}", end="\n" if over else "", file=sys.stderr, flush=True)
+        self._line.show(self._done, f", {self._failed} failed, {done.task.link} {done.task.kind}")

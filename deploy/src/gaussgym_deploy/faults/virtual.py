@@ -14,15 +14,17 @@ import numpy as np
 from ..bundle import PolicyBundle
 from ..guards import Fault
 from ..log import RunLog
+from ..processes import new_name
 from ..robot_io import DAMPING_KD, BenchRobot, JointCommand, LinkError, RobotIO, RobotState
+from ..robot_process import RobotProcess, check_robot, robot_command
 from ..runtime import Runtime
 from ..scheduler import FixedRate
 from ..shared_memory import SharedMemoryRobot
+from ..simulated_robot import SimulatedRobotCfg
 from ..states import Mode
 from ..supervisor import InProcessLink, Supervisor, SupervisorCfg
 from ..testing import FakeClock
 from .inject import Injection, ScriptedOperator, SpoiltPolicy, Tap, copy_state
-from .simulated import RobotProcess
 from .table import FaultKind, allowed_s
 from .trials import AFTER_DAMP_S, AFTER_RIDE_S, Observed, Trial, judge
 
@@ -139,8 +141,10 @@ class SimSource:
 
     def __init__(self, bundle: PolicyBundle, scene: Path) -> None:
         self._bundle = bundle
-        self._process = RobotProcess(bundle, scene)
-        self._link = self._process.link
+        name, options = new_name(), SimulatedRobotCfg(noise=1.0)  # sensors as noisy as in training
+        self._process = RobotProcess(robot_command(scene, name, bundle, lockstep=True, options=options), name)
+        self._link = self._process.robot
+        check_robot(bundle, self._link.description)
 
     def close(self) -> None:
         """End the process."""
