@@ -5,12 +5,13 @@ from __future__ import annotations
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Callable, Optional
+from typing import Callable, Optional, Tuple
 
 import numpy as np
 
 from .bundle import BundleError, PolicyBundle
 from .envelope.command import envelope
+from .faults.command import EXIT_FAILED, inject_faults
 from .guards import GuardLimits
 from .policy import Policy, replay_golden
 from .reporting import ProgressLine, counts, write_json
@@ -163,6 +164,43 @@ def run(
     return written or log
 
 
+def faults(
+    bundle: Path,
+    /,
+    *,
+    links: Tuple[str, ...] = ("bench",),
+    kinds: Tuple[str, ...] = (),
+    moments: int = 20,
+    seed: int = 0,
+    scene: Optional[Path] = None,
+    jobs: int = 0,
+    json: Optional[Path] = None,
+) -> Optional[Path]:
+    """Inject every fault at random moments: does the robot damp, how soon, what is the worst that it is told.
+
+    Exit status 1 when a trial did not go as the table of faults says.
+
+    Args:
+        bundle: Folder of the bundle.
+        links: Where: bench, sim, dds-sim.
+        kinds: Which faults; default: all.
+        moments: Trials of each fault on each link.
+        seed: Of moments, joints, starts.
+        scene: Folder of the scene, for sim and dds-sim.
+        jobs: Worker processes; 0: one a core.
+        json: File for the report.
+    """
+    report = inject_faults(
+        bundle, links=links, kinds=kinds, moments=moments, seed=seed, scene=scene, jobs=jobs
+    )
+    written = write_json(json, report)
+    if report["failed_trials"]:
+        if written is not None:
+            print(written)
+        raise SystemExit(EXIT_FAILED)
+    return written
+
+
 def finish(command: Callable[[], Optional[Path]]) -> int:
     """Run a command's body: 0, or 2 and one line on stderr for bad input, or 130 on Ctrl-C."""
     try:
@@ -185,7 +223,7 @@ def main() -> None:
     """Entry point."""
     import tyro
 
-    commands = {"check": check, "sim2sim": run_sim2sim, "envelope": envelope, "run": run}
+    commands = {"check": check, "sim2sim": run_sim2sim, "envelope": envelope, "run": run, "faults": faults}
     raise SystemExit(
         finish(
             lambda: tyro.extras.subcommand_cli_from_dict(
