@@ -7,9 +7,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Optional
 
-from ..bundle.checks import CheckReport, check_bundle
-from ..bundle.schema import SCHEMA_FILE
-from .output import counts, write_json
+from ..reporting import counts, write_json
+from .checks import CheckReport, check_bundle
+from .schema import SCHEMA_FILE
 
 __all__ = ["check", "schema"]
 
