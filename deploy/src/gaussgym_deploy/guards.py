@@ -19,7 +19,7 @@ from .robot_io import RobotState
 __all__ = ["FAULT_KINDS", "Fault", "GuardLimits", "Guards"]
 
 FAULT_KINDS = {
-    "state_age": "the robot's state did not change for `state_age_s`",
+    "state_age": "no newer state came for `state_age_s`, or states come that much later than the quickest one did",
     "crc": "more than `corrupt_per_s` states were thrown away as damaged within a second, or the state is stale for it",
     "out_of_order": "more than `out_of_order_per_s` states came late within a second, or the state is stale for it",
     "clock": "one clock jumped by more than `clock_jump_s` against the other, or the runtime's went back",
@@ -349,7 +349,7 @@ class Guards:
         return None
 
     def check_action(self, action: np.ndarray) -> Optional[Fault]:
-        """The policy's output is one finite number per joint."""
+        """The policy's output is finite, one number per joint."""
         if action.shape != self._joints:
             return Fault("policy", f"gave actions of shape {list(action.shape)}, expected {self._joints[0]}")
         if np.isfinite(action).all():

@@ -101,7 +101,7 @@ class Runtime:
         self.last_action_raw = np.zeros(joints, dtype=np.float32)
         self._command = JointCommand(np.zeros(joints), bundle.kp.copy(), bundle.kd.copy())
         self._stop: Optional[str] = None
-        self._alone = self._ending = False
+        self._alone = self._ending = self._finished = False
         self._unsent = 0
         self._last_goal = self.goal
         self._state = RobotState.zeros(joints)
@@ -173,6 +173,10 @@ class Runtime:
         """
         self._stop = reason
 
+    def finish(self) -> None:
+        """End :meth:`run` after the current step, as if its time were over; from any thread."""
+        self._finished = True
+
     def run(self, duration_s: Optional[float] = None, *, final_damp_s: float = 1.0) -> RunReport:
         """Run in real time until the time is over or Ctrl-C, then damp, then close the link.
 
@@ -203,7 +207,7 @@ class Runtime:
                 self._loop(rate, None if duration_s is None else start_s + duration_s)
             except KeyboardInterrupt:
                 interrupted = True
-            self.goal, self._ending = Mode.DAMP, True
+            self.goal, self._ending, self._finished = Mode.DAMP, True, False
             self._loop(rate, self._clock() + final_damp_s)
         finally:
             self._send(self.machine.damping)
@@ -225,7 +229,7 @@ class Runtime:
                 part.close()
 
     def _loop(self, rate: FixedRate, end_s: Optional[float]) -> None:
-        while not self._alone and (end_s is None or self._clock() < end_s):
+        while not (self._alone or self._finished) and (end_s is None or self._clock() < end_s):
             late_s = rate.wait()
             start_s = time.thread_time()
             self._step(rate, late_s, self._clock())
