@@ -15,9 +15,10 @@ import numpy as np
 from .bundle import BundleError, PolicyBundle
 from .guards import GuardLimits
 from .policy import Policy, replay_golden
-from .robot_io import LinkError, open_robot
+from .robot_io import LinkError
 from .runtime import Runtime
 from .sim2sim import Sim2SimReport, new_name, robot_command, sim2sim
+from .supervisor_process import SupervisedRobot
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
@@ -130,8 +131,8 @@ def run(
     if stand_s <= 0:
         raise BundleError(f"--stand-s is {stand_s:g}, expected a positive time")
     loaded = PolicyBundle.load(bundle)
-    runtime = Runtime(loaded, open_robot(robot, loaded), stand_s=stand_s, log=log)
-    report = runtime.run(seconds)
+    with SupervisedRobot(robot, loaded) as link:
+        report = Runtime(loaded, link, stand_s=stand_s, log=log).run(seconds)
     print(f"{report.ticks} control steps ({counts(report.ticks_by_mode)}), fault: {report.fault or 'none'}")
     print(
         f"deadlines missed: {report.deadline_misses}; woken up late by at most {report.worst_lateness_ms:.2f} ms;"

@@ -6,24 +6,23 @@ as a command and spoken to over :mod:`gaussgym_deploy.shared_memory`; this packa
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import IO, Any, Callable, Dict, List, Optional, Sequence, Union
+from typing import Any, Callable, Dict, List, Optional, Sequence, Union
 
 from .bundle import BundleError, PolicyBundle
+from .processes import end, last_words, new_name
 from .robot_io import LinkError
 from .runtime import Runtime
 from .scheduler import FixedRate
 from .shared_memory import EpisodeResult, LinkDescription, SharedMemoryRobot
 
-__all__ = ["Episode", "Sim2SimReport", "check_robot", "robot_command", "run_episodes", "sim2sim"]
+__all__ = ["Episode", "Sim2SimReport", "check_robot", "new_name", "robot_command", "run_episodes", "sim2sim"]
 
 MAX_EPISODE_S = 300.0
 """An episode that the robot process has not ended by then counts as timed out [simulated s]."""
@@ -96,7 +95,7 @@ def sim2sim(
     Args:
         bundle: What to run.
         command: The robot process; it must serve under ``name``.
-        name: Name of the shared memory, see :func:`new_name`.
+        name: Name of the shared memory, see :func:`gaussgym_deploy.processes.new_name`.
         episodes: How many.
         start_timeout_s: How long the process may take to come up (it may compile a renderer) [s].
         log: File for the runtime's JSON lines.
@@ -118,9 +117,9 @@ def sim2sim(
                 check_robot(bundle, robot.description, episodes=episodes)
                 return run_episodes(bundle, robot, episodes=episodes, log=log, progress=progress)
         except LinkError as error:
-            raise LinkError(f"{error}{_last_words(process, words)}") from None
+            raise LinkError(f"{error}{last_words(process, words)}") from None
         finally:
-            _end(process)
+            end(process)
 
 
 def run_episodes(
@@ -226,11 +225,6 @@ def check_robot(bundle: PolicyBundle, description: LinkDescription, *, episodes:
         )
 
 
-def new_name() -> str:
-    """A shared-memory name that no other process uses."""
-    return f"gaussgym-{os.getpid()}-{int(time.time() * 1e3) % 1000000}"
-
-
 def robot_command(
     scene: Union[str, Path], name: str, bundle: PolicyBundle, *, lockstep: bool, starts: Optional[Path]
 ) -> List[str]:
@@ -255,27 +249,3 @@ def robot_command(
     command = [program, "robot", "--scene", str(scene), "--shm", name, "--bundle", str(bundle.path)]
     command += ["--lockstep"] if lockstep else ["--no-lockstep"]
     return command if starts is None else [*command, "--starts", str(starts)]
-
-
-def _last_words(process: subprocess.Popen, words: IO[bytes]) -> str:
-    """Exit status and last line (with letters in it: some draw boxes) of a robot process that ended by itself."""
-    try:
-        status = process.wait(timeout=2.0)
-    except subprocess.TimeoutExpired:
-        return ""
-    words.seek(0)
-    text = words.read().decode("utf-8", "replace")
-    lines = [line.strip(" \t│") for line in text.splitlines() if any(letter.isalpha() for letter in line)]
-    ended = f"killed by signal {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
-    return f" ({ended}{': ' + lines[-1][:300] if lines else ''})"
-
-
-def _end(process: subprocess.Popen) -> None:
-    """The closed link ends it; if not, insist."""
-    for insist in (lambda: None, process.terminate, process.kill):
-        insist()
-        try:
-            process.wait(timeout=5.0)
-            return
-        except subprocess.TimeoutExpired:
-            continue
