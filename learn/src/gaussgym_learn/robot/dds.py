@@ -23,7 +23,7 @@ from gaussgym_scene.scene import Scene
 
 from gaussgym_learn.robot.camera import SplatCamera
 from gaussgym_learn.robot.plain_robot import PlainRobot
-from gaussgym_learn.robot.serving import ServeCfg, make_plain_robot
+from gaussgym_learn.robot.serving import ServeCfg, camera_of, make_plain_robot
 
 STATE_HZ = 500
 _POSE = 9  # shared numbers: count, time, position, quaternion
@@ -107,7 +107,14 @@ class CameraProcess:
     """
 
     def __init__(
-        self, scene: Path | str, spec: CameraSpec, renderer: str, name: str, *, latency_s: float, timeout_s: float
+        self,
+        scene: Path | str,
+        spec: CameraSpec,
+        renderer: str,
+        name: str,
+        *,
+        latency_s: float,
+        timeout_s: float,
     ) -> None:
         context = multiprocessing.get_context("spawn")
         self._pose: Any = context.RawArray("d", _POSE)
@@ -145,7 +152,14 @@ class CameraProcess:
 
 
 def _render(
-    scene: str, spec: CameraSpec, renderer: str, name: str, pose: Any, ready: Any, latency_s: float, timeout_s: float
+    scene: str,
+    spec: CameraSpec,
+    renderer: str,
+    name: str,
+    pose: Any,
+    ready: Any,
+    latency_s: float,
+    timeout_s: float,
 ) -> None:
     """The camera's process."""
     from gaussgym_learn.train import torch_threads
@@ -159,7 +173,10 @@ def _render(
             name, robot="camera", joint_names=(), camera_size_wh=(spec.width, spec.height), lockstep=False
         ) as server:
             ready.set()
-            server.wait_for_runtime(timeout_s)
+            end_s = time.monotonic() + timeout_s
+            while not _attached(server):
+                if os.getppid() != parent or time.monotonic() > end_s:
+                    return
             state, last = RobotState.zeros(0), 0.0
             while not server.runtime_gone and os.getppid() == parent:
                 copy = shared.copy()
@@ -171,6 +188,15 @@ def _render(
                 time.sleep(max(0.0, copy[1] + latency_s - time.monotonic()))
                 state.t_s = time.monotonic()
                 server.publish(state)
+
+
+def _attached(server: SharedMemoryServer) -> bool:
+    """Whether somebody looks; waits a little."""
+    try:
+        server.wait_for_runtime(0.2)
+    except LinkError:
+        return False
+    return True
 
 
 def serve_dds(
@@ -198,6 +224,7 @@ def serve_dds(
         InputError: a scene, bundle or file of starts that does not fit.
         LinkError: DDS does not come up.
     """
+    stopped = _stopped(dds.until_orphaned)
     options = options or SimulatedRobotCfg()
     if options.physics_hz < STATE_HZ:
         options = replace(options, physics_hz=STATE_HZ)
@@ -206,7 +233,7 @@ def serve_dds(
         serve=ServeCfg(lockstep=False, endless=True), eyes=False,
     )  # fmt: skip
     simulated.reset(dds.start)
-    camera, spec = None, simulated.camera
+    camera, spec = None, camera_of(bundle, simulated.robot)
     if dds.camera is not None and spec is not None:
         latency_s = 1e-3 * options.camera_latency_ms
         camera = CameraProcess(
@@ -223,7 +250,7 @@ def serve_dds(
         )
         served = DdsRobot(driven, simulated.robot.joint_names, DdsRobotCfg(dds.domain, rate_hz=STATE_HZ))
         print("ready", flush=True)
-        served.run(_stopped(dds.until_orphaned))
+        served.run(stopped)
         served.close()
         print(json.dumps(served.report()), flush=True)
     finally:
