@@ -42,6 +42,7 @@ def test_a_read_is_two_milliseconds_and_the_camera_has_its_own_rate():
         state = driven.read()
     assert state.t_s - before == pytest.approx(1.0)
     assert len(poses) == 10
+    assert state.position_w is not None
     assert state.position_w[2] > 0.2  # it stands
     np.testing.assert_allclose(poses[-1][0][2], state.position_w[2], atol=0.02)
 

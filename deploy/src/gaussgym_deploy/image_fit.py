@@ -75,11 +75,8 @@ class ImageFit:
         if self._size_wh is None:
             self._prepare(_middle(width, height, self.spec))
         if (width, height) != self._size_wh:
-            raise LinkError(
-                f"the camera sends {width}x{height} pixels, its calibration is for {self._size_wh[0]}x{self._size_wh[1]}"
-                if self._lens is not None
-                else f"the camera's image changed from {self._size_wh} to {width}x{height} pixels"
-            )
+            source = "before" if self._lens is None else "in its calibration"
+            raise LinkError(f"the camera sends {width}x{height} pixels, {source} it was {self._size_wh}")
         import cv2
 
         step = self._step

@@ -36,6 +36,7 @@ class ServiceClient:
         self._discovery_timeout_s = discovery_timeout_s
         self._make, _ = rpc_types()
         request, response = _topics(wire, service)
+        self._reader: Any
         self._reader, self._servers = _reader(wire, response)
         self._readers = [0]
         self._writer: Any = DataWriter(wire.participant, request, listener=_counting(self._readers))

@@ -13,7 +13,7 @@ from typing import Any, Dict, List, Optional, Sequence, Union
 
 from ..bundle import PolicyBundle
 from ..robot_io import JointCommand, LinkError, RobotState
-from ..sim2sim import robot_command
+from ..robot_process import robot_command
 from .dds_link import DdsLink, DdsLinkCfg
 from .remote import SIMULATED_REMOTE
 
@@ -45,7 +45,7 @@ def scene_command(
     Raises:
         LinkError: When ``gaussgym-learn`` is not installed.
     """
-    command = robot_command(scene, camera or "", bundle, lockstep=False, starts=None)
+    command = robot_command(scene, camera or "", bundle, lockstep=False)
     return [*command, "--link", "dds", "--domain", str(domain), "--until-orphaned"]
 
 
