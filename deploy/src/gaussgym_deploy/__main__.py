@@ -4,10 +4,19 @@ from __future__ import annotations
 
 from .commands.check import check
 from .commands.drive import checklist, run
-from .commands.output import finish
+from .commands.faults import faults
+from .commands.finish import finish
 from .commands.sim2sim import run_sim2sim
+from .envelope.command import envelope
 
-COMMANDS = {"check": check, "sim2sim": run_sim2sim, "run": run, "checklist": checklist}
+COMMANDS = {
+    "check": check,
+    "sim2sim": run_sim2sim,
+    "envelope": envelope,
+    "run": run,
+    "checklist": checklist,
+    "faults": faults,
+}
 
 
 def main() -> None:
@@ -17,7 +26,10 @@ def main() -> None:
     raise SystemExit(
         finish(
             lambda: tyro.extras.subcommand_cli_from_dict(
-                COMMANDS, prog="gaussgym-deploy", description=__doc__
+                COMMANDS,
+                prog="gaussgym-deploy",
+                description=__doc__,
+                config=(tyro.conf.OmitArgPrefixes,),
             )
         )
     )

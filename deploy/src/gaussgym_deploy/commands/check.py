@@ -10,7 +10,7 @@ import numpy as np
 from ..bundle import BundleError, PolicyBundle
 from ..guards import GuardLimits
 from ..policy import Policy, replay_golden
-from .output import counts, write_json
+from ..reporting import counts, write_json
 
 __all__ = ["check"]
 

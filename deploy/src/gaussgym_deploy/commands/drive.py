@@ -12,6 +12,7 @@ from typing import Any, Dict, Iterator, Optional, Tuple
 from ..bundle import BundleError, PolicyBundle
 from ..checklist import Checklist, TerminalPrompter
 from ..operator import CommandSource
+from ..reporting import counts, write_json
 from ..robot_io import LinkError
 from ..runtime import RunReport, Runtime
 from ..supervisor import SupervisorCfg
@@ -19,7 +20,6 @@ from ..supervisor_process import SupervisedRobot
 from ..teleop import OPERATORS, DriveCfg, open_operator
 from ..teleop.keyboard import HELP
 from ..teleop.web import WebOperator
-from .output import counts, write_json
 
 __all__ = ["checklist", "run"]
 
