@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .commands.check import check
+from .bundle.command import check, schema
 from .commands.drive import checklist, run
 from .commands.faults import faults
 from .commands.finish import finish
@@ -11,6 +11,7 @@ from .envelope.command import envelope
 
 COMMANDS = {
     "check": check,
+    "schema": schema,
     "sim2sim": run_sim2sim,
     "envelope": envelope,
     "run": run,
