@@ -6,6 +6,7 @@ from typing import Optional
 
 from .bundle import PolicyBundle
 from .robot_io import ROBOT_LINKS, RobotIO
+from .robot_process import open_sim
 
 
 def open_dds_sim(
@@ -24,4 +25,4 @@ def open_dds_sim(
     )
 
 
-ROBOT_LINKS.update({"dds-sim": open_dds_sim})
+ROBOT_LINKS.update({"dds-sim": open_dds_sim, "sim": open_sim})

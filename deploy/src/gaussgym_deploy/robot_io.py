@@ -165,6 +165,7 @@ class BenchRobot:
         num_joints: Number of joints.
         torque_limit: Largest joint torque [N·m], scalar or ``[J]``.
         start_joint_pos: First angles [rad], ``[J]``.
+        joint_pos_limit: Mechanical end stops [rad], ``[J, 2]``, without bounce; None: joints turn on.
         command: The constant velocity command that it reports, ``[3]``.
         camera_size_wh: Width and height of its camera [px], or None for a robot without one.
         camera_hz: Camera rate [1/s].
@@ -181,6 +182,7 @@ class BenchRobot:
         *,
         torque_limit: Any = 23.7,
         start_joint_pos: Optional[np.ndarray] = None,
+        joint_pos_limit: Optional[np.ndarray] = None,
         command: Sequence[float] = (0.5, 0.0, 0.0),
         camera_size_wh: Optional[Tuple[int, int]] = None,
         camera_hz: float = 10.0,
@@ -208,6 +210,9 @@ class BenchRobot:
         self._state.command[:] = command
         if start_joint_pos is not None:
             self._state.joint_pos[:] = start_joint_pos
+        self._stops = (
+            None if joint_pos_limit is None else (joint_pos_limit[:, 0].copy(), joint_pos_limit[:, 1].copy())
+        )
         self._state.joint_torque = self._applied = np.zeros(num_joints)
         self._state.motor_temperature_c = self._temperature_c = np.full(num_joints, AMBIENT_C)
         self._state.lin_acc_b = np.array([0.0, 0.0, GRAVITY_M_S2])
@@ -261,6 +266,10 @@ class BenchRobot:
         state.joint_vel += torque
         np.multiply(state.joint_vel, self._substep_s, out=scratch)
         state.joint_pos += scratch
+        if self._stops is not None:
+            np.clip(state.joint_pos, self._stops[0], self._stops[1], out=scratch)
+            np.copyto(state.joint_vel, 0.0, where=np.not_equal(scratch, state.joint_pos))
+            state.joint_pos[:] = scratch
         self._steps += 1
 
     def _use_up(self, seconds: float) -> None:
@@ -291,6 +300,7 @@ def _open_bench(bundle: PolicyBundle) -> RobotIO:
         len(bundle.joint_names),
         torque_limit=bundle.torque_limit,
         start_joint_pos=bundle.default_joint_pos * 0.5,
+        joint_pos_limit=bundle.joint_pos_limit,
         camera_size_wh=None if camera is None else (camera.width, camera.height),
         camera_hz=bundle.camera_hz,
     )

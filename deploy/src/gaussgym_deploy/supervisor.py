@@ -39,6 +39,7 @@ class SupervisorCfg:
         final_damp_s: After the runtime's normal end it damps so long before it lets go of the robot [s].
         hold_s: After the death or silence of a runtime that had sent commands it damps so long [s].
         attach_timeout_s: How long it waits for the runtime at first [s].
+        dry_run: Nothing is ever sent to the robot; everything else is as always.
     """
 
     rate_hz: float = 500.0
@@ -46,6 +47,7 @@ class SupervisorCfg:
     final_damp_s: float = 0.5
     hold_s: float = 60.0
     attach_timeout_s: float = 30.0
+    dry_run: bool = False
 
 
 class RuntimeEnd(Protocol):
@@ -134,7 +136,7 @@ class Supervisor:
     Attributes:
         fault: The latched fault, or None. Kinds: ``heartbeat``, ``runtime_gone``, ``bad_command``, ``state_age``, ``link``.
         write_errors: Commands that the link refused.
-        forwarded: Commands forwarded.
+        forwarded: Commands forwarded (in a dry run: that would have been).
         finished: Whether the robot may be let go: it was damped for long enough after the runtime's end.
     """
 
@@ -158,6 +160,9 @@ class Supervisor:
         self._damping = JointCommand(np.zeros(joints), np.zeros(joints), np.full(joints, DAMPING_KD))
         self._silence_s = self.cfg.heartbeat_periods * bundle.control_dt_s
         self._command_s: Optional[float] = None  # of the last command; None before the first
+        self._now_s = 0.0  # of the running step
+        self._unsent_s: Optional[float] = None  # since when the link refuses every command
+        self._unsent = ""
         self._last_t_s = float("nan")
         self._moved_s: Optional[float] = None  # when t_s was last seen to change; None before the first state
         self._ended_s: Optional[float] = None  # since when the runtime is gone
@@ -170,6 +175,7 @@ class Supervisor:
         Args:
             now_s: Current time [s].
         """
+        self._now_s = now_s
         self._read(now_s)
         command = self._wire.latest_command()
         if command is not None:
@@ -224,6 +230,10 @@ class Supervisor:
         silent_s = now_s - self._command_s
         if self._ended_s is None and not silent_s <= self._silence_s:
             self.trip(Fault("heartbeat", f"no command for {silent_s:.3f} s, at most {self._silence_s:.3f} s"))
+        if self._unsent_s is not None and not now_s - self._unsent_s <= self._silence_s:
+            self.trip(
+                Fault("link", f"no command could be sent for {now_s - self._unsent_s:.3f} s ({self._unsent})")
+            )
         if self._moved_s is not None and not now_s - self._moved_s <= self._limits.state_age_s:
             age_s = now_s - self._moved_s
             self.trip(
@@ -235,10 +245,15 @@ class Supervisor:
             self.finished = silent_s >= self.cfg.hold_s
 
     def _send(self, command: JointCommand) -> None:
+        if self.cfg.dry_run:
+            return
         try:
             self._robot.write(command)
-        except Exception:  # the next read says why; the next damping must go out
+            self._unsent_s = None
+        except Exception as error:  # the next damping must go out
             self.write_errors += 1
+            self._unsent = str(error) or type(error).__name__
+            self._unsent_s = self._now_s if self._unsent_s is None else self._unsent_s
 
     def _publish(self) -> None:
         """Hand on a state that differs from the last one."""
