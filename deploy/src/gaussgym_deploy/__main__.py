@@ -6,6 +6,7 @@ from .bundle.command import check, schema
 from .commands.drive import checklist, run
 from .commands.faults import faults
 from .commands.finish import finish
+from .commands.flights import replay_flight, run_endurance
 from .commands.sim2sim import run_sim2sim
 from .envelope.command import envelope
 
@@ -17,6 +18,8 @@ COMMANDS = {
     "run": run,
     "checklist": checklist,
     "faults": faults,
+    "endurance": run_endurance,
+    "replay": replay_flight,
 }
 
 
