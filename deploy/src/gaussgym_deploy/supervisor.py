@@ -39,6 +39,7 @@ class SupervisorCfg:
         final_damp_s: After the runtime's normal end it damps so long before it lets go of the robot [s].
         hold_s: After the death or silence of a runtime that had sent commands it damps so long [s].
         attach_timeout_s: How long it waits for the runtime at first [s].
+        dry_run: Nothing is ever sent to the robot; everything else is as always.
     """
 
     rate_hz: float = 500.0
@@ -46,6 +47,7 @@ class SupervisorCfg:
     final_damp_s: float = 0.5
     hold_s: float = 60.0
     attach_timeout_s: float = 30.0
+    dry_run: bool = False
 
 
 class RuntimeEnd(Protocol):
@@ -134,7 +136,7 @@ class Supervisor:
     Attributes:
         fault: The latched fault, or None. Kinds: ``heartbeat``, ``runtime_gone``, ``bad_command``, ``state_age``, ``link``.
         write_errors: Commands that the link refused.
-        forwarded: Commands forwarded.
+        forwarded: Commands forwarded (in a dry run: that would have been).
         finished: Whether the robot may be let go: it was damped for long enough after the runtime's end.
     """
 
@@ -243,6 +245,8 @@ class Supervisor:
             self.finished = silent_s >= self.cfg.hold_s
 
     def _send(self, command: JointCommand) -> None:
+        if self.cfg.dry_run:
+            return
         try:
             self._robot.write(command)
             self._unsent_s = None

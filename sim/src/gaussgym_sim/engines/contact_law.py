@@ -19,7 +19,6 @@ from __future__ import annotations
 import math
 
 import torch
-from gaussgym_scene.errors import InputError
 from torch import Tensor
 
 CONTACT_PARAMS = ("compliance", "restitution")
@@ -60,14 +59,3 @@ def contact_solref(nominal: Tensor, compliance: Tensor, restitution: Tensor) -> 
         ),
         dim=-1,
     )
-
-
-def check_restitution(restitution: Tensor) -> None:
-    """Refuse what gives back more than there was.
-
-    Raises:
-        InputError: a value outside 0..1.
-    """
-    if len(restitution) and not (restitution.min() >= 0 and restitution.max() <= 1):
-        low, high = (float(x) for x in restitution.aminmax())
-        raise InputError(f"restitution of {low:g} to {high:g}, expected 0 to 1")
