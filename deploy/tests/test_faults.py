@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 from gaussgym_deploy.bundle import BundleError, PolicyBundle
-from gaussgym_deploy.faults import inject
+from gaussgym_deploy.faults.state_faults import STATE_FAULTS
 from gaussgym_deploy.faults.table import KINDS, TABLE, FaultKind, allowed_s, select_kinds
 from gaussgym_deploy.faults.trials import Observed, judge
 from gaussgym_deploy.faults.virtual import BenchSource, VirtualRig
@@ -36,7 +36,7 @@ def test_there_are_enough_kinds_and_each_is_made_by_something():
     assert len(TABLE) == len(KINDS) >= 25
     assert {kind.run for kind in TABLE} == {"ride", "damp"}
     for kind in TABLE:
-        made = kind.name in inject.STATE_FAULTS or kind.side in (
+        made = kind.name in STATE_FAULTS or kind.side in (
             "policy",
             "operator",
             "process",

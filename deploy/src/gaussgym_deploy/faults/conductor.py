@@ -14,7 +14,8 @@ from ..runtime import Runtime
 from ..scheduler import FixedRate
 from ..states import Mode
 from ..supervisor import InProcessLink
-from .inject import Injection, ScriptedOperator, SpoiltPolicy
+from .actors import ScriptedOperator, SpoiltPolicy
+from .injection import Injection
 from .table import allowed_s
 from .trials import AFTER_DAMP_S, AFTER_RIDE_S
 
@@ -234,7 +235,8 @@ class Conductor:
             self._sleep(self.bundle.control_dt_s)
             return
         try:
-            self.runtime._loop(self._rate, self._clock() + 1e-9)
+            # Long enough to be entered in real time, too short for a second step.
+            self.runtime._loop(self._rate, self._clock() + 1e-4)
         except Exception as error:
             self._outcome.exceptions.append(f"the runtime raised {type(error).__name__}: {error}")
 

@@ -1,6 +1,6 @@
 """Trials in virtual time: the real runtime and the real supervisor in one process, on a clock that moves when they sleep.
 
-A robot of numpy (``bench``) or of MuJoCo (``sim``, a process in lockstep) stands behind a :class:`~.inject.Tap`. Nothing waits,
+A robot of numpy (``bench``) or of MuJoCo (``sim``, a process in lockstep) stands behind a :class:`~.tap.Tap`. Nothing waits,
 so that a trial of a second takes a few hundredths, and what a busy machine does to real time cannot disturb it.
 """
 
@@ -21,8 +21,10 @@ from ..states import Mode
 from ..supervisor import InProcessLink, Supervisor, SupervisorCfg
 from ..testing import FakeClock
 from .conductor import Conductor, Outcome
-from .inject import Injection, Tap, copy_state
+from .injection import Injection
+from .state_faults import copy_state
 from .table import FaultKind
+from .tap import Tap
 from .trials import Observed, Trial, judge
 
 __all__ = ["BenchSource", "RobotSource", "SteppedRobot", "VirtualRig"]
@@ -48,17 +50,18 @@ class BenchSource:
 
     Args:
         bundle: Joint limits, pose, camera.
+        camera: Whether they carry the bundle's camera.
     """
 
-    def __init__(self, bundle: PolicyBundle) -> None:
-        self._bundle = bundle
+    def __init__(self, bundle: PolicyBundle, *, camera: bool = True) -> None:
+        self._bundle, self._camera = bundle, camera
 
     def close(self) -> None:
         """Nothing to let go of."""
 
     def fresh(self, clock: Callable[[], float], generator: np.random.Generator) -> RobotIO:
         """See :class:`RobotSource`."""
-        bundle, camera = self._bundle, self._bundle.camera
+        bundle, camera = self._bundle, self._bundle.camera if self._camera else None
         joints = len(bundle.joint_names)
         return BenchRobot(
             joints,
@@ -126,12 +129,15 @@ class SimSource:
     Args:
         bundle: Robot and camera.
         scene: Folder of the scene.
+        lockstep: Whether physics waits for the clock of the trials; else it runs in real time.
     """
 
-    def __init__(self, bundle: PolicyBundle, scene: Path) -> None:
-        self._bundle = bundle
+    def __init__(self, bundle: PolicyBundle, scene: Path, *, lockstep: bool = True) -> None:
+        self._bundle, self._lockstep = bundle, lockstep
         name, options = new_name(), SimulatedRobotCfg(noise=1.0)  # sensors as noisy as in training
-        self._process = RobotProcess(robot_command(scene, name, bundle, lockstep=True, options=options), name)
+        self._process = RobotProcess(
+            robot_command(scene, name, bundle, lockstep=lockstep, options=options), name
+        )
         self._link = self._process.robot
         check_robot(bundle, self._link.description)
 
@@ -142,6 +148,8 @@ class SimSource:
     def fresh(self, clock: Callable[[], float], generator: np.random.Generator) -> RobotIO:
         """See :class:`RobotSource`."""
         self._link.reset(int(generator.integers(max(self._link.description.num_starts, 1))))
+        if not self._lockstep:
+            return self._link
         return SteppedRobot(self._link, clock, self._bundle.control_dt_s)
 
 
