@@ -233,7 +233,9 @@ def test_a_link_that_cannot_be_written_is_written_again(bundle, robot, clock):
 
 
 @pytest.mark.parametrize(("refusals", "kind"), [(1, None), (2, None), (4, "link")])
-def test_a_command_that_cannot_be_sent_rides_through_two_periods_of_them_do_not(bundle, robot, clock, refusals, kind):
+def test_a_command_that_cannot_be_sent_rides_through_two_periods_of_them_do_not(
+    bundle, robot, clock, refusals, kind
+):
     stage, left, honest = Stage(bundle, robot, clock), [refusals], robot.write
 
     def refuse(command):
@@ -291,3 +293,16 @@ def test_the_state_is_the_robots(bundle, robot, clock):
     stage.drive(0.1)
     assert isinstance(stage.link.read(), RobotState)
     assert stage.link.read().supervisor_fault == ""
+
+
+def test_a_dry_run_sends_nothing(bundle, robot, clock):
+    link = InProcessLink(12)
+    supervisor = Supervisor(bundle, robot, link, cfg=SupervisorCfg(dry_run=True))
+    clock.every(0.002, supervisor.step)
+    clock.sleep(0.01)
+    link.write(JointCommand(DEFAULT_POSE, bundle.kp, bundle.kd))
+    clock.sleep(0.01)
+    assert supervisor.forwarded == 1
+    clock.sleep(1.0)
+    assert supervisor.fault.kind == "heartbeat"
+    assert robot.commands == []
