@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .bundle.command import check, schema
+from .commands.compare import compare
 from .commands.drive import checklist, run
 from .commands.faults import faults
 from .commands.finish import finish
@@ -20,6 +21,7 @@ COMMANDS = {
     "faults": faults,
     "endurance": run_endurance,
     "replay": replay_flight,
+    "compare": compare,
 }
 
 
