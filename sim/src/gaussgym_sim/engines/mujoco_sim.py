@@ -87,7 +87,7 @@ class MujocoSim:
         self.actuators = Actuators(robot, num_envs, max_delay=MAX_DELAY_SUBSTEPS)
         slot = self._slots[0]  # the robot is the same on every ground
         self._feet = np.searchsorted(slot.shapes, slot.feet)
-        self._solref = torch.from_numpy(model.geom_solref[slot.shapes])
+        self._solref = model.geom_solref[slot.shapes]
         self._bounces = FootBounces(model.geom_solref[slot.feet], num_envs)
         self._parked = np.zeros(num_envs, dtype=bool)
         self._bad = np.zeros(num_envs, dtype=bool)
@@ -213,10 +213,10 @@ class MujocoSim:
 
     def _contacts(self, env_ids: Tensor) -> np.ndarray:
         """``solref`` [R, S, 2] of shapes by the parameters in force; the feet's comes and goes from now on."""
-        compliance, restitution = (self.params[name][env_ids] for name in CONTACT_PARAMS)
-        solref = contact_solref(self._solref, compliance, restitution).numpy()
-        firm = contact_solref(self._solref[self._feet], compliance, torch.zeros_like(restitution)).numpy()
         ids = env_ids.numpy()
+        compliance, restitution = (self.params[name].numpy()[ids] for name in CONTACT_PARAMS)
+        solref = contact_solref(self._solref, compliance, restitution)
+        firm = contact_solref(self._solref[self._feet], compliance, np.zeros_like(restitution))
         self._bounces.set(ids, firm, solref[:, self._feet])
         solref[:, self._feet] = self._bounces.current(ids)
         return solref
