@@ -40,4 +40,4 @@ def open_go2(
     return opened(bundle, interface=interface, domain=domain, start_timeout_s=start_timeout_s)
 
 
-ROBOT_LINKS.update({"dds-sim": open_dds_sim, "sim": open_sim})
+ROBOT_LINKS.update({"dds-sim": open_dds_sim, "go2": open_go2, "sim": open_sim})
