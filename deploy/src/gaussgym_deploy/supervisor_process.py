@@ -31,12 +31,13 @@ import tempfile
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, Union
 
 import numpy as np
 
 from .bundle import BundleError, PolicyBundle
 from .guards import Fault, GuardLimits
+from .log import RunLog
 from .processes import end, last_line, last_words, new_name
 from .robot_io import JointCommand, LinkError, RobotState, SupervisorGone, open_robot
 from .scheduler import FixedRate
@@ -61,6 +62,7 @@ class SupervisedRobot:
         limits: Thresholds; default: the bundle's.
         cfg: How the supervisor watches.
         start_timeout_s: How long it may take to open the link [s].
+        log: File of JSON lines for the supervisor's own word, which must be there when the runtime is not: its fault, its end.
 
     Attributes:
         pid: Process id of the supervisor.
@@ -78,6 +80,7 @@ class SupervisedRobot:
         limits: Optional[GuardLimits] = None,
         cfg: Optional[SupervisorCfg] = None,
         start_timeout_s: float = 60.0,
+        log: Union[str, Path, None] = None,
     ) -> None:
         self._cfg = cfg or SupervisorCfg()
         name = new_name()
@@ -88,6 +91,7 @@ class SupervisedRobot:
             "options": options or {},
             "limits": None if limits is None else asdict(limits),
             "cfg": asdict(self._cfg),
+            "log": None if log is None else str(log),
         }
         command = [sys.executable, "-m", "gaussgym_deploy.supervisor_process", json.dumps(task)]
         self._words = tempfile.TemporaryFile()  # noqa: SIM115 (a file, not a pipe: it must be able to write when we are dead)
@@ -200,7 +204,8 @@ def supervise(task: Dict[str, Any]) -> int:
     """Open the robot, serve the runtime, damp when something is wrong, let go.
 
     Args:
-        task: What :class:`SupervisedRobot` hands over: ``name``, ``bundle``, ``robot``, ``options``, ``limits``, ``cfg``.
+        task: What :class:`SupervisedRobot` hands over: ``name``, ``bundle``, ``robot``, ``options``, ``limits``, ``cfg``,
+            ``log``.
 
     Returns:
         Exit status: 0, or 3 after a fault.
@@ -229,7 +234,7 @@ def supervise(task: Dict[str, Any]) -> int:
         ) as server:
             server.wait_for_runtime(timeout_s=cfg.attach_timeout_s)
             supervisor = Supervisor(bundle, robot, RuntimeWire(server), limits=limits, cfg=cfg)
-            loop(supervisor, told)
+            loop(supervisor, told, RunLog(task["log"]))
     finally:
         robot.close()
     if supervisor.fault is None:
@@ -238,15 +243,16 @@ def supervise(task: Dict[str, Any]) -> int:
     return EXIT_FAULT
 
 
-def loop(supervisor: Supervisor, told: List[int]) -> None:
+def loop(supervisor: Supervisor, told: List[int], log: RunLog) -> None:
     """Step at the supervisor's rate until it is finished, or told to end and has damped for long enough.
 
     Args:
         supervisor: The supervisor.
         told: Signals received; filled from outside.
+        log: Gets the fault, as soon as it is latched, and the end; closed here.
     """
     rate = FixedRate(1.0 / supervisor.cfg.rate_hz)
-    end_s = float("inf")
+    end_s, said = float("inf"), False
     now_s = time.monotonic()
     while not supervisor.finished and now_s < end_s:
         rate.wait()
@@ -255,6 +261,11 @@ def loop(supervisor: Supervisor, told: List[int]) -> None:
             supervisor.trip(Fault("ended", f"told to end by {signal.Signals(told[0]).name}"))
             end_s = now_s + supervisor.cfg.final_damp_s
         supervisor.step(now_s)
+        if supervisor.fault is not None and not said:
+            said = True
+            log.write("fault", t_s=now_s, kind=supervisor.fault.kind, detail=supervisor.fault.detail)
+    log.write("end", t_s=now_s, forwarded=supervisor.forwarded, write_errors=supervisor.write_errors)
+    log.close()
 
 
 def be_prompt() -> bool:
