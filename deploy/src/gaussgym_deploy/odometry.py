@@ -68,20 +68,24 @@ class LegChain:
 
 @dataclass(frozen=True)
 class LegOdometryCfg:
-    """How contacts and velocities are weighed.
+    """Noise that the filter assumes.
 
     Attributes:
+        acc_m_s2: Of the accelerometer, vibration and all, over one reading [m/s²]; 0.5 g where the robot has none.
+        foot_m_s: Of the velocity by a foot that carries its full share [m/s].
         least_share: A foot that carries less than this share of the load is in the air.
         full_share: One that carries more counts in full.
-        trust: Share of the legs' velocity in every step while feet stand (the rest: accelerometer); 1: legs alone.
-        slip_m_s: A foot whose velocity is this far from the accelerometer's counts half, since it slips [m/s].
+        gate: A foot whose velocity is further off than so many standard deviations slips, or swings, and does not count.
+        lost_s: After so long without any foot that counts, the next that carries load is believed [s].
         longest_gap_s: Readings further apart than this are not integrated over [s].
     """
 
+    acc_m_s2: float = 1.0
+    foot_m_s: float = 0.05
     least_share: float = 0.08
     full_share: float = 0.25
-    trust: float = 0.3
-    slip_m_s: float = 0.4
+    gate: float = 3.0
+    lost_s: float = 0.4
     longest_gap_s: float = 0.2
 
 
@@ -109,6 +113,7 @@ class LegOdometry:
         self._legs = [LegChain(leg) for leg in bundle.legs]
         self.position_w, self.velocity_w = np.zeros(3), np.zeros(3)
         self._t_s: Optional[float] = None
+        self._variance, self._lost_s = 0.01, 0.0
 
     def reset(self, position_w: Optional[np.ndarray] = None) -> None:
         """Begin anew at a position, at rest.
@@ -118,6 +123,7 @@ class LegOdometry:
         """
         self.position_w[:] = 0.0 if position_w is None else position_w
         self.velocity_w[:] = 0.0
+        self._variance, self._lost_s = 0.01, 0.0
         self._t_s = None
 
     def update(self, state: RobotState) -> np.ndarray:
@@ -133,37 +139,43 @@ class LegOdometry:
             self.velocity_w[:] = 0.0
             return self.position_w
         rotation = _matrix(state.quat_wxyz)
-        predicted = self.velocity_w.copy()
+        before = self.velocity_w.copy()
+        noise = 0.5 * GRAVITY_M_S2
         if state.lin_acc_b is not None:
-            predicted += dt_s * (rotation @ state.lin_acc_b - [0.0, 0.0, GRAVITY_M_S2])
-        legs_w, trust = self._from_legs(state, rotation, predicted)
-        new = predicted + trust * (legs_w - predicted)
-        self.position_w += 0.5 * dt_s * (self.velocity_w + new)
-        self.velocity_w[:] = new
+            self.velocity_w += dt_s * (rotation @ state.lin_acc_b - [0.0, 0.0, GRAVITY_M_S2])
+            noise = self.cfg.acc_m_s2
+        self._variance += (noise * dt_s) ** 2
+        self._correct(state, rotation, dt_s)
+        self.position_w += 0.5 * dt_s * (before + self.velocity_w)
         return self.position_w
 
-    def _from_legs(
-        self, state: RobotState, rotation: np.ndarray, predicted_w: np.ndarray
-    ) -> Tuple[np.ndarray, float]:
-        """Velocity of the base by the feet that stand, in world axes, and how far to trust it."""
-        cfg = self.cfg
+    def _correct(self, state: RobotState, rotation: np.ndarray, dt_s: float) -> None:
+        """Take in the velocity by each foot that stands (a Kalman filter whose three axes are alike)."""
+        cfg, up_b = self.cfg, rotation[2]
         velocities, loads = [], []
         for leg in self._legs:
-            point, jacobian = leg.contact(state.joint_pos[leg.joints], rotation[2])
+            point, jacobian = leg.contact(state.joint_pos[leg.joints], up_b)
             foot_b = jacobian @ state.joint_vel[leg.joints] + np.cross(state.ang_vel_b, point)
             velocities.append(-rotation @ foot_b)
-            loads.append(_load(jacobian, state, leg, rotation[2]))
-        load, velocity = np.maximum(np.array(loads), 0.0), np.array(velocities)
-        if load.sum() <= 0:
-            return predicted_w, 0.0
-        share = load / load.sum()
-        weight = np.clip((share - cfg.least_share) / (cfg.full_share - cfg.least_share), 0.0, 1.0)
-        off = np.linalg.norm(velocity - predicted_w, axis=1) / cfg.slip_m_s
-        weight = weight / (1.0 + off * off)
-        if weight.sum() < 1e-6:
-            return predicted_w, 0.0
-        certainty = min(float(weight.sum()), 1.0) * cfg.trust if state.lin_acc_b is not None else 1.0
-        return weight @ velocity / weight.sum(), certainty
+            loads.append(max(_load(jacobian, state, leg, up_b), 0.0))
+        self._lost_s += dt_s
+        total = sum(loads)
+        for load, velocity in sorted(zip(loads, velocities), key=lambda pair: -pair[0]):
+            share = load / total if total > 0 else 0.0
+            weight = min((share - cfg.least_share) / (cfg.full_share - cfg.least_share), 1.0)
+            if weight <= 0:
+                continue
+            variance = (cfg.foot_m_s / weight) ** 2
+            off = velocity - self.velocity_w
+            believed = self._lost_s > cfg.lost_s
+            if not believed and float(off @ off) > cfg.gate**2 * (self._variance + variance):
+                continue
+            if believed:
+                self._variance = max(self._variance, 1.0)
+            gain = self._variance / (self._variance + variance)
+            self.velocity_w += gain * off
+            self._variance *= 1.0 - gain
+            self._lost_s = 0.0
 
 
 def _load(jacobian: np.ndarray, state: RobotState, leg: LegChain, up_b: np.ndarray) -> float:
