@@ -8,26 +8,13 @@ import time
 
 import pytest
 from gaussgym_deploy.testing import make_bundle
+from gaussgym_deploy.testing_command import deploy, fails
 
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory):
     # A busy test machine may stall for longer than a robot's computer should.
     return make_bundle(tmp_path_factory.mktemp("b") / "policy", steps=50, guards={"deadline_misses": 1000})
-
-
-def deploy(*arguments):
-    command = [sys.executable, "-m", "gaussgym_deploy", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
-
-
-def fails(*arguments):
-    done = deploy(*arguments)
-    assert done.returncode == 2, done
-    assert done.stderr.startswith("error: ")
-    assert done.stderr.count("\n") == 1
-    assert "Traceback" not in done.stderr
-    return done.stderr
 
 
 def test_check_prints_the_numbers_and_the_path_last(directory, tmp_path):
@@ -41,6 +28,21 @@ def test_check_prints_the_numbers_and_the_path_last(directory, tmp_path):
         0 < numbers["inference_ms"]["p50"] <= numbers["inference_ms"]["p99"] <= numbers["inference_ms"]["max"]
     )
     assert numbers["control_period_ms"] == pytest.approx(20.0)
+
+
+def test_check_writes_its_numbers_also_when_it_refuses(directory, tmp_path):
+    error = fails("check", directory, "--robot", "go1", "--json", tmp_path / "check.json")
+    numbers = json.loads((tmp_path / "check.json").read_text())
+    assert numbers["problems"][0] in error
+    assert numbers["golden_steps"] == 50
+    error = fails("check", tmp_path, "--json", tmp_path / "none.json")
+    assert json.loads((tmp_path / "none.json").read_text())["problems"][0] in error
+
+
+def test_schema_prints_the_schema():
+    done = deploy("schema")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["$id"] == "urn:gaussgym:policy:1"
 
 
 def test_check_refuses_another_robot(directory):

@@ -61,6 +61,28 @@ class Policy:
         """Whether the policy sees."""
         return self._encoder is not None
 
+    @property
+    def hidden(self) -> Optional[np.ndarray]:
+        """Recurrent state that the next step takes, ``[L, 1, H]``; None for a feed-forward policy."""
+        return self._feeds.get("h_in")
+
+    @property
+    def feature(self) -> Optional[np.ndarray]:
+        """Encoder's output for the last image, ``[1, F]``; None for a blind policy."""
+        return self._feeds.get("feature")
+
+    def resume(self, hidden: np.ndarray, feature: np.ndarray) -> None:
+        """Go on in the middle of an episode.
+
+        Args:
+            hidden: Recurrent state, any shape of the right size.
+            feature: Encoder's output, likewise.
+        """
+        for name, values in (("h_in", hidden), ("feature", feature)):
+            if name in self._feeds:
+                self._feeds[name] = values.reshape(self._feeds[name].shape).astype(np.float32)
+        self._has_feature = True
+
     def reset(self) -> None:
         """Begin an episode: hidden state zero, no image seen yet."""
         if "h_in" in self._feeds:
@@ -134,12 +156,13 @@ class ReplayReport:
                 )
 
 
-def replay_golden(bundle: PolicyBundle, policy: Policy) -> ReplayReport:
+def replay_golden(bundle: PolicyBundle, policy: Policy, *, observations: bool = True) -> ReplayReport:
     """Feed the recorded observations to the networks, and the recorded readings to the observation builder.
 
     Args:
         bundle: Gives the trace.
         policy: The bundle's networks.
+        observations: Whether to replay the readings as well.
     """
     golden = bundle.golden
     steps = len(golden["proprio"])
@@ -159,7 +182,7 @@ def replay_golden(bundle: PolicyBundle, policy: Policy) -> ReplayReport:
         inference_s[step] = policy.inference_s
     policy.reset()
     error = float(np.abs(actions - golden["actions"]).max())
-    return ReplayReport(steps, error, _replay_observations(bundle), inference_s)
+    return ReplayReport(steps, error, _replay_observations(bundle) if observations else None, inference_s)
 
 
 def _replay_observations(bundle: PolicyBundle) -> Optional[float]:
