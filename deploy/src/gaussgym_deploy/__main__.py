@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .bundle.command import check, schema
+from .bundle.command import check, describe, schema
 from .commands.drive import checklist, run
 from .commands.faults import faults
 from .commands.finish import finish
@@ -12,6 +12,7 @@ from .envelope.command import envelope
 COMMANDS = {
     "check": check,
     "schema": schema,
+    "describe": describe,
     "sim2sim": run_sim2sim,
     "envelope": envelope,
     "run": run,
