@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .bundle.command import check, describe, schema
+from .commands.compare import compare
 from .commands.drive import checklist, run
 from .commands.faults import faults
 from .commands.finish import finish
@@ -18,6 +19,7 @@ COMMANDS = {
     "run": run,
     "checklist": checklist,
     "faults": faults,
+    "compare": compare,
 }
 
 
