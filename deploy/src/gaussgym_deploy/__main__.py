@@ -7,6 +7,7 @@ from .commands.compare import compare
 from .commands.drive import checklist, run
 from .commands.faults import faults
 from .commands.finish import finish
+from .commands.flights import replay_flight, run_endurance
 from .commands.sim2sim import run_sim2sim
 from .envelope.command import envelope
 
@@ -19,6 +20,8 @@ COMMANDS = {
     "run": run,
     "checklist": checklist,
     "faults": faults,
+    "endurance": run_endurance,
+    "replay": replay_flight,
     "compare": compare,
 }
 
