@@ -161,6 +161,8 @@ def test_go2_link_releases_before_it_commands(
     assert server.commands == 0
     assert link.read().t_s > 0.0
     link.close()
+    robot.steps.remove(server.step)
+    time.sleep(0.05)
     server.close()
     bundle.robot = "go1"
     with pytest.raises(LinkError, match="is for 'go1', this link is for a 'go2'"):
