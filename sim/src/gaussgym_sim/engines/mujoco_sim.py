@@ -22,7 +22,6 @@ from gaussgym_sim.mdp.starts import scene_of_env
 from gaussgym_sim.robot import RobotCfg
 from gaussgym_sim.vecsim import MAX_DELAY_SUBSTEPS, PARAMS, SUBSTEP_S, SimState, check_param_names
 
-_ROOT, _ROOT_V = 7, 6  # numbers of a free joint in qpos (position and quaternion) and qvel
 _ACTUATOR_PARAMS = ("kp", "kd", "strength", "offset")
 
 
@@ -133,19 +132,11 @@ class MujocoSim:
         root_ang_vel_b: Tensor, joint_pos: Tensor, joint_vel: Tensor,
     ) -> None:  # fmt: skip
         """See `VecSim.reset`."""
-        qpos_root = torch.cat((root_pos_w, root_quat_wxyz), dim=1).numpy()
-        qvel_root = torch.cat((root_lin_vel_w, root_ang_vel_b), dim=1).numpy()
-        joints, velocities = joint_pos.numpy(), joint_vel.numpy()
-        q, v, _ = self._columns.joints
-        self.actuators.reset(env_ids.numpy(), joints)
+        tensors = (root_pos_w, root_quat_wxyz, root_lin_vel_w, root_ang_vel_b, joint_pos, joint_vel)
+        motion = [tensor.numpy() for tensor in tensors]
+        self.actuators.reset(env_ids.numpy(), motion[4])
         for slot, rows, picked in self._split(env_ids):
-            slot.batch.reset(rows, stage=mujoco.mjtStage.mjSTAGE_NONE)
-            column = rows[:, None]
-            slot.qpos[column, np.arange(_ROOT)] = qpos_root[picked]
-            slot.qvel[column, np.arange(_ROOT_V)] = qvel_root[picked]
-            slot.qpos[column, q] = joints[picked]
-            slot.qvel[column, v] = velocities[picked]
-            slot.batch.forward(rows, stage=mujoco.mjtStage.mjSTAGE_VEL)
+            slot.write(rows, picked, self._columns, motion)
             self._read(slot, rows, contacts=False)
 
     def park(self, env_ids: Tensor) -> None:
@@ -282,6 +273,9 @@ class MujocoSim:
         """Yield (slot, its rows, which of ``env_ids`` they are) for the slots concerned."""
         ids = env_ids.numpy()
         if len(ids) == 0:
+            return
+        if len(self._slots) == 1:
+            yield self._slots[0], ids, np.arange(len(ids))
             return
         owner = self.scene_of_env.numpy()[ids]
         for index in np.unique(owner):

@@ -7,7 +7,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from gaussgym_sim.mdp.step_kernels import add_rewards, count_time
+from gaussgym_sim.mdp.step_kernels import add_rewards, count_time, find_multiples
+
+
+def multiples_of(steps: Tensor, period: int) -> Tensor:
+    """Numbers [R] of the envs whose ``steps`` [E] are a multiple of ``period``."""
+    if steps.device.type == "cpu":
+        return torch.from_numpy(find_multiples(steps.numpy(), period))
+    return (steps % period == 0).nonzero().squeeze(1)
 
 
 class EpisodeSums:

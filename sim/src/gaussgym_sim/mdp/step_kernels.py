@@ -79,6 +79,17 @@ def count_time(steps, seconds, control_s):
 
 
 @numba.njit(cache=True, nogil=True)
+def find_multiples(steps, period):
+    """See `gaussgym_sim.mdp.episodes.multiples_of`."""
+    found, count = np.empty(len(steps), np.int64), 0
+    for e in range(len(steps)):
+        if steps[e] % period == 0:
+            found[count] = e
+            count += 1
+    return found[:count].copy()
+
+
+@numba.njit(cache=True, nogil=True)
 def add_rewards(terms, command, control_s, sums, commanded_m):
     """See `gaussgym_sim.mdp.episodes.EpisodeSums.add`."""
     control_s = np.float32(control_s)
