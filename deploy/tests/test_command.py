@@ -43,6 +43,21 @@ def test_check_prints_the_numbers_and_the_path_last(directory, tmp_path):
     assert numbers["control_period_ms"] == pytest.approx(20.0)
 
 
+def test_check_writes_its_numbers_also_when_it_refuses(directory, tmp_path):
+    error = fails("check", directory, "--robot", "go1", "--json", tmp_path / "check.json")
+    numbers = json.loads((tmp_path / "check.json").read_text())
+    assert numbers["problems"][0] in error
+    assert numbers["golden_steps"] == 50
+    error = fails("check", tmp_path, "--json", tmp_path / "none.json")
+    assert json.loads((tmp_path / "none.json").read_text())["problems"][0] in error
+
+
+def test_schema_prints_the_schema():
+    done = deploy("schema")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["$id"] == "urn:gaussgym:policy:1"
+
+
 def test_check_refuses_another_robot(directory):
     assert "the policy is for 'bench', not for 'go1'" in fails("check", directory, "--robot", "go1")
 

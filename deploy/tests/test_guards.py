@@ -81,3 +81,23 @@ def test_overrides_by_name_and_unknown_names():
         GuardLimits.of({"tilt": 1.0})
     with pytest.raises(BundleError, match="positive"):
         GuardLimits.of({"tilt_rad": 0.0})
+
+
+def test_states_that_fall_behind_are_old_though_each_is_new(bundle):
+    """Half a second per second: 0.1 s late after 0.2 s. Clocks that drift apart by 0.5 ms a second are no lag."""
+    guards, now_s = Guards(bundle), 100.0
+    for _ in range(3000):  # a minute of a drifting clock
+        now_s += 0.02
+        assert guards.check_clock(0.9995 * now_s, now_s) is None
+    start_s, fault = now_s, None
+    while fault is None and now_s < start_s + 1.0:
+        now_s += 0.02
+        fault = guards.check_clock(0.9995 * start_s + 0.5 * (now_s - start_s), now_s)
+    assert fault is not None
+    assert fault.kind == "state_age"
+    assert now_s - start_s == pytest.approx(0.22, abs=0.021)
+
+
+def test_actions_of_another_size_are_the_policys_fault(bundle):
+    assert Guards(bundle).check_action(np.zeros(11)).kind == "policy"
+    assert Guards(bundle).check_action(np.zeros(12)) is None

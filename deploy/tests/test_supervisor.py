@@ -232,6 +232,25 @@ def test_a_link_that_cannot_be_written_is_written_again(bundle, robot, clock):
     assert len(robot.commands) - count == pytest.approx(50, abs=1)
 
 
+@pytest.mark.parametrize(("refusals", "kind"), [(1, None), (2, None), (4, "link")])
+def test_a_command_that_cannot_be_sent_rides_through_two_periods_of_them_do_not(
+    bundle, robot, clock, refusals, kind
+):
+    stage, left, honest = Stage(bundle, robot, clock), [refusals], robot.write
+
+    def refuse(command):
+        if stage.supervisor.fault is None and left[0] > 0:
+            left[0] -= 1
+            raise LinkError("buffer full")
+        honest(command)
+
+    stage.drive(0.5)
+    robot.write = refuse
+    stage.drive(0.2)
+    assert (stage.supervisor.fault and stage.supervisor.fault.kind) == kind
+    assert is_damping(robot.commands[-1]) == (kind is not None)
+
+
 # ---------------------------------------------------------------------------------------------------- beside a runtime
 
 

@@ -19,7 +19,8 @@ from gaussgym_deploy.teleop import DriveCfg, open_operator
 from gaussgym_deploy.teleop.drive import Drive
 from gaussgym_deploy.teleop.gamepad import GamepadOperator
 from gaussgym_deploy.teleop.keyboard import KeyboardOperator
-from gaussgym_deploy.teleop.web import WebOperator, png
+from gaussgym_deploy.teleop.png import png
+from gaussgym_deploy.teleop.web import WebOperator
 
 STATE = RobotState.zeros(12)
 

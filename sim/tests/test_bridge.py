@@ -180,8 +180,10 @@ def test_a_step_of_4096_environments_costs_at_most_2_ms():
 
 def test_bad_input_is_told_as_such_and_the_worker_goes_on():
     sim = make_sim("bridge:mujoco", "go1", [flat_scene()], 2)
-    with pytest.raises(InputError, match="no parameter 'restitution'; it has: kp"):
-        sim.set_params(torch.tensor([0]), restitution=torch.zeros(1))
+    with pytest.raises(InputError, match="no parameter 'elasticity'; it has: kp"):
+        sim.set_params(torch.tensor([0]), elasticity=torch.zeros(1))
+    with pytest.raises(InputError, match="restitution of 2 to 2, expected 0 to 1"):
+        sim.set_params(torch.tensor([0]), restitution=torch.tensor([2.0]))
     with pytest.raises(InputError, match="delays of 9 to 9 s"):
         sim.set_params(torch.tensor([0]), delay_s=torch.tensor([9.0]))
     stand(sim, control_steps=1)

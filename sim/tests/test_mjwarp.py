@@ -24,7 +24,7 @@ from gaussgym_sim.vecsim import make_sim
 wp = pytest.importorskip("warp")
 pytest.importorskip("mujoco_warp")
 
-from gaussgym_sim.engines import mjwarp_ground, mjwarp_net, mjwarp_reset, mjwarp_sim  # noqa: E402
+from gaussgym_sim.engines import mjwarp_bounce, mjwarp_ground, mjwarp_net, mjwarp_reset, mjwarp_sim  # noqa: E402
 from gaussgym_sim.engines import mjwarp_kernels as kernels  # noqa: E402
 from gaussgym_sim.engines.mjwarp_ground import FAR_BELOW_M, WorldGrounds, add_ground_geoms  # noqa: E402
 from gaussgym_sim.engines.mjwarp_overflow import WATCHED, OverflowType, Room  # noqa: E402
@@ -38,6 +38,7 @@ def test_kernels_compile_for_gpus(arch, tmp_path):
     for module, launched in (
         (kernels, kernels.KERNELS),
         (mjwarp_net, mjwarp_net.KERNELS),
+        (mjwarp_bounce, mjwarp_bounce.KERNELS),
         (mjwarp_reset, [mjwarp_reset.restart]),
     ):
         folder = tmp_path / module.__name__

@@ -98,6 +98,7 @@ def test_moves_as_mujoco_does(ground):
         {"armature": 0.02, "joint_damping": 0.3, "joint_friction": 0.4},
         {"link_mass_factor": 1.3, "trunk_mass_kg": 7.0},
         {"compliance": 2.0, "friction": 0.3, "gravity_w": -6.0},
+        {"restitution": 1.0},
         {"trunk_com_b": 0.05, "strength": 0.8, "kp": 40.0, "kd": 1.2, "offset": 0.05, "delay_s": 0.02},
     ],
     ids=lambda values: "-".join(values),

@@ -5,6 +5,7 @@ in that of a single wheel, whatever the rest of the robot does (Schur complement
 joint, one substep dt of torque tau gives dv = tau dt / (I + a), and damping c takes v to v I / (I + c dt).
 """
 
+import math
 from dataclasses import fields, replace
 
 import mujoco
@@ -12,14 +13,18 @@ import numpy as np
 import pytest
 import torch
 from gaussgym_scene.errors import InputError
+from gaussgym_sim.engines.contact_law import contact_solref
+from gaussgym_sim.engines.mujoco_bounce import FootBounces
 from gaussgym_sim.engines.mujoco_model import build_model
+from gaussgym_sim.engines.mujoco_sim import MujocoSim
 from gaussgym_sim.env import Env, EnvCfg
 from gaussgym_sim.frames import gravity_in_base, rotate_inverse
 from gaussgym_sim.ground.terrain import ground_of
 from gaussgym_sim.presets import PRESETS, randomize_preset
 from gaussgym_sim.randomize import _PARAM_OF, Disturbances, RandomizeCfg, Uniform, randomize_physics
+from gaussgym_sim.robot import get_robot
 from gaussgym_sim.sensors.sensing import SensingCfg
-from gaussgym_sim.testing import flat_scene, place, stand
+from gaussgym_sim.testing import flat_scene, place, random_walk, stand
 from gaussgym_sim.vecsim import PARAMS, SUBSTEP_S, make_sim
 
 CPU = torch.device("cpu")
@@ -275,9 +280,132 @@ def test_softer_contacts_let_feet_sink_deeper():
     assert 2.5 < depth[1] / depth[0] < 4.5
 
 
+def rebound(sim, *, speed=2.0):
+    """Share [E] of their speed with which robots, all joints but locked, leave the ground that they hit with their feet."""
+    e = sim.num_envs
+    ones, ids = torch.ones(e, sim.robot.num_joints), torch.arange(e)
+    sim.set_params(ids, kp=0 * ones, kd=0 * ones, armature=1000 * ones)
+    joints = place(sim, pos_w=torch.tensor([[0.0, 0.0, 0.5]]).repeat(e, 1))
+    touches = 0.5 - float(sim.state.foot_pos_w[0, :, 2].min()) + sim.robot.foot_radius_m
+    above = torch.linspace(0.0, 1.0, e + 1)[1:] * speed * SUBSTEP_S  # at all moments between two substeps
+    pos = torch.stack((torch.zeros(e), torch.zeros(e), touches + above), dim=1)
+    place(sim, pos_w=pos, lin_vel_w=torch.tensor([[0.0, 0.0, -speed]]).repeat(e, 1))
+    best = torch.zeros(e)
+    for _ in range(40):
+        sim.step(joints, substeps=1)
+        over, up = sim.state.root_pos_w[:, 2] - touches, sim.state.root_lin_vel_w[:, 2]
+        best = torch.where((over > 0) & (up > 0), torch.maximum(best, up**2 + 2 * G * over), best)
+    return (best / (speed**2 + 2 * G * above)).sqrt()
+
+
+@pytest.mark.parametrize("compliance", [0.0, 1.0])
+def test_half_of_the_restitution_comes_back_of_an_impact(compliance):
+    """On the mean over phases between two substeps; never more than there was, and more for more."""
+    means = []
+    for restitution in (0.0, 0.2, 0.4, 0.6, 0.8, 1.0):
+        fixed = {"restitution": (restitution,) * 2, "compliance": (compliance,) * 2}
+        sim, _ = robots(*[fixed] * 8)
+        share = rebound(sim)
+        assert share.max() < 0.5 * restitution + 0.2
+        means.append(float(share.mean()))
+    np.testing.assert_allclose(means, np.linspace(0.0, 0.5, 6), atol=0.1)
+    assert np.diff(means).min() > 0.0
+
+
+def test_a_ball_bounces_by_the_law():
+    """The same spring and damper without our simulator: a free body in plain MuJoCo."""
+    restitution = torch.tensor([0.2, 0.5, 1.0])
+    solref = contact_solref(torch.tensor([[0.01, 1.0]]).double(), torch.zeros(3), restitution)[:, 0]
+    for want, (time_constant, ratio) in zip(0.5 * restitution, solref, strict=True):
+        model = mujoco.MjModel.from_xml_string(
+            '<mujoco><option timestep="0.005" integrator="implicitfast"/><worldbody><geom type="plane" size="0 0 1"/>'
+            '<body><freejoint/><geom type="sphere" size="0.05" mass="12" priority="1" '
+            f'solref="{float(time_constant)} {float(ratio)}"/></body></worldbody></mujoco>'
+        )
+        shares = []
+        for phase in np.linspace(0.05, 1.0, 20):
+            data = mujoco.MjData(model)
+            data.qpos[2], data.qvel[2] = 0.05 + 0.01 * phase, -2.0
+            best = 0.0
+            for _ in range(40):
+                mujoco.mj_step(model, data)
+                if data.qpos[2] > 0.05 and data.qvel[2] > 0:
+                    best = max(best, data.qvel[2] ** 2 + 2 * G * (data.qpos[2] - 0.05))
+            shares.append((best / (4.0 + 2 * G * 0.01 * phase)) ** 0.5)
+        assert np.mean(shares) == pytest.approx(float(want), abs=0.07)
+        assert max(shares) < float(want) + 0.2
+
+
+@pytest.mark.parametrize("name", ["go1", "anymal_c"])
+def test_robots_that_stand_do_not_bounce(name):
+    """Feet that bounced as much under load as in an impact would tremble and wander off by up to 0.2 m/s."""
+    sim = make_sim("mujoco", name, [flat_scene()], 3)
+    sim.set_params(torch.arange(3), restitution=torch.tensor([0.0, 0.7, 1.0]))
+    joints = place(sim, pos_w=torch.tensor([[0.0, 0.0, sim.robot.base_height_m + 0.02]]).repeat(3, 1))
+    sim.step(joints, substeps=400)
+    begin, fastest = sim.state.foot_pos_w.clone(), torch.zeros(3)
+    for _ in range(200):
+        sim.step(joints, substeps=1)
+        assert sim.state.foot_contact.all()
+        fastest = torch.maximum(fastest, sim.state.joint_vel.abs().amax(dim=1))
+    wandered = (sim.state.foot_pos_w - begin).norm(dim=-1).amax(dim=1)
+    np.testing.assert_allclose(wandered[1:], wandered[0], atol=1e-3)
+    np.testing.assert_allclose(fastest[1:], fastest[0], atol=0.02)
+
+
+def test_restitution_of_none_leaves_every_bit():
+    sims = [make_sim("mujoco", "go1", [flat_scene()], 4) for _ in range(2)]
+    sims[1].set_params(torch.arange(4), restitution=torch.zeros(4), compliance=torch.zeros(4))
+    one, other = (random_walk(sim) for sim in sims)
+    assert torch.equal(one, other)
+
+
+def test_a_spring_given_by_its_stiffness():
+    """``solref`` (-k, -b): twice as slow is a quarter of k and half of b; restitution takes from b alone."""
+    nominal = torch.tensor([[-1000.0, -40.0]])
+    soft = contact_solref(nominal, torch.tensor([1.0]), torch.tensor([0.0]))
+    assert soft.tolist() == [[[-250.0, -20.0]]]
+    bouncy = contact_solref(nominal, torch.tensor([0.0]), torch.tensor([1.0]))[0, 0]
+    ratio = math.log(2) / math.hypot(math.pi, math.log(2))
+    assert bouncy.tolist() == pytest.approx([-1000.0, -40.0 * ratio])
+
+
+def test_an_impact_bounces_and_what_follows_does_not():
+    """Feet: firm after a bounce of less than 15 ms, bouncing again after as long in the air; a landing is over after 150 ms."""
+    firm, bouncing = [0.01, 1.0], [0.04, 0.25]
+    feet = FootBounces(np.array([firm, firm]), 1)
+    feet.set(np.array([0]), np.array([[firm, firm]]), np.array([[bouncing, bouncing]]))
+    solref, seen = np.zeros((1, 3, 2)), []
+    touching = [0] * 2 + [1] * 6 + [0] * 2 + [1] * 2 + [0] * 3 + [1] * 31
+    for touches in touching:
+        feet.apply(np.array([0]), np.array([[9.0, 0.0, touches]]), np.array([1, 2]), solref, np.array([0, 2]))
+        assert solref[0, 0].tolist() == bouncing  # the other foot stays in the air
+        seen.append(solref[0, 2].tolist() == bouncing)
+    assert seen == [True] * 8 + [False] * 2 + [False] * 2 + [False] * 2 + [True] + [True] * 29 + [False] * 2
+
+
+def test_restitution_beyond_1_is_refused():
+    sim = make_sim("mujoco", "go1", [flat_scene()], 2)
+    with pytest.raises(InputError, match=r"restitution of 0.5 to 1.5, expected 0 to 1"):
+        sim.set_params(torch.arange(2), restitution=torch.tensor([0.5, 1.5]))
+    assert sim.params["restitution"].tolist() == [0.0, 0.0]
+
+
+def test_another_scene_begins_without_bouncing():
+    sim = make_sim("mujoco", "go1", [flat_scene()], 2)
+    sim.set_params(torch.arange(2), restitution=torch.ones(2))
+    sim.set_scene(torch.arange(2), flat_scene(z_m=0.0))
+    assert rebound(sim).max() < 0.2
+
+
 def test_what_a_backend_lacks_is_refused_not_skipped():
+    class Rigid(MujocoSim):
+        capabilities = MujocoSim.capabilities - {"restitution"}
+
     cfg = replace(RandomizeCfg.none(), restitution=(0.1, 0.9))
-    sim = make_sim("mujoco", "go1", [flat_scene()], 1)
+    sim = Rigid(get_robot("go1"), [flat_scene()], 1)
+    with pytest.raises(InputError, match="no parameter 'restitution'; it has: kp"):
+        sim.set_params(torch.tensor([0]), restitution=torch.zeros(1))
     with pytest.raises(InputError, match="varies restitution, which this physics backend does not have"):
         randomize_physics(sim, torch.tensor([0]), cfg, uniform())
     with pytest.raises(InputError, match="varies restitution"):
@@ -486,10 +614,9 @@ def test_the_quick_recipe_leaves_physics_alone():
     ("robot", "preset"), [("a1", "gaussgym_a1"), ("t1", "gaussgym_t1"), ("anymal_c", "gaussgym_anymal_c")]
 )
 def test_presets_run_on_their_robots(robot, preset):
-    """Random actions, all that MuJoCo has of the preset: finite, and every env's physics its own."""
+    """Random actions, all of the preset: finite, and every env's physics its own."""
     sim = make_sim("mujoco", robot, [flat_scene()], 6)
-    randomize, lost = randomize_preset(preset).supported_by(sim.capabilities)
-    assert lost == ("restitution",)
+    randomize = randomize_preset(preset)
     env = Env(sim, replace(EnvCfg(), randomize=randomize, episode_s=1.0), seed=3)
     generator = torch.Generator().manual_seed(0)
     for _ in range(80):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from . import links as links  # registers the links
 from .bundle import BundleError, CameraSpec, ObservationTerm, PolicyBundle, Recurrence, write_bundle
 from .robot_io import BenchRobot, JointCommand, LinkError, RobotIO, RobotState
 from .runtime import RunReport, Runtime

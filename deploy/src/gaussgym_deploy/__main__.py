@@ -2,70 +2,24 @@
 
 from __future__ import annotations
 
-import json
-import os
 import sys
-import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Callable, Optional
-
-import numpy as np
+from typing import Callable, Optional, Tuple
 
 from .bundle import BundleError, PolicyBundle
-from .guards import GuardLimits
-from .policy import Policy, replay_golden
-from .robot_io import LinkError, open_robot
+from .bundle.command import check, schema
+from .envelope.command import envelope
+from .faults.command import EXIT_FAILED, inject_faults
+from .reporting import ProgressLine, counts, write_json
+from .robot_io import LinkError
 from .runtime import Runtime
-from .sim2sim import Sim2SimReport, new_name, robot_command, sim2sim
+from .sim2sim import sim2sim_in_scene
+from .simulated_robot import SimulatedRobotCfg
+from .supervisor_process import SupervisedRobot
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
-
-
-def check(bundle: Path, /, *, robot: Optional[str] = None, json: Optional[Path] = None) -> Optional[Path]:
-    """Check a policy bundle: manifest, hashes, shapes, networks, golden trace, time per step.
-
-    Args:
-        bundle: Folder of the bundle.
-        robot: Robot that it is meant for; a bundle for another one is refused.
-        json: File for the numbers.
-    """
-    loaded = PolicyBundle.load(bundle)
-    if robot is not None and robot != loaded.robot:
-        raise BundleError(f"{bundle}: the policy is for {loaded.robot!r}, not for {robot!r}")
-    GuardLimits.of(loaded.guards)
-    policy = Policy(loaded)
-    replay_golden(loaded, policy)  # the first steps of a session are slow and not what the robot will see
-    report = replay_golden(loaded, policy)
-    times_ms = 1e3 * report.inference_s
-    p50, p99 = (float(value) for value in np.percentile(times_ms, [50, 99]))
-    numbers = {
-        "robot": loaded.robot,
-        "golden_steps": report.steps,
-        "golden_max_abs_error": report.max_abs_error,
-        "golden_max_abs_observation_error": report.max_abs_observation_error,
-        "inference_ms": {"p50": p50, "p99": p99, "max": float(times_ms.max())},
-        "control_period_ms": 1e3 * loaded.control_dt_s,
-    }
-    eyes = "blind" if loaded.camera is None else f"camera {loaded.camera.width}x{loaded.camera.height} px"
-    off = report.max_abs_observation_error
-    print(f"robot {loaded.robot}, {len(loaded.joint_names)} joints, {loaded.proprio_size} values, {eyes}")
-    print(f"golden trace: {report.steps} steps, max abs error of actions {report.max_abs_error:.3g}")
-    print(
-        f"golden trace: max abs error of observations {'not recorded' if off is None else format(off, '.3g')}"
-    )
-    print(
-        f"inference [ms]: {counts(numbers['inference_ms'])}; control period {1e3 * loaded.control_dt_s:.1f}"
-    )
-    written = write_json(json, numbers)
-    report.require_match(loaded)
-    if p99 > 1e3 * loaded.control_dt_s:
-        raise BundleError(
-            f"{bundle}: p99 of inference, {p99:.1f} ms, is above the control period of {1e3 * loaded.control_dt_s:.1f} ms"
-            " on this machine"
-        )
-    return written
 
 
 def run_sim2sim(
@@ -76,6 +30,8 @@ def run_sim2sim(
     episodes: int = 64,
     starts: Optional[Path] = None,
     lockstep: bool = True,
+    robot: SimulatedRobotCfg = SimulatedRobotCfg(),  # noqa: B008 (frozen)
+    film: Optional[Path] = None,
     json: Optional[Path] = None,
     log: Optional[Path] = None,
 ) -> Optional[Path]:
@@ -85,8 +41,10 @@ def run_sim2sim(
         bundle: Folder of the bundle.
         scene: Folder of the scene.
         episodes: Number of episodes.
-        starts: File of starts, as the evaluation wrote it; default: the robot process draws them.
+        starts: File of starts, as the evaluation wrote it; default: the evaluation's 256 in this scene.
         lockstep: Physics waits for commands (as fast as the machine can); otherwise real time.
+        robot: How the simulated robot differs from the nominal one.
+        film: Film of the first episode, third person and robot's camera (mp4).
         json: File for the report.
         log: File for the runtime's JSON lines.
     """
@@ -95,16 +53,29 @@ def run_sim2sim(
     for path in (scene, starts):
         if path is not None and not path.exists():
             raise BundleError(f"{path}: not found")
-    loaded = PolicyBundle.load(bundle)
-    name = new_name()
-    command = robot_command(scene, name, loaded, lockstep=lockstep, starts=starts)
-    report = sim2sim(loaded, command, name, episodes=episodes, log=log, progress=ProgressLine(episodes))
+    line = ProgressLine(episodes, "sim2sim")
+    report = sim2sim_in_scene(
+        PolicyBundle.load(bundle),
+        scene,
+        episodes=episodes,
+        lockstep=lockstep,
+        starts=starts,
+        options=robot,
+        film=film,
+        log=log,
+        progress=lambda so_far: line.show(so_far.episodes, f", success {so_far.success_rate:.0%}"),
+    )
+    metrics = report.metrics
     print(
         f"{report.episodes} episodes: success {report.success_rate:.1%}, fell {report.fall_rate:.1%},"
         f" timed out {report.timeout_rate:.1%}; {report.control_steps} control steps in {report.wall_s:.1f} s"
     )
+    print(
+        f"velocity error {metrics['velocity_error_m_s']:.3f} m/s, yaw rate error {metrics['yaw_rate_error_rad_s']:.3f} rad/s,"
+        f" cost of transport {metrics['cost_of_transport']:.2f}, {metrics['falls_per_km']:.1f} falls/km"
+    )
     print(f"faults: {counts(report.faults)}; limits that acted (steps): {counts(report.interventions)}")
-    return write_json(json, asdict(report))
+    return write_json(json, asdict(report)) or film
 
 
 def run(
@@ -130,8 +101,8 @@ def run(
     if stand_s <= 0:
         raise BundleError(f"--stand-s is {stand_s:g}, expected a positive time")
     loaded = PolicyBundle.load(bundle)
-    runtime = Runtime(loaded, open_robot(robot, loaded), stand_s=stand_s, log=log)
-    report = runtime.run(seconds)
+    with SupervisedRobot(robot, loaded) as link:
+        report = Runtime(loaded, link, stand_s=stand_s, log=log).run(seconds)
     print(f"{report.ticks} control steps ({counts(report.ticks_by_mode)}), fault: {report.fault or 'none'}")
     print(
         f"deadlines missed: {report.deadline_misses}; woken up late by at most {report.worst_lateness_ms:.2f} ms;"
@@ -145,52 +116,41 @@ def run(
     return written or log
 
 
-class ProgressLine:
-    """One line on stderr, rewritten after every episode (every few seconds where it goes into a log).
+def faults(
+    bundle: Path,
+    /,
+    *,
+    links: Tuple[str, ...] = ("bench",),
+    kinds: Tuple[str, ...] = (),
+    moments: int = 20,
+    seed: int = 0,
+    scene: Optional[Path] = None,
+    jobs: int = 0,
+    json: Optional[Path] = None,
+) -> Optional[Path]:
+    """Inject every fault at random moments: does the robot damp, how soon, what is the worst that it is told.
+
+    Exit status 1 when a trial did not go as the table of faults says.
 
     Args:
-        total: Number of episodes.
+        bundle: Folder of the bundle.
+        links: Where: bench, sim, dds-sim.
+        kinds: Which faults; default: all.
+        moments: Trials of each fault on each link.
+        seed: Of moments, joints, starts.
+        scene: Folder of the scene, for sim and dds-sim.
+        jobs: Worker processes; 0: one a core.
+        json: File for the report.
     """
-
-    def __init__(self, total: int) -> None:
-        self._total = total
-        self._start_s = time.monotonic()
-        self._last_s = 0.0
-
-    def __call__(self, report: Sim2SimReport) -> None:
-        """Show how far it is."""
-        now_s = time.monotonic()
-        done = report.episodes == self._total
-        if not done and now_s - self._last_s < (0.2 if sys.stderr.isatty() else 3.0):
-            return
-        self._last_s = now_s
-        left_s = (now_s - self._start_s) / report.episodes * (self._total - report.episodes)
-        text = (
-            f"sim2sim: {100 * report.episodes // self._total}%| {report.episodes}/{self._total},"
-            f" success {report.success_rate:.0%}, {left_s:.0f} s left"
-        )
-        print(f"\r{text:<60}", end="\n" if done else "", file=sys.stderr, flush=True)
-
-
-def counts(values: Any) -> str:
-    """``a 1, b 2`` or ``none``."""
-    shown = [
-        f"{key} {value if isinstance(value, int) else format(value, '.3f')}" for key, value in values.items()
-    ]
-    return ", ".join(shown) or "none"
-
-
-def write_json(path: Optional[Path], values: Any) -> Optional[Path]:
-    """Write through a temporary file; returns the path."""
-    if path is None:
-        return None
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.parent.mkdir(parents=True, exist_ok=True)
-    with open(str(temporary), "w", encoding="utf-8") as file:
-        json.dump(values, file, indent=2)
-        file.write("\n")
-    os.replace(str(temporary), str(path))
-    return path
+    report = inject_faults(
+        bundle, links=links, kinds=kinds, moments=moments, seed=seed, scene=scene, jobs=jobs
+    )
+    written = write_json(json, report)
+    if report["failed_trials"]:
+        if written is not None:
+            print(written)
+        raise SystemExit(EXIT_FAILED)
+    return written
 
 
 def finish(command: Callable[[], Optional[Path]]) -> int:
@@ -215,11 +175,21 @@ def main() -> None:
     """Entry point."""
     import tyro
 
-    commands = {"check": check, "sim2sim": run_sim2sim, "run": run}
+    commands = {
+        "check": check,
+        "schema": schema,
+        "sim2sim": run_sim2sim,
+        "envelope": envelope,
+        "run": run,
+        "faults": faults,
+    }
     raise SystemExit(
         finish(
             lambda: tyro.extras.subcommand_cli_from_dict(
-                commands, prog="gaussgym-deploy", description=__doc__
+                commands,
+                prog="gaussgym-deploy",
+                description=__doc__,
+                config=(tyro.conf.OmitArgPrefixes,),
             )
         )
     )

@@ -19,7 +19,7 @@ from .robot_io import RobotState
 __all__ = ["FAULT_KINDS", "Fault", "GuardLimits", "Guards"]
 
 FAULT_KINDS = {
-    "state_age": "the robot's state did not change for `state_age_s`",
+    "state_age": "the robot's state did not change for `state_age_s`, or states come that much later than they did",
     "crc": "more than `corrupt_per_s` states were thrown away as damaged within a second, or the state is stale for it",
     "out_of_order": "more than `out_of_order_per_s` states came late within a second, or the state is stale for it",
     "clock": "one clock jumped by more than `clock_jump_s` against the other, or the runtime's went back",
@@ -53,6 +53,8 @@ READINGS = (
     ("joint_torque", 0), ("motor_temperature_c", 0), ("position_w", 3),
 )  # fmt: skip
 """Arrays of a state with their sizes; 0: one value per joint."""
+CLOCK_DRIFT = 1e-3
+"""Two clocks of computers run apart by less than this [s/s]."""
 ABSURD = 1e6
 """No reading of a robot is that large in SI units."""
 
@@ -194,6 +196,7 @@ class Guards:
         self._beyond_pos = self._beyond_vel = self._beyond_torque = 0
         self._t_s = self._now_s = -np.inf
         self._offset_s: Optional[float] = None
+        self._shortest_s, self._shortest_at_s = float("nan"), 0.0
         self._moved_s: Optional[float] = None
         for rejects in self._rejects:
             rejects.reset()
@@ -218,7 +221,24 @@ class Guards:
                 "clock",
                 f"the robot's clock jumped by {self._offset_s - before_s:+.3f} s against the runtime's, at most {limit_s:g} s",
             )
-        return None
+        return self._check_lag(self._offset_s, now_s)
+
+    def _check_lag(self, offset_s: float, now_s: float) -> Optional[Fault]:
+        """States may come one by one and still be old: a queue that fills up somewhere hands out the past.
+
+        The shortest way so far is the measure; it is forgotten at the pace at which two clocks may drift apart.
+        """
+        shortest_s = self._shortest_s - CLOCK_DRIFT * (now_s - self._shortest_at_s)
+        if not offset_s <= shortest_s:  # also the first one
+            self._shortest_s, self._shortest_at_s = offset_s, now_s
+            return None
+        lag_s = shortest_s - offset_s
+        if lag_s <= self.limits.state_age_s:
+            return None
+        return Fault(
+            "state_age",
+            f"states come {lag_s:.3f} s later than they did, at most {self.limits.state_age_s:g} s",
+        )
 
     def state_age_s(self, now_s: float) -> float:
         """For how long no newer state has come [s], as of the last :meth:`check_clock`; 0 before the first.
@@ -321,7 +341,9 @@ class Guards:
         return None
 
     def check_action(self, action: np.ndarray) -> Optional[Fault]:
-        """The policy's output is finite."""
+        """The policy's output is finite, one number per joint."""
+        if action.shape != self._joints:
+            return Fault("policy", f"gave actions of shape {list(action.shape)}, expected {self._joints[0]}")
         if np.isfinite(action).all():
             return None
         names = [name for name, value in zip(self._bundle.joint_names, action) if not np.isfinite(value)]

@@ -134,12 +134,13 @@ class ReplayReport:
                 )
 
 
-def replay_golden(bundle: PolicyBundle, policy: Policy) -> ReplayReport:
+def replay_golden(bundle: PolicyBundle, policy: Policy, *, observations: bool = True) -> ReplayReport:
     """Feed the recorded observations to the networks, and the recorded readings to the observation builder.
 
     Args:
         bundle: Gives the trace.
         policy: The bundle's networks.
+        observations: Whether to replay the readings as well.
     """
     golden = bundle.golden
     steps = len(golden["proprio"])
@@ -159,7 +160,7 @@ def replay_golden(bundle: PolicyBundle, policy: Policy) -> ReplayReport:
         inference_s[step] = policy.inference_s
     policy.reset()
     error = float(np.abs(actions - golden["actions"]).max())
-    return ReplayReport(steps, error, _replay_observations(bundle), inference_s)
+    return ReplayReport(steps, error, _replay_observations(bundle) if observations else None, inference_s)
 
 
 def _replay_observations(bundle: PolicyBundle) -> Optional[float]:

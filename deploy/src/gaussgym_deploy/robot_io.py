@@ -9,6 +9,7 @@ age of a state by its own monotonic clock (how long ``t_s`` has not moved), so t
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import time
 from dataclasses import dataclass
@@ -31,6 +32,9 @@ __all__ = [
     "open_robot",
 ]
 
+AMBIENT_C, HEATING_C_PER_S_N2M2, COOLING_S = 25.0, 0.02, 60.0
+FULL_BATTERY, BATTERY_S = 1.0, 3600.0
+GRAVITY_M_S2 = 9.81
 DAMPING_KD = 3.0
 """Derivative gain of the damping command [N·m·s/rad] (the quadruped makers' own passive mode uses 3)."""
 
@@ -63,6 +67,7 @@ class RobotState:
         motor_temperature_c: [°C], ``[J]``, or None.
         battery_fraction: State of charge, 0 ... 1; NaN where the robot does not say.
         position_w: Base position by the robot's own odometry [m], ``[3]``, or None; its frame and drift are the robot's.
+        remote: Packet of the maker's remote control as it came (Unitree: 40 bytes), uint8, or None.
         corrupt: States that the link has thrown away so far (bad CRC, wrong layout, not a number where the wire forbids it).
         out_of_order: States that came late and were thrown away so far.
         rival_writers: Other writers that the link sees on the command channel now.
@@ -84,6 +89,7 @@ class RobotState:
     motor_temperature_c: Optional[np.ndarray] = None
     battery_fraction: float = float("nan")
     position_w: Optional[np.ndarray] = None
+    remote: Optional[np.ndarray] = None
     corrupt: int = 0
     out_of_order: int = 0
     rival_writers: int = 0
@@ -153,11 +159,13 @@ class BenchRobot:
     ``inertia q'' = clip(kp (q* - q) - kd q', +-torque_limit) - friction q'``, semi-implicit Euler at ``substep_s``.
     It runs on the clock that it is given: every ``read()`` first integrates up to now. Like a real motor board it
     falls back to damping when no command has come for ``command_timeout_s``. It starts lying, at ``start_joint_pos``.
+    Its motors warm up, ``T' = 0.02 tau² - (T - 25 °C) / 60 s``, and its battery lasts an hour.
 
     Args:
         num_joints: Number of joints.
         torque_limit: Largest joint torque [N·m], scalar or ``[J]``.
         start_joint_pos: First angles [rad], ``[J]``.
+        joint_pos_limit: Mechanical end stops [rad], ``[J, 2]``, without bounce; None: joints turn on.
         command: The constant velocity command that it reports, ``[3]``.
         camera_size_wh: Width and height of its camera [px], or None for a robot without one.
         camera_hz: Camera rate [1/s].
@@ -174,6 +182,7 @@ class BenchRobot:
         *,
         torque_limit: Any = 23.7,
         start_joint_pos: Optional[np.ndarray] = None,
+        joint_pos_limit: Optional[np.ndarray] = None,
         command: Sequence[float] = (0.5, 0.0, 0.0),
         camera_size_wh: Optional[Tuple[int, int]] = None,
         camera_hz: float = 10.0,
@@ -201,6 +210,13 @@ class BenchRobot:
         self._state.command[:] = command
         if start_joint_pos is not None:
             self._state.joint_pos[:] = start_joint_pos
+        self._stops = (
+            None if joint_pos_limit is None else (joint_pos_limit[:, 0].copy(), joint_pos_limit[:, 1].copy())
+        )
+        self._state.joint_torque = self._applied = np.zeros(num_joints)
+        self._state.motor_temperature_c = self._temperature_c = np.full(num_joints, AMBIENT_C)
+        self._state.lin_acc_b = np.array([0.0, 0.0, GRAVITY_M_S2])
+        self._state.battery_fraction = FULL_BATTERY
         self._camera_period_s = 1.0 / camera_hz
         self._frame = None if camera_size_wh is None else _test_card(*camera_size_wh)
 
@@ -210,8 +226,10 @@ class BenchRobot:
         target = int(elapsed_s / self._substep_s)
         # After a long pause (a debugger, a suspended laptop) integrate one second, not hours.
         self._steps = max(self._steps, target - int(1.0 / self._substep_s))
+        elapsed = max(target - self._steps, 0)
         while self._steps < target:
             self._substep()
+        self._use_up(elapsed * self._substep_s)
         self._state.t_s = self._steps * self._substep_s
         if self._frame is not None:
             frame_number = int(self._state.t_s / self._camera_period_s + 1e-9)
@@ -241,13 +259,30 @@ class BenchRobot:
         np.multiply(self._command.kd, state.joint_vel, out=scratch)
         torque -= scratch
         np.clip(torque, -self._torque_limit, self._torque_limit, out=torque)
+        self._applied[:] = torque
         np.multiply(state.joint_vel, self._friction, out=scratch)
         torque -= scratch
         torque *= self._substep_s / self._inertia
         state.joint_vel += torque
         np.multiply(state.joint_vel, self._substep_s, out=scratch)
         state.joint_pos += scratch
+        if self._stops is not None:
+            np.clip(state.joint_pos, self._stops[0], self._stops[1], out=scratch)
+            np.copyto(state.joint_vel, 0.0, where=np.not_equal(scratch, state.joint_pos))
+            state.joint_pos[:] = scratch
         self._steps += 1
+
+    def _use_up(self, seconds: float) -> None:
+        """Warm up the motors (with the newest torque) and empty the battery."""
+        heating, scratch = self._scratch, self._torque
+        np.square(self._applied, out=heating)
+        heating *= HEATING_C_PER_S_N2M2
+        np.subtract(self._temperature_c, AMBIENT_C, out=scratch)
+        scratch /= COOLING_S
+        heating -= scratch
+        heating *= seconds
+        self._temperature_c += heating
+        self._state.battery_fraction = max(self._state.battery_fraction - seconds / BATTERY_S, 0.0)
 
 
 def _test_card(width: int, height: int) -> np.ndarray:
@@ -265,6 +300,7 @@ def _open_bench(bundle: PolicyBundle) -> RobotIO:
         len(bundle.joint_names),
         torque_limit=bundle.torque_limit,
         start_joint_pos=bundle.default_joint_pos * 0.5,
+        joint_pos_limit=bundle.joint_pos_limit,
         camera_size_wh=None if camera is None else (camera.width, camera.height),
         camera_hz=bundle.camera_hz,
     )
@@ -278,7 +314,7 @@ def open_robot(name: str, bundle: PolicyBundle, **options: Any) -> RobotIO:
     """Open a robot link by name.
 
     Args:
-        name: A key of :data:`ROBOT_LINKS`.
+        name: A key of :data:`ROBOT_LINKS`, or ``module:function`` for a link of your own.
         bundle: The policy bundle that will drive it.
         options: Of that link.
 
@@ -286,11 +322,9 @@ def open_robot(name: str, bundle: PolicyBundle, **options: Any) -> RobotIO:
         LinkError: When there is no such link or option (the message lists those that exist).
     """
     if name not in ROBOT_LINKS:
-        raise LinkError(
-            f"no robot link named {name!r}; there is: {', '.join(sorted(ROBOT_LINKS))}"
-            " (links to hardware are not part of this version; simulated scenes: use 'sim2sim')"
-        )
-    link = ROBOT_LINKS[name]
+        link = _import_link(name)
+    else:
+        link = ROBOT_LINKS[name]
     known = list(inspect.signature(link).parameters)[1:]
     for option in options:
         if option not in known:
@@ -298,3 +332,16 @@ def open_robot(name: str, bundle: PolicyBundle, **options: Any) -> RobotIO:
                 f"robot link {name!r} has no option {option!r}; there is: {', '.join(known) or 'none'}"
             )
     return link(bundle, **options)
+
+
+def _import_link(name: str) -> Callable[..., RobotIO]:
+    module, colon, function = name.partition(":")
+    if not colon:
+        raise LinkError(
+            f"no robot link named {name!r}; there is: {', '.join(sorted(ROBOT_LINKS))}, or module:function for your own"
+            " (episodes in a simulated scene: use 'sim2sim')"
+        )
+    try:
+        return getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise LinkError(f"robot link {name!r} does not import: {error}") from None

@@ -136,7 +136,7 @@ class Runtime:
         joints = len(bundle.joint_names)
         self._command = JointCommand(np.zeros(joints), bundle.kp.copy(), bundle.kd.copy())
         self._stop: Optional[str] = None
-        self._alone = self._ending = False
+        self._alone = self._ending = self._finished = False
         self._last_goal = self.goal
         self._state = RobotState.zeros(joints)
         self.restart(0.0)
@@ -161,6 +161,10 @@ class Runtime:
             reason: For the log.
         """
         self._stop = reason
+
+    def finish(self) -> None:
+        """End :meth:`run` after the current step, as if its time were over; from any thread."""
+        self._finished = True
 
     def run(self, duration_s: Optional[float] = None, *, final_damp_s: float = 1.0) -> RunReport:
         """Run in real time until the time is over or Ctrl-C, then damp, then close the link.
@@ -192,7 +196,7 @@ class Runtime:
                 self._loop(rate, None if duration_s is None else start_s + duration_s)
             except KeyboardInterrupt:
                 interrupted = True
-            self.goal, self._ending = Mode.DAMP, True
+            self.goal, self._ending, self._finished = Mode.DAMP, True, False
             self._loop(rate, self._clock() + final_damp_s)
         finally:
             self._send(self.machine.damping)
@@ -211,7 +215,7 @@ class Runtime:
                 part.close()
 
     def _loop(self, rate: FixedRate, end_s: Optional[float]) -> None:
-        while not self._alone and (end_s is None or self._clock() < end_s):
+        while not (self._alone or self._finished) and (end_s is None or self._clock() < end_s):
             late_s = rate.wait()
             start_s = time.thread_time()
             self._step(rate, late_s, self._clock())

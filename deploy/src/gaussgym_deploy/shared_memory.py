@@ -41,8 +41,8 @@ Wire format (version 2, little-endian, native alignment 8; :func:`_message_dtype
     ...   command message   (runtime → robot)
     ...   image message     (robot → runtime)
 
-Version 2 carries what robots say beyond version 1 (accelerometer, torque, temperature, battery, odometry, rejected states,
-rival writers, round trip), a supervisor's latched fault, and the time at which a command was sent.
+Version 2 carries what robots say beyond version 1 (accelerometer, torque, temperature, battery, odometry, remote control,
+rejected states, rival writers, round trip), a supervisor's latched fault, and the time at which a command was sent.
 
 Each message has one writer and is ``number u64, crc u32, 0 u32, payload``: the number grows by one per message and is
 what the reader polls; the CRC-32 over number and payload shows a copy taken in the middle of a write (or, on machines
@@ -90,7 +90,7 @@ _FIXED = struct.Struct("=8sIIqqII")
 _OFFSET_SERVER_PID, _OFFSET_RUNTIME_PID, _OFFSET_SERVER_CLOSED, _OFFSET_RUNTIME_CLOSED = 16, 24, 32, 36
 _KIND_JOINT_COMMAND, _KIND_RESET = 0, 1
 _FAULT_BYTES = 160
-_OPTIONAL = ("lin_acc_b", "joint_torque", "motor_temperature_c", "position_w")
+_OPTIONAL = ("lin_acc_b", "joint_torque", "motor_temperature_c", "position_w", "remote")
 """Arrays that a robot may not have, in the order of their bits in ``present``."""
 _NUMBERS = ("battery_fraction", "round_trip_s", "corrupt", "out_of_order", "rival_writers")
 _SPIN_S = 50e-6
@@ -175,6 +175,7 @@ def _message_dtypes(description: LinkDescription) -> Tuple[np.dtype, np.dtype, n
         ("joint_torque", "<f8", joints),
         ("motor_temperature_c", "<f8", joints),
         ("position_w", "<f8", (3,)),
+        ("remote", "u1", (40,)),
         ("present", "<u8"),  # bit i: the i-th of _OPTIONAL is there
         ("battery_fraction", "<f8"),
         ("round_trip_s", "<f8"),
@@ -187,6 +188,12 @@ def _message_dtypes(description: LinkDescription) -> Tuple[np.dtype, np.dtype, n
         ),  # from the runtime's sending the last command to its leaving for the robot; NaN: unknown
         ("supervisor_fault", f"S{_FAULT_BYTES}"),  # UTF-8, padded with zeros
         ("image_number", "<u8"),  # 0: no image yet
+        ("rgb_t_s", "<f8"),
+        (
+            "misfit_wh",
+            "<i8",
+            (2,),
+        ),  # size of an image that is not as announced and did not cross; -1, -1: it is
         ("start_index", "<i8"),
         ("result", "<i8"),
     ]
@@ -325,6 +332,7 @@ class SharedMemoryServer:
         record = self._segment.command.record
         self._request = JointCommand(q=record["q"][0], kp=record["kp"][0], kd=record["kd"][0])
         self._fields = _StateRecord(self._segment.state.record)
+        self._segment.state.record["misfit_wh"] = -1
         self._image_t_s = -np.inf
         self.start_index = -1
         self.forward_s = float("nan")
@@ -343,20 +351,31 @@ class SharedMemoryServer:
             raise LinkError(f"no runtime attached to {segment.memory.name!r} within {timeout_s:g} s")
         self._unlink()
 
-    def publish(self, state: RobotState, *, result: EpisodeResult = EpisodeResult.RUNNING) -> None:
+    def publish(
+        self, state: RobotState, *, result: EpisodeResult = EpisodeResult.RUNNING, strict_image: bool = True
+    ) -> None:
         """Hand a state to the runtime, as the answer to the last request taken. Everything is copied.
 
         Args:
             state: Joint order, units and frames as in :class:`RobotState`; the image only crosses when ``rgb_t_s`` changed.
             result: How the episode stands.
+            strict_image: Refuse an image that does not fit; otherwise only its size crosses, and the runtime's guard acts.
 
         Raises:
             LinkError: When the image is not uint8 ``[H, W, 3]`` of the announced size.
         """
         segment = self._segment
-        if state.rgb is not None and state.rgb_t_s != self._image_t_s:
-            self._post_image(state.rgb, state.rgb_t_s)
         record = segment.state.record
+        if state.rgb is not None and state.rgb_t_s != self._image_t_s:
+            misfit = self._misfit(state.rgb)
+            if misfit and strict_image:
+                raise LinkError(misfit)
+            height, width = state.rgb.shape[:2] if state.rgb.ndim == 3 else (0, 0)
+            record["misfit_wh"] = (width, height) if misfit else (-1, -1)
+            if not misfit:
+                self._post_image(state.rgb, state.rgb_t_s)
+            self._image_t_s = state.rgb_t_s
+        record["rgb_t_s"] = state.rgb_t_s
         record["answers"] = segment.command.number
         self._fields.put(state)
         record["forward_s"] = self.forward_s
@@ -442,16 +461,19 @@ class SharedMemoryServer:
             return ResetRequest(self.start_index)
         return self._request
 
-    def _post_image(self, rgb: np.ndarray, rgb_t_s: float) -> None:
+    def _misfit(self, rgb: np.ndarray) -> str:
+        """Why an image is not as announced; empty when it is."""
         size = self.description.camera_size_wh
         shape = None if size is None else (size[1], size[0], 3)
-        if rgb.dtype != np.uint8 or rgb.shape != shape:
-            raise LinkError(f"camera image is {rgb.dtype} {rgb.shape}, announced was uint8 {shape}")
+        if rgb.dtype == np.uint8 and rgb.shape == shape:
+            return ""
+        return f"camera image is {rgb.dtype} {rgb.shape}, announced was uint8 {shape}"
+
+    def _post_image(self, rgb: np.ndarray, rgb_t_s: float) -> None:
         record = self._segment.image.record
         record["t_s"] = rgb_t_s
         record["rgb"][0, : rgb.size].reshape(rgb.shape)[...] = rgb
         self._segment.image.post()
-        self._image_t_s = rgb_t_s
 
     def _unlink(self) -> None:
         if self._linked:
@@ -532,7 +554,7 @@ class SharedMemoryRobot:
             self._await_answer(0)
             if segment.state.posted() != segment.state.number:
                 _fetch(segment.state, "state")
-            if self._robot_gone():
+            if self.robot_gone:
                 raise LinkError(self._gone())
         elif segment.command.number == 0:
             raise LinkError("in lockstep the runtime speaks first: call reset() before read()")
@@ -547,7 +569,7 @@ class SharedMemoryRobot:
         Raises:
             LinkError: When the robot process is gone.
         """
-        if self._robot_gone():
+        if self.robot_gone:
             raise LinkError(self._gone())
         record = self._segment.command.record
         record["kind"] = _KIND_JOINT_COMMAND
@@ -585,7 +607,7 @@ class SharedMemoryRobot:
         box = self._segment.state
         while box.number == 0 or int(box.record["answers"][0]) < number:
             if not _wait(
-                lambda: box.posted() != box.number, self._answer_timeout_s, lambda: not self._robot_gone()
+                lambda: box.posted() != box.number, self._answer_timeout_s, lambda: not self.robot_gone
             ):
                 raise LinkError(self._gone())
             _fetch(box, "state")
@@ -594,6 +616,12 @@ class SharedMemoryRobot:
         wanted = int(self._segment.state.record["image_number"][0])
         self._state.rgb = None
         self._state.rgb_t_s = -np.inf
+        width, height = self._segment.state.record["misfit_wh"][0].tolist()
+        if width >= 0:  # only its size is known
+            dtype = np.float32 if (width, height) == self.description.camera_size_wh else np.uint8
+            self._state.rgb = np.broadcast_to(dtype(0), (height, width, 3))
+            self._state.rgb_t_s = float(self._segment.state.record["rgb_t_s"][0])
+            return
         if wanted == 0 or self._rgb is None:
             return
         box = self._segment.image
@@ -602,7 +630,9 @@ class SharedMemoryRobot:
         self._state.rgb = self._rgb
         self._state.rgb_t_s = float(box.record["t_s"][0])
 
-    def _robot_gone(self) -> bool:
+    @property
+    def robot_gone(self) -> bool:
+        """Whether the robot process closed the link or died."""
         segment = self._segment
         closed = segment.get("I", _OFFSET_SERVER_CLOSED)
         return bool(closed) or not _pid_alive(segment.get("q", _OFFSET_SERVER_PID))
@@ -610,7 +640,7 @@ class SharedMemoryRobot:
     def _gone(self) -> str:
         if self._segment.get("I", _OFFSET_SERVER_CLOSED):
             return "the robot process closed the link"
-        if self._robot_gone():
+        if self.robot_gone:
             return "the robot process is gone (killed?) without closing the link"
         return f"the robot process did not answer for {self._answer_timeout_s:g} s"
 

@@ -1,29 +1,38 @@
 """The same runtime against a simulated robot in a process of its own: episodes, and what became of them.
 
-The robot process is ``gaussgym-learn robot`` (plain MuJoCo stepping, camera rendered from the scene's splats), started
-as a command and spoken to over :mod:`gaussgym_deploy.shared_memory`; this package imports none of it.
+The robot process (:mod:`gaussgym_deploy.robot_process`) judges the episodes and measures them, since it knows the truth: velocity
+errors, energy and path are summed there as training's evaluation sums them, and read here from the file that it writes.
 """
 
 from __future__ import annotations
 
-import os
-import shutil
-import signal
-import subprocess
-import sys
+import json
 import tempfile
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import IO, Any, Callable, Dict, List, Optional, Sequence, Union
+from typing import Any, Callable, Dict, List, Optional, Sequence, Union
 
-from .bundle import BundleError, PolicyBundle
+from .bundle import PolicyBundle
+from .metrics import summarize, table_of_rows
+from .processes import new_name
 from .robot_io import LinkError
+from .robot_process import RobotProcess, check_robot, robot_command
 from .runtime import Runtime
 from .scheduler import FixedRate
-from .shared_memory import EpisodeResult, LinkDescription, SharedMemoryRobot
+from .shared_memory import EpisodeResult, SharedMemoryRobot
+from .simulated_robot import SimulatedRobotCfg
 
-__all__ = ["Episode", "Sim2SimReport", "check_robot", "robot_command", "run_episodes", "sim2sim"]
+__all__ = [
+    "Episode",
+    "Sim2SimReport",
+    "check_robot",
+    "new_name",
+    "robot_command",
+    "run_episodes",
+    "sim2sim",
+    "sim2sim_in_scene",
+]
 
 MAX_EPISODE_S = 300.0
 """An episode that the robot process has not ended by then counts as timed out [simulated s]."""
@@ -56,6 +65,7 @@ class Sim2SimReport:
         fall_rate: Share of falls.
         timeout_rate: Share of time-outs.
         faults: Number of episodes by the kind of fault that ended the policy.
+        faults_by_result: The same for each result (a robot that fell and one whose camera froze are not the same failure).
         interventions: Control steps in which a limit changed the command, by limit.
         control_steps: Control steps in all.
         deadline_misses: Control periods missed (real time only).
@@ -63,6 +73,8 @@ class Sim2SimReport:
         wall_s: Without the robot process's start [s].
         lockstep: Whether physics waited for commands.
         robot: What the robot process said of itself.
+        metrics: What ``gaussgym-learn evaluate`` reports, by its names (:func:`gaussgym_deploy.metrics.summarize`); empty where
+            the robot process measured nothing.
         results: The episodes.
     """
 
@@ -71,6 +83,7 @@ class Sim2SimReport:
     fall_rate: float = 0.0
     timeout_rate: float = 0.0
     faults: Dict[str, int] = field(default_factory=dict)
+    faults_by_result: Dict[str, Dict[str, int]] = field(default_factory=dict)
     interventions: Dict[str, int] = field(default_factory=dict)
     control_steps: int = 0
     deadline_misses: int = 0
@@ -78,6 +91,7 @@ class Sim2SimReport:
     wall_s: float = 0.0
     lockstep: bool = True
     robot: Dict[str, Any] = field(default_factory=dict)
+    metrics: Dict[str, Any] = field(default_factory=dict)
     results: List[Episode] = field(default_factory=list)
 
 
@@ -96,7 +110,7 @@ def sim2sim(
     Args:
         bundle: What to run.
         command: The robot process; it must serve under ``name``.
-        name: Name of the shared memory, see :func:`new_name`.
+        name: Name of the shared memory, see :func:`gaussgym_deploy.processes.new_name`.
         episodes: How many.
         start_timeout_s: How long the process may take to come up (it may compile a renderer) [s].
         log: File for the runtime's JSON lines.
@@ -106,21 +120,66 @@ def sim2sim(
         BundleError: When bundle and robot do not fit.
         LinkError: When the process does not come up or dies; the text ends with its last words.
     """
-    with tempfile.TemporaryFile() as words:
+    with RobotProcess(command, name, start_timeout_s=start_timeout_s) as process:
         try:
-            process = subprocess.Popen(list(command), stdin=subprocess.DEVNULL, stdout=words, stderr=words)
-        except OSError as error:
-            raise LinkError(f"cannot start the robot process {command[0]}: {error.strerror}") from None
-        try:
-            with SharedMemoryRobot(
-                name, timeout_s=start_timeout_s, alive=lambda: process.poll() is None
-            ) as robot:
-                check_robot(bundle, robot.description, episodes=episodes)
-                return run_episodes(bundle, robot, episodes=episodes, log=log, progress=progress)
+            check_robot(bundle, process.robot.description, episodes=episodes)
+            return run_episodes(bundle, process.robot, episodes=episodes, log=log, progress=progress)
         except LinkError as error:
-            raise LinkError(f"{error}{_last_words(process, words)}") from None
-        finally:
-            _end(process)
+            raise process.explain(error) from None
+
+
+def sim2sim_in_scene(
+    bundle: PolicyBundle,
+    scene: Union[str, Path],
+    *,
+    episodes: int = 64,
+    lockstep: bool = True,
+    starts: Optional[Path] = None,
+    options: Optional[SimulatedRobotCfg] = None,
+    film: Optional[Path] = None,
+    log: Union[str, Path, None] = None,
+    progress: Optional[Callable[[Sim2SimReport], None]] = None,
+) -> Sim2SimReport:
+    """Start ``gaussgym-learn robot`` in a scene, run episodes, measure them as training's evaluation does.
+
+    Args:
+        bundle: What to run.
+        scene: The scene's folder.
+        episodes: How many.
+        lockstep: Physics waits for commands; otherwise real time, times the options' ``speed``.
+        starts: File of starts; default: the evaluation's.
+        options: Sensors, delays, ground, motors of the simulated robot.
+        film: Film (mp4) of the first episode, for the robot process to write.
+        log: File for the runtime's JSON lines.
+        progress: Called with the report so far after every episode.
+
+    Raises:
+        BundleError: When bundle and robot do not fit.
+        LinkError: When the process does not come up or dies; the text ends with its last words.
+    """
+    name = new_name()
+    with tempfile.TemporaryDirectory() as folder:
+        files = {"episodes-out": Path(folder) / "episodes.jsonl"}
+        if film is not None:
+            files["film"] = film
+        command = robot_command(
+            scene, name, bundle, lockstep=lockstep, starts=starts, options=options, files=files
+        )
+        report = sim2sim(bundle, command, name, episodes=episodes, log=log, progress=progress)
+        report.metrics = _metrics(report, files["episodes-out"])
+    return report
+
+
+def _metrics(report: Sim2SimReport, path: Path) -> Dict[str, Any]:
+    """Summary of the rows that the robot process wrote, in the order of the episodes."""
+    rows = {row["start_index"]: row for row in map(json.loads, path.read_text("utf-8").splitlines())}
+    missing = [episode.start_index for episode in report.results if episode.start_index not in rows]
+    if missing:
+        raise LinkError(
+            f"the robot process measured {len(rows)} of {report.episodes} episodes (not episode {missing[0]})"
+        )
+    ordered = [rows[episode.start_index] for episode in report.results]
+    return summarize(table_of_rows(ordered), [report.robot["info"].get("scene", "scene")])
 
 
 def run_episodes(
@@ -146,11 +205,12 @@ def run_episodes(
     lockstep = robot.description.lockstep
     # A simulated episode begins with the robot on its feet, where the trainer's episodes begin too.
     runtime = Runtime(bundle, robot, damp_s=0.0, stand_s=0.0, log=log)
-    rate = None if lockstep else FixedRate(bundle.control_dt_s)
+    speed = float(robot.description.info.get("options", {}).get("speed", 1.0))
+    rate = None if lockstep else FixedRate(bundle.control_dt_s / speed)
     report = Sim2SimReport(lockstep=lockstep, robot=asdict(robot.description))
     start_s = time.perf_counter()
     for start_index in range(episodes):
-        report.results.append(_episode(runtime, robot, start_index, rate))
+        report.results.append(_episode(runtime, robot, start_index, rate, speed))
         _sum_up(report, runtime, rate, time.perf_counter() - start_s)
         if progress is not None:
             progress(report)
@@ -158,7 +218,7 @@ def run_episodes(
 
 
 def _episode(
-    runtime: Runtime, robot: SharedMemoryRobot, start_index: int, rate: Optional[FixedRate]
+    runtime: Runtime, robot: SharedMemoryRobot, start_index: int, rate: Optional[FixedRate], speed: float
 ) -> Episode:
     """Reset, then control until the robot process says how it ended."""
     dt_s = runtime.bundle.control_dt_s
@@ -168,7 +228,7 @@ def _episode(
     first_t_s, step = state.t_s, 0
     while robot.result is EpisodeResult.RUNNING and step * dt_s < MAX_EPISODE_S:
         late_s = 0.0 if rate is None else rate.wait()
-        runtime.control(state, step * dt_s if rate is None else time.monotonic(), late_s=late_s)
+        runtime.control(state, step * dt_s if rate is None else speed * time.monotonic(), late_s=late_s)
         state = robot.read()
         step += 1
     result = robot.result if robot.result is not EpisodeResult.RUNNING else EpisodeResult.TIMEOUT
@@ -183,99 +243,14 @@ def _sum_up(report: Sim2SimReport, runtime: Runtime, rate: Optional[FixedRate], 
     report.episodes = len(results)
     for key, result in (("success_rate", "success"), ("fall_rate", "fell"), ("timeout_rate", "timeout")):
         setattr(report, key, sum(episode.result == result for episode in results) / len(results))
-    kinds = [episode.fault.split(":")[0] for episode in results if episode.fault is not None]
+    failed = [(str(e.fault).split(":")[0], e.result) for e in results if e.fault is not None]
+    kinds = [kind for kind, _ in failed]
     report.faults = {kind: kinds.count(kind) for kind in sorted(set(kinds))}
+    report.faults_by_result = {
+        result: {kind: failed.count((kind, result)) for kind in report.faults if (kind, result) in failed}
+        for result in ("success", "fell", "timeout")
+    }
     ran = runtime.report(rate)
     report.control_steps, report.interventions = ran.ticks, ran.interventions
     report.inference_ms, report.deadline_misses = ran.inference_ms, ran.deadline_misses
     report.wall_s = wall_s
-
-
-def check_robot(bundle: PolicyBundle, description: LinkDescription, *, episodes: int = 0) -> None:
-    """Refuse a robot process that the policy was not trained for.
-
-    Args:
-        bundle: The policy.
-        description: What the robot process says of itself.
-        episodes: Number of starts that will be asked for.
-
-    Raises:
-        BundleError: Naming the first thing that does not fit.
-    """
-    camera = bundle.camera
-    pairs = [
-        ("robot", description.robot, bundle.robot),
-        ("joint order", list(description.joint_names), list(bundle.joint_names)),
-    ]
-    if camera is not None:
-        size = None if description.camera_size_wh is None else list(description.camera_size_wh)
-        pairs.append(("camera image", size, [camera.width, camera.height]))
-    for what, found, expected in pairs:
-        if found != expected:
-            raise BundleError(
-                f"the robot process has {what} {found}, the bundle {bundle.path} expects {expected}"
-            )
-    if abs(description.control_dt_s - bundle.control_dt_s) > 1e-6:
-        raise BundleError(
-            f"the robot process has a control period of {description.control_dt_s:g} s,"
-            f" the bundle {bundle.path} expects {bundle.control_dt_s:g} s"
-        )
-    if 0 < description.num_starts < episodes:
-        raise BundleError(
-            f"{episodes} episodes asked for, but there are only {description.num_starts} starts"
-        )
-
-
-def new_name() -> str:
-    """A shared-memory name that no other process uses."""
-    return f"gaussgym-{os.getpid()}-{int(time.time() * 1e3) % 1000000}"
-
-
-def robot_command(
-    scene: Union[str, Path], name: str, bundle: PolicyBundle, *, lockstep: bool, starts: Optional[Path]
-) -> List[str]:
-    """The command line of the simulated robot: ``gaussgym-learn robot``, from beside this Python or from the PATH.
-
-    Args:
-        scene: The scene's folder.
-        name: Name of the shared memory.
-        bundle: Gives robot and camera; its folder is handed over.
-        lockstep: Whether physics waits for commands.
-        starts: File of starts.
-
-    Raises:
-        LinkError: When the command is not installed.
-    """
-    beside = Path(sys.executable).parent / "gaussgym-learn"
-    program = str(beside) if beside.is_file() else shutil.which("gaussgym-learn")
-    if program is None:
-        raise LinkError(
-            "the command gaussgym-learn is not installed here; sim2sim needs it to simulate the robot"
-        )
-    command = [program, "robot", "--scene", str(scene), "--shm", name, "--bundle", str(bundle.path)]
-    command += ["--lockstep"] if lockstep else ["--no-lockstep"]
-    return command if starts is None else [*command, "--starts", str(starts)]
-
-
-def _last_words(process: subprocess.Popen, words: IO[bytes]) -> str:
-    """Exit status and last line (with letters in it: some draw boxes) of a robot process that ended by itself."""
-    try:
-        status = process.wait(timeout=2.0)
-    except subprocess.TimeoutExpired:
-        return ""
-    words.seek(0)
-    text = words.read().decode("utf-8", "replace")
-    lines = [line.strip(" \t│") for line in text.splitlines() if any(letter.isalpha() for letter in line)]
-    ended = f"killed by signal {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
-    return f" ({ended}{': ' + lines[-1][:300] if lines else ''})"
-
-
-def _end(process: subprocess.Popen) -> None:
-    """The closed link ends it; if not, insist."""
-    for insist in (lambda: None, process.terminate, process.kill):
-        insist()
-        try:
-            process.wait(timeout=5.0)
-            return
-        except subprocess.TimeoutExpired:
-            continue

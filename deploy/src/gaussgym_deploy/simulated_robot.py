@@ -94,6 +94,27 @@ class SimulatedRobotCfg:
         if value is not None and not low <= value <= high:
             raise BundleError(f"{name} is {value!r}, expected {expected}")
 
+    @classmethod
+    def from_text(cls, values: Mapping[str, Any]) -> SimulatedRobotCfg:
+        """From values or their text, by field name.
+
+        Raises:
+            BundleError: An unknown name, text that is no number, a number out of its range.
+        """
+        whole = ("physics_hz", "state_hz", "seed")
+        known = [field.name for field in fields(cls)]
+        given: Dict[str, Any] = {}
+        for name, value in values.items():
+            if name not in known:
+                raise BundleError(f"no option {name!r} of a simulated robot; there is: {', '.join(known)}")
+            if value is None:
+                continue
+            try:
+                given[name] = int(value) if name in whole else float(value)
+            except (TypeError, ValueError):
+                raise BundleError(f"{name} is {value!r}, expected a number") from None
+        return cls(**given)
+
     def amplitude(self, name: str) -> float:
         """Half range of a noise, by its field's name: what was given for it, else ``noise`` times the training's."""
         value = getattr(self, name)

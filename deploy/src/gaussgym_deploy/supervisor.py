@@ -158,6 +158,9 @@ class Supervisor:
         self._damping = JointCommand(np.zeros(joints), np.zeros(joints), np.full(joints, DAMPING_KD))
         self._silence_s = self.cfg.heartbeat_periods * bundle.control_dt_s
         self._command_s: Optional[float] = None  # of the last command; None before the first
+        self._now_s = 0.0  # of the running step
+        self._unsent_s: Optional[float] = None  # since when the link refuses every command
+        self._unsent = ""
         self._last_t_s = float("nan")
         self._moved_s: Optional[float] = None  # when t_s was last seen to change; None before the first state
         self._ended_s: Optional[float] = None  # since when the runtime is gone
@@ -170,6 +173,7 @@ class Supervisor:
         Args:
             now_s: Current time [s].
         """
+        self._now_s = now_s
         self._read(now_s)
         command = self._wire.latest_command()
         if command is not None:
@@ -224,6 +228,10 @@ class Supervisor:
         silent_s = now_s - self._command_s
         if self._ended_s is None and not silent_s <= self._silence_s:
             self.trip(Fault("heartbeat", f"no command for {silent_s:.3f} s, at most {self._silence_s:.3f} s"))
+        if self._unsent_s is not None and not now_s - self._unsent_s <= self._silence_s:
+            self.trip(
+                Fault("link", f"no command could be sent for {now_s - self._unsent_s:.3f} s ({self._unsent})")
+            )
         if self._moved_s is not None and not now_s - self._moved_s <= self._limits.state_age_s:
             age_s = now_s - self._moved_s
             self.trip(
@@ -237,8 +245,11 @@ class Supervisor:
     def _send(self, command: JointCommand) -> None:
         try:
             self._robot.write(command)
-        except Exception:  # the next read says why; the next damping must go out
+            self._unsent_s = None
+        except Exception as error:  # the next damping must go out
             self.write_errors += 1
+            self._unsent = str(error) or type(error).__name__
+            self._unsent_s = self._now_s if self._unsent_s is None else self._unsent_s
 
     def _publish(self) -> None:
         """Hand on a state that differs from the last one."""

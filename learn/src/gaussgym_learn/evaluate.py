@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from gaussgym_deploy.metrics import bootstrap_interval, summarize
 from gaussgym_scene.errors import InputError
 from gaussgym_scene.scene import Scene
 from gaussgym_sim.env import EnvCfg
@@ -25,31 +26,24 @@ from gaussgym_learn.checkpoint import write_bytes
 from gaussgym_learn.env import GaussgymVecEnv, make_env, open_scenes
 from gaussgym_learn.models import IMAGE_GROUP, NEW_FRAME_GROUP
 
+__all__ = [
+    "ABLATIONS",
+    "EPISODE_S",
+    "EpisodeRecorder",
+    "ablate_images",
+    "bootstrap_interval",
+    "evaluate",
+    "evaluation_cfg",
+    "fixed_starts",
+    "run_episodes",
+    "summarize",
+]
+
 ABLATIONS = ("none", "blank", "shuffled")
 EPISODE_S = {"goal": 30.0, "velocity": 20.0}
 """Time limit of an evaluation episode [s]; a goal is 10 m away and the commanded speed at least 0.6 m/s."""
 _BLANK_LEVEL = 127
 _GRAVITY = 9.81
-
-
-def bootstrap_interval(
-    values: np.ndarray, *, level: float = 0.95, resamples: int = 2000, seed: int = 0
-) -> tuple[float, float]:
-    """Percentile bootstrap interval of a mean (Efron 1979).
-
-    Args:
-        values: one number an episode, `[N]`; NaN is left out.
-        level: confidence.
-        resamples: bootstrap samples.
-        seed: of the resampling.
-    """
-    values = values[np.isfinite(values)]
-    if len(values) == 0:
-        return float("nan"), float("nan")
-    rng = np.random.default_rng(seed)
-    means = values[rng.integers(0, len(values), (resamples, len(values)))].mean(axis=1)
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
 
 
 def ablate_images(obs: TensorDict, ablate: str, rng: torch.Generator) -> TensorDict:
@@ -170,8 +164,8 @@ def evaluate(
 
     Returns:
         A plain dictionary: `success`, `fell`, `timeout` (shares of the episodes), `velocity_error_m_s`, `yaw_rate_error_rad_s`,
-        `cost_of_transport`, `seconds_mean`, the task's own metrics, an interval `<name>_ci95` for each, `per_scene`, and
-        `per_episode` lists.
+        `cost_of_transport`, `seconds_mean`, the task's own metrics, an interval `<name>_ci95` for each, `falls_per_km`,
+        `per_scene`, and `per_episode` lists.
 
     Raises:
         InputError: unknown ablation, no episodes, or a policy that does not fit.
@@ -324,31 +318,6 @@ def run_episodes(
         **{name: values.numpy() for name, values in tally.metrics.items()},
         "scene": tally.scene.numpy(),
     }
-
-
-def summarize(table: dict[str, np.ndarray], scene_names: Sequence[str]) -> dict[str, Any]:
-    """Means, intervals and per-scene success of `run_episodes`' arrays."""
-    out: dict[str, Any] = {"episodes": len(table["success"])}
-    timeout = 1.0 - table["success"] - table["fell"]
-    for key, values in (*table.items(), ("timeout", timeout)):
-        if key == "scene":
-            continue
-        name = "seconds_mean" if key == "seconds" else "path_m_mean" if key == "path_m" else key
-        out[name] = round(float(np.nanmean(values)), 4)
-        out[f"{name}_ci95"] = [round(x, 4) for x in bootstrap_interval(values)]
-    out["per_scene"] = {
-        f"{name}": {
-            key: round(float(table[key][table["scene"] == i].mean()), 4) for key in ("success", "fell")
-        }
-        for i, name in enumerate(scene_names)
-        if (table["scene"] == i).any()
-    }
-    out["per_episode"] = {
-        "success": table["success"].astype(int).tolist(),
-        "fell": table["fell"].astype(int).tolist(),
-        "scene": table["scene"].astype(int).tolist(),
-    }
-    return out
 
 
 def _held_ablation(obs: TensorDict, shown: TensorDict, ablate: str, rng: torch.Generator) -> TensorDict:

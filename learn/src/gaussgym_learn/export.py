@@ -31,7 +31,7 @@ from gaussgym_learn.models import IMAGE_GROUP, NEW_FRAME_GROUP, BlindGraph, Visi
 OPSET, IR_VERSION = 18, 8
 """Operator set and file format, both of ONNX 1.13: every onnxruntime from 1.14 on opens them, Python 3.8's last one too."""
 JOINT_VEL_LIMIT_RAD_S = 30.0
-"""Speed at which a Go1 joint's torque is gone (datasheet order of magnitude); a guard, not a control limit."""
+"""Of robots whose makers publish none (order of magnitude of a small quadruped's); a guard, not a control limit."""
 
 
 def onnx_bytes(
@@ -228,7 +228,7 @@ def export_policy(
             action_scale=robot.action_scale,
             torque_limit=robot.torque_limit_nm,
             joint_pos_limit=joint_limits(robot),
-            joint_vel_limit=JOINT_VEL_LIMIT_RAD_S,
+            joint_vel_limit=robot.speed_limit_rad_s or JOINT_VEL_LIMIT_RAD_S,
             policy_onnx=policy_onnx,
             encoder_onnx=encoder_onnx,
             golden=golden,

@@ -159,6 +159,32 @@ def check_params_stay(make: MakeSim) -> list[CheckResult]:
     ]
 
 
+@needs("restitution", "armature")
+def check_restitution(make: MakeSim) -> list[CheckResult]:
+    """A robot with joints all but locked comes down on its feet, and goes up with half its restitution times the speed."""
+    sim = make([flat_scene()], 3)
+    ids, ones = torch.arange(3), torch.ones(3, sim.robot.num_joints)
+    restitution = torch.tensor([0.0, 0.5, 1.0])
+    sim.set_params(ids, kp=0 * ones, kd=0 * ones, armature=1000 * ones, restitution=restitution)
+    speed, above = torch.tensor(2.0), 0.05
+    height = sim.robot.base_height_m + 0.1
+    joints = place(sim, pos_w=torch.tensor([[0.0, 0.0, height]]).repeat(3, 1))
+    touches = height - float(sim.state.foot_pos_w[0, :, 2].min()) + sim.robot.foot_radius_m
+    start = torch.tensor([[0.0, 0.0, touches + above]]).repeat(3, 1)
+    place(sim, pos_w=start, lin_vel_w=torch.tensor([[0.0, 0.0, -1.0]]).repeat(3, 1) * speed)
+    best = torch.zeros(3)
+    for _ in range(40):
+        sim.step(joints, substeps=1)
+        over, up = sim.state.root_pos_w[:, 2] - touches, sim.state.root_lin_vel_w[:, 2]
+        energy = up**2 + 2 * GRAVITY_M_S2 * over
+        best = torch.where((over > 0) & (up > 0), torch.maximum(best, energy), best)
+    share = (best / (speed**2 + 2 * GRAVITY_M_S2 * above)).sqrt()
+    return [
+        CheckResult(f"speed after an impact, restitution {float(e):.1f}", float(x), 0.5 * float(e), 0.1, "1")
+        for e, x in zip(restitution, share, strict=True)
+    ]
+
+
 def check_step_edge(make: MakeSim) -> list[CheckResult]:
     """Front feet stand on a 10 cm step, hind feet before it."""
     scene = heights_scene(lambda x, y: 0.1 * (x > 0.0), cell_m=0.05, name="step")
@@ -254,6 +280,8 @@ def check_resume(make: MakeSim) -> list[CheckResult]:
         ids, friction=torch.linspace(0.3, 1.2, 6), trunk_mass_kg=sim.robot.trunk_mass_kg + torch.linspace(-1, 2, 6),
         delay_s=torch.linspace(0, 0.05, 6),
     )  # fmt: skip
+    if "restitution" in sim.capabilities:
+        sim.set_params(ids, restitution=torch.linspace(0, 1, 6))
     stand(sim, control_steps=5)
     stand(other, control_steps=3)
     noise = 0.3 * torch.randn(40, 6, sim.robot.num_joints, generator=generator)
@@ -284,6 +312,7 @@ CONTRACT_CHECKS: tuple[Check, ...] = (
     check_gravity,
     check_actuator_params,
     check_params_stay,
+    check_restitution,
     check_step_edge,
     check_scene_separation,
     check_raycast,

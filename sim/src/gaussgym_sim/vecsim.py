@@ -44,7 +44,11 @@ PARAMS: dict[str, Param] = {
     "joint_damping": Param("joints", "Nm s/rad", "viscous friction of the joint"),
     "joint_friction": Param("joints", "Nm", "dry friction of the joint"),
     "friction": Param("", "1", "sliding friction of all robot shapes; the ground's own does not enter"),
-    "restitution": Param("", "1", "of all robot shapes"),
+    "restitution": Param(
+        "",
+        "1",
+        "of all robot shapes, 0 to 1; the mean with the ground's 0 is in force: half of it comes back",
+    ),
     "compliance": Param(
         "", "1", "how much softer contacts are: 0 as the engine has them, 1 twice as slow to push back"
     ),

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import json
 import secrets
-import struct
 import threading
-import zlib
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Dict, List, Optional
@@ -24,8 +22,9 @@ from ..observation import gravity_b_from_quat
 from ..operator import OperatorCommand
 from ..robot_io import RobotState
 from .drive import Drive, DriveCfg
+from .png import png
 
-__all__ = ["WebOperator", "png"]
+__all__ = ["WebOperator"]
 
 _MODES = ("damp", "stand", "run")
 _LET_GO_S = 1.0
@@ -217,28 +216,6 @@ def _handler(operator: WebOperator) -> Any:
             """20 messages a second are not worth a line each."""
 
     return Handler
-
-
-def png(rgb: np.ndarray) -> bytes:
-    """An image as PNG (deploy has no image library).
-
-    Args:
-        rgb: uint8 ``[H, W, 3]``.
-    """
-    height, width = rgb.shape[:2]
-    rows = np.zeros((height, 1 + 3 * width), dtype=np.uint8)  # each row begins with its filter: 0, none
-    rows[:, 1:] = np.ascontiguousarray(rgb).reshape(height, 3 * width)
-
-    def chunk(name: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + chunk(b"IDAT", zlib.compress(rows.tobytes(), 1))
-        + chunk(b"IEND", b"")
-    )
 
 
 def _finite(value: Any) -> Optional[float]:

@@ -48,16 +48,16 @@ class WorldParams:
         shapes = np.flatnonzero(mj_model.geom_bodyid > 0)
         self._dofs, self._links, self._shapes = index(dofs), index(links), index(shapes)
         self._mass, self._inertia = nominal(mj_model.body_mass), nominal(mj_model.body_inertia)
-        self._time_constant = nominal(mj_model.geom_solref[shapes, 0])
 
     def set(self, env_ids: Tensor, values: dict[str, Tensor]) -> bool:
-        """Set parameters of worlds ``env_ids``; returns whether the model's constants are to be derived anew."""
+        """Set parameters of worlds ``env_ids``; returns whether the model's constants are to be derived anew.
+
+        Those of contacts are `gaussgym_sim.engines.mjwarp_bounce.ContactLaw`'s.
+        """
         row, fields = env_ids[:, None], self._fields
         for name, value in values.items():
             if name == "friction":
                 fields["geom_friction"][row, self._shapes, 0] = value[:, None]
-            elif name == "compliance":
-                fields["geom_solref"][row, self._shapes, 0] = self._time_constant * (1.0 + value[:, None])
             elif name == "gravity_w":
                 self._gravity[env_ids] = value
             elif name == "joint_damping":

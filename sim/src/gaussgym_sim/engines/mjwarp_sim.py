@@ -28,6 +28,8 @@ except ImportError as error:
 
 from gaussgym_sim.actuation.actuator_net import ActuatorNet
 from gaussgym_sim.engines import mjwarp_ground, mjwarp_params
+from gaussgym_sim.engines.contact_law import CONTACT_PARAMS, check_restitution
+from gaussgym_sim.engines.mjwarp_bounce import ContactLaw
 from gaussgym_sim.engines.mjwarp_graphs import Graphs
 from gaussgym_sim.engines.mjwarp_ground import WorldGrounds, box_room, checked_ground
 from gaussgym_sim.engines.mjwarp_kernels import (
@@ -139,6 +141,8 @@ class MjwarpSim:
         self._world_params = WorldParams(
             self._model, model, self._columns.joints[1], self.num_envs, self.device
         )
+        with self._graphs.on_stream():
+            self._contacts = ContactLaw(self._model, model, self.robot, self.num_envs, self.device)
         self._grounds.bind(self._model, model)
         self._graphs.forget()
 
@@ -203,15 +207,19 @@ class MjwarpSim:
         everyone = torch.arange(self.num_envs, device=self.device)
         self._grounds.assign(self._model, self._data, everyone, self.scene_of_env)
         self._world_params.set(everyone, {n: v for n, v in self.params.items() if n not in _ACTUATOR_PARAMS})
+        self._contacts.set(everyone, *(self.params[name] for name in CONTACT_PARAMS))
         self._derive_constants()
 
     def _rebuild(self, room: Room | None = None, grounds: WorldGrounds | None = None) -> None:
         """Make model and data anew with other sizes; what the robots do goes on."""
         kept = {name: tensor.clone() for name, tensor in self._views.items()}
+        feet = self._contacts.memory
         self._room, self._grounds = room or self._room, grounds or self._grounds
         self._build()
         for name, tensor in kept.items():
             self._views[name].copy_(tensor)
+        for name, tensor in feet.items():
+            self._contacts.memory[name].copy_(tensor)
         self._place_everyone()
 
     def _derive_constants(self) -> None:
@@ -224,7 +232,7 @@ class MjwarpSim:
     @property
     def capabilities(self) -> frozenset[str]:
         """See `VecSim.capabilities`. On a GPU sums of floats come in any order, so that bits differ between runs."""
-        everywhere = frozenset(PARAMS) - {"restitution"} | {"park", "set_scene", "state_dict"}
+        everywhere = frozenset(PARAMS) | {"park", "set_scene", "state_dict"}
         return everywhere | ({"deterministic"} if self.device.type == "cpu" else set())
 
     @property
@@ -258,6 +266,7 @@ class MjwarpSim:
             model.opt.disableflags |= off
             mjw.step(model, data)
             model.opt.disableflags &= ~off
+            self._contacts.launch(data)
         counter = wp.from_torch(self._invalid_count)
         wp.launch(
             report,
@@ -292,6 +301,7 @@ class MjwarpSim:
                     buffers,
                 ],
             )  # fmt: skip
+        self._contacts.reset(env_ids)
         if self._net is not None:
             self._net.reset(env_ids)
 
@@ -348,7 +358,8 @@ class MjwarpSim:
     def set_params(self, env_ids: Tensor, **values: Tensor) -> None:
         """See `VecSim.set_params`. Constants that follow from masses are derived for all environments at once.
 
-        On a GPU delays out of range are moved into it rather than refused, since looking at them would wait for the GPU.
+        On a GPU delays and restitution out of range are moved into it rather than refused, since looking at them would wait for
+        the GPU.
         """
         check_param_names(list(values), self.capabilities, "mjwarp")
         if "delay_s" in values:
@@ -363,8 +374,14 @@ class MjwarpSim:
                     f"actuator delays of {low:g} to {high:g} s, expected 0 to {MAX_DELAY_SUBSTEPS * SUBSTEP_S:g} s"
                 )
             self._delay[env_ids] = delay.clamp(0, MAX_DELAY_SUBSTEPS).to(torch.int32)
+        if "restitution" in values:
+            if self.device.type == "cpu":
+                check_restitution(values["restitution"])
+            values["restitution"] = values["restitution"].clamp(0.0, 1.0)
         for name, value in values.items():
             self.params[name][env_ids] = value.to(torch.float32)
+        if not values.keys().isdisjoint(CONTACT_PARAMS):
+            self._contacts.set(env_ids, *(self.params[name][env_ids] for name in CONTACT_PARAMS))
         stored = {name: self.params[name][env_ids] for name in values}
         if self._world_params.set(env_ids, stored):
             self._derive_constants()
@@ -437,6 +454,7 @@ class MjwarpSim:
             "state": vars(self.state),
             "params": self.params,
             "physics": self._views,
+            "feet": self._contacts.memory,
             "net": {} if self._net is None else self._net.memory,
             "sim": {name: getattr(self, name) for name in (*names, "_invalid_count")},
         }

@@ -15,6 +15,8 @@ from gaussgym_scene.scene import Scene
 from torch import Tensor
 
 from gaussgym_sim.actuation.actuators import Actuators
+from gaussgym_sim.engines.contact_law import CONTACT_PARAMS, check_restitution, contact_solref
+from gaussgym_sim.engines.mujoco_bounce import FootBounces
 from gaussgym_sim.engines.mujoco_model import robot_bodies
 from gaussgym_sim.engines.mujoco_slot import JointColumns, Slot, StateBuffers, read_state
 from gaussgym_sim.ground.terrain import TerrainLookup, ground_of
@@ -40,9 +42,7 @@ def effective_cpus() -> int:
 class MujocoSim:
     """`VecSim` on MuJoCo. All buffers are numpy; the tensors of ``state`` and ``params`` are views of them."""
 
-    capabilities = frozenset(PARAMS) - {"restitution"} | {
-        "mesh", "park", "set_scene", "state_dict", "deterministic",
-    }  # fmt: skip
+    capabilities = frozenset(PARAMS) | {"mesh", "park", "set_scene", "state_dict", "deterministic"}
 
     def __init__(
         self,
@@ -83,6 +83,10 @@ class MujocoSim:
         self.total_mass_kg = float(model.body_mass[bodies].sum())
         self.link_names = tuple(model.body(i).name for i in links)
         self.actuators = Actuators(robot, num_envs, max_delay=MAX_DELAY_SUBSTEPS)
+        slot = self._slots[0]  # the robot is the same on every ground
+        self._feet = np.searchsorted(slot.shapes, slot.feet)
+        self._solref = torch.from_numpy(model.geom_solref[slot.shapes])
+        self._bounces = FootBounces(model.geom_solref[slot.feet], num_envs)
         self._parked = np.zeros(num_envs, dtype=bool)
         self._bad = np.zeros(num_envs, dtype=bool)
         self._buffers = StateBuffers.zeros(num_envs, robot.num_joints, len(robot.leg_names))
@@ -109,6 +113,8 @@ class MujocoSim:
                     substep, slot.envs, slot.qpos, slot.qvel, self._columns.joints, slot.ctrl
                 )
                 slot.step_once(self._bad)
+                if self._bounces.used:
+                    slot.follow_feet(self._bounces, self._columns.foot_contact[:, 0])
             self._read(slot, slot.every_row, contacts=True)
             slot.find_invalid(self._bad)
         self._mark_invalid()
@@ -135,8 +141,12 @@ class MujocoSim:
         tensors = (root_pos_w, root_quat_wxyz, root_lin_vel_w, root_ang_vel_b, joint_pos, joint_vel)
         motion = [tensor.numpy() for tensor in tensors]
         self.actuators.reset(env_ids.numpy(), motion[4])
+        self._bounces.reset(env_ids.numpy())
         for slot, rows, picked in self._split(env_ids):
             slot.write(rows, picked, self._columns, motion)
+            if self._bounces.used:
+                slot.put_feet(rows, self._bounces)
+            slot.batch.forward(rows, stage=mujoco.mjtStage.mjSTAGE_VEL)
             self._read(slot, rows, contacts=False)
 
     def park(self, env_ids: Tensor) -> None:
@@ -174,6 +184,8 @@ class MujocoSim:
     def set_params(self, env_ids: Tensor, **values: Tensor) -> None:
         """See `VecSim.set_params`. Robot shapes have contact priority over the ground: theirs is the friction in force."""
         check_param_names(list(values), self.capabilities, "mujoco")
+        if "restitution" in values:
+            check_restitution(values["restitution"])
         ids = env_ids.numpy()
         given = {name: value.numpy() for name, value in values.items()}
         for name, value in values.items():
@@ -183,9 +195,22 @@ class MujocoSim:
                 getattr(self.actuators, name)[ids] = given.pop(name)
         if "delay_s" in given:
             self.actuators.delay[ids] = _delay_substeps(given.pop("delay_s"))
+        if not given.keys().isdisjoint(CONTACT_PARAMS):
+            given = {name: value for name, value in given.items() if name not in CONTACT_PARAMS}
+            given["solref"] = self._contacts(env_ids)
         if given:
             for slot, rows, picked in self._split(env_ids):
                 slot.set_params(rows, {name: value[picked] for name, value in given.items()}, self._columns)
+
+    def _contacts(self, env_ids: Tensor) -> np.ndarray:
+        """``solref`` [R, S, 2] of shapes by the parameters in force; the feet's comes and goes from now on."""
+        compliance, restitution = (self.params[name][env_ids] for name in CONTACT_PARAMS)
+        solref = contact_solref(self._solref, compliance, restitution).numpy()
+        firm = contact_solref(self._solref[self._feet], compliance, torch.zeros_like(restitution)).numpy()
+        ids = env_ids.numpy()
+        self._bounces.set(ids, firm, solref[:, self._feet])
+        solref[:, self._feet] = self._bounces.current(ids)
+        return solref
 
     # ------------------------------------------------------------------ scenes
 
@@ -213,6 +238,7 @@ class MujocoSim:
         self.actuators.delay[ids] = 0
         for name, value in self._nominal.items():
             self.params[name][env_ids] = torch.tensor(value, dtype=torch.float32)
+        self._contacts(env_ids)
         for slot in self._slots:
             slot.moving = np.flatnonzero(~self._parked[slot.envs]).astype(np.int32)
 
@@ -242,6 +268,7 @@ class MujocoSim:
             "state": {name: tensor.clone() for name, tensor in vars(self.state).items()},
             "params": {name: tensor.clone() for name, tensor in self.params.items()},
             "actuators": _tensors(self.actuators.state_dict()),
+            "bounces": _tensors(self._bounces.state_dict()),
             "slots": [_tensors(slot.state_dict()) for slot in self._slots],
         }
 
@@ -261,6 +288,8 @@ class MujocoSim:
             tensor[:] = state["state"][name]
         for name, tensor in self.params.items():
             tensor[:] = state["params"][name]
+        self._contacts(torch.arange(self.num_envs))
+        self._bounces.load_state_dict({name: value.numpy() for name, value in state["bounces"].items()})
         for index, (slot, saved) in enumerate(zip(self._slots, state["slots"], strict=True)):
             envs = np.flatnonzero(self.scene_of_env.numpy() == index)
             # A slot from its model alone: fields that the saved one did not vary must be the model's again.
@@ -296,7 +325,7 @@ def _delay_substeps(delay_s: np.ndarray) -> np.ndarray:
 def nominal_params(
     robot: RobotCfg, model: mujoco.MjModel, base: int, links: list[int]
 ) -> dict[str, np.ndarray]:
-    """Values of all `PARAMS` (restitution aside) before anything was set."""
+    """Values of all `PARAMS` before anything was set."""
     joints = JointColumns.of(model, robot).joints[1]
     shapes = np.flatnonzero(np.isin(model.geom_bodyid, [base, *links]))
     count = robot.num_joints
@@ -304,7 +333,7 @@ def nominal_params(
         "kp": np.array(robot.kp), "kd": np.array(robot.kd), "strength": np.ones(count), "offset": np.zeros(count),
         "delay_s": np.array(0.0), "armature": model.dof_armature[joints].copy(),
         "joint_damping": model.dof_damping[joints].copy(), "joint_friction": model.dof_frictionloss[joints].copy(),
-        "friction": model.geom_friction[shapes[0], 0].copy(), "compliance": np.array(0.0),
+        "friction": model.geom_friction[shapes[0], 0].copy(), "restitution": np.array(0.0), "compliance": np.array(0.0),
         "trunk_mass_kg": model.body_mass[base].copy(), "trunk_com_b": model.body_ipos[base].copy(),
         "link_mass_factor": np.ones(len(links)), "gravity_w": model.opt.gravity.copy(),
     }  # fmt: skip

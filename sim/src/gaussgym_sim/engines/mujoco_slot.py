@@ -11,6 +11,7 @@ import numpy as np
 from mujoco import batch
 from numpy.typing import NDArray
 
+from gaussgym_sim.engines.mujoco_bounce import FootBounces
 from gaussgym_sim.engines.mujoco_kernels import copy_contacts, copy_motion, mark_invalid, write_motion
 from gaussgym_sim.engines.mujoco_model import build_model, robot_bodies
 from gaussgym_sim.ground.terrain import Ground
@@ -116,6 +117,8 @@ class Slot:
         qpos, qvel, ctrl, sensors, wrench: views of the batch.
         moving: [m] rows that are not parked.
         base: the base's body.
+        shapes: [S] geoms of the robot.
+        feet: [L] of them.
     """
 
     def __init__(
@@ -137,7 +140,8 @@ class Slot:
         self.model = build_model(robot, ground) if model is None else model
         self.base, *links = bodies = robot_bodies(self.model)
         self._links = np.array(links)
-        self._shapes = np.flatnonzero(np.isin(self.model.geom_bodyid, bodies))
+        self.shapes = np.flatnonzero(np.isin(self.model.geom_bodyid, bodies))
+        self.feet = np.array([self.model.geom(name).id for name in robot.foot_geoms])
         self.every_row = np.arange(len(envs), dtype=np.int64)
         self.moving = self.every_row.astype(np.int32)
         self._expanded: dict[str, NDArray[np.float64]] = {}
@@ -158,6 +162,14 @@ class Slot:
         except batch.SimulationError as error:
             bad[self.envs[np.asarray(error.ids)]] = True
 
+    def follow_feet(self, bounces: FootBounces, found: NDArray[np.int64]) -> None:
+        """After a substep: feet bounce in the next one, or do not; ``found`` [L] are their columns of the sensors."""
+        bounces.apply(self.envs, self.sensors, found, self._field("geom_solref"), self.feet)
+
+    def put_feet(self, rows: NDArray[np.int64], bounces: FootBounces) -> None:
+        """Feet of rows [R] that were reset."""
+        self._field("geom_solref")[rows[:, None], self.feet] = bounces.current(self.envs[rows])
+
     def find_invalid(self, bad: NDArray[np.bool_]) -> None:
         """Mark environments whose state is not finite, or of which MuJoCo said so, in ``bad`` [E]."""
         mark_invalid(self.envs, self.qpos, self.qvel, self._warning, _BAD_STATE, bad)
@@ -165,7 +177,7 @@ class Slot:
     def write(
         self, rows: NDArray[np.int64], picked: NDArray[np.int64], columns: JointColumns, motion: Sequence[NDArray[Any]]
     ) -> None:  # fmt: skip
-        """Reset rows [R] and write the motion that ``motion`` has in its rows ``picked`` [R].
+        """Reset rows [R] and write the motion that ``motion`` has in its rows ``picked`` [R]; nothing follows from it yet.
 
         Args:
             rows: of the batch.
@@ -177,7 +189,6 @@ class Slot:
         self.batch.reset(rows, stage=mujoco.mjtStage.mjSTAGE_NONE)
         arguments = [rows, picked, self.qpos, self.qvel, q, v, *motion]
         write_motion(*arguments)
-        self.batch.forward(rows, stage=mujoco.mjtStage.mjSTAGE_VEL)
 
     # ------------------------------------------------------------------ parameters
 
@@ -190,15 +201,14 @@ class Slot:
     def set_params(
         self, rows: NDArray[np.int64], values: dict[str, NDArray[Any]], columns: JointColumns
     ) -> None:
-        """Set parameters of rows [R]; those of actuators are not a model's."""
+        """Set parameters of rows [R]; those of actuators are not a model's, those of contacts come as ``solref`` [R, S, 2]."""
         row, dofs = rows[:, None], columns.joints[1]
         constants = False
         for name, value in values.items():
             if name == "friction":
-                self._field("geom_friction")[row, self._shapes, 0] = value[:, None]
-            elif name == "compliance":
-                nominal = self.model.geom_solref[self._shapes, 0]
-                self._field("geom_solref")[row, self._shapes, 0] = nominal * (1.0 + value[:, None])
+                self._field("geom_friction")[row, self.shapes, 0] = value[:, None]
+            elif name == "solref":
+                self._field("geom_solref")[row, self.shapes] = value
             elif name == "gravity_w":
                 self._field("opt.gravity")[rows] = value
             elif name == "joint_damping":

@@ -136,9 +136,10 @@ class Actor:
             ground = self.meshes[0] if self.meshes else None
             self.model.geom_friction[geom, 0] = (shape.friction + (ground.friction if ground else 0.0)) / 2
             bounce = (shape.restitution + (ground.restitution if ground else 0.0)) / 2
-            # The damping ratio with which a spring gives back this share of the speed.
+            # The damping ratio with which a spring gives back this share of the speed; the spring itself stays as it is.
             log = np.log(max(bounce, 1e-9))
-            self.model.geom_solref[geom, 1] = 1.0 if bounce == 0 else -log / np.hypot(np.pi, log)
+            ratio = 1.0 if bounce == 0 else -log / np.hypot(np.pi, log)
+            self.model.geom_solref[geom] = 0.01 / ratio, ratio
 
     def set_bodies(self, props, *, com_may_move):
         for body, given, old in zip(self.bodies, props, self.body_props):

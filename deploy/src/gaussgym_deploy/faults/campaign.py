@@ -1,0 +1,200 @@
+"""A campaign: every kind at many moments on every link, over worker processes, and its summary."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterator, List, Optional, Protocol, Sequence, Tuple
+
+import numpy as np
+
+from ..bundle import BundleError, PolicyBundle
+from .table import KINDS, FaultKind, select_kinds
+from .trials import Trial
+
+__all__ = ["LINKS", "CampaignCfg", "run_campaign"]
+
+LINKS = ("bench", "sim")
+"""Links that a campaign knows, in its order."""
+
+
+@dataclass(frozen=True)
+class CampaignCfg:
+    """What a campaign does.
+
+    Attributes:
+        bundle: Folder of the bundle.
+        links: Names of links.
+        kinds: Names of kinds; empty: all.
+        moments: Trials of each kind on each link.
+        seed: Of moments, joints, phases, starts.
+        scene: Folder of the scene (``sim``, ``dds-sim``).
+        jobs: Worker processes; 0: one a core.
+    """
+
+    bundle: Path
+    links: Tuple[str, ...] = ("bench",)
+    kinds: Tuple[str, ...] = ()
+    moments: int = 20
+    seed: int = 0
+    scene: Optional[Path] = None
+    jobs: int = 0
+
+
+class Rig(Protocol):
+    """A link that is ready for trials."""
+
+    retaken: int
+
+    def trial(self, kind: FaultKind, mode: str, generator: np.random.Generator) -> Trial:
+        """One fault at a random moment."""
+        ...
+
+    def close(self) -> None:
+        """Let go of processes."""
+        ...
+
+
+@dataclass(frozen=True)
+class Task:
+    """All trials of one kind on one link; its random numbers depend on nothing else.
+
+    Attributes:
+        link: Name of the link.
+        kind: Name of the kind.
+    """
+
+    link: str
+    kind: str
+
+
+@dataclass
+class Done:
+    """What became of a task.
+
+    Attributes:
+        task: Which.
+        trials: Its trials.
+        retaken: Trials that were begun anew, since the robot tripped by itself before the fault.
+        wall_s: How long it took [s].
+    """
+
+    task: Task
+    trials: List[Trial]
+    retaken: int
+    wall_s: float
+
+
+def plan(cfg: CampaignCfg) -> List[Task]:
+    """The tasks of a campaign.
+
+    Raises:
+        BundleError: For unknown links or kinds, or a link that needs a scene and has none.
+    """
+    tasks = []
+    for link in cfg.links:
+        if link not in LINKS:
+            raise BundleError(f"no faults on a link {link!r}; there is: {', '.join(LINKS)}")
+        if link != "bench" and cfg.scene is None:
+            raise BundleError(
+                f"the link {link!r} needs --scene (gaussgym-scene synth street --output DIR makes one)"
+            )
+        tasks += [Task(link, kind.name) for kind in select_kinds(cfg.kinds, link) if not kind.real_time]
+    return tasks
+
+
+def run_campaign(cfg: CampaignCfg, progress: Callable[[Done], None] = lambda done: None) -> List[Done]:
+    """Run all trials; kinds are shared out among worker processes.
+
+    Args:
+        cfg: What to do.
+        progress: Called after every task.
+
+    Returns:
+        The tasks in the order of the plan.
+
+    Raises:
+        BundleError: For a plan that cannot be, or a bundle that does not load.
+        LinkError: When a robot process does not come up, or the policy does not hold the robot on its feet.
+    """
+    tasks = plan(cfg)
+    PolicyBundle.load(cfg.bundle)
+    jobs = min(cfg.jobs or os.cpu_count() or 1, len(tasks))
+    done: Dict[Task, Done] = {}
+    for result in _results(cfg, tasks, jobs):
+        done[result.task] = result
+        progress(result)
+    return [done[task] for task in tasks]
+
+
+def _results(cfg: CampaignCfg, tasks: Sequence[Task], jobs: int) -> Iterator[Done]:
+    if jobs <= 1:
+        worker = Worker(cfg)
+        try:
+            yield from map(worker, tasks)
+        finally:
+            worker.close()
+        return
+    # Spawned, not forked: onnxruntime's threads do not survive a fork.
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(jobs, initializer=_begin_worker, initargs=(cfg,)) as pool:
+        yield from pool.imap_unordered(_work, tasks)
+        pool.close()
+        pool.join()
+
+
+class Worker:
+    """Runs tasks, and keeps one rig a link.
+
+    Args:
+        cfg: The campaign.
+    """
+
+    def __init__(self, cfg: CampaignCfg) -> None:
+        self._cfg = cfg
+        self._bundle = PolicyBundle.load(cfg.bundle)
+        self._rigs: Dict[str, Rig] = {}
+
+    def __call__(self, task: Task) -> Done:
+        """All trials of a task."""
+        rig = self._rig(task)
+        kind, cfg, start_s, before = KINDS[task.kind], self._cfg, time.perf_counter(), rig.retaken
+        generator = np.random.default_rng([cfg.seed, LINKS.index(task.link), list(KINDS).index(task.kind)])
+        modes = kind.modes
+        trials = [rig.trial(kind, modes[number % len(modes)], generator) for number in range(cfg.moments)]
+        return Done(task, trials, rig.retaken - before, time.perf_counter() - start_s)
+
+    def close(self) -> None:
+        """End what the rigs have started."""
+        while self._rigs:
+            self._rigs.popitem()[1].close()
+
+    def _rig(self, task: Task) -> Rig:
+        from .virtual import BenchSource, SimSource, VirtualRig
+
+        if task.link not in self._rigs:
+            scene = self._cfg.scene
+            source: Any = (
+                BenchSource(self._bundle)
+                if task.link == "bench" or scene is None
+                else SimSource(self._bundle, scene)
+            )
+            self._rigs[task.link] = VirtualRig(task.link, self._bundle, source)
+        return self._rigs[task.link]
+
+
+_worker: Optional[Worker] = None
+
+
+def _begin_worker(cfg: CampaignCfg) -> None:
+    global _worker
+    _worker = Worker(cfg)
+    multiprocessing.util.Finalize(_worker, _worker.close, exitpriority=10)  # type: ignore[attr-defined]
+
+
+def _work(task: Task) -> Done:
+    assert _worker is not None
+    return _worker(task)
