@@ -107,6 +107,10 @@ def test_sums():
     torch.testing.assert_close(made._rewards, twin._rewards)
     torch.testing.assert_close(made.commanded_m, twin.commanded_m)
     assert steps.tolist() == list(range(5, 14))
+    some = torch.tensor([1, 4, 8])
+    means = made.means(some, 0.02)
+    assert list(means) == ["reward/a", "reward/b", "episode/seconds"]
+    torch.testing.assert_close(torch.stack(list(means.values())), made._means_by_tensors(some, 0.02))
     assert made.seconds.tolist() == pytest.approx([0.1] * 9)
 
 

@@ -25,6 +25,15 @@ def mark_invalid(envs, qpos, qvel, warning, kinds, bad):
 
 
 @numba.njit(cache=True, nogil=True)
+def add_velocity(rows, envs, picked, delta, qvel, first, buffer):
+    """Add rows ``picked`` of ``delta`` [R, 3] to three columns of ``qvel`` from ``first`` on, and to ``buffer`` [E, 3]."""
+    for i in range(len(rows)):
+        for k in range(3):
+            qvel[rows[i], first + k] += delta[picked[i], k]
+            buffer[envs[rows[i]], k] = qvel[rows[i], first + k]
+
+
+@numba.njit(cache=True, nogil=True)
 def write_motion(rows, picked, qpos, qvel, q, v, pos_w, quat, lin_w, ang_b, joint_pos, joint_vel):
     """Rows of a batch take the values ``picked`` of the last six arguments, see `gaussgym_sim.vecsim.VecSim.reset`."""
     for i in range(len(rows)):

@@ -163,11 +163,9 @@ class MujocoSim:
     def kick(self, env_ids: Tensor, delta_lin_vel_w: Tensor, delta_ang_vel_b: Tensor | None = None) -> None:
         """See `VecSim.kick`."""
         for slot, rows, picked in self._split(env_ids):
-            slot.qvel[rows[:, None], np.arange(3)] += delta_lin_vel_w.numpy()[picked]
-            self._buffers.root_lin_vel_w[slot.envs[rows]] = slot.qvel[rows, :3]
+            slot.kick(rows, picked, delta_lin_vel_w.numpy(), 0, self._buffers.root_lin_vel_w)
             if delta_ang_vel_b is not None:
-                slot.qvel[rows[:, None], np.arange(3, 6)] += delta_ang_vel_b.numpy()[picked]
-                self._buffers.root_ang_vel_b[slot.envs[rows]] = slot.qvel[rows, 3:6]
+                slot.kick(rows, picked, delta_ang_vel_b.numpy(), 3, self._buffers.root_ang_vel_b)
 
     def push(self, env_ids: Tensor, force_w: Tensor, torque_w: Tensor | None = None) -> None:
         """See `VecSim.push`."""

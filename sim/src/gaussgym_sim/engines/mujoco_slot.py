@@ -12,7 +12,13 @@ from mujoco import batch
 from numpy.typing import NDArray
 
 from gaussgym_sim.engines.mujoco_bounce import FootBounces
-from gaussgym_sim.engines.mujoco_kernels import copy_contacts, copy_motion, mark_invalid, write_motion
+from gaussgym_sim.engines.mujoco_kernels import (
+    add_velocity,
+    copy_contacts,
+    copy_motion,
+    mark_invalid,
+    write_motion,
+)
 from gaussgym_sim.engines.mujoco_model import build_model, robot_bodies
 from gaussgym_sim.ground.terrain import Ground
 from gaussgym_sim.robot import RobotCfg
@@ -189,6 +195,20 @@ class Slot:
         self.batch.reset(rows, stage=mujoco.mjtStage.mjSTAGE_NONE)
         arguments = [rows, picked, self.qpos, self.qvel, q, v, *motion]
         write_motion(*arguments)
+
+    def kick(
+        self, rows: NDArray[np.int64], picked: NDArray[np.int64], delta: NDArray[Any], first: int, buffer: NDArray[Any]
+    ) -> None:  # fmt: skip
+        """Add ``delta`` [R, 3], of which rows ``picked``, to a velocity of rows [R], and to its ``buffer`` [E, 3].
+
+        Args:
+            rows: of the batch.
+            picked: of ``delta``.
+            delta: [m/s] or [rad/s].
+            first: column of ``qvel``.
+            buffer: of all environments.
+        """
+        add_velocity(rows, self.envs, picked, delta, self.qvel, first, buffer)
 
     # ------------------------------------------------------------------ parameters
 

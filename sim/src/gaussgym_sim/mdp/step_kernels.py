@@ -102,6 +102,18 @@ def add_rewards(terms, command, control_s, sums, commanded_m):
 
 
 @numba.njit(cache=True, nogil=True)
+def mean_rates(envs, sums, seconds, control_s):
+    """Means over envs [R] of each row of ``sums`` [T, E] a second, and of ``seconds`` [E] themselves, [T + 1]."""
+    means, least = np.zeros(len(sums) + 1, np.float32), np.float32(control_s)
+    for t in range(len(sums)):
+        for e in envs:
+            means[t] += sums[t, e] / max(seconds[e], least)
+    for e in envs:
+        means[-1] += seconds[e]
+    return means / np.float32(len(envs))
+
+
+@numba.njit(cache=True, nogil=True)
 def end_episodes(
     least_gravity, least_height, most_steps, trunk, invalid, gravity_b, height, steps, bad, failed, reached, cut, outside,
     leaving, fell, success, time_outs, dones,
