@@ -8,26 +8,13 @@ import time
 
 import pytest
 from gaussgym_deploy.testing import make_bundle
+from gaussgym_deploy.testing_command import deploy, fails
 
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory):
     # A busy test machine may stall for longer than a robot's computer should.
     return make_bundle(tmp_path_factory.mktemp("b") / "policy", steps=50, guards={"deadline_misses": 1000})
-
-
-def deploy(*arguments):
-    command = [sys.executable, "-m", "gaussgym_deploy", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
-
-
-def fails(*arguments):
-    done = deploy(*arguments)
-    assert done.returncode == 2, done
-    assert done.stderr.startswith("error: ")
-    assert done.stderr.count("\n") == 1
-    assert "Traceback" not in done.stderr
-    return done.stderr
 
 
 def test_check_prints_the_numbers_and_the_path_last(directory, tmp_path):

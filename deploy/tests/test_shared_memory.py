@@ -109,6 +109,7 @@ def test_values_of_all_fields_and_of_the_image(name):
         sent.lin_acc_b, sent.joint_torque, sent.motor_temperature_c, sent.position_w = (
             generator.normal(size=size) for size in (3, 12, 12, 3)
         )
+        sent.remote = generator.integers(0, 256, 40, dtype=np.uint8)
         sent.corrupt, sent.out_of_order, sent.rival_writers = 7, 8, 1
         sent.battery_fraction, sent.round_trip_s, sent.supervisor_fault = (
             0.5,
@@ -120,7 +121,7 @@ def test_values_of_all_fields_and_of_the_image(name):
         got = robot.read()
         for field in (
             "joint_pos", "joint_vel", "quat_wxyz", "ang_vel_b", "command", "rgb", "lin_acc_b", "joint_torque",
-            "motor_temperature_c", "position_w", "battery_fraction", "round_trip_s", "corrupt", "out_of_order", "rival_writers",
+            "motor_temperature_c", "position_w", "remote", "battery_fraction", "round_trip_s", "corrupt", "out_of_order", "rival_writers",
         ):  # fmt: skip
             np.testing.assert_array_equal(getattr(got, field), getattr(sent, field))
         assert (got.t_s, got.rgb_t_s) == (1.25, 1.2)

@@ -293,3 +293,16 @@ def test_the_state_is_the_robots(bundle, robot, clock):
     stage.drive(0.1)
     assert isinstance(stage.link.read(), RobotState)
     assert stage.link.read().supervisor_fault == ""
+
+
+def test_a_dry_run_sends_nothing(bundle, robot, clock):
+    link = InProcessLink(12)
+    supervisor = Supervisor(bundle, robot, link, cfg=SupervisorCfg(dry_run=True))
+    clock.every(0.002, supervisor.step)
+    clock.sleep(0.01)
+    link.write(JointCommand(DEFAULT_POSE, bundle.kp, bundle.kd))
+    clock.sleep(0.01)
+    assert supervisor.forwarded == 1
+    clock.sleep(1.0)
+    assert supervisor.fault.kind == "heartbeat"
+    assert robot.commands == []

@@ -379,7 +379,9 @@ def test_the_page_sees_what_the_robot_sees(web):
     web.read(state, 1.0)
     with urllib.request.urlopen(web.url.replace("/?", "/camera.png?"), timeout=5) as answer:
         np.testing.assert_array_equal(decoded(answer.read()), state.rgb)
+    web.status = lambda: {"mode": "run"}
     shown = drive(web)
+    assert shown["mode"] == "run"
     assert shown["battery"] == 0.5
     assert shown["hottest_c"] == 41.0
     assert shown["tilt_deg"] == 0.0

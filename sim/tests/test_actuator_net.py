@@ -7,8 +7,8 @@ import torch
 from gaussgym_scene.command import run as run_command
 from gaussgym_scene.errors import InputError
 from gaussgym_sim.__main__ import ImportActuator
+from gaussgym_sim.actuation.actuator_cfg import ActuatorCfg
 from gaussgym_sim.actuation.actuator_net import ACTIVATIONS, ActuatorNet, DenseLayer, LstmLayer, _activate
-from gaussgym_sim.actuation.actuators import ActuatorCfg
 from gaussgym_sim.actuation.import_actuator import import_torchscript
 from gaussgym_sim.robot import get_robot
 from gaussgym_sim.testing import flat_scene, place

@@ -5,7 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from gaussgym_scene.errors import InputError
-from gaussgym_sim.actuation.actuators import ActuatorCfg, Actuators
+from gaussgym_sim.actuation.actuator_cfg import ActuatorCfg
+from gaussgym_sim.actuation.actuators import Actuators
 from gaussgym_sim.robot import get_robot
 
 COLUMNS = (np.arange(7, 19), np.arange(6, 18), np.arange(12))

@@ -5,8 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from gaussgym_sim.actuation.actuator_cfg import ActuatorCfg
 from gaussgym_sim.actuation.actuator_net import ActuatorNet, DenseLayer, LstmLayer
-from gaussgym_sim.actuation.actuators import ActuatorCfg, Actuators
+from gaussgym_sim.actuation.actuators import Actuators
 from gaussgym_sim.engines.isaacgym_actuators import Actuators as Twin
 from gaussgym_sim.engines.isaacgym_sim import describe_robot, nominal_params
 from gaussgym_sim.robot import get_robot

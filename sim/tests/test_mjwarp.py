@@ -13,8 +13,9 @@ import pytest
 import torch
 from gaussgym_scene.errors import InputError
 from gaussgym_scene.heightfield import Heightfield
+from gaussgym_sim.actuation.actuator_cfg import ActuatorCfg
 from gaussgym_sim.actuation.actuator_net import ACTIVATIONS, ActuatorNet, DenseLayer, LstmLayer
-from gaussgym_sim.actuation.actuators import ActuatorCfg, Actuators
+from gaussgym_sim.actuation.actuators import Actuators
 from gaussgym_sim.ground.boxes import Boxes
 from gaussgym_sim.ground.terrain import Ground, add_ground, ground_of
 from gaussgym_sim.robot import get_robot

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from gaussgym_sim.actuation.actuator_cfg import ActuatorCfg
 from gaussgym_sim.actuation.actuator_net import ActuatorNet, DenseLayer, LstmLayer
-from gaussgym_sim.actuation.actuators import ActuatorCfg
 from gaussgym_sim.engines.host_view import HostView
 from gaussgym_sim.ground.boxes import Boxes
 from gaussgym_sim.robot import get_robot

@@ -365,7 +365,12 @@ def test_a_spring_given_by_its_stiffness():
     nominal = torch.tensor([[-1000.0, -40.0]])
     soft = contact_solref(nominal, torch.tensor([1.0]), torch.tensor([0.0]))
     assert soft.tolist() == [[[-250.0, -20.0]]]
-    bouncy = contact_solref(nominal, torch.tensor([0.0]), torch.tensor([1.0]))[0, 0]
+    arrays = (
+        nominal.numpy(),
+        np.array([0.0], np.float32),
+        np.array([1.0], np.float32),
+    )  # the other kind of array
+    bouncy = contact_solref(*arrays)[0, 0]
     ratio = math.log(2) / math.hypot(math.pi, math.log(2))
     assert bouncy.tolist() == pytest.approx([-1000.0, -40.0 * ratio])
 

@@ -141,6 +141,20 @@ class CameraWatch:
         self._refused = "camera_age"
         self._misfit: Optional[Fault] = None
 
+    def resume(self, rgb: Optional[np.ndarray], stamp: float, taken_s: float) -> None:
+        """Go on with a frame that was judged already (replays).
+
+        Args:
+            rgb: uint8 ``[H, W, 3]``, or None.
+            stamp: Its time stamp [s].
+            taken_s: When it was taken, runtime's clock [s].
+        """
+        self.reset()
+        self.stamp, self._taken_s = stamp, taken_s
+        if rgb is not None and rgb.shape == self.rgb.shape:
+            self.rgb[...] = rgb
+            self.number = 1
+
     def show(
         self, rgb: Optional[np.ndarray], stamp: float, age_s: float, now_s: float, *, moving: bool
     ) -> None:

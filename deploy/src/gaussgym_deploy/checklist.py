@@ -49,6 +49,7 @@ class TerminalPrompter:
 
     def __init__(self) -> None:
         self._lines: queue.Queue[str] = queue.Queue()
+        self._ended = False
         threading.Thread(target=self._read, daemon=True).start()
 
     def say(self, text: str) -> None:
@@ -62,16 +63,16 @@ class TerminalPrompter:
         print(f"  ? {question} ", end="", flush=True)
 
     def answer(self) -> Optional[str]:
-        """The line that was typed, or None."""
+        """The line that was typed, or None; ``no`` where nobody is left to type."""
         try:
             return self._lines.get_nowait().strip().lower()
         except queue.Empty:
-            return None
+            return "no" if self._ended else None
 
     def _read(self) -> None:
         for line in sys.stdin:
             self._lines.put(line)
-        self._lines.put("no")  # nobody is there to answer
+        self._ended = True
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ def open_dds_sim(
     domain: Optional[int] = None,
     scene: Optional[str] = None,
     interface: str = "lo",
-    start_timeout_s: float = 10.0,
+    start_timeout_s: float = 30.0,
 ) -> RobotIO:
     """A simulated robot behind real DDS; see :func:`gaussgym_deploy.unitree.simulated.open_simulated`."""
     from .unitree.simulated import open_simulated

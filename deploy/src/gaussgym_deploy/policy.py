@@ -61,6 +61,28 @@ class Policy:
         """Whether the policy sees."""
         return self._encoder is not None
 
+    @property
+    def hidden(self) -> Optional[np.ndarray]:
+        """Recurrent state that the next step takes, ``[L, 1, H]``; None for a feed-forward policy."""
+        return self._feeds.get("h_in")
+
+    @property
+    def feature(self) -> Optional[np.ndarray]:
+        """Encoder's output for the last image, ``[1, F]``; None for a blind policy."""
+        return self._feeds.get("feature")
+
+    def resume(self, hidden: np.ndarray, feature: np.ndarray) -> None:
+        """Go on in the middle of an episode.
+
+        Args:
+            hidden: Recurrent state, any shape of the right size.
+            feature: Encoder's output, likewise.
+        """
+        for name, values in (("h_in", hidden), ("feature", feature)):
+            if name in self._feeds:
+                self._feeds[name] = values.reshape(self._feeds[name].shape).astype(np.float32)
+        self._has_feature = True
+
     def reset(self) -> None:
         """Begin an episode: hidden state zero, no image seen yet."""
         if "h_in" in self._feeds:

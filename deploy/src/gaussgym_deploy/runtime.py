@@ -7,9 +7,8 @@ One control step (:meth:`Runtime.control`) is the same in simulation and on a ro
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Callable, Dict, List, Optional, Union
+from typing import Any, Callable, Dict, Mapping, Optional, Tuple, Union
 
 import numpy as np
 
@@ -18,62 +17,21 @@ from .camera import CameraThread, CameraWatch
 from .guards import Fault, GuardLimits, Guards
 from .log import RunLog
 from .observation import ObservationBuilder
-from .operator import CommandSource
+from .operator import CommandSource, OperatorCommand
 from .policy import Policy, replay_golden
+from .recorder import MODES, FlightRecorder
 from .robot_io import JointCommand, RobotIO, RobotState, SupervisorGone
-from .scheduler import JITTER_EDGES_US, FixedRate, Samples
+from .run_report import RunReport
+from .scheduler import FixedRate, Samples
 from .states import Mode, StateMachine
 
 __all__ = ["RunReport", "Runtime"]
 
+AFTERMATH_S = 1.0
+"""So long after a fault the flight is written, with what followed in it [s]."""
 STILL_RAD_S = 0.05
 STILL_JOINT_RAD_S = 0.2
 """A base that turns and joints that move slower than this may leave the camera's picture as it is."""
-
-
-@dataclass
-class RunReport:
-    """What happened during a run.
-
-    Attributes:
-        ticks: Control steps.
-        ticks_by_mode: Control steps by mode name.
-        fault: The latched fault, or None.
-        deadline_misses: Control periods missed.
-        lateness_counts: Wake-ups by lateness, bins of ``lateness_edges_us``.
-        lateness_edges_us: Lower edges of the bins [µs].
-        worst_lateness_ms: [ms].
-        lateness_ms: p50, p99 and max of how late wake-ups were [ms].
-        thread_ms: p50, p99 and max of a step's thread-CPU time, reading and sending included [ms].
-        steps_over_period: Steps whose thread-CPU time exceeded the control period: misses that are this program's own.
-        inference_ms: p50, p99 and max of the policy's time, camera encoder included [ms].
-        interventions: Control steps that each limit changed.
-        write_errors: Commands that could not be sent.
-        frame_age_ms: p50, p99 and max of the age of the frame that the policy used, in every step of RUN [ms].
-        camera: Rate [1/s], latency [ms], frames and last error of the camera's thread; empty without one.
-        round_trip_ms: p50, p99 and max from a command to the first state that knows of it, as the link measures it [ms].
-        forward_ms: p50, p99 and max of a command's way through the supervisor [ms]; empty without one.
-        log_error: Why the log is not complete, or None.
-    """
-
-    ticks: int = 0
-    ticks_by_mode: Dict[str, int] = field(default_factory=dict)
-    fault: Optional[str] = None
-    deadline_misses: int = 0
-    lateness_counts: List[int] = field(default_factory=list)
-    lateness_edges_us: List[int] = field(default_factory=lambda: list(JITTER_EDGES_US))
-    worst_lateness_ms: float = 0.0
-    lateness_ms: Dict[str, float] = field(default_factory=dict)
-    thread_ms: Dict[str, float] = field(default_factory=dict)
-    steps_over_period: int = 0
-    inference_ms: Dict[str, float] = field(default_factory=dict)
-    interventions: Dict[str, int] = field(default_factory=dict)
-    write_errors: int = 0
-    frame_age_ms: Dict[str, float] = field(default_factory=dict)
-    camera: Dict[str, Union[float, str]] = field(default_factory=dict)
-    round_trip_ms: Dict[str, float] = field(default_factory=dict)
-    forward_ms: Dict[str, float] = field(default_factory=dict)
-    log_error: Optional[str] = None
 
 
 class Runtime:
@@ -90,6 +48,7 @@ class Runtime:
         damp_s: How long DAMP lasts before standing up [s].
         stand_s: How long standing up takes [s]; 0 with ``damp_s`` 0: the robot stands already and RUN begins in the first step.
         log: File for JSON lines.
+        flight: Folder for the flight recorder's last 60 s, written a second after a fault and at the end of :meth:`run`.
         clock: Monotonic seconds.
         sleep: Sleeps for so many seconds.
 
@@ -99,6 +58,8 @@ class Runtime:
         watch: The camera's.
         goal: The mode that the operator wants; RUN at first.
         inference_s: What the policy steps took [s].
+        recorder: The flight recorder, or None.
+        last_action_raw: What the policy gave in its last step, not clipped, ``[J]``.
 
     Raises:
         BundleError: When the networks do not fit the manifest or do not reproduce the golden trace.
@@ -115,6 +76,7 @@ class Runtime:
         damp_s: float = 0.5,
         stand_s: float = 2.0,
         log: Union[str, Path, None] = None,
+        flight: Union[str, Path, None] = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
@@ -132,14 +94,28 @@ class Runtime:
         self._damp_s = damp_s
         self._clock, self._sleep = clock, sleep
         self._log = RunLog(log)
+        self.recorder = None if flight is None else FlightRecorder(bundle, flight, about=self._about(stand_s))
+        self._save_s = np.inf
         self._report = RunReport(ticks_by_mode={mode.value: 0 for mode in Mode})
         joints = len(bundle.joint_names)
+        self.last_action_raw = np.zeros(joints, dtype=np.float32)
         self._command = JointCommand(np.zeros(joints), bundle.kp.copy(), bundle.kd.copy())
         self._stop: Optional[str] = None
         self._alone = self._ending = self._finished = False
+        self._unsent = 0
         self._last_goal = self.goal
         self._state = RobotState.zeros(joints)
         self.restart(0.0)
+
+    def _about(self, stand_s: float) -> Dict[str, Any]:
+        """What a replay must know beside the readings."""
+        return {
+            "limits": dict(self.guards.limits.__dict__),
+            "damp_s": self._damp_s,
+            "stand_s": stand_s,
+            "operator": self.operator is not None,
+            "camera_thread": self.camera is not None,
+        }
 
     def restart(self, now_s: float) -> None:
         """Begin anew: IDLE, no fault, hidden state and last action zero. For simulated episodes.
@@ -153,6 +129,41 @@ class Runtime:
         self._begin_policy()
         self._operator_alive = self.operator is None
         self._stop = None
+        self._unsent = 0
+        if self.recorder is not None:
+            self.recorder.restart()
+
+    def resume(
+        self,
+        row: Mapping[str, Any],
+        inputs: Mapping[str, np.ndarray],
+        state: RobotState,
+        *,
+        fault: Optional[Fault],
+    ) -> None:
+        """Go on behind a control step of a flight (:mod:`gaussgym_deploy.replay`).
+
+        Args:
+            row: That step's :data:`~gaussgym_deploy.recorder.FIELDS`.
+            inputs: ``hidden``, ``feature`` and ``last_action`` of the next step.
+            state: The state of that step, with its image.
+            fault: The fault latched then.
+        """
+        now_s, mode = float(row["t_s"]), MODES[int(row["mode"])]
+        self.restart(now_s)
+        self.machine.resume(mode, float(row["entered_s"]), row["stand_from"], fault)
+        running = mode is Mode.RUN
+        self.guards.resume(state.t_s, now_s, float(row["state_age_s"]), row["target"] if running else None)
+        self.watch.resume(state.rgb, state.rgb_t_s, now_s - float(row["frame_age_s"]))
+        self._seen_frame = self.watch.number if running else 0
+        if running:
+            self._policy.resume(inputs["hidden"], inputs["feature"])
+            self._observation.last_action[:] = inputs["last_action"]
+
+    @property
+    def proprio(self) -> np.ndarray:
+        """What the policy saw last, float32 ``[1, P]``."""
+        return self._observation.proprio
 
     def stop(self, reason: str = "operator") -> None:
         """Emergency stop, from any thread or signal handler: latched damping from the next step on.
@@ -202,6 +213,9 @@ class Runtime:
             self._send(self.machine.damping)
             self._close()
             report = self.report(rate)
+            if self.recorder is not None:
+                self.recorder.save()
+                report.flight_error = self.recorder.error
             self._log.write("end", **report.__dict__)
             self._log.close()
             report.log_error = self._log.error
@@ -234,11 +248,7 @@ class Runtime:
             fault, self._alone = Fault("supervisor", str(error)), True
         except Exception as error:  # whatever a link raises, damping must go on
             fault = fault or Fault("link", str(error) or type(error).__name__)
-        try:
-            self.control(state, now_s, late_s=late_s, fault=fault)
-        except Exception as error:  # a state that no guard foresaw must not end the loop that damps
-            self._trip(Fault("internal", f"{type(error).__name__}: {error}"), now_s)
-            self._send(self.machine.damping)
+        self.control(state, now_s, late_s=late_s, fault=fault)
         if state is not None:
             self._measure(state)
 
@@ -254,7 +264,7 @@ class Runtime:
     def control(
         self, state: Optional[RobotState], now_s: float, *, late_s: float = 0.0, fault: Optional[Fault] = None
     ) -> None:
-        """One control step: check, change mode, compute, send.
+        """One control step: check, change mode, compute, send, remember. Raises nothing, whatever the readings.
 
         Args:
             state: The robot's newest state; None when it could not be read (damping is sent).
@@ -262,9 +272,30 @@ class Runtime:
             late_s: How late this step began [s], for the log.
             fault: What went wrong outside of it.
         """
-        machine = self.machine
         if self._stop is not None:
             fault, self._stop = Fault("estop", self._stop), None
+        if self._unsent >= self.guards.limits.unsent_commands:
+            fault = fault or Fault("link", f"{self._unsent} commands in a row could not be sent")
+        goal, acted = self.goal, tuple(self.guards.interventions.values())
+        self._policy.inference_s = 0.0
+        try:
+            command = self._command_for(state, now_s, fault)
+        except Exception as error:  # a reading that no guard foresaw must not end the loop that damps
+            self._trip(
+                Fault("internal", f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"), now_s
+            )
+            command = self.machine.damping
+        if command is not None:
+            self._send(command)
+        self._count(now_s, late_s, command)
+        if self.recorder is not None:
+            self._record(now_s, state is not None, fault, goal, acted, command, late_s)
+
+    def _command_for(
+        self, state: Optional[RobotState], now_s: float, fault: Optional[Fault]
+    ) -> Optional[JointCommand]:
+        """Check, change mode, compute; None where nothing is to be sent."""
+        machine = self.machine
         if state is not None:
             self._state = state
             fault = fault or self._ask_operator(state, now_s) or self._check(state, now_s)
@@ -276,9 +307,38 @@ class Runtime:
         if machine.mode is Mode.RUN:
             # Without a readable state the link's fault is latched already, so that RUN implies a state.
             command = self._run_policy(self._state, now_s) or self._tripped_by_policy(now_s)
-        if command is not None:
-            self._send(command)
-        self._count(now_s, late_s, command)
+        return command
+
+    def _record(
+        self,
+        now_s: float,
+        readable: bool,
+        fault: Optional[Fault],
+        goal: Mode,
+        acted: Tuple[int, ...],
+        command: Optional[JointCommand],
+        late_s: float,
+    ) -> None:
+        """Hand the step to the flight recorder, and let it write a second after a fault."""
+        recorder = self.recorder
+        assert recorder is not None
+        recorder.step(
+            now_s,
+            self._state,
+            readable=readable,
+            state_age_s=self.guards.state_age_s(now_s),
+            given_fault=fault,
+            goal=goal,
+            machine=self.machine,
+            watch=self.watch,
+            command=command,
+            interventions=tuple(n - b for n, b in zip(self.guards.interventions.values(), acted)),
+            late_s=late_s,
+            inference_s=self._policy.inference_s,
+        )
+        if now_s >= self._save_s:
+            self._save_s = np.inf
+            recorder.save(wait=False)
 
     def report(self, rate: Optional[FixedRate] = None) -> RunReport:
         """What happened so far."""
@@ -306,26 +366,32 @@ class Runtime:
         """Take the operator's command, mode and sign of life; the fault if they say or deserve one."""
         if self.operator is None:
             return None
+        wish: Optional[OperatorCommand] = None
+        fault: Optional[Fault] = None
         try:
             wish = self.operator.read(state, now_s)
             goal = self._last_goal if wish.mode is None else Mode(wish.mode)
             state.command[:] = wish.velocity
         except Exception as error:  # whatever a gamepad's driver raises, the robot must be damped
-            return Fault("operator", " ".join(str(error).split())[:200] or type(error).__name__)
+            fault, wish = Fault("operator", " ".join(str(error).split())[:200] or type(error).__name__), None
+        if self.recorder is not None:
+            self.recorder.operator(wish, fault)
+        if wish is None:
+            return fault
         if goal is not self._last_goal and not self._ending:
             self.goal = self._last_goal = goal
         if wish.stop is not None:
             return Fault("estop", wish.stop)
-        age_s = now_s - wish.alive_s
-        self._operator_alive = age_s <= self.guards.limits.operator_age_s
+        return self._check_operator(state, now_s - wish.alive_s)
+
+    def _check_operator(self, state: RobotState, age_s: float) -> Optional[Fault]:
+        limit_s = self.guards.limits.operator_age_s
+        self._operator_alive = age_s <= limit_s
         if self._operator_alive:
             return None
         state.command[:] = 0.0
         if self.machine.mode in (Mode.STAND, Mode.RUN):
-            return Fault(
-                "operator",
-                f"last sign of life {age_s:.3f} s ago, at most {self.guards.limits.operator_age_s:g} s",
-            )
+            return Fault("operator", f"last sign of life {age_s:.3f} s ago, at most {limit_s:g} s")
         return None
 
     def _check(self, state: RobotState, now_s: float) -> Optional[Fault]:
@@ -349,11 +415,18 @@ class Runtime:
         )
         if self.camera is None:
             age_s = state.t_s - state.rgb_t_s + state_age_s
-            self.watch.show(state.rgb, state.rgb_t_s, age_s, now_s, moving=moving)
+            self._show(state.rgb, state.rgb_t_s, age_s, now_s, moving=moving)
             return
         frame = self.camera.latest()
         if frame is not None:
-            self.watch.show(frame.rgb, frame.t_s, now_s - frame.t_s, now_s, moving=moving)
+            self._show(frame.rgb, frame.t_s, now_s - frame.t_s, now_s, moving=moving)
+
+    def _show(
+        self, rgb: Optional[np.ndarray], stamp: float, age_s: float, now_s: float, *, moving: bool
+    ) -> None:
+        if self.recorder is not None and rgb is not None and stamp > self.watch.stamp:
+            self.recorder.frame(rgb)
+        self.watch.show(rgb, stamp, age_s, now_s, moving=moving)
 
     def _check_camera(self, now_s: float) -> Optional[Fault]:
         fault = self.watch.check(now_s)
@@ -400,15 +473,19 @@ class Runtime:
                 self._seen_frame = self.watch.number
                 rgb = self.watch.rgb.transpose(2, 0, 1)
         proprio = self._observation.build(state)
+        if self.recorder is not None:
+            self.recorder.inputs(self._policy, self._observation.last_action, proprio)
         try:
             action = self._policy.act(proprio, rgb)
+            self._policy_fault = self.guards.check_action(action)
         except Exception as error:  # whatever the networks raise, the robot must be damped
-            self._policy_fault = Fault("policy", " ".join(str(error).split())[:200])
-            return None
-        self.inference_s.add(self._policy.inference_s)
-        self._policy_fault = self.guards.check_action(action)
+            self._policy_fault = Fault("policy", " ".join(str(error).split())[:200] or type(error).__name__)
         if self._policy_fault is not None:
             return None
+        self.inference_s.add(self._policy.inference_s)
+        self.last_action_raw[:] = action
+        if self.recorder is not None:
+            self.recorder.action(action)
         last_action = self._observation.last_action
         self.guards.limit_action(action, last_action)
         np.multiply(self.bundle.action_scale, last_action, out=self._command.q)
@@ -423,6 +500,7 @@ class Runtime:
 
     def _trip(self, fault: Fault, now_s: float) -> None:
         if self.machine.fault is None:
+            self._save_s = now_s + AFTERMATH_S
             self._log.write(
                 "fault", t_s=now_s, kind=fault.kind, detail=fault.detail, mode=self.machine.mode.value
             )
@@ -432,8 +510,10 @@ class Runtime:
         """Send; a link that fails here is reported by the next read, and must not stop the damping that follows."""
         try:
             self.robot.write(command)
-        except OSError:
+            self._unsent = 0
+        except Exception:  # whatever a link raises, damping must go on
             self._report.write_errors += 1
+            self._unsent += 1
 
     def _count(self, now_s: float, late_s: float, command: Optional[JointCommand]) -> None:
         self._report.ticks += 1

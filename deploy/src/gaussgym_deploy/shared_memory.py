@@ -563,6 +563,11 @@ class SharedMemoryRobot:
         self._read_image()
         return self._record.get()
 
+    @property
+    def has_news(self) -> bool:
+        """Whether a state lies there that was not read yet."""
+        return self._segment.state.posted() != self._segment.state.number
+
     def write(self, command: JointCommand) -> None:
         """Send a joint command; in lockstep the robot simulates one control period with it.
 

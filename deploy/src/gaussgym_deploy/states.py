@@ -56,6 +56,7 @@ class StateMachine:
         mode: The current mode.
         fault: The latched fault, or None.
         entered_s: When the current mode began, on the clock that callers use.
+        stand_from: Pose from which the robot stood up last, within its joint limits [rad], ``[J]``.
     """
 
     def __init__(
@@ -73,7 +74,7 @@ class StateMachine:
         self._bundle = bundle
         self._stand_s = stand_s
         self._pose_tolerance_rad = pose_tolerance_rad
-        self._start_pose = np.zeros(joints)
+        self.stand_from = np.zeros(joints)
         self._damp = JointCommand(np.zeros(joints), np.zeros(joints), np.full(joints, damping_kd))
         self._stand = JointCommand(np.zeros(joints), bundle.kp.copy(), bundle.kd.copy())
 
@@ -97,7 +98,8 @@ class StateMachine:
         if mode is Mode.RUN and not self.standing(state, now_s):
             return "the robot does not stand yet"
         if mode is Mode.STAND:
-            self._start_pose[:] = state.joint_pos
+            # A joint that reads beyond its limits is commanded to the limit.
+            np.clip(state.joint_pos, *self._bundle.joint_pos_limit.T, out=self.stand_from)
         self.mode, self.entered_s = mode, now_s
         return None
 
@@ -125,6 +127,18 @@ class StateMachine:
         """
         self.mode, self.fault, self.entered_s = Mode.IDLE, None, now_s
 
+    def resume(self, mode: Mode, entered_s: float, stand_from: np.ndarray, fault: Optional[Fault]) -> None:
+        """Be where another state machine was (replays).
+
+        Args:
+            mode: Its mode.
+            entered_s: When that began [s].
+            stand_from: Its :attr:`stand_from`.
+            fault: Its latched fault.
+        """
+        self.mode, self.entered_s, self.fault = mode, entered_s, fault
+        self.stand_from[:] = stand_from
+
     def standing(self, state: RobotState, now_s: float) -> bool:
         """Whether STAND has run its time and the pose is reached."""
         if self.mode is not Mode.STAND or now_s - self.entered_s < self._stand_s:
@@ -143,9 +157,9 @@ class StateMachine:
         if self.mode is Mode.STAND:
             done = 1.0 if self._stand_s <= 0 else min(max((now_s - self.entered_s) / self._stand_s, 0.0), 1.0)
             blend = done * done * (3.0 - 2.0 * done)  # no step in velocity at either end
-            np.subtract(self._bundle.default_joint_pos, self._start_pose, out=self._stand.q)
+            np.subtract(self._bundle.default_joint_pos, self.stand_from, out=self._stand.q)
             self._stand.q *= blend
-            self._stand.q += self._start_pose
+            self._stand.q += self.stand_from
             return self._stand
         return None
 

@@ -14,7 +14,7 @@ to run it beside a runtime on a clock that obeys.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Optional, Protocol
 
 import numpy as np
@@ -39,6 +39,7 @@ class SupervisorCfg:
         final_damp_s: After the runtime's normal end it damps so long before it lets go of the robot [s].
         hold_s: After the death or silence of a runtime that had sent commands it damps so long [s].
         attach_timeout_s: How long it waits for the runtime at first [s].
+        dry_run: Nothing is ever sent to the robot; everything else is as always.
     """
 
     rate_hz: float = 500.0
@@ -46,6 +47,7 @@ class SupervisorCfg:
     final_damp_s: float = 0.5
     hold_s: float = 60.0
     attach_timeout_s: float = 30.0
+    dry_run: bool = False
 
 
 class RuntimeEnd(Protocol):
@@ -132,9 +134,10 @@ class Supervisor:
         cfg: How it watches.
 
     Attributes:
-        fault: The latched fault, or None. Kinds: ``heartbeat``, ``runtime_gone``, ``bad_command``, ``state_age``, ``link``.
+        fault: The latched fault, or None. Kinds: ``heartbeat``, ``runtime_gone``, ``bad_command``, ``state_age``,
+            ``state_shape`` (does not fit the wire), ``link``.
         write_errors: Commands that the link refused.
-        forwarded: Commands forwarded.
+        forwarded: Commands forwarded (in a dry run: that would have been).
         finished: Whether the robot may be let go: it was damped for long enough after the runtime's end.
     """
 
@@ -155,6 +158,7 @@ class Supervisor:
         self._limits = limits or GuardLimits.of(bundle.guards)
         self._check = CommandCheck(bundle, self._limits)
         joints = len(bundle.joint_names)
+        self._blank = RobotState.zeros(joints)
         self._damping = JointCommand(np.zeros(joints), np.zeros(joints), np.full(joints, DAMPING_KD))
         self._silence_s = self.cfg.heartbeat_periods * bundle.control_dt_s
         self._command_s: Optional[float] = None  # of the last command; None before the first
@@ -243,6 +247,8 @@ class Supervisor:
             self.finished = silent_s >= self.cfg.hold_s
 
     def _send(self, command: JointCommand) -> None:
+        if self.cfg.dry_run:
+            return
         try:
             self._robot.write(command)
             self._unsent_s = None
@@ -262,7 +268,11 @@ class Supervisor:
         )  # fmt: skip
         if shown != self._published:
             self._published = shown
-            self._wire.publish(state)
+            try:
+                self._wire.publish(state)
+            except Exception as error:  # a state that does not fit the wire
+                self.trip(Fault("state_shape", " ".join(str(error).split())[:100]))
+                self._wire.publish(replace(self._blank, t_s=state.t_s, supervisor_fault=str(self.fault)))
 
 
 class InProcessLink:

@@ -227,12 +227,20 @@ class Export:
 
 @dataclass
 class Robot:
-    """Be a simulated robot (plain MuJoCo, camera rendered from the scene's splats) for a runtime over shared memory."""
+    """Be a simulated robot (plain MuJoCo, camera rendered from the scene's splats) for a runtime: over shared memory, or on
+    Unitree's DDS topics like a Go2, with the camera's frames alone in shared memory.
+    """
 
     scene: Path
     """Scene folder."""
     shm: str
-    """Name of the shared memory."""
+    """Name of the shared memory (with DDS: of the camera's; empty: no camera)."""
+    link: Literal["shm", "dds"] = "shm"
+    """How the runtime speaks to it."""
+    domain: int | None = None
+    """DDS domain on the loopback interface."""
+    until_orphaned: bool = False
+    """With DDS: end when the process that started this one has died."""
     bundle: Path | None = None
     """Policy bundle; gives robot and camera."""
     lockstep: bool = True
@@ -252,11 +260,25 @@ class Robot:
     options: Annotated[SimulatedRobotCfg, tyro.conf.arg(name="")] = field(default_factory=SimulatedRobotCfg)
 
     def run(self) -> None:
-        """Serve until the runtime closes the link."""
+        """Serve until the runtime closes the link (DDS: until told to stop)."""
+        from gaussgym_learn.robot.dds import DdsServeCfg, serve_dds
         from gaussgym_learn.robot.serving import ServeCfg, serve_robot
         from gaussgym_learn.train import torch_threads
 
+        if (self.link == "dds") != (self.domain is not None):
+            raise InputError("--link dds and --domain N go together")
         with torch_threads(1):
+            if self.domain is not None:
+                serve_dds(
+                    self.scene,
+                    DdsServeCfg(self.domain, self.shm or None, self.until_orphaned),
+                    bundle=self.bundle,
+                    starts=self.starts,
+                    episodes=self.episodes,
+                    renderer=self.renderer,
+                    options=self.options,
+                )
+                return
             serve_robot(
                 self.scene,
                 self.shm,

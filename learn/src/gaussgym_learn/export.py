@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
+import json
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ from gaussgym_deploy.bundle import BundleError, CameraSpec, ObservationTerm, Rec
 from gaussgym_scene.errors import InputError, StageError
 from gaussgym_scene.frames import quat_wxyz_from_matrix
 from gaussgym_scene.scene import Scene
+from gaussgym_sim.env_cfg import EnvCfg
 from gaussgym_sim.robot import RobotCfg, get_robot
 from gaussgym_sim.sensors.camera import CameraCfg, intrinsics, mount_pose
 from gaussgym_sim.sensors.observations import ObservationCfg, proprio_terms
@@ -164,6 +168,114 @@ def camera_spec(robot: RobotCfg, camera: CameraCfg) -> CameraSpec:
     )
 
 
+def trained_cfg(fields: Mapping[str, Any], cfg: EnvCfg) -> EnvCfg:
+    """An environment's settings, with those that a bundle states as the policy was trained with them.
+
+    Args:
+        fields: of the checkpoint's manifest; ``environment`` has the settings of its training.
+        cfg: of the environment in which the trace is recorded.
+
+    Raises:
+        InputError: a setting that this version does not have.
+    """
+    trained = fields["environment"]
+    changes: dict[str, Any] = {key: trained[key] for key in ("action_clip", "substeps") if key in trained}
+    try:
+        for key, kind in (("observations", ObservationCfg), ("camera", CameraCfg)):
+            values = {k: tuple(v) if isinstance(v, list) else v for k, v in trained.get(key, {}).items()}
+            changes[key] = kind(**values)
+    except TypeError as error:
+        raise InputError(
+            f"the checkpoint's environment has settings that this version does not: {error}"
+        ) from None
+    return replace(cfg, **changes)
+
+
+def require_deployable(
+    fields: Mapping[str, Any], groups: Sequence[str], robot: RobotCfg, where: object
+) -> None:
+    """Refuse a policy that no robot could feed or follow.
+
+    Args:
+        fields: of the checkpoint's manifest.
+        groups: observation groups that its actor reads.
+        robot: that it drives.
+        where: for errors.
+
+    Raises:
+        InputError: it reads what no robot measures, or its actions are no joint targets.
+    """
+    unmeasured = [g for g in groups if g not in ("proprio", IMAGE_GROUP)]
+    if unmeasured == ["gait"]:
+        raise InputError(
+            f"{where}: reads gait, the phase of a clock that runs in the simulator; train without EnvCfg.gait_hz to deploy it"
+        )
+    if unmeasured:
+        raise InputError(
+            f"{where}: reads {', '.join(unmeasured)}, which no robot measures; distill it to a student first"
+        )
+    if "proprio" not in groups:
+        raise InputError(f"{where}: reads {', '.join(groups)} only, expected proprio among them")
+    actions = int(fields["num_actions"])
+    if actions != robot.num_joints:
+        raise InputError(
+            f"{where}: gives {actions} actions, expected {robot.num_joints}, a target for each joint of {robot.name}; a policy "
+            "that gives commands (navigate) cannot be a bundle: export the walker that carries them out"
+        )
+
+
+def robot_fields(robot: RobotCfg, cfg: EnvCfg) -> dict[str, Any]:
+    """What a bundle states of a robot and of how its policy reads and moves it; arguments of `write_bundle`.
+
+    Args:
+        robot: which.
+        cfg: the environment, as trained.
+    """
+    terms = proprio_terms(robot, cfg.observations)
+    return {
+        "robot": robot.name,
+        "joint_names": robot.joint_names,
+        "observation": [ObservationTerm(t.name, t.size, t.scale) for t in terms],
+        "default_joint_pos": robot.default_joint_pos,
+        "kp": robot.kp,
+        "kd": robot.kd,
+        "action_scale": robot.action_scale,
+        "torque_limit": robot.torque_limit_nm,
+        "joint_pos_limit": joint_limits(robot),
+        "joint_vel_limit": robot.speed_limit_rad_s or JOINT_VEL_LIMIT_RAD_S,
+        "action_clip": cfg.action_clip,
+        "control_hz": 1.0 / cfg.control_s,
+    }
+
+
+def provenance(fields: Mapping[str, Any], env: GaussgymVecEnv) -> dict[str, Any]:
+    """Where a policy comes from, for the bundle's manifest.
+
+    Args:
+        fields: of the checkpoint's manifest.
+        env: in which the trace was recorded.
+    """
+    environment = json.dumps(fields["environment"], sort_keys=True).encode()
+    kept = {
+        "task": fields["environment"].get("task"),
+        "recipe": fields["recipe"]["name"],
+        "iteration": fields["iteration"],
+        "control_steps": fields.get("steps"),
+        "train_seconds": fields.get("train_seconds"),
+        "seed": fields.get("seed"),
+        "scenes": fields["scenes"],
+        "teacher": fields.get("teacher"),
+        "initialized_from": fields.get("initialized_from"),
+        "model_sha256": fields["files"][fields["model"]]["sha256"],
+        "environment_sha256": hashlib.sha256(environment).hexdigest(),
+        "environment": fields["environment"],
+        "command": fields["provenance"].get("command"),
+        "tools": fields["provenance"]["tools"],
+        "trace_scenes": env.scene_hashes,
+    }
+    return {key: value for key, value in kept.items() if value is not None}
+
+
 def export_policy(
     checkpoint: Path | str,
     output: Path | str,
@@ -187,58 +299,31 @@ def export_policy(
         The path of `policy.json`.
 
     Raises:
-        InputError: a policy that reads what a robot does not have (a teacher).
+        InputError: a policy that reads what a robot does not measure (a teacher), or that does not move joints.
         StageError: the exported networks differ from torch's.
     """
     loaded = load_checkpoint(checkpoint)
     policy = CheckpointPolicy(loaded)
-    privileged = [g for g in policy.network.actor_groups if g not in ("proprio", IMAGE_GROUP)]
-    if privileged:
-        raise InputError(
-            f"{loaded.directory}: reads {', '.join(privileged)}, which no robot measures; distill it to a student first"
-        )
     robot = get_robot(loaded.robot)
-    cfg = evaluation_cfg("goal")
+    require_deployable(loaded.fields, policy.network.actor_groups, robot, loaded.directory)
+    cfg = trained_cfg(loaded.fields, evaluation_cfg("goal"))
     env = make_env(
         "goal", scene, 1, robot=robot.name, renderer=renderer if policy.sees else None, seed=seed, cfg=cfg
     )
     golden = record_golden(policy, env, steps=steps)
     policy_onnx, encoder_onnx, recurrent, feature_size = policy_graphs(policy.model)
-    fields = loaded.fields
-    training: dict[str, Any] = {
-        "recipe": fields["recipe"]["name"],
-        "iteration": fields["iteration"],
-        "control_steps": fields.get("steps"),
-        "train_seconds": fields.get("train_seconds"),
-        "scenes": fields["scenes"],
-        "model_sha256": fields["files"][fields["model"]]["sha256"],
-        "tools": fields["provenance"]["tools"],
-    }
     try:
         return write_bundle(
             output,
-            robot=robot.name,
-            joint_names=robot.joint_names,
-            observation=[
-                ObservationTerm(t.name, t.size, t.scale) for t in proprio_terms(robot, ObservationCfg())
-            ],
-            default_joint_pos=robot.default_joint_pos,
-            kp=robot.kp,
-            kd=robot.kd,
-            action_scale=robot.action_scale,
-            torque_limit=robot.torque_limit_nm,
-            joint_pos_limit=joint_limits(robot),
-            joint_vel_limit=robot.speed_limit_rad_s or JOINT_VEL_LIMIT_RAD_S,
+            **robot_fields(robot, cfg),
             policy_onnx=policy_onnx,
             encoder_onnx=encoder_onnx,
             golden=golden,
             camera=camera_spec(robot, cfg.camera) if policy.sees else None,
             feature_size=feature_size,
             recurrent=recurrent,
-            action_clip=cfg.action_clip,
-            control_hz=1.0 / cfg.control_s,
             camera_hz=env.camera_hz if policy.sees else 10.0,
-            training=training,
+            training=provenance(loaded.fields, env),
         )
     except BundleError as error:
         raise StageError(str(error)) from None

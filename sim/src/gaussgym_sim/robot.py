@@ -11,7 +11,7 @@ from pathlib import Path
 
 from gaussgym_scene.errors import InputError
 
-from gaussgym_sim.actuation.actuators import ActuatorCfg
+from gaussgym_sim.actuation.actuator_cfg import ActuatorCfg
 
 ENTRY_POINT_GROUP = "gaussgym.robots"
 ROBOT_FOLDER = Path(__file__).parent / "robots"

@@ -12,7 +12,7 @@ import secrets
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, Callable, Dict, List, Optional
 from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
@@ -43,6 +43,7 @@ class WebOperator:
 
     Attributes:
         url: What to open, token included.
+        status: Gives what else the page shows (``mode``, ``fault``), plain JSON; called from the server's threads.
 
     Raises:
         BundleError: When the port is taken.
@@ -67,7 +68,7 @@ class WebOperator:
         self._rgb_t_s = -np.inf
         self._camera_period_s = 1.0 / camera_hz if camera_hz > 0 else np.inf
         self._gravity_b = np.zeros(3)
-        self.status: Dict[str, Any] = {}  # what the runtime adds (mode, fault), plain JSON
+        self.status: Callable[[], Dict[str, Any]] = dict
         try:
             self._server = ThreadingHTTPServer((host, port), _handler(self))
         except OSError as error:
@@ -158,7 +159,7 @@ class WebOperator:
                 self._deflection = [float(value) for value in sticks]
                 if mode is not None:
                     self._mode = mode
-            return {"drives": drives, **self._shown, **self.status}
+            return {"drives": drives, **self._shown, **self.status()}
 
     def picture(self) -> Optional[bytes]:
         """The robot's newest picture as PNG."""

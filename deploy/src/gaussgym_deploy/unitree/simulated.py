@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from typing import Any, Dict, List, Optional, Sequence, Union
 
 from ..bundle import PolicyBundle
 from ..robot_io import JointCommand, LinkError, RobotState
-from ..sim2sim import robot_command
+from ..robot_process import robot_command
 from .dds_link import DdsLink, DdsLinkCfg
 from .remote import SIMULATED_REMOTE
 
@@ -44,7 +45,7 @@ def scene_command(
     Raises:
         LinkError: When ``gaussgym-learn`` is not installed.
     """
-    command = robot_command(scene, camera or "", bundle, lockstep=False, starts=None)
+    command = robot_command(scene, camera or "", bundle, lockstep=False)
     return [*command, "--link", "dds", "--domain", str(domain), "--until-orphaned"]
 
 
@@ -59,7 +60,7 @@ class SimulatedDdsRobot:
         LinkError: When it ends before, or takes too long; the text ends with its last words.
     """
 
-    def __init__(self, command: Sequence[str], *, timeout_s: float = 120.0) -> None:
+    def __init__(self, command: Sequence[str], *, timeout_s: float = 300.0) -> None:
         self._said = tempfile.TemporaryFile()  # noqa: SIM115 (goes with this object)
         try:
             self.process = subprocess.Popen(
@@ -78,8 +79,8 @@ class SimulatedDdsRobot:
 
     def said(self) -> bytes:
         """Everything it has printed so far."""
-        self._said.seek(0)
-        return self._said.read()
+        # By position: the file's offset is the child's too.
+        return os.pread(self._said.fileno(), 1 << 20, 0)
 
     def close(self) -> None:
         """End it; may be called twice."""
@@ -121,7 +122,7 @@ def open_simulated(
     domain: Optional[int] = None,
     scene: Optional[str] = None,
     interface: str = "lo",
-    start_timeout_s: float = 10.0,
+    start_timeout_s: float = 30.0,
 ) -> Any:
     """The link ``dds-sim``.
 

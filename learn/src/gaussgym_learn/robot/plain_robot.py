@@ -14,7 +14,7 @@ from gaussgym_deploy.simulated_robot import SimulatedRobotCfg
 from gaussgym_scene.errors import InputError
 from gaussgym_scene.frames import matrix_from_quat_wxyz
 from gaussgym_scene.scene import Scene
-from gaussgym_sim.engines.mujoco_model import SOLVER_ITERATIONS, robot_bodies, robot_spec
+from gaussgym_sim.engines.mujoco_model import compile_model, robot_bodies, robot_spec
 from gaussgym_sim.env import EnvCfg
 from gaussgym_sim.frames import yaw_of
 from gaussgym_sim.ground.terrain import add_ground, ground_of, is_flat, physics_heightfield
@@ -50,9 +50,7 @@ def plain_model(robot: RobotCfg, scene: Scene, options: SimulatedRobotCfg) -> mu
             explicitinertial=True,
         )
     add_ground(spec, ground_of(scene))
-    model = spec.compile()
-    model.opt.timestep = 1.0 / options.physics_hz
-    model.opt.iterations = max(model.opt.iterations, SOLVER_ITERATIONS)
+    model = compile_model(spec, timestep_s=1.0 / options.physics_hz)
     bodies = set(robot_bodies(model))
     for geom in range(model.ngeom):  # robot shapes have contact priority: theirs is the friction in force
         if int(model.geom_bodyid[geom]) in bodies:

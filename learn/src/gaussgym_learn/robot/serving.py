@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import IO, Any
 
 import mujoco
-from gaussgym_deploy.bundle import BundleError, PolicyBundle
+from gaussgym_deploy.bundle import BundleError, CameraSpec, PolicyBundle
 from gaussgym_deploy.robot_io import DAMPING_KD, JointCommand
 from gaussgym_deploy.shared_memory import EpisodeResult, ResetRequest, SharedMemoryServer
 from gaussgym_deploy.simulated_robot import SimulatedRobotCfg
 from gaussgym_scene.errors import InputError
 from gaussgym_scene.scene import Scene
 from gaussgym_sim.mdp.starts import Starts
-from gaussgym_sim.robot import get_robot
+from gaussgym_sim.robot import RobotCfg, get_robot
 from gaussgym_sim.sensors.camera import CameraCfg
 
 from gaussgym_learn.checkpoint import write_bytes
@@ -58,8 +58,12 @@ def make_plain_robot(
     renderer: str = "auto",
     options: SimulatedRobotCfg | None = None,
     serve: ServeCfg | None = None,
+    eyes: bool = True,
 ) -> tuple[PlainRobot, str]:
-    """The plain robot that a bundle wants in a scene, and the scene's name; arguments as of `serve_robot`."""
+    """The plain robot that a bundle wants in a scene, and the scene's name; arguments as of `serve_robot`.
+
+    Without `eyes` it has no camera of its own, whatever the bundle wants.
+    """
     serve = serve or ServeCfg()
     loaded = _load_bundle(bundle)
     cfg = evaluation_cfg("goal")
@@ -70,7 +74,7 @@ def make_plain_robot(
         place,
         cfg,
         read_starts(starts) if starts is not None else fixed_starts([place], episodes),
-        camera=loaded.camera if loaded is not None else camera_spec(description, CameraCfg()),
+        camera=camera_of(bundle, description) if eyes else None,
         renderer=renderer,
         options=options,
         threaded_camera=not serve.lockstep,
@@ -260,6 +264,12 @@ def serve_free(
             server.publish(robot.state, result=robot.result)
         due_s = max(due_s + period_s, clock() - period_s)
         sleep(max(0.0, due_s - clock()))
+
+
+def camera_of(bundle: Path | str | None, robot: RobotCfg) -> CameraSpec | None:
+    """The camera that a bundle wants (None: it is blind); without a bundle the simulator's own."""
+    loaded = _load_bundle(bundle)
+    return loaded.camera if loaded is not None else camera_spec(robot, CameraCfg())
 
 
 def _load_bundle(path: Path | str | None) -> PolicyBundle | None:

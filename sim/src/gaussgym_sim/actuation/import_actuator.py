@@ -31,7 +31,7 @@ def import_torchscript(
     velocity_scale: float = 1.0,
     torque_scale: float = 1.0,
 ) -> ActuatorNet:
-    """Turn a TorchScript actuator network into a file for `gaussgym_sim.actuation.actuators.ActuatorCfg`.
+    """Turn a TorchScript actuator network into a file for `gaussgym_sim.actuation.actuator_cfg.ActuatorCfg`.
 
     Two forms are read. An MLP takes [N, 2 n]: position errors [rad] of n substeps, then velocities [rad/s]. An LSTM takes
     [N, 1, 2] and its memory (h, c), and returns (torque, (h, c)), as the networks of legged_gym and Isaac Lab do. Scales inside

@@ -17,10 +17,10 @@ impact could give back more than there was, which is why a restitution of 1 stan
 from __future__ import annotations
 
 import math
+from typing import Any
 
+import numpy as np
 import torch
-from gaussgym_scene.errors import InputError
-from torch import Tensor
 
 CONTACT_PARAMS = ("compliance", "restitution")
 """Those of `gaussgym_sim.vecsim.PARAMS` that shape ``solref`` together."""
@@ -32,13 +32,17 @@ SETTLED_SUBSTEPS = 30
 """A contact that has lasted so long is an impact no more."""
 
 
-def damping_factor(restitution: Tensor) -> Tensor:
-    """Factor z on damping with which ``restitution`` times `GROUND_SHARE` of an impact's speed comes back: 1 at 0."""
-    log = torch.log((GROUND_SHARE * restitution).clamp(min=1e-30))
-    return torch.where(restitution > 0, -log / torch.sqrt(math.pi**2 + log**2), torch.ones_like(log))
+def damping_factor(restitution: Any) -> Any:
+    """Factor z on damping with which ``restitution`` times `GROUND_SHARE` of an impact's speed comes back: 1 at 0.
+
+    Arrays, here and below, are all numpy's or all torch's.
+    """
+    xp = _module_of(restitution)
+    log = xp.log(GROUND_SHARE * restitution + 1e-30)
+    return xp.where(restitution > 0, -log / xp.sqrt(math.pi**2 + log**2), 1.0)
 
 
-def contact_solref(nominal: Tensor, compliance: Tensor, restitution: Tensor) -> Tensor:
+def contact_solref(nominal: Any, compliance: Any, restitution: Any) -> Any:
     """``solref`` of shapes.
 
     Args:
@@ -49,25 +53,19 @@ def contact_solref(nominal: Tensor, compliance: Tensor, restitution: Tensor) -> 
     Returns:
         [R, S, 2], ``nominal`` to the bit where both are 0.
     """
+    xp = _module_of(nominal)
     slower, damping = (1.0 + compliance)[:, None], damping_factor(restitution)[:, None]
-    first, second = nominal.unbind(-1)
+    first, second = nominal[:, 0], nominal[:, 1]
     direct = first <= 0
     # The time constant is that of the damper: longer where the damper is weaker.
-    return torch.stack(
+    return xp.stack(
         (
-            torch.where(direct, first / slower**2, first * (slower / damping)),
-            torch.where(direct, second * (damping / slower), second * damping),
+            xp.where(direct, first / slower**2, first * (slower / damping)),
+            xp.where(direct, second * (damping / slower), second * damping),
         ),
-        dim=-1,
+        -1,
     )
 
 
-def check_restitution(restitution: Tensor) -> None:
-    """Refuse what gives back more than there was.
-
-    Raises:
-        InputError: a value outside 0..1.
-    """
-    if len(restitution) and not (restitution.min() >= 0 and restitution.max() <= 1):
-        low, high = (float(x) for x in restitution.aminmax())
-        raise InputError(f"restitution of {low:g} to {high:g}, expected 0 to 1")
+def _module_of(array: Any) -> Any:
+    return torch if isinstance(array, torch.Tensor) else np

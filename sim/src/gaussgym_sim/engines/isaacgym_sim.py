@@ -230,7 +230,7 @@ def make_spec(
 
     Raises:
         InputError: see `IsaacGymCfg.placed`, `gaussgym_sim.robot_import.urdf.urdf_of`,
-                `gaussgym_sim.actuation.actuators.ActuatorCfg.check`.
+                `gaussgym_sim.actuation.actuator_cfg.ActuatorCfg.check`.
     """
     robot.actuator.check(robot.num_joints)
     on_gpu, pipeline = cfg.placed(device)

@@ -52,6 +52,22 @@ def delayed_error(
     return wanted + gains.offset[e, j] - qpos[e, columns[0, j]]
 
 
+@wp.func
+def put_torque(
+    e: int,
+    j: int,
+    tau: float,
+    columns: wp.array2d[int],
+    gains: Gains,
+    torque: wp.array2d[float],
+    ctrl: wp.array2d[float],
+) -> None:
+    """A joint's torque [Nm], within its limit, where it belongs."""
+    tau = wp.min(wp.max(tau, -gains.limit[j]), gains.limit[j])
+    torque[e, j] = tau
+    ctrl[e, columns[2, j]] = tau
+
+
 @wp.kernel
 def sense(
     qpos: wp.array2d[float],
@@ -82,10 +98,7 @@ def limit(
 ) -> None:
     """Torques [E, J] of a learned actuator, with each joint's strength and limit."""
     e, j = wp.tid()
-    tau = gains.strength[e, j] * given[e, j]
-    tau = wp.min(wp.max(tau, -gains.limit[j]), gains.limit[j])
-    torque[e, j] = tau
-    ctrl[e, columns[2, j]] = tau
+    put_torque(e, j, gains.strength[e, j] * given[e, j], columns, gains, torque, ctrl)
 
 
 @wp.kernel
@@ -101,7 +114,7 @@ def drive(
     torque: wp.array2d[float],
     ctrl: wp.array2d[float],
 ) -> None:
-    """Torques of [E, J] joints, `gaussgym_sim.actuation.actuators.ActuatorCfg`'s 'pd' and 'dc'.
+    """Torques of [E, J] joints, `gaussgym_sim.actuation.actuator_cfg.ActuatorCfg`'s 'pd' and 'dc'.
 
     Args:
         qpos: [E, nq].
@@ -124,9 +137,7 @@ def drive(
         most = wp.max(gains.stall[j] * (1.0 - ratio), 0.0)
         least = wp.min(gains.stall[j] * (-1.0 - ratio), 0.0)
         tau = wp.min(wp.max(tau, least), most)
-    tau = wp.min(wp.max(tau, -gains.limit[j]), gains.limit[j])
-    torque[e, j] = tau
-    ctrl[e, columns[2, j]] = tau
+    put_torque(e, j, tau, columns, gains, torque, ctrl)
 
 
 @wp.kernel

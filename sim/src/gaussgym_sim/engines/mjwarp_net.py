@@ -39,6 +39,14 @@ def activate(x: float, kind: int) -> float:
     return x
 
 
+@wp.func
+def add_product(total: float, weight: wp.array2d[float], o: int, source: wp.array2d[float], n: int) -> float:
+    """``total`` plus row ``o`` of weight [O, I] times column ``n`` of source [I, N]."""
+    for i in range(weight.shape[1]):
+        total += weight[o, i] * source[i, n]
+    return total
+
+
 @wp.kernel
 def gather_inputs(
     error: wp.array[float],
@@ -77,10 +85,7 @@ def dense(
 ) -> None:
     """Target [O, N] = activation(weight [O, I] source [I, N] + bias [O])."""
     o, n = wp.tid()
-    total = bias[o]
-    for i in range(weight.shape[1]):
-        total += weight[o, i] * source[i, n]
-    target[o, n] = activate(total, activation)
+    target[o, n] = activate(add_product(bias[o], weight, o, source, n), activation)
 
 
 @wp.kernel
@@ -94,12 +99,7 @@ def lstm_gates(
 ) -> None:
     """Gates [4 H, N] before their activation."""
     o, n = wp.tid()
-    total = bias[o]
-    for i in range(from_input.shape[1]):
-        total += from_input[o, i] * source[i, n]
-    for i in range(from_hidden.shape[1]):
-        total += from_hidden[o, i] * hidden[i, n]
-    gates[o, n] = total
+    gates[o, n] = add_product(add_product(bias[o], from_input, o, source, n), from_hidden, o, hidden, n)
 
 
 @wp.kernel

@@ -28,7 +28,8 @@ except ImportError as error:
 
 from gaussgym_sim.actuation.actuator_net import ActuatorNet
 from gaussgym_sim.engines import mjwarp_ground, mjwarp_params
-from gaussgym_sim.engines.contact_law import CONTACT_PARAMS, check_restitution
+from gaussgym_sim.engines.contact_law import CONTACT_PARAMS
+from gaussgym_sim.engines.inputs import check_restitution, check_saved_state, delay_substeps, slot_for
 from gaussgym_sim.engines.mjwarp_bounce import ContactLaw
 from gaussgym_sim.engines.mjwarp_graphs import Graphs
 from gaussgym_sim.engines.mjwarp_ground import WorldGrounds, box_room, checked_ground
@@ -47,7 +48,7 @@ from gaussgym_sim.engines.mjwarp_net import NetLaunches
 from gaussgym_sim.engines.mjwarp_overflow import OverflowWatch, Room
 from gaussgym_sim.engines.mjwarp_params import WorldParams
 from gaussgym_sim.engines.mjwarp_reset import Start, legs_of, restart
-from gaussgym_sim.engines.mujoco_model import robot_spec
+from gaussgym_sim.engines.mujoco_model import compile_model, robot_spec
 from gaussgym_sim.engines.mujoco_sim import nominal_params
 from gaussgym_sim.engines.mujoco_slot import JointColumns
 from gaussgym_sim.ground.terrain import Ground, TerrainLookup
@@ -120,8 +121,7 @@ class MjwarpSim:
         """Model and data on the device, for the room that is wanted now; all worlds nominal and without ground."""
         spec = robot_spec(self.robot)
         mjwarp_ground.add_ground_geoms(spec, self._grounds.num_boxes)
-        model = spec.compile()
-        model.opt.timestep = SUBSTEP_S
+        model = compile_model(spec)
         # MuJoCo Warp never resets by itself, and refuses to be told so.
         model.opt.disableflags &= ~int(mujoco.mjtDisableBit.mjDSBL_AUTORESET)
         self._mj_model = model
@@ -362,20 +362,11 @@ class MjwarpSim:
         the GPU.
         """
         check_param_names(list(values), self.capabilities, "mjwarp")
+        look = self.device.type == "cpu"
         if "delay_s" in values:
-            delay = torch.round(values["delay_s"] / SUBSTEP_S)
-            if (
-                self.device.type == "cpu"
-                and len(delay)
-                and not (delay.min() >= 0 and delay.max() <= MAX_DELAY_SUBSTEPS)
-            ):
-                low, high = (float(x) for x in values["delay_s"].aminmax())
-                raise InputError(
-                    f"actuator delays of {low:g} to {high:g} s, expected 0 to {MAX_DELAY_SUBSTEPS * SUBSTEP_S:g} s"
-                )
-            self._delay[env_ids] = delay.clamp(0, MAX_DELAY_SUBSTEPS).to(torch.int32)
+            self._delay[env_ids] = delay_substeps(values["delay_s"], look=look)
         if "restitution" in values:
-            if self.device.type == "cpu":
+            if look:
                 check_restitution(values["restitution"])
             values["restitution"] = values["restitution"].clamp(0.0, 1.0)
         for name, value in values.items():
@@ -391,7 +382,7 @@ class MjwarpSim:
     def set_scene(self, env_ids: Tensor, scene: Scene) -> None:
         """See `VecSim.set_scene`. Copies a new scene's heights; a larger grid or more boxes than ever mean new buffers."""
         ids = env_ids.cpu().numpy()
-        index = self._slot_for(ids, scene)
+        index = slot_for(scene, ids, self.scenes, self._owner)
         if self.scenes[index] is not scene:
             ground = checked_ground(scene, self._mode)
             self._put_ground(index, ground)
@@ -412,19 +403,6 @@ class MjwarpSim:
         grounds = list(self._grounds.grounds)
         grounds[index] = ground
         self._rebuild(grounds=WorldGrounds(grounds, box_room(grounds), self.device))
-
-    def _slot_for(self, ids: np.ndarray, scene: Scene) -> int:
-        for index, held in enumerate(self.scenes):
-            if held is scene:
-                return index
-        others = np.setdiff1d(np.arange(self.num_envs), ids)
-        free = np.setdiff1d(np.arange(len(self.scenes)), self._owner[others])
-        if len(free) == 0:
-            raise InputError(
-                f"no slot for scene {scene.name!r}: other environments stand in each of the {len(self.scenes)} scenes; "
-                "move all environments of one"
-            )
-        return int(free[0])
 
     # ------------------------------------------------------------------ whole state
 
@@ -461,12 +439,7 @@ class MjwarpSim:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """See `VecSim.load_state_dict`."""
-        shape = tuple(state["state"]["joint_pos"].shape)
-        if state["robot"] != self.robot.name or shape != (self.num_envs, self.robot.num_joints):
-            raise InputError(
-                f"physics state of robot {state['robot']!r} with joint positions {list(shape)}, expected "
-                f"{self.robot.name!r} with {[self.num_envs, self.robot.num_joints]}; resume with the same settings"
-            )
+        check_saved_state(state, self.robot, self.num_envs)
         for part, tensors in self._saved().items():
             for name, tensor in tensors.items():
                 tensor.copy_(state[part][name])

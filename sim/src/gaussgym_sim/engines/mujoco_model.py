@@ -54,8 +54,13 @@ def build_model(robot: RobotCfg, ground: Ground) -> mujoco.MjModel:
     """The robot on a ground (see `gaussgym_sim.ground.terrain.ground_of`), also for rendering or plain `mj_step`."""
     spec = robot_spec(robot)
     add_ground(spec, ground)
+    return compile_model(spec)
+
+
+def compile_model(spec: mujoco.MjSpec, *, timestep_s: float = SUBSTEP_S) -> mujoco.MjModel:
+    """A model with our time step, and room for its contact solver."""
     model = spec.compile()
-    model.opt.timestep = SUBSTEP_S
+    model.opt.timestep = timestep_s
     model.opt.iterations = max(model.opt.iterations, SOLVER_ITERATIONS)
     return model
 

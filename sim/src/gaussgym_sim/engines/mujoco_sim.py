@@ -15,7 +15,8 @@ from gaussgym_scene.scene import Scene
 from torch import Tensor
 
 from gaussgym_sim.actuation.actuators import Actuators
-from gaussgym_sim.engines.contact_law import CONTACT_PARAMS, check_restitution, contact_solref
+from gaussgym_sim.engines.contact_law import CONTACT_PARAMS, contact_solref
+from gaussgym_sim.engines.inputs import check_restitution, check_saved_state, delay_substeps, slot_for
 from gaussgym_sim.engines.mujoco_bounce import FootBounces
 from gaussgym_sim.engines.mujoco_model import robot_bodies
 from gaussgym_sim.engines.mujoco_slot import JointColumns, Slot, StateBuffers, read_state
@@ -85,7 +86,7 @@ class MujocoSim:
         self.actuators = Actuators(robot, num_envs, max_delay=MAX_DELAY_SUBSTEPS)
         slot = self._slots[0]  # the robot is the same on every ground
         self._feet = np.searchsorted(slot.shapes, slot.feet)
-        self._solref = torch.from_numpy(model.geom_solref[slot.shapes])
+        self._solref = model.geom_solref[slot.shapes]
         self._bounces = FootBounces(model.geom_solref[slot.feet], num_envs)
         self._parked = np.zeros(num_envs, dtype=bool)
         self._bad = np.zeros(num_envs, dtype=bool)
@@ -185,14 +186,14 @@ class MujocoSim:
         if "restitution" in values:
             check_restitution(values["restitution"])
         ids = env_ids.numpy()
-        given = {name: value.numpy() for name, value in values.items()}
+        if "delay_s" in values:
+            self.actuators.delay[ids] = delay_substeps(values["delay_s"]).numpy()
+        given = {name: value.numpy() for name, value in values.items() if name != "delay_s"}
         for name, value in values.items():
             self.params[name][env_ids] = value
         for name in _ACTUATOR_PARAMS:
             if name in given:
                 getattr(self.actuators, name)[ids] = given.pop(name)
-        if "delay_s" in given:
-            self.actuators.delay[ids] = _delay_substeps(given.pop("delay_s"))
         if not given.keys().isdisjoint(CONTACT_PARAMS):
             given = {name: value for name, value in given.items() if name not in CONTACT_PARAMS}
             given["solref"] = self._contacts(env_ids)
@@ -202,10 +203,10 @@ class MujocoSim:
 
     def _contacts(self, env_ids: Tensor) -> np.ndarray:
         """``solref`` [R, S, 2] of shapes by the parameters in force; the feet's comes and goes from now on."""
-        compliance, restitution = (self.params[name][env_ids] for name in CONTACT_PARAMS)
-        solref = contact_solref(self._solref, compliance, restitution).numpy()
-        firm = contact_solref(self._solref[self._feet], compliance, torch.zeros_like(restitution)).numpy()
         ids = env_ids.numpy()
+        compliance, restitution = (self.params[name].numpy()[ids] for name in CONTACT_PARAMS)
+        solref = contact_solref(self._solref, compliance, restitution)
+        firm = contact_solref(self._solref[self._feet], compliance, np.zeros_like(restitution))
         self._bounces.set(ids, firm, solref[:, self._feet])
         solref[:, self._feet] = self._bounces.current(ids)
         return solref
@@ -215,10 +216,10 @@ class MujocoSim:
     def set_scene(self, env_ids: Tensor, scene: Scene) -> None:
         """See `VecSim.set_scene`. Compiles a model where the scene is new, and moves the state of envs that stay."""
         ids = env_ids.numpy()
-        index = self._slot_for(ids, scene)
+        owner = self.scene_of_env.numpy()
+        index = slot_for(scene, ids, self.scenes, owner)
         new = self.scenes[index] is not scene
         ground = ground_of(scene, self._mode) if new else self._slots[index].ground
-        owner = self.scene_of_env.numpy()
         left = set(owner[ids].tolist()) - {index}
         if new:
             self._slots[index] = Slot(self.robot, ground, ids, self.num_threads)
@@ -240,20 +241,6 @@ class MujocoSim:
         for slot in self._slots:
             slot.moving = np.flatnonzero(~self._parked[slot.envs]).astype(np.int32)
 
-    def _slot_for(self, ids: np.ndarray, scene: Scene) -> int:
-        for index, held in enumerate(self.scenes):
-            if held is scene:
-                return index
-        mine = np.zeros(self.num_envs, dtype=bool)
-        mine[ids] = True
-        for index, slot in enumerate(self._slots):
-            if mine[slot.envs].all():
-                return index
-        raise InputError(
-            f"no slot for scene {scene.name!r}: other environments stand in each of the {len(self.scenes)} scenes; "
-            "move all environments of one"
-        )
-
     # ------------------------------------------------------------------ whole state
 
     def state_dict(self) -> dict[str, Any]:
@@ -272,12 +259,7 @@ class MujocoSim:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """See `VecSim.load_state_dict`."""
-        shape = tuple(state["state"]["joint_pos"].shape)
-        if state["robot"] != self.robot.name or shape != (self.num_envs, self.robot.num_joints):
-            raise InputError(
-                f"physics state of robot {state['robot']!r} with joint positions {list(shape)}, expected "
-                f"{self.robot.name!r} with {[self.num_envs, self.robot.num_joints]}; resume with the same settings"
-            )
+        check_saved_state(state, self.robot, self.num_envs)
         self.scene_of_env[:] = state["scene_of_env"]
         self.invalid_count = int(state["invalid_count"])
         self._parked[:] = state["parked"].numpy()
@@ -308,16 +290,6 @@ class MujocoSim:
         for index in np.unique(owner):
             slot, picked = self._slots[index], np.flatnonzero(owner == index)
             yield slot, np.searchsorted(slot.envs, ids[picked]), picked
-
-
-def _delay_substeps(delay_s: np.ndarray) -> np.ndarray:
-    substeps = np.rint(delay_s / SUBSTEP_S).astype(np.int32)
-    if substeps.min() < 0 or substeps.max() > MAX_DELAY_SUBSTEPS:
-        raise InputError(
-            f"actuator delays of {delay_s.min():g} to {delay_s.max():g} s, expected 0 to "
-            f"{MAX_DELAY_SUBSTEPS * SUBSTEP_S:g} s"
-        )
-    return substeps
 
 
 def nominal_params(

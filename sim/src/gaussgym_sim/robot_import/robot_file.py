@@ -10,7 +10,7 @@ from typing import Any
 from gaussgym_scene.artifact import ArtifactWriter, read_artifact
 from gaussgym_scene.errors import InputError
 
-from gaussgym_sim.actuation.actuators import ActuatorCfg
+from gaussgym_sim.actuation.actuator_cfg import ActuatorCfg
 from gaussgym_sim.robot import RobotCfg
 
 FORMAT, VERSION = "gaussgym-robot", 1

@@ -1,0 +1,3 @@
+"""The commands of ``gaussgym-deploy``, one file a group."""
+
+from __future__ import annotations

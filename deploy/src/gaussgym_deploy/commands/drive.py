@@ -1,0 +1,180 @@
+"""``run`` and ``checklist``: a bundle on a robot in real time, with an operator."""
+
+from __future__ import annotations
+
+import contextlib
+import json as json_module
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Dict, Iterator, Optional, Tuple
+
+from ..bundle import BundleError, PolicyBundle
+from ..checklist import Checklist, TerminalPrompter
+from ..operator import CommandSource
+from ..reporting import counts, write_json
+from ..robot_io import LinkError
+from ..runtime import RunReport, Runtime
+from ..supervisor import SupervisorCfg
+from ..supervisor_process import SupervisedRobot
+from ..teleop import OPERATORS, DriveCfg, open_operator
+from ..teleop.keyboard import HELP
+from ..teleop.web import WebOperator
+
+__all__ = ["checklist", "run"]
+
+NO_OPERATOR = "none"
+
+
+def run(
+    bundle: Path,
+    /,
+    *,
+    robot: str = "bench",
+    option: Tuple[str, ...] = (),
+    operator: str = NO_OPERATOR,
+    operator_option: Tuple[str, ...] = (),
+    drive: DriveCfg = DriveCfg(),  # noqa: B008 (frozen)
+    seconds: Optional[float] = None,
+    stand_s: float = 2.0,
+    dry_run: bool = False,
+    log: Optional[Path] = None,
+    json: Optional[Path] = None,
+) -> Optional[Path]:
+    """Run the bundle on a robot in real time. Ctrl-C damps the robot and ends.
+
+    Args:
+        bundle: Folder of the bundle.
+        robot: Robot link.
+        option: Of the link, as NAME=VALUE.
+        operator: Who says where to go: keyboard, gamepad, web; none: the robot's own command holds (a simulated robot
+            follows its path).
+        operator_option: Of the operator, as NAME=VALUE (gamepad: device, dead_man; web: host, port, camera_hz; keyboard:
+            hold_s, dead_man_s).
+        drive: The operator's full speeds.
+        seconds: How long, standing up included [s]; default: until Ctrl-C.
+        stand_s: How long standing up takes [s].
+        dry_run: Read, look, think, log, and send nothing: the robot stays in its own hands.
+        log: File for JSON lines, one per control step.
+        json: File for the report.
+    """
+    if stand_s <= 0:
+        raise BundleError(f"--stand-s is {stand_s:g}, expected a positive time")
+    loaded = PolicyBundle.load(bundle)
+    with _operator(operator, drive, operator_option) as source:
+        cfg = SupervisorCfg(dry_run=dry_run)
+        with SupervisedRobot(robot, loaded, options=_options(option), cfg=cfg) as link:
+            # In a dry run the robot will not follow, so that its pose is not waited for.
+            damp_s, up_s = (0.0, 0.0) if dry_run else (0.5, stand_s)
+            runtime = Runtime(loaded, link, operator=source, log=log, damp_s=damp_s, stand_s=up_s)
+            if isinstance(source, WebOperator):
+                source.status = lambda: _status(runtime)
+            report = runtime.run(seconds)
+    if dry_run:
+        print("dry run: nothing was sent")
+    _print(report)
+    written = write_json(json, asdict(report))
+    if report.log_error is not None:
+        raise BundleError(f"{log}: {report.log_error}")
+    if report.fault is not None:
+        raise LinkError(f"the run ended in a fault ({report.fault})")
+    return written or log
+
+
+def checklist(
+    bundle: Path,
+    /,
+    *,
+    robot: str,
+    option: Tuple[str, ...] = (),
+    operator: str = NO_OPERATOR,
+    operator_option: Tuple[str, ...] = (),
+    drive: DriveCfg = DriveCfg(),  # noqa: B008 (frozen)
+    picture: Path = Path("camera.png"),
+    run_s: float = 5.0,
+    log: Optional[Path] = None,
+    json: Optional[Path] = None,
+) -> Optional[Path]:
+    """The first run of a policy on a robot, in a harness and on a tether, step by step. It stops at what does not pass.
+
+    Args:
+        bundle: Folder of the bundle.
+        robot: Robot link.
+        option: Of the link, as NAME=VALUE.
+        operator: Who holds the stop: gamepad, web; none: only this terminal.
+        operator_option: Of the operator, as NAME=VALUE.
+        drive: The operator's full speeds, in the last step.
+        picture: File for the robot's picture, to look at (PNG).
+        run_s: How long the policy runs in the last step [s].
+        log: File for JSON lines, one per control step.
+        json: File for the steps' results.
+    """
+    if operator == "keyboard":
+        raise BundleError("the answers come from the keyboard here; use --operator gamepad, web or none")
+    loaded = PolicyBundle.load(bundle)
+    with _operator(operator, drive, operator_option) as source:
+        walk = Checklist(TerminalPrompter(), source, picture=picture, run_s=run_s)
+        with SupervisedRobot(robot, loaded, options=_options(option)) as link:
+            runtime = Runtime(loaded, link, operator=walk, log=log)
+            walk.attach(runtime)
+            report = runtime.run()
+    steps = [asdict(result) for result in walk.results]
+    written = write_json(json, {"robot": robot, "bundle": str(bundle), "passed": walk.passed, "steps": steps})
+    if not walk.passed:
+        why = walk.results[-1] if walk.results else None
+        raise LinkError(
+            f"the checklist ended at {why.name!r}: {why.found}"
+            if why
+            else f"no step was done ({report.fault})"
+        )
+    print("all steps passed")
+    return written or log
+
+
+@contextlib.contextmanager
+def _operator(name: str, drive: DriveCfg, options: Tuple[str, ...]) -> Iterator[Optional[CommandSource]]:
+    """The operator by name, let go of at the end whatever happens."""
+    if name == NO_OPERATOR:
+        if options:
+            raise BundleError(
+                f"--operator-option {options[0]} needs an --operator: {', '.join(sorted(OPERATORS))}"
+            )
+        yield None
+        return
+    source = open_operator(name, drive, **_options(options))
+    try:
+        url = getattr(source, "url", None)
+        if url is not None:
+            print(f"open {url}", flush=True)
+        if name == "keyboard":
+            print(HELP, flush=True)
+        yield source
+    finally:
+        source.close()
+
+
+def _options(pairs: Tuple[str, ...]) -> Dict[str, Any]:
+    """``NAME=VALUE`` pairs; a value that is JSON (a number, true, null, a list) is what it says, anything else is text."""
+    options: Dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not name or not equals:
+            raise BundleError(f"option {pair!r} is not of the form NAME=VALUE")
+        try:
+            options[name.replace("-", "_")] = json_module.loads(value)
+        except ValueError:
+            options[name.replace("-", "_")] = os.path.expanduser(value)
+    return options
+
+
+def _status(runtime: Runtime) -> Dict[str, Any]:
+    fault = runtime.machine.fault
+    return {"mode": runtime.machine.mode.value, "fault": None if fault is None else str(fault)}
+
+
+def _print(report: RunReport) -> None:
+    print(f"{report.ticks} control steps ({counts(report.ticks_by_mode)}), fault: {report.fault or 'none'}")
+    print(
+        f"deadlines missed: {report.deadline_misses}; woken up late by at most {report.worst_lateness_ms:.2f} ms;"
+        f" inference [ms]: {counts(report.inference_ms)}"
+    )
