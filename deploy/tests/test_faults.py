@@ -4,14 +4,18 @@ import dataclasses
 import json
 import subprocess
 import sys
+from collections import deque
 
 import numpy as np
 import pytest
 from gaussgym_deploy.bundle import BundleError, PolicyBundle
-from gaussgym_deploy.faults import inject
+from gaussgym_deploy.faults.injection import Injection
+from gaussgym_deploy.faults.live import LiveRig
+from gaussgym_deploy.faults.state_faults import STATE_FAULTS
 from gaussgym_deploy.faults.table import KINDS, TABLE, FaultKind, allowed_s, select_kinds
 from gaussgym_deploy.faults.trials import Observed, judge
 from gaussgym_deploy.faults.virtual import BenchSource, VirtualRig
+from gaussgym_deploy.faults.wire_faults import WIRE_FAULTS
 from gaussgym_deploy.guards import FAULT_KINDS, GuardLimits
 from gaussgym_deploy.testing import DEFAULT_POSE, make_bundle
 
@@ -36,7 +40,7 @@ def test_there_are_enough_kinds_and_each_is_made_by_something():
     assert len(TABLE) == len(KINDS) >= 25
     assert {kind.run for kind in TABLE} == {"ride", "damp"}
     for kind in TABLE:
-        made = kind.name in inject.STATE_FAULTS or kind.side in (
+        made = kind.name in STATE_FAULTS or kind.side in (
             "policy",
             "operator",
             "process",
@@ -237,3 +241,68 @@ def test_bad_input_is_one_line(bundle):
         assert done.returncode == 2
         assert expected in done.stderr
         assert done.stderr.count("\n") == 1
+
+
+# ---------------------------------------------------------------------------------------------------- in real time
+
+
+@pytest.fixture(scope="module")
+def live(bundle):
+    rig = LiveRig("bench", bundle)
+    yield rig
+    rig.close()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="signals and /proc")
+@pytest.mark.parametrize(
+    "name", ["runtime_paused", "runtime_killed", "supervisor_killed", "runtime_busy_once"]
+)
+def test_processes_that_stop_or_die(live, name):
+    trial = live.trial(KINDS[name], "run", np.random.default_rng(1))
+    assert not [
+        failure for failure in trial.failures if "ms, allowed" not in failure
+    ]  # a busy machine may be late
+    assert (trial.reaction_s is not None) == (trial.expected == "damp")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="signals and /proc")
+@pytest.mark.parametrize(
+    "kind", [kind for kind in TABLE if "dds-sim" in kind.links], ids=lambda kind: kind.name
+)
+def test_each_kind_over_dds(dds, kind):
+    trial = dds.trial(kind, "run", np.random.default_rng(1))
+    assert not [failure for failure in trial.failures if "ms, allowed" not in failure]
+
+
+@pytest.fixture(scope="module")
+def dds(bundle):
+    pytest.importorskip("cyclonedds")
+    from gaussgym_deploy.unitree.simulated import free_domain
+
+    rig = LiveRig("dds-sim", bundle, domain=free_domain())
+    yield rig
+    rig.close()
+
+
+def test_frames_on_a_wire_are_spoilt_as_named(bundle):
+    frames = [bytes([number]) * 40 for number in range(30)]
+
+    def sent(name):
+        injection, history, out = Injection(KINDS[name], bundle), deque(), []
+        for number, frame in enumerate(frames):
+            history.append((0.002 * number, frame))
+            injection.calls += 1
+            out += WIRE_FAULTS[name](frame, 0.002 * number, injection, b"last", history)
+        return out
+
+    assert sent("state_dropped_once") == frames[10:]  # nothing for 20 ms
+    assert sent("state_dropped") == []
+    assert sent("state_repeated") == [b"last"] * 30
+    assert sent("state_swapped_once") == [frames[1], frames[0], *frames[2:]]
+    assert sent("out_of_order")[:12] == [frames[1], frames[0], *frames[2:10], frames[11], frames[10]]
+    assert [frame in frames for frame in sent("crc_once")] == [False] + [True] * 29
+    assert sum(frame not in frames for frame in sent("crc_often")) == 3
+    assert not set(sent("crc_burst")) & set(frames)
+    assert sent("state_lag_grows") == frames[:15]  # half as fast
+    assert set(sent("state_stale")) == {frames[0]}  # 0.3 s ago there was nothing yet

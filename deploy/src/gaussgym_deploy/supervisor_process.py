@@ -21,9 +21,7 @@ supervisor is killed                       the runtime notices in its next contr
 
 from __future__ import annotations
 
-import gc
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -31,15 +29,16 @@ import tempfile
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, Union
 
 import numpy as np
 
 from .bundle import BundleError, PolicyBundle
 from .guards import Fault, GuardLimits
+from .log import RunLog
 from .processes import end, last_line, last_words, new_name
 from .robot_io import JointCommand, LinkError, RobotState, SupervisorGone, open_robot
-from .scheduler import FixedRate
+from .scheduler import SUPERVISOR_PRIORITY, FixedRate, be_prompt
 from .shared_memory import ResetRequest, SharedMemoryRobot, SharedMemoryServer
 from .supervisor import Supervisor, SupervisorCfg
 
@@ -47,8 +46,6 @@ __all__ = ["SupervisedRobot"]
 
 EXIT_BAD_INPUT, EXIT_FAULT = 2, 3
 LIVENESS_S = 0.005
-PRIORITY = 20
-"""Of the supervisor among real-time processes, where the system lets it be one."""
 
 
 class SupervisedRobot:
@@ -61,6 +58,7 @@ class SupervisedRobot:
         limits: Thresholds; default: the bundle's.
         cfg: How the supervisor watches.
         start_timeout_s: How long it may take to open the link [s].
+        log: File of JSON lines for the supervisor's own word, which must be there when the runtime is not: its fault, its end.
 
     Attributes:
         pid: Process id of the supervisor.
@@ -78,6 +76,7 @@ class SupervisedRobot:
         limits: Optional[GuardLimits] = None,
         cfg: Optional[SupervisorCfg] = None,
         start_timeout_s: float = 60.0,
+        log: Union[str, Path, None] = None,
     ) -> None:
         self._cfg = cfg or SupervisorCfg()
         name = new_name()
@@ -88,6 +87,7 @@ class SupervisedRobot:
             "options": options or {},
             "limits": None if limits is None else asdict(limits),
             "cfg": asdict(self._cfg),
+            "log": None if log is None else str(log),
         }
         command = [sys.executable, "-m", "gaussgym_deploy.supervisor_process", json.dumps(task)]
         self._words = tempfile.TemporaryFile()  # noqa: SIM115 (a file, not a pipe: it must be able to write when we are dead)
@@ -200,7 +200,8 @@ def supervise(task: Dict[str, Any]) -> int:
     """Open the robot, serve the runtime, damp when something is wrong, let go.
 
     Args:
-        task: What :class:`SupervisedRobot` hands over: ``name``, ``bundle``, ``robot``, ``options``, ``limits``, ``cfg``.
+        task: What :class:`SupervisedRobot` hands over: ``name``, ``bundle``, ``robot``, ``options``, ``limits``, ``cfg``,
+            ``log``.
 
     Returns:
         Exit status: 0, or 3 after a fault.
@@ -225,11 +226,11 @@ def supervise(task: Dict[str, Any]) -> int:
             control_dt_s=bundle.control_dt_s,
             camera_size_wh=None if camera is None else (camera.width, camera.height),
             lockstep=False,
-            info={"link": task["robot"], "real_time": be_prompt()},
+            info={"link": task["robot"], "real_time": be_prompt(SUPERVISOR_PRIORITY)},
         ) as server:
             server.wait_for_runtime(timeout_s=cfg.attach_timeout_s)
             supervisor = Supervisor(bundle, robot, RuntimeWire(server), limits=limits, cfg=cfg)
-            loop(supervisor, told)
+            loop(supervisor, told, RunLog(task["log"]))
     finally:
         robot.close()
     if supervisor.fault is None:
@@ -238,15 +239,16 @@ def supervise(task: Dict[str, Any]) -> int:
     return EXIT_FAULT
 
 
-def loop(supervisor: Supervisor, told: List[int]) -> None:
+def loop(supervisor: Supervisor, told: List[int], log: RunLog) -> None:
     """Step at the supervisor's rate until it is finished, or told to end and has damped for long enough.
 
     Args:
         supervisor: The supervisor.
         told: Signals received; filled from outside.
+        log: Gets the fault, as soon as it is latched, and the end; closed here.
     """
     rate = FixedRate(1.0 / supervisor.cfg.rate_hz)
-    end_s = float("inf")
+    end_s, said = float("inf"), False
     now_s = time.monotonic()
     while not supervisor.finished and now_s < end_s:
         rate.wait()
@@ -255,17 +257,11 @@ def loop(supervisor: Supervisor, told: List[int]) -> None:
             supervisor.trip(Fault("ended", f"told to end by {signal.Signals(told[0]).name}"))
             end_s = now_s + supervisor.cfg.final_damp_s
         supervisor.step(now_s)
-
-
-def be_prompt() -> bool:
-    """Ask for real-time scheduling and keep the garbage collector off what is there; returns whether the system agreed."""
-    gc.collect()
-    gc.freeze()
-    try:
-        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(PRIORITY))
-    except (AttributeError, OSError):  # not Linux, or not allowed: said in the link's info
-        return False
-    return True
+        if supervisor.fault is not None and not said:
+            said = True
+            log.write("fault", t_s=now_s, kind=supervisor.fault.kind, detail=supervisor.fault.detail)
+    log.write("end", t_s=now_s, forwarded=supervisor.forwarded, write_errors=supervisor.write_errors)
+    log.close()
 
 
 def main() -> None:

@@ -15,13 +15,14 @@ from ..operator import CommandSource
 from ..reporting import counts, write_json
 from ..robot_io import LinkError
 from ..runtime import RunReport, Runtime
+from ..scheduler import RUNTIME_PRIORITY, be_prompt
 from ..supervisor import SupervisorCfg
 from ..supervisor_process import SupervisedRobot
 from ..teleop import OPERATORS, DriveCfg, open_operator
 from ..teleop.keyboard import HELP
 from ..teleop.web import WebOperator
 
-__all__ = ["checklist", "run"]
+__all__ = ["checklist", "link_options", "run"]
 
 NO_OPERATOR = "none"
 
@@ -39,6 +40,7 @@ def run(
     stand_s: float = 2.0,
     dry_run: bool = False,
     log: Optional[Path] = None,
+    flight: Optional[Path] = None,
     json: Optional[Path] = None,
 ) -> Optional[Path]:
     """Run the bundle on a robot in real time. Ctrl-C damps the robot and ends.
@@ -56,6 +58,7 @@ def run(
         stand_s: How long standing up takes [s].
         dry_run: Read, look, think, log, and send nothing: the robot stays in its own hands.
         log: File for JSON lines, one per control step.
+        flight: Folder for the last minute, written after a fault and at the end (see 'replay'); default: beside the log.
         json: File for the report.
     """
     if stand_s <= 0:
@@ -63,19 +66,25 @@ def run(
     loaded = PolicyBundle.load(bundle)
     with _operator(operator, drive, operator_option) as source:
         cfg = SupervisorCfg(dry_run=dry_run)
-        with SupervisedRobot(robot, loaded, options=_options(option), cfg=cfg) as link:
+        with SupervisedRobot(robot, loaded, options=link_options(option), cfg=cfg) as link:
             # In a dry run the robot will not follow, so that its pose is not waited for.
             damp_s, up_s = (0.0, 0.0) if dry_run else (0.5, stand_s)
-            runtime = Runtime(loaded, link, operator=source, log=log, damp_s=damp_s, stand_s=up_s)
+            if flight is None and log is not None:
+                flight = log.with_suffix(".flight")
+            runtime = Runtime(
+                loaded, link, operator=source, log=log, flight=flight, damp_s=damp_s, stand_s=up_s
+            )
             if isinstance(source, WebOperator):
                 source.status = lambda: _status(runtime)
+            be_prompt(RUNTIME_PRIORITY)
             report = runtime.run(seconds)
     if dry_run:
         print("dry run: nothing was sent")
     _print(report)
     written = write_json(json, asdict(report))
-    if report.log_error is not None:
-        raise BundleError(f"{log}: {report.log_error}")
+    for path, error in ((log, report.log_error), (flight, report.flight_error)):
+        if error is not None:
+            raise BundleError(f"{path}: {error}")
     if report.fault is not None:
         raise LinkError(f"the run ended in a fault ({report.fault})")
     return written or log
@@ -114,9 +123,10 @@ def checklist(
     loaded = PolicyBundle.load(bundle)
     with _operator(operator, drive, operator_option) as source:
         walk = Checklist(TerminalPrompter(), source, picture=picture, run_s=run_s)
-        with SupervisedRobot(robot, loaded, options=_options(option)) as link:
+        with SupervisedRobot(robot, loaded, options=link_options(option)) as link:
             runtime = Runtime(loaded, link, operator=walk, log=log)
             walk.attach(runtime)
+            be_prompt(RUNTIME_PRIORITY)
             report = runtime.run()
     steps = [asdict(result) for result in walk.results]
     written = write_json(json, {"robot": robot, "bundle": str(bundle), "passed": walk.passed, "steps": steps})
@@ -141,7 +151,7 @@ def _operator(name: str, drive: DriveCfg, options: Tuple[str, ...]) -> Iterator[
             )
         yield None
         return
-    source = open_operator(name, drive, **_options(options))
+    source = open_operator(name, drive, **link_options(options))
     try:
         url = getattr(source, "url", None)
         if url is not None:
@@ -153,7 +163,7 @@ def _operator(name: str, drive: DriveCfg, options: Tuple[str, ...]) -> Iterator[
         source.close()
 
 
-def _options(pairs: Tuple[str, ...]) -> Dict[str, Any]:
+def link_options(pairs: Tuple[str, ...]) -> Dict[str, Any]:
     """``NAME=VALUE`` pairs; a value that is JSON (a number, true, null, a list) is what it says, anything else is text."""
     options: Dict[str, Any] = {}
     for pair in pairs:
@@ -175,6 +185,7 @@ def _status(runtime: Runtime) -> Dict[str, Any]:
 def _print(report: RunReport) -> None:
     print(f"{report.ticks} control steps ({counts(report.ticks_by_mode)}), fault: {report.fault or 'none'}")
     print(
-        f"deadlines missed: {report.deadline_misses}; woken up late by at most {report.worst_lateness_ms:.2f} ms;"
+        f"scheduled in real time: {'yes' if report.real_time else 'no'}; deadlines missed: {report.deadline_misses};"
+        f" woken up late by at most {report.worst_lateness_ms:.2f} ms;"
         f" inference [ms]: {counts(report.inference_ms)}"
     )

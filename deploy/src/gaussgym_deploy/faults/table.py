@@ -35,6 +35,9 @@ OPERATOR_BOUND_S = 0.3
 """A lost operator: from the last sign of life to the first damping command [s]."""
 
 
+ALL_LINKS = ("bench", "sim", "dds-sim")
+
+
 @dataclass(frozen=True)
 class FaultKind:
     """One row.
@@ -67,7 +70,7 @@ class FaultKind:
     factor: float = 1.0
     bound: str = "control"
     words: Tuple[str, ...] = ()
-    links: Tuple[str, ...] = ("bench", "sim", "dds-sim")
+    links: Tuple[str, ...] = ALL_LINKS
     real_time: bool = False
 
     def expected(self, mode: str) -> Optional[str]:
@@ -105,6 +108,10 @@ def known_after_s(kind: FaultKind, limits: GuardLimits, control_dt_s: float) -> 
     return kind.factor * value
 
 
+NOT_DDS = ("bench", "sim")
+"""DDS cannot say it (ticks are integers, a frame has one length) or catches it before we do."""
+
+
 def _ride(name: str, what: str, side: str, **changes: object) -> FaultKind:
     return replace(FaultKind(name, what, side, run="ride", stand="ride"), **changes)  # type: ignore[arg-type]
 
@@ -122,8 +129,11 @@ def _bad_values() -> Iterable[FaultKind]:
         "command": "the robot's own velocity command",
     }  # fmt: skip
     for field, text in fields.items():
-        yield FaultKind(f"nan_{field}", f"NaN in {text}", "state", words=("non_finite_state",))
-    yield FaultKind("nan_time", "NaN as the robot's time", "state", words=("non_finite_state", "clock"))
+        links = NOT_DDS if field == "command" else ALL_LINKS
+        yield FaultKind(f"nan_{field}", f"NaN in {text}", "state", words=("non_finite_state",), links=links)
+    yield FaultKind(
+        "nan_time", "NaN as the robot's time", "state", words=("non_finite_state", "clock"), links=NOT_DDS
+    )
     yield FaultKind("inf_joint_pos", "infinity in a joint angle", "state", words=("non_finite_state",))
     yield FaultKind("inf_ang_vel", "infinity in the gyroscope", "state", words=("non_finite_state",))
 
@@ -147,11 +157,14 @@ TABLE: Tuple[FaultKind, ...] = (
     _ride("crc_once", "one state with a bad CRC", "state"),
     FaultKind("crc_often", "every tenth state with a bad CRC", "state", known_s=0.5, words=("crc",)),
     FaultKind("crc_burst", "every state with a bad CRC", "state", threshold="state_age_s", words=("crc", "state_age")),
-    _ride("truncated_once", "one state cut short on the wire", "state"),
-    FaultKind("truncated", "every state cut short on the wire", "state", threshold="state_age_s", words=("crc", "state_age")),
+    _ride("truncated_once", "one state cut short on the wire", "state", links=NOT_DDS),
+    FaultKind(
+        "truncated", "every state cut short on the wire", "state", threshold="state_age_s", words=("crc", "state_age"),
+        links=NOT_DDS,
+    ),
     FaultKind(
         "state_misshapen", "a driver that hands out eleven of twelve joints", "state",
-        words=("state_shape",), links=("bench", "sim"),
+        words=("state_shape",), links=NOT_DDS,
     ),
     *_bad_values(),
     FaultKind("huge_joint_pos", "joint angle of 1e30 rad", "state", words=("non_finite_state", "joint_position")),
@@ -167,17 +180,20 @@ TABLE: Tuple[FaultKind, ...] = (
     _ride("torque_spike", "three times the torque limit measured in one control period", "state"),
     FaultKind("joint_torque", "the same again and again", "state", threshold="torque_ticks", words=("joint_torque",)),
     FaultKind("battery_low", "battery at 2 %", "state", words=("battery",)),
-    _ride("battery_unknown", "the robot stops saying how full its battery is", "state"),
+    _ride("battery_unknown", "the robot stops saying how full its battery is", "state", links=NOT_DDS),
     FaultKind("motor_hot", "a motor at 110 °C", "state", words=("motor_temperature",)),
     # ------------------------------------------------------------------------------------------------ clocks and peers
     FaultKind("clock_back", "the robot's clock jumps back by an hour", "state", words=("clock", "out_of_order")),
     FaultKind("clock_forward", "the robot's clock jumps ahead by ten seconds", "state", words=("clock",)),
     _ride("clock_jitter", "time stamps shake by 4 ms", "state"),
     FaultKind("writer_restarted", "the robot's computer restarts: time from zero", "state", words=("clock", "link")),
-    FaultKind("second_publisher", "somebody else publishes commands as well", "state", words=("second_publisher",)),
-    FaultKind("link_lost", "the link raises at every read", "link", words=("link", "state_age")),
-    _ride("send_failed_once", "one command cannot be sent", "link"),
-    FaultKind("send_fails", "no command can be sent for 0.2 s", "link", known_s=0.2, words=("link",)),
+    FaultKind(
+        "second_publisher", "somebody else publishes commands as well (links look every 20 ms)", "state", known_s=0.02,
+        words=("second_publisher",),
+    ),
+    FaultKind("link_lost", "the link raises at every read", "link", words=("link", "state_age"), links=NOT_DDS),
+    _ride("send_failed_once", "one command cannot be sent", "link", links=NOT_DDS),
+    FaultKind("send_fails", "no command can be sent for 0.2 s", "link", known_s=0.2, words=("link",), links=NOT_DDS),
     # ------------------------------------------------------------------------------------------------ camera
     _ride("camera_late_once", "one frame is lost", "camera", stand=None),
     _ride("camera_black_once", "one frame is black", "camera", stand=None),
@@ -215,7 +231,7 @@ TABLE: Tuple[FaultKind, ...] = (
     _silent("runtime_busy", "another thread holds the interpreter for 0.3 s"),
     _silent("runtime_paused", "the runtime's process is stopped (SIGSTOP) for 0.3 s"),
     _silent("runtime_killed", "the runtime's process is killed (SIGKILL)"),
-    _silent("runtime_crashes", "the runtime's process ends by an error of its own"),
+    _silent("runtime_crashes", "the runtime's process crashes (SIGSEGV)"),
     FaultKind(
         "supervisor_killed", "the supervisor is killed (SIGKILL): the motors' own time-out damps", "process", known_s=0.1,
         words=("supervisor", "link"), real_time=True,

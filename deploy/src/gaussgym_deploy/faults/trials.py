@@ -34,6 +34,7 @@ class Observed:
         runs: Whether the policy still acted at the end.
         timed_out_s: When the robot's own time-out damped it [s], None: it did not.
         exceptions: What escaped from the runtime or the supervisor.
+        worst_turn_s: Longest time between two turns of the robot's own loop [s]; 0 in virtual time.
     """
 
     start_s: float
@@ -45,6 +46,7 @@ class Observed:
     runs: bool = False
     timed_out_s: Optional[float] = None
     exceptions: List[str] = field(default_factory=list)
+    worst_turn_s: float = 0.0
 
 
 @dataclass(frozen=True)

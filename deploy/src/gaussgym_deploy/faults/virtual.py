@@ -1,45 +1,36 @@
 """Trials in virtual time: the real runtime and the real supervisor in one process, on a clock that moves when they sleep.
 
-A robot of numpy (``bench``) or of MuJoCo (``sim``, a process in lockstep) stands behind a :class:`~.inject.Tap`. Nothing waits,
+A robot of numpy (``bench``) or of MuJoCo (``sim``, a process in lockstep) stands behind a :class:`~.tap.Tap`. Nothing waits,
 so that a trial of a second takes a few hundredths, and what a busy machine does to real time cannot disturb it.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Callable, List, Optional, Protocol, Tuple
+from typing import Callable, List, Optional, Protocol
 
 import numpy as np
 
 from ..bundle import PolicyBundle
-from ..guards import Fault
-from ..log import RunLog
 from ..processes import new_name
 from ..robot_io import DAMPING_KD, BenchRobot, JointCommand, LinkError, RobotIO, RobotState
 from ..robot_process import RobotProcess, check_robot, robot_command
-from ..runtime import Runtime
-from ..scheduler import FixedRate
 from ..shared_memory import SharedMemoryRobot
 from ..simulated_robot import SimulatedRobotCfg
 from ..states import Mode
 from ..supervisor import InProcessLink, Supervisor, SupervisorCfg
 from ..testing import FakeClock
-from .inject import Injection, ScriptedOperator, SpoiltPolicy, Tap, copy_state
-from .table import FaultKind, allowed_s
-from .trials import AFTER_DAMP_S, AFTER_RIDE_S, Observed, Trial, judge
+from .conductor import Conductor, Outcome
+from .injection import Injection
+from .state_faults import copy_state
+from .table import FaultKind
+from .tap import Tap
+from .trials import Observed, Trial, judge
 
 __all__ = ["BenchSource", "RobotSource", "SteppedRobot", "VirtualRig"]
 
-DAMP_S, STAND_S = 0.04, 0.3
-"""A short way to RUN [s]."""
-SETTLE_S, WINDOW_S = 0.03, 0.22
-"""Faults begin so long after a mode has begun, and within so long from then on [s]."""
-FULL_DISK = "/dev/full"
-"""Every write to it fails for want of space (Linux)."""
 TRIES = 20
 """How often a trial is begun anew when the robot trips by itself before the fault."""
-PATIENCE_S = 3.0
-"""A trial whose mode does not come within so long is not one [s]."""
 
 
 class RobotSource(Protocol):
@@ -59,17 +50,18 @@ class BenchSource:
 
     Args:
         bundle: Joint limits, pose, camera.
+        camera: Whether they carry the bundle's camera.
     """
 
-    def __init__(self, bundle: PolicyBundle) -> None:
-        self._bundle = bundle
+    def __init__(self, bundle: PolicyBundle, *, camera: bool = True) -> None:
+        self._bundle, self._camera = bundle, camera
 
     def close(self) -> None:
         """Nothing to let go of."""
 
     def fresh(self, clock: Callable[[], float], generator: np.random.Generator) -> RobotIO:
         """See :class:`RobotSource`."""
-        bundle, camera = self._bundle, self._bundle.camera
+        bundle, camera = self._bundle, self._bundle.camera if self._camera else None
         joints = len(bundle.joint_names)
         return BenchRobot(
             joints,
@@ -137,12 +129,15 @@ class SimSource:
     Args:
         bundle: Robot and camera.
         scene: Folder of the scene.
+        lockstep: Whether physics waits for the clock of the trials; else it runs in real time.
     """
 
-    def __init__(self, bundle: PolicyBundle, scene: Path) -> None:
-        self._bundle = bundle
+    def __init__(self, bundle: PolicyBundle, scene: Path, *, lockstep: bool = True) -> None:
+        self._bundle, self._lockstep = bundle, lockstep
         name, options = new_name(), SimulatedRobotCfg(noise=1.0)  # sensors as noisy as in training
-        self._process = RobotProcess(robot_command(scene, name, bundle, lockstep=True, options=options), name)
+        self._process = RobotProcess(
+            robot_command(scene, name, bundle, lockstep=lockstep, options=options), name
+        )
         self._link = self._process.robot
         check_robot(bundle, self._link.description)
 
@@ -153,29 +148,9 @@ class SimSource:
     def fresh(self, clock: Callable[[], float], generator: np.random.Generator) -> RobotIO:
         """See :class:`RobotSource`."""
         self._link.reset(int(generator.integers(max(self._link.description.num_starts, 1))))
+        if not self._lockstep:
+            return self._link
         return SteppedRobot(self._link, clock, self._bundle.control_dt_s)
-
-
-class NotOnItsFeet(Exception):
-    """The robot did not come to the mode in which the fault should fall, or tripped before: try another start."""
-
-
-class MemoryLog:
-    """A run log that keeps faults."""
-
-    active = False
-
-    def __init__(self) -> None:
-        self.faults: List[str] = []
-        self.error: Optional[str] = None
-
-    def write(self, event: str, **values: object) -> None:
-        """Keep what matters here."""
-        if event == "fault":
-            self.faults.append(f"{values.get('kind')}: {values.get('detail')}")
-
-    def close(self) -> None:
-        """Nothing to close."""
 
 
 class VirtualRig:
@@ -195,21 +170,11 @@ class VirtualRig:
         self._source, self._generator = source, np.random.default_rng(0)
         self._clock = FakeClock()
         self._tap = Tap(source.fresh(self._clock, self._generator), len(bundle.joint_names), self._clock)
-        self._operator = ScriptedOperator(self._clock)
         self._cfg = SupervisorCfg()
-        self._link = InProcessLink(len(bundle.joint_names))
         self._supervisor: Optional[Supervisor] = None
-        self._runtime = Runtime(
-            bundle, self._link, damp_s=DAMP_S, stand_s=STAND_S, operator=self._operator,
-            clock=self._clock, sleep=self._clock.sleep,
-        )  # fmt: skip
-        self._policy = SpoiltPolicy(self._runtime._policy, self._clock, self._clock.sleep)
-        self._runtime._policy = self._policy  # type: ignore[assignment]
+        self._conductor = Conductor(bundle, clock=self._clock, sleep=self._clock.sleep)
         self._exceptions: List[str] = []
-        self._start_s, self._stepped_s = float("inf"), self._clock()
-        self._at_start: Optional[Tuple[Mode, Optional[Fault]]] = (
-            None  # mode and fault when the injected fault began
-        )
+        self._stepped_s = self._clock()
         self._clock.every(1.0 / self._cfg.rate_hz, self._supervise)
 
     def close(self) -> None:
@@ -228,123 +193,50 @@ class VirtualRig:
             LinkError: When the robot trips by itself again and again before the fault begins.
         """
         self._generator = generator
-        tries = 0
-        while True:
-            try:
-                seen, moment = self._observe(kind, mode)
-            except NotOnItsFeet:
-                self.retaken += 1
-                tries += 1
-                if tries == TRIES:
-                    raise LinkError(
-                        f"{self.name}: {TRIES} times in a row the robot tripped by itself before {kind.name} began"
-                        f" ({self._runtime.machine.fault}); this policy does not hold this robot on its feet"
-                    ) from None
-                continue
-            limits = self._runtime.guards.limits
-            return judge(
-                kind, self.name, mode, seen, self.bundle, limits, moment=moment, damping_kd=DAMPING_KD
-            )
+        for _ in range(TRIES):
+            outcome = self._observe(kind, mode)
+            if outcome.ready:
+                limits = self._conductor.runtime.guards.limits
+                seen = self._seen(outcome)
+                return judge(
+                    kind,
+                    self.name,
+                    mode,
+                    seen,
+                    self.bundle,
+                    limits,
+                    moment=outcome.moment,
+                    damping_kd=DAMPING_KD,
+                )
+            self.retaken += 1
+        raise LinkError(
+            f"{self.name}: {TRIES} times in a row the robot was not ready when {kind.name} should begin ({outcome.why});"
+            " this policy does not hold this robot on its feet"
+        )
 
-    # ------------------------------------------------------------------------------------------------ one trial
-
-    def _observe(self, kind: FaultKind, mode: str) -> Tuple[Observed, float]:
-        injection = self._begin(kind)
-        runtime, clock, dt = self._runtime, self._clock, self.bundle.control_dt_s
-        expected = kind.expected(mode)
-        if expected == "hold":
-            runtime.goal = Mode.STAND
-        rate = FixedRate(dt, clock=clock, sleep=clock.sleep)
-        self._reach(rate, Mode(mode))
-        began_s = clock()
-        injection.start_s = self._start_s = began_s + SETTLE_S + float(self._generator.uniform(0.0, WINDOW_S))
-        moment = ((injection.start_s - began_s) / dt) % 1.0
-        self._go(rate, injection.start_s)
-        if self._at_start != (Mode(mode), None):
-            raise NotOnItsFeet
-        if kind.name == "log_disk_full":
-            runtime._log = RunLog(FULL_DISK)
-        seen = Observed(injection.start_s, 0.0, self._tap.record.rows())
-        if expected == "damp":
-            self._go(rate, injection.start_s + allowed_s(kind, runtime.guards.limits, dt) + AFTER_DAMP_S)
-        elif expected == "hold":
-            self._hold(rate, injection, seen)
-        else:
-            self._go(rate, injection.start_s + AFTER_RIDE_S)
-        if expected != "damp" and not self._exceptions:
-            self._walk(rate, seen)
-        self._sum_up(seen)
-        return seen, moment
-
-    def _begin(self, kind: FaultKind) -> Injection:
-        """A fresh robot, supervisor and link, the runtime at its beginning, and a fault that is yet to come."""
-        clock, runtime = self._clock, self._runtime
-        self._supervisor = None
+    def _observe(self, kind: FaultKind, mode: str) -> Outcome:
+        """A fresh robot, supervisor and link, and one trial."""
+        clock, generator, joints = self._clock, self._generator, len(self.bundle.joint_names)
+        self._supervisor, self._exceptions = None, []
         # From the supervisor's next step on, so that a trial does not depend on those before it; then a phase between the loops.
         clock.sleep(max(self._stepped_s + 1.0 / self._cfg.rate_hz - clock(), 0.0))
-        clock.sleep(float(self._generator.uniform(0.0, self.bundle.control_dt_s)))
-        injection = Injection.draw(kind, self.bundle, self._generator)
-        epoch_s = float(self._generator.uniform(10.0, 1000.0))
-        self._tap.begin(self._source.fresh(clock, self._generator), injection, epoch_s=epoch_s)
-        self._operator.injection = self._policy.injection = injection
-        # With an operator the robot's own command is nobody's business.
-        runtime.operator = None if kind.name == "nan_command" else self._operator
-        self._exceptions, self._at_start, self._start_s = [], None, float("inf")
-        self._link = runtime.robot = InProcessLink(len(self.bundle.joint_names))
-        self._supervisor = Supervisor(
-            self.bundle, self._tap, self._link, limits=runtime.guards.limits, cfg=self._cfg
-        )
-        self._log = runtime._log = MemoryLog()  # type: ignore[assignment]
-        runtime.goal = Mode.RUN
+        clock.sleep(float(generator.uniform(0.0, self.bundle.control_dt_s)))
+        injection = Injection.draw(kind, self.bundle, generator)
+        epoch_s = float(generator.uniform(10.0, 1000.0))
+        self._tap.begin(self._source.fresh(clock, generator), injection, epoch_s=epoch_s)
+        link = InProcessLink(joints)
+        limits = self._conductor.runtime.guards.limits
+        self._supervisor = Supervisor(self.bundle, self._tap, link, limits=limits, cfg=self._cfg)
         clock.sleep(2.0 / self._cfg.rate_hz)  # a first state is there
-        runtime.restart(clock())
-        return injection
-
-    def _reach(self, rate: FixedRate, mode: Mode) -> None:
-        end_s = self._clock() + PATIENCE_S
-        while self._runtime.machine.mode is not mode:
-            self._go(rate, self._clock() + 0.5 * self.bundle.control_dt_s)
-            if self._clock() > end_s or self._runtime.machine.fault is not None or self._exceptions:
-                raise NotOnItsFeet
-
-    def _hold(self, rate: FixedRate, injection: Injection, seen: Observed) -> None:
-        """The fault becomes known, then the operator asks to run: it must not, until the fault is over."""
-        runtime = self._runtime
-        self._go(
-            rate,
-            injection.start_s
-            + allowed_s(injection.kind, runtime.guards.limits, self.bundle.control_dt_s)
-            + 0.1,
+        return self._conductor.conduct(
+            link, injection, Mode(mode), delay=float(generator.uniform()), over=self._end_fault
         )
-        runtime.goal = Mode.RUN
-        self._go(rate, self._clock() + 0.2)
-        seen.held = runtime.machine.mode is Mode.STAND
+
+    def _end_fault(self) -> None:
         self._tap.injection = None
-
-    def _walk(self, rate: FixedRate, seen: Observed) -> None:
-        """It runs, or gets there, and the policy acts."""
-        end_s = self._clock() + PATIENCE_S
-        while self._runtime.machine.mode is not Mode.RUN and self._clock() < end_s and not self._exceptions:
-            self._go(rate, self._clock() + self.bundle.control_dt_s)
-        steps = self._policy.steps
-        self._go(rate, self._clock() + AFTER_RIDE_S)
-        seen.runs = self._policy.steps > steps + 0.8 * AFTER_RIDE_S / self.bundle.control_dt_s
-
-    def _go(self, rate: FixedRate, end_s: float) -> None:
-        """Let runtime and world go on; a runtime that raises is dead from then on, and the world goes on without it."""
-        if not self._exceptions:
-            try:
-                self._runtime._loop(rate, end_s)
-            except Exception as error:
-                self._exceptions.append(f"the runtime raised {type(error).__name__}: {error}")
-                self._link.runtime_gone = True
-        while self._clock() < end_s:
-            self._clock.sleep(end_s - self._clock())
 
     def _supervise(self, now_s: float) -> None:
         self._stepped_s = now_s
-        if self._at_start is None and now_s >= self._start_s:
-            self._at_start = (self._runtime.machine.mode, self._runtime.machine.fault)
         if self._supervisor is None:
             return
         try:
@@ -353,14 +245,11 @@ class VirtualRig:
             self._exceptions.append(f"the supervisor raised {type(error).__name__}: {error}")
             self._supervisor = None
 
-    def _sum_up(self, seen: Observed) -> None:
-        seen.end_s = self._clock()
-        seen.commands = self._tap.record.rows()
-        latched = self._runtime.machine.fault
-        seen.causes = self._log.faults or [str(latched)] * (
-            latched is not None and self._runtime._log is not self._log
-        )
+    def _seen(self, outcome: Outcome) -> Observed:
+        causes = list(outcome.causes)
         if self._supervisor is not None and self._supervisor.fault is not None:
-            seen.causes.append(str(self._supervisor.fault))
-        seen.end_mode = self._runtime.machine.mode.value
-        seen.exceptions = list(self._exceptions)
+            causes.append(str(self._supervisor.fault))
+        return Observed(
+            outcome.start_s, outcome.end_s, self._tap.record.rows(), causes, outcome.held, outcome.end_mode, outcome.runs,
+            None, outcome.exceptions + self._exceptions,
+        )  # fmt: skip

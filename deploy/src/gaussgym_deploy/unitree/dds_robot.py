@@ -62,6 +62,7 @@ class DdsRobot:
 
     Attributes:
         transmit: Sends a state frame; replace it to drop, delay, repeat or spoil frames (fault injection).
+        obeyed: Called with every command that the motors take (valid until the next).
         commands: Commands obeyed.
         crc_errors: Commands ignored for their checksum or layout.
         refused: Commands ignored for what they say (not a number, velocity targets, feed-forward torque).
@@ -95,9 +96,10 @@ class DdsRobot:
         self._odometry_every = max(1, round(cfg.rate_hz / cfg.odometry_hz))
         self._wire = Wire(cfg.domain, cfg.interface)
         self._reader = self._wire.reader(COMMAND_TOPIC, "LowCmd_")
-        state_writer = self._wire.writer(STATE_TOPIC, "LowState_")
+        self._state_writer = self._wire.writer(STATE_TOPIC, "LowState_")
         self._sport_writer = self._wire.writer(SPORT_TOPIC, "SportModeState_")
-        self.transmit: Callable[[bytes], None] = state_writer.write
+        self.transmit: Callable[[bytes], None] = self.send
+        self.obeyed: Callable[[JointCommand], None] = lambda command: None
         self._robot.write(self._damping)
 
     def step(self) -> None:
@@ -106,6 +108,7 @@ class DdsRobot:
         for data in self._reader.take()[0]:
             if self._obey(data):
                 self._commanded_s = now_s
+                self.obeyed(self._held)
         if self._commanded_s is not None:
             if now_s - self._commanded_s > self.cfg.command_timeout_s:
                 self._commanded_s = None
@@ -124,6 +127,18 @@ class DdsRobot:
             # Behind by more than a few periods (the machine was busy): go on from here, without a burst.
             due_s = max(due_s + period_s, self._clock() - 5 * period_s)
             time.sleep(max(0.0, due_s - self._clock()))
+
+    def send(self, frame: bytes) -> None:
+        """Send a state frame as it is."""
+        self._state_writer.write(frame)
+
+    def close_writer(self) -> None:
+        """As when the robot's computer goes down: the writer of states leaves."""
+        self._state_writer.close()
+
+    def open_writer(self) -> None:
+        """As when it comes up again: another writer."""
+        self._state_writer = self._wire.writer(STATE_TOPIC, "LowState_")
 
     def close(self) -> None:
         """Leave the domain and let go of the robot; may be called twice."""
