@@ -320,6 +320,7 @@ def open_robot(name: str, bundle: PolicyBundle, **options: Any) -> RobotIO:
 
     Raises:
         LinkError: When there is no such link or option (the message lists those that exist).
+        BundleError: When the bundle does not fit what the robot says of itself.
     """
     if name not in ROBOT_LINKS:
         link = _import_link(name)
@@ -331,6 +332,12 @@ def open_robot(name: str, bundle: PolicyBundle, **options: Any) -> RobotIO:
             raise LinkError(
                 f"robot link {name!r} has no option {option!r}; there is: {', '.join(known) or 'none'}"
             )
+    if (
+        name == bundle.robot
+    ):  # a link to a robot by its own name; that other policies are not for it, the link says itself
+        from .robot_description import require_fit
+
+        require_fit(bundle, name)
     return link(bundle, **options)
 
 
