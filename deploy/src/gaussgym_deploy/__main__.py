@@ -5,11 +5,11 @@ from __future__ import annotations
 from .bundle.command import check, describe, schema
 from .commands.compare import compare
 from .commands.drive import checklist, run
+from .commands.envelope import envelope
 from .commands.faults import faults
 from .commands.finish import finish
 from .commands.flights import replay_flight, run_endurance
 from .commands.sim2sim import run_sim2sim
-from .envelope.command import envelope
 
 COMMANDS = {
     "check": check,
