@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import Any, Dict, Iterator, Optional, Tuple
 
 from ..bundle import BundleError, PolicyBundle
+from ..camera import CameraThread
+from ..cameras import CAMERAS, open_camera
 from ..checklist import Checklist, TerminalPrompter
 from ..operator import CommandSource
+from ..processes import new_name
 from ..reporting import counts, write_json
 from ..robot_io import LinkError
 from ..runtime import RunReport, Runtime
@@ -24,7 +27,7 @@ from ..teleop.web import WebOperator
 
 __all__ = ["checklist", "link_options", "run"]
 
-NO_OPERATOR = "none"
+NO_OPERATOR = NO_CAMERA = "none"
 
 
 def run(
@@ -33,6 +36,9 @@ def run(
     *,
     robot: str = "bench",
     option: Tuple[str, ...] = (),
+    scene: Optional[Path] = None,
+    camera: str = NO_CAMERA,
+    camera_option: Tuple[str, ...] = (),
     operator: str = NO_OPERATOR,
     operator_option: Tuple[str, ...] = (),
     drive: DriveCfg = DriveCfg(),  # noqa: B008 (frozen)
@@ -49,6 +55,9 @@ def run(
         bundle: Folder of the bundle.
         robot: Robot link.
         option: Of the link, as NAME=VALUE.
+        scene: Folder of the scene, for links that simulate one (dds-sim).
+        camera: Camera beside the link: go2-front, realsense, shared-memory; none: the link's own (dds-sim brings one).
+        camera_option: Of the camera, as NAME=VALUE.
         operator: Who says where to go: keyboard, gamepad, web; none: the robot's own command holds (a simulated robot
             follows its path).
         operator_option: Of the operator, as NAME=VALUE (gamepad: device, dead_man; web: host, port, camera_hz; keyboard:
@@ -64,20 +73,28 @@ def run(
     if stand_s <= 0:
         raise BundleError(f"--stand-s is {stand_s:g}, expected a positive time")
     loaded = PolicyBundle.load(bundle)
-    with _operator(operator, drive, operator_option) as source:
+    options, camera, camera_options = with_camera(
+        robot, loaded, link_options(option), scene, camera, link_options(camera_option)
+    )
+    with contextlib.ExitStack() as stack:
+        source = stack.enter_context(_operator(operator, drive, operator_option))
         cfg = SupervisorCfg(dry_run=dry_run)
-        with SupervisedRobot(robot, loaded, options=link_options(option), cfg=cfg) as link:
-            # In a dry run the robot will not follow, so that its pose is not waited for.
-            damp_s, up_s = (0.0, 0.0) if dry_run else (0.5, stand_s)
-            if flight is None and log is not None:
-                flight = log.with_suffix(".flight")
-            runtime = Runtime(
-                loaded, link, operator=source, log=log, flight=flight, damp_s=damp_s, stand_s=up_s
-            )
-            if isinstance(source, WebOperator):
-                source.status = lambda: _status(runtime)
-            be_prompt(RUNTIME_PRIORITY)
-            report = runtime.run(seconds)
+        start_s = 60.0 if scene is None else 300.0  # a scene is loaded, a renderer may compile
+        link = stack.enter_context(
+            SupervisedRobot(robot, loaded, options=options, cfg=cfg, start_timeout_s=start_s)
+        )
+        eye = stack.enter_context(_camera(camera, loaded, camera_options))
+        # In a dry run the robot will not follow, so that its pose is not waited for.
+        damp_s, up_s = (0.0, 0.0) if dry_run else (0.5, stand_s)
+        if flight is None and log is not None:
+            flight = log.with_suffix(".flight")
+        runtime = Runtime(
+            loaded, link, operator=source, camera=eye, log=log, flight=flight, damp_s=damp_s, stand_s=up_s
+        )
+        if isinstance(source, WebOperator):
+            source.status = lambda: _status(runtime)
+        be_prompt(RUNTIME_PRIORITY)
+        report = runtime.run(seconds)
     if dry_run:
         print("dry run: nothing was sent")
     _print(report)
@@ -139,6 +156,57 @@ def checklist(
         )
     print("all steps passed")
     return written or log
+
+
+def with_camera(
+    robot: str,
+    bundle: PolicyBundle,
+    options: Dict[str, Any],
+    scene: Optional[Path],
+    camera: str,
+    camera_options: Dict[str, Any],
+) -> Tuple[Dict[str, Any], str, Dict[str, Any]]:
+    """The link's options with the scene, and the camera that a simulated robot on DDS brings along.
+
+    Args:
+        robot: Robot link.
+        bundle: The policy.
+        options: Of the link.
+        scene: For links that simulate one.
+        camera: Camera that the user chose, or none.
+        camera_options: Of the camera.
+
+    Returns:
+        Options of the link, camera, options of the camera.
+
+    Raises:
+        BundleError: When the scene does not exist.
+    """
+    options = dict(options)
+    if scene is not None:
+        if not scene.is_dir():
+            raise BundleError(f"{scene}: no such scene folder")
+        options["scene"] = str(scene)
+    starts_one = robot == "dds-sim" and "domain" not in options
+    if starts_one and bundle.camera is not None and camera == NO_CAMERA:
+        options["camera"] = new_name() + "-eye"
+        return options, "shared-memory", {"name": options["camera"]}
+    return options, camera, camera_options
+
+
+@contextlib.contextmanager
+def _camera(name: str, bundle: PolicyBundle, options: Dict[str, Any]) -> Iterator[Optional[CameraThread]]:
+    """The camera's thread by the camera's name, let go of at the end whatever happens."""
+    if name == NO_CAMERA:
+        if options:
+            raise BundleError(f"--camera-option needs a --camera: {', '.join(sorted(CAMERAS))}")
+        yield None
+        return
+    thread = CameraThread(open_camera(name, bundle, **options))  # the runtime starts it
+    try:
+        yield thread
+    finally:
+        thread.close()
 
 
 @contextlib.contextmanager
