@@ -40,4 +40,32 @@ def open_go2(
     return opened(bundle, interface=interface, domain=domain, start_timeout_s=start_timeout_s)
 
 
-ROBOT_LINKS.update({"dds-sim": open_dds_sim, "go2": open_go2, "sim": open_sim})
+def open_t1(
+    bundle: PolicyBundle, *, interface: str = "", domain: int = 0, start_timeout_s: float = 10.0
+) -> RobotIO:
+    """A Booster T1; see :func:`gaussgym_deploy.booster.open_t1`."""
+    from .booster import open_t1 as opened
+
+    return opened(bundle, interface=interface, domain=domain, start_timeout_s=start_timeout_s)
+
+
+def open_ros2(
+    bundle: PolicyBundle,
+    *,
+    joints: str = "/joint_states",
+    imu: str = "/imu",
+    image: str = "/camera/color/image_raw",
+    cmd_vel: str = "/cmd_vel",
+    command: str = "/joint_command",
+    start_timeout_s: float = 10.0,
+) -> RobotIO:
+    """A robot behind ROS 2 topics; see :mod:`gaussgym_deploy.ros2`."""
+    from .ros2 import Ros2Cfg
+    from .ros2 import open_ros2 as opened
+
+    return opened(bundle, Ros2Cfg(joints, imu, image, cmd_vel, command, start_timeout_s))
+
+
+ROBOT_LINKS.update(
+    {"dds-sim": open_dds_sim, "go2": open_go2, "ros2": open_ros2, "sim": open_sim, "t1": open_t1}
+)
