@@ -59,13 +59,14 @@ def hold_interpreter(seconds: float) -> None:
 
 
 def open_link(trial: Dict[str, Any], bundle: PolicyBundle) -> RobotIO:
-    """The way to the robot: through a supervisor that waits already, or one of its own."""
+    """The way to the robot: through a supervisor that waits already, or one of its own (then waits for a line)."""
     if "shm" in trial:
         return SharedMemoryRobot(trial["shm"], timeout_s=10.0, answer_timeout_s=5.0)
     link = SupervisedRobot(
         trial["robot"], bundle, options=trial["options"], cfg=BRIEF, start_timeout_s=20.0, log=trial["log"]
     )
     say(supervisor=link.pid)
+    sys.stdin.readline()  # the campaign puts the robot on its feet now that somebody can hold it there
     return link
 
 
