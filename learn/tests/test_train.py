@@ -282,11 +282,11 @@ def test_what_is_said_about_the_camera_goes_into_the_recipe():
     from gaussgym_learn.__main__ import RunOptions
 
     recipe = get_recipe("pixels")
-    assert RunOptions().with_camera(recipe) == recipe
-    said = RunOptions(camera_model="robot", show_robot=True, show_others=3).with_camera(recipe)
+    assert RunOptions().applied(recipe) == recipe
+    said = RunOptions(camera_model="robot", show_robot=True, show_others=3).applied(recipe)
     assert said.camera_options() == {"camera_model": "robot", "show_robot": True, "show_others": 3}
     assert said.to_dict()["show_robot"] is True
-    assert RunOptions().with_camera(said) == said
+    assert RunOptions().applied(said) == said
     passed_on = RunOptions(show_robot=True, lod=[Path("a")]).arguments()
     assert passed_on["lod"] == [Path("a")]
     assert not {"show_robot", "show_others", "camera_model", "num_envs"} & set(passed_on)

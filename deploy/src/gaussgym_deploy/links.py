@@ -14,6 +14,7 @@ def open_dds_sim(
     *,
     domain: Optional[int] = None,
     scene: Optional[str] = None,
+    camera: Optional[str] = None,
     interface: str = "lo",
     start_timeout_s: float = 30.0,
 ) -> RobotIO:
@@ -21,8 +22,50 @@ def open_dds_sim(
     from .unitree.simulated import open_simulated
 
     return open_simulated(
-        bundle, domain=domain, scene=scene, interface=interface, start_timeout_s=start_timeout_s
+        bundle,
+        domain=domain,
+        scene=scene,
+        camera=camera,
+        interface=interface,
+        start_timeout_s=start_timeout_s,
     )
 
 
-ROBOT_LINKS.update({"dds-sim": open_dds_sim, "sim": open_sim})
+def open_go2(
+    bundle: PolicyBundle, *, interface: str, domain: int = 0, start_timeout_s: float = 10.0
+) -> RobotIO:
+    """A Go2 on a real network; see :func:`gaussgym_deploy.unitree.go2.open_go2`."""
+    from .unitree.go2 import open_go2 as opened
+
+    return opened(bundle, interface=interface, domain=domain, start_timeout_s=start_timeout_s)
+
+
+def open_t1(
+    bundle: PolicyBundle, *, interface: str = "", domain: int = 0, start_timeout_s: float = 10.0
+) -> RobotIO:
+    """A Booster T1; see :func:`gaussgym_deploy.booster.open_t1`."""
+    from .booster import open_t1 as opened
+
+    return opened(bundle, interface=interface, domain=domain, start_timeout_s=start_timeout_s)
+
+
+def open_ros2(
+    bundle: PolicyBundle,
+    *,
+    joints: str = "/joint_states",
+    imu: str = "/imu",
+    image: str = "/camera/color/image_raw",
+    cmd_vel: str = "/cmd_vel",
+    command: str = "/joint_command",
+    start_timeout_s: float = 10.0,
+) -> RobotIO:
+    """A robot behind ROS 2 topics; see :mod:`gaussgym_deploy.ros2`."""
+    from .ros2 import Ros2Cfg
+    from .ros2 import open_ros2 as opened
+
+    return opened(bundle, Ros2Cfg(joints, imu, image, cmd_vel, command, start_timeout_s))
+
+
+ROBOT_LINKS.update(
+    {"dds-sim": open_dds_sim, "go2": open_go2, "ros2": open_ros2, "sim": open_sim, "t1": open_t1}
+)

@@ -39,8 +39,10 @@ class RunOptions:
     renderer: str = "auto"
     """Backend of the camera, for recipes that see."""
     camera_model: str | None = None
-    """Lens, shutter and sensor of the camera, for recipes that see: ideal, robot, or varied (a robot's, in a world whose light
-    and paint vary); default: the recipe's, ideal."""
+    """Lens, shutter and sensor of the camera, for recipes that see: ideal, robot, varied (a robot's, in a world whose light
+    and paint vary), or a .json file of `compare` or of `gaussgym-deploy calibrate`; default: the recipe's, ideal."""
+    randomize: str | None = None
+    """Ranges of physics: a preset's name or a .json file of `compare`; default: the recipe's."""
     show_robot: bool = False
     """Draw the robot's own body into its images, for recipes that see."""
     show_others: int | None = None
@@ -63,7 +65,7 @@ class RunOptions:
         from gaussgym_learn.rotation import ScenesCfg
 
         named = {field.name: getattr(self, field.name) for field in fields(self)}
-        for name in ("num_envs", "camera_model", "show_robot", "show_others"):
+        for name in ("num_envs", "camera_model", "show_robot", "show_others", "randomize"):
             del named[name]
         memory = ScenesCfg(
             named.pop("scene_memory_gb"),
@@ -73,13 +75,17 @@ class RunOptions:
         )
         return {**named, "memory": memory, "progress": True}
 
-    def with_camera(self, recipe: Recipe) -> Recipe:
-        """The recipe with what was said about the camera."""
+    def applied(self, recipe: Recipe) -> Recipe:
+        """The recipe with what was said about camera and physics."""
         given: dict[str, Any] = {"show_robot": recipe.show_robot or self.show_robot}
         if self.camera_model is not None:
             given["camera_model"] = self.camera_model
         if self.show_others is not None:
             given["show_others"] = self.show_others
+        if self.randomize is not None:
+            from gaussgym_sim.presets import randomize_preset
+
+            given["env"] = replace(recipe.env, randomize=randomize_preset(self.randomize))
         return replace(recipe, **given)
 
 
@@ -105,7 +111,7 @@ class Train:
         options = self.options
         if options.num_envs is not None:
             recipe = replace(recipe, ppo=replace(recipe.ppo, num_envs=options.num_envs))
-        recipe = options.with_camera(recipe)
+        recipe = options.applied(recipe)
         scenes = self.scenes or default_course(self.recipe, seed=options.seed)
         return train(recipe, scenes, self.output, **options.arguments())
 
@@ -197,7 +203,7 @@ class Distill:
         options = self.options
         if options.num_envs is not None:
             recipe = replace(recipe, distill=replace(recipe.distill, num_envs=options.num_envs))
-        recipe = options.with_camera(recipe)
+        recipe = options.applied(recipe)
         return distill(self.teacher, self.scenes, self.output, recipe=recipe, **options.arguments())
 
 
@@ -291,12 +297,66 @@ class Robot:
             )
 
 
+@dataclass
+class Compare:
+    """Replay a robot's flight recording in simulation, report the gap, fit what explains it, write a preset to train with."""
+
+    log: tyro.conf.Positional[Path]
+    """Folder of a flight recording (flight.npz, flight.json)."""
+    scene: Path
+    """Scene folder: where it was recorded."""
+    bundle: Path | None = None
+    """Policy bundle whose camera took the images."""
+    json: Path | None = None
+    """Write the report here; without it, only in words."""
+    preset: Path | None = None
+    """Write a randomization preset here (`train --randomize`, `train --camera-model`)."""
+    picture: Path | None = None
+    """Draw measured and simulated joint angles into this file."""
+    segments: int = 100
+    """Pieces of the log that are replayed, at most."""
+    horizon: int = 3
+    """Control steps a piece."""
+    odometry_in_scene: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
+    """Where the odometry's frame lies in the scene: x, y, z [m], yaw [rad]."""
+    images: int = 24
+    """Camera images compared with the scene, at most."""
+    renderer: str = "auto"
+    """Backend of the splat renderer."""
+
+    def run(self) -> Path | None:
+        """Compare; write report, preset and picture."""
+        from gaussgym_learn.gap.compare import CompareCfg, compare, describe, read_camera, show, write_json
+        from gaussgym_learn.train import torch_threads
+
+        if self.segments < 10 or self.horizon < 1:
+            raise InputError(
+                f"segments {self.segments}, horizon {self.horizon}; expected at least 10 pieces of at least 1 control step"
+            )
+        cfg = CompareCfg(self.segments, self.horizon, self.odometry_in_scene, self.images, self.renderer)
+        with torch_threads(1):
+            report, preset = compare(
+                self.log,
+                self.scene,
+                cfg,
+                camera=read_camera(self.bundle),
+                picture=self.picture,
+                progress=show,
+            )
+        print(describe(report))
+        written = self.picture
+        for path, values in ((self.json, report), (self.preset, preset)):
+            written = written if path is None else write_json(path, values)
+        return written
+
+
 Command = (
     Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Distill, tyro.conf.subcommand("distill")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[Export, tyro.conf.subcommand("export")]
     | Annotated[Robot, tyro.conf.subcommand("robot")]
+    | Annotated[Compare, tyro.conf.subcommand("compare")]
 )
 
 

@@ -103,11 +103,15 @@ CAMERA_MODELS: dict[str, Callable[[], RobotCameraCfg]] = {
 
 
 def get_camera_model(name: str) -> RobotCameraCfg:
-    """A kind of camera by name.
+    """A kind of camera by name, or of a file ``name`` that ends in .json (`gaussgym_render.camera_file`).
 
     Raises:
-        InputError: No such kind; the message lists those that exist.
+        InputError: No such kind (the message lists those that exist), or a file that does not do.
     """
+    if name.endswith(".json"):
+        from gaussgym_render.camera_file import read_camera_model
+
+        return read_camera_model(name)
     if name not in CAMERA_MODELS:
         raise InputError(f"unknown camera model {name!r}; choose one of: {', '.join(sorted(CAMERA_MODELS))}")
     return CAMERA_MODELS[name]()

@@ -8,9 +8,12 @@ those of PhysX; here they are dry friction [Nm] and softness of `gaussgym_sim.ve
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
 
 from gaussgym_scene.errors import InputError
 
@@ -111,12 +114,69 @@ PRESETS: dict[str, Callable[[], RandomizeCfg]] = {
 }
 
 
+PRESET_FORMAT, PRESET_VERSION = "gaussgym-preset", 1
+
+
 def randomize_preset(name: str) -> RandomizeCfg:
-    """Ranges by name.
+    """Ranges by name, or of a file ``name`` that ends in .json (see `read_preset`).
 
     Raises:
-        InputError: no such preset; the message lists those that exist.
+        InputError: no such preset (the message lists those that exist), or a file that does not do.
     """
+    if name.endswith(".json"):
+        return read_preset(name)
     if name not in PRESETS:
-        raise InputError(f"unknown preset of randomization {name!r}; choose one of: {', '.join(PRESETS)}")
+        raise InputError(
+            f"unknown preset of randomization {name!r}; choose one of: {', '.join(PRESETS)}, or the path of a .json file"
+        )
     return PRESETS[name]()
+
+
+def read_preset(path: Path | str) -> RandomizeCfg:
+    """Ranges of a file, such as `gaussgym-learn compare` writes.
+
+    ``{"format": "gaussgym-preset", "version": 1, "base": NAME, "randomize": {FIELD: [low, high] or number}}``: fields of
+    `RandomizeCfg` in place of those of the named preset. Other keys belong to other readers.
+
+    Raises:
+        InputError: not such a file, an unknown field, a value that is not a number or an ascending pair of numbers.
+    """
+    path = Path(path)
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}; expected a preset of randomization") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not valid JSON ({error}); expected a preset of randomization") from None
+    if not isinstance(found, dict) or (found.get("format"), found.get("version")) != (
+        PRESET_FORMAT,
+        PRESET_VERSION,
+    ):
+        raise InputError(f"{path}: expected format {PRESET_FORMAT!r}, version {PRESET_VERSION}")
+    base = found.get("base", "default")
+    if base not in PRESETS:
+        raise InputError(f"{path}: base is {base!r}, expected one of: {', '.join(PRESETS)}")
+    values = found.get("randomize", {})
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: 'randomize' holds a {type(values).__name__}, expected an object")
+    return replace(PRESETS[base](), **{name: _value(path, name, value) for name, value in values.items()})
+
+
+def _value(path: Path, name: str, value: Any) -> float | tuple[float, float]:
+    """A field's value out of a file: a range for fields that are ranges, a number for the others."""
+    known = {field.name: str(field.type) for field in fields(RandomizeCfg)}
+    if name not in known or not ("Range" in known[name] or known[name].startswith("float")):
+        usable = [n for n, kind in known.items() if "Range" in kind or kind.startswith("float")]
+        raise InputError(f"{path}: unknown field {name!r}; a file can set: {', '.join(usable)}")
+    numbers = value if isinstance(value, list) else [value]
+    proper = all(isinstance(x, int | float) and not isinstance(x, bool) and math.isfinite(x) for x in numbers)
+    count = 2 if "Range" in known[name] else 1
+    if (
+        not proper
+        or len(numbers) != count
+        or (isinstance(value, list) != (count == 2))
+        or numbers != sorted(numbers)
+    ):
+        expected = "[low, high]" if count == 2 else "a number"
+        raise InputError(f"{path}: {name} is {value!r}, expected {expected}")
+    return (float(numbers[0]), float(numbers[1])) if count == 2 else float(numbers[0])
