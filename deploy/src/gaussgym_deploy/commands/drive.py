@@ -81,7 +81,9 @@ def run(
         cfg = SupervisorCfg(dry_run=dry_run)
         start_s = 60.0 if scene is None else 300.0  # a scene is loaded, a renderer may compile
         link = stack.enter_context(
-            SupervisedRobot(robot, loaded, options=options, cfg=cfg, start_timeout_s=start_s)
+            SupervisedRobot(
+                robot, loaded, options=options, cfg=cfg, start_timeout_s=start_s, log=_supervisors_log(log)
+            )
         )
         eye = stack.enter_context(_camera(camera, loaded, camera_options))
         # In a dry run the robot will not follow, so that its pose is not waited for.
@@ -140,7 +142,8 @@ def checklist(
     loaded = PolicyBundle.load(bundle)
     with _operator(operator, drive, operator_option) as source:
         walk = Checklist(TerminalPrompter(), source, picture=picture, run_s=run_s)
-        with SupervisedRobot(robot, loaded, options=link_options(option)) as link:
+        options = link_options(option)
+        with SupervisedRobot(robot, loaded, options=options, log=_supervisors_log(log)) as link:
             runtime = Runtime(loaded, link, operator=walk, log=log)
             walk.attach(runtime)
             be_prompt(RUNTIME_PRIORITY)
@@ -229,6 +232,11 @@ def _operator(name: str, drive: DriveCfg, options: Tuple[str, ...]) -> Iterator[
         yield source
     finally:
         source.close()
+
+
+def _supervisors_log(log: Optional[Path]) -> Optional[Path]:
+    """Where the supervisor writes its own word, beside the runtime's log: the runtime may be dead by then."""
+    return None if log is None else log.with_suffix(".supervisor.jsonl")
 
 
 def link_options(pairs: Tuple[str, ...]) -> Dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -225,7 +226,15 @@ _worker: Optional[Worker] = None
 def _begin_worker(cfg: CampaignCfg) -> None:
     global _worker
     _worker = Worker(cfg)
+    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
     multiprocessing.util.Finalize(_worker, _worker.close, exitpriority=10)  # type: ignore[attr-defined]
+
+
+def _end_with_parent(parent: int) -> None:
+    """A killed campaign leaves nothing: its workers end, and what they started sees the end of its input."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
 
 
 def _work(task: Task) -> Done:

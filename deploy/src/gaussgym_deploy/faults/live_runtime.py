@@ -24,6 +24,7 @@ except ImportError:  # not on Windows
 from ..bundle import PolicyBundle
 from ..camera import CameraThread
 from ..robot_io import RobotIO
+from ..scheduler import RUNTIME_PRIORITY, be_prompt
 from ..shared_memory import SharedMemoryRobot
 from ..states import Mode
 from ..supervisor_process import SupervisedRobot
@@ -90,6 +91,7 @@ def main() -> None:
     task = json.loads(sys.argv[1])
     bundle = PolicyBundle.load(Path(task["bundle"]))
     conductor, camera = make(bundle, task["camera"])
+    be_prompt(RUNTIME_PRIORITY)  # as gaussgym-deploy run does
     say(up=True)
     for line in sys.stdin:
         trial = json.loads(line)

@@ -230,7 +230,7 @@ def _judge_ride(expected: str, seen: Observed, reaction_s: Optional[float]) -> L
 
 
 def names_cause(words: Sequence[str], causes: Sequence[str]) -> bool:
-    """Whether the *first* fault latched by the runtime or by the supervisor is one of those that name the cause."""
+    """Whether what the runtime latched, or what the supervisor did, is one of the faults that name the cause."""
     return any(cause.split(":")[0] in words for cause in causes)
 
 
