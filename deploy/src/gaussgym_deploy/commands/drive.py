@@ -66,7 +66,7 @@ def run(
         seconds: How long, standing up included [s]; default: until Ctrl-C.
         stand_s: How long standing up takes [s].
         dry_run: Read, look, think, log, and send nothing: the robot stays in its own hands.
-        log: File for JSON lines, one per control step.
+        log: File for JSON lines, one per control step; the supervisor's word goes beside it (`.supervisor.jsonl`).
         flight: Folder for the last minute, written after a fault and at the end (see 'replay'); default: beside the log.
         json: File for the report.
     """
@@ -134,7 +134,7 @@ def checklist(
         drive: The operator's full speeds, in the last step.
         picture: File for the robot's picture, to look at (PNG).
         run_s: How long the policy runs in the last step [s].
-        log: File for JSON lines, one per control step.
+        log: File for JSON lines, one per control step; the supervisor's word goes beside it.
         json: File for the steps' results.
     """
     if operator == "keyboard":
