@@ -58,8 +58,8 @@ def run(
         scene: Folder of the scene, for links that simulate one (dds-sim).
         camera: Camera beside the link: go2-front, realsense, shared-memory; none: the link's own (dds-sim brings one).
         camera_option: Of the camera, as NAME=VALUE.
-        operator: Who says where to go: keyboard, gamepad, web; none: the robot's own command holds (a simulated robot
-            follows its path).
+        operator: Who says where to go: keyboard, gamepad, web, remote (Unitree's own); none: the robot's own command holds
+            (a simulated robot follows its path).
         operator_option: Of the operator, as NAME=VALUE (gamepad: device, dead_man; web: host, port, camera_hz; keyboard:
             hold_s, dead_man_s).
         drive: The operator's full speeds.
