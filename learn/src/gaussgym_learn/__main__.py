@@ -267,6 +267,8 @@ class Robot:
     """File for one JSON line an episode: success, errors, energy."""
     paths_out: Path | None = None
     """File for the paths from every start to its goal, written before the link comes up."""
+    film: Path | None = None
+    """Film (mp4) of the first episode, third person and robot's camera, rendered when the link is closed."""
     options: Annotated[SimulatedRobotCfg, tyro.conf.arg(name="")] = field(default_factory=SimulatedRobotCfg)
 
     def run(self) -> None:
@@ -297,7 +299,7 @@ class Robot:
                 episodes=self.episodes,
                 renderer=self.renderer,
                 options=self.options,
-                serve=ServeCfg(self.lockstep, self.endless, self.episodes_out, self.paths_out),
+                serve=ServeCfg(self.lockstep, self.endless, self.episodes_out, self.paths_out, self.film),
             )
 
 
