@@ -91,16 +91,16 @@ def read_recording(path: Path | str) -> Recording:
         raise InputError(
             f"{folder / 'flight.npz'}: holds {len(arrays['t_s'])} control steps, expected at least 2"
         )
-    return _recording(folder, fields["robot"], tuple(names), arrays)
+    return _recording(folder, fields, arrays)
 
 
-def _recording(
-    folder: Path, robot: str, names: tuple[str, ...], arrays: dict[str, NDArray[Any]]
-) -> Recording:
+def _recording(folder: Path, fields: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> Recording:
     runtime_s, robot_s = (arrays[name].astype(np.float64) for name in ("t_s", "robot_t_s"))
     restarts = np.concatenate(([True], (np.diff(runtime_s) <= 0) | (np.diff(robot_s) < 0)))
     era = np.cumsum(restarts) - 1  # rows between two restarts of a clock
-    sent_s = runtime_s - _clock_offset(runtime_s, robot_s, era)
+    offset_s = _clock_offset(runtime_s, robot_s, era)
+    thinking_s = np.nan_to_num(arrays.get("inference_s", np.zeros(len(robot_s))))
+    sent_s = runtime_s + thinking_s - offset_s
     fresh = np.concatenate(([True], np.diff(robot_s) > 0)) & _finite_states(arrays)
     rows = np.flatnonzero(fresh)
     broken = (np.diff(era[rows]) != 0) | (np.diff(robot_s[rows]) > MAX_GAP_S)
@@ -111,6 +111,8 @@ def _recording(
         raise InputError(
             f"{folder / 'flight.npz'}: holds {len(rows)} states and {len(commands)} commands, expected at least 2 of each"
         )
+    if fields.get("camera_thread") and "rgb_t_s" in arrays and len(arrays["rgb_t_s"]) == len(offset_s):
+        arrays = arrays | {"rgb_t_s": arrays["rgb_t_s"] - offset_s}  # stamped by the runtime's clock
     rgb, rgb_t_s = _images(folder, arrays)
     measured = {
         n: arrays[n][rows].astype(np.float64) for n in ("joint_pos", "joint_vel", "quat_wxyz", "ang_vel_b")
@@ -118,8 +120,8 @@ def _recording(
     told_of = {n: arrays[n][commands].astype(np.float64) for n in ("target", "kp", "kd")}
     return Recording(
         path=folder,
-        robot=robot,
-        joint_names=names,
+        robot=fields["robot"],
+        joint_names=tuple(fields["joint_names"]),
         t_s=robot_s[rows],
         piece=np.concatenate(([0], np.cumsum(broken))),
         sent_s=sent_s[commands],
