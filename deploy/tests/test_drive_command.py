@@ -9,7 +9,7 @@ import urllib.request
 
 import pytest
 from gaussgym_deploy.bundle import BundleError, PolicyBundle
-from gaussgym_deploy.commands.drive import _options
+from gaussgym_deploy.commands.drive import link_options
 from gaussgym_deploy.runtime import Runtime
 from gaussgym_deploy.states import Mode
 from gaussgym_deploy.teleop import DriveCfg
@@ -29,12 +29,12 @@ def directory(tmp_path_factory):
 
 
 def test_options_are_json_or_text():
-    assert _options(("domain=7", "dead-man=false", "scene=runs/a", "wait=0.5")) == {
+    assert link_options(("domain=7", "dead-man=false", "scene=runs/a", "wait=0.5")) == {
         "domain": 7, "dead_man": False, "scene": "runs/a", "wait": 0.5,
     }  # fmt: skip
     for bad in ("domain", "=7"):
         with pytest.raises(BundleError, match="not of the form NAME=VALUE"):
-            _options((bad,))
+            link_options((bad,))
 
 
 def test_wrong_operators_and_options_end_in_one_line(directory):

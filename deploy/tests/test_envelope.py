@@ -5,8 +5,8 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 from gaussgym_deploy.bundle import BundleError, PolicyBundle
+from gaussgym_deploy.commands.envelope import table
 from gaussgym_deploy.envelope import EnvelopeCfg, Sweep, envelope_of, measure_envelope, parse_sweeps
-from gaussgym_deploy.envelope.command import table
 from gaussgym_deploy.envelope.plot import envelope_svg
 from gaussgym_deploy.metrics import wilson_interval
 from gaussgym_deploy.testing import make_bundle

@@ -1,5 +1,8 @@
 """The scheduler on a clock that obeys."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from gaussgym_deploy.scheduler import JITTER_EDGES_US, FixedRate, Samples
@@ -54,3 +57,18 @@ def test_samples_keep_the_newest_and_never_grow():
         samples.add(value)
     assert (samples.count, samples.newest, sorted(samples.values)) == (10, 9, [6, 7, 8, 9])
     assert samples.summary(10.0) == pytest.approx({"p50": 75.0, "p99": 89.7, "max": 90.0})
+
+
+def test_real_time_scheduling_is_this_threads_alone():
+    """Run in a process of its own: the test must not stay prompt."""
+    code = (
+        "import subprocess, sys\n"
+        "from gaussgym_deploy.scheduler import be_prompt, is_prompt\n"
+        "assert not is_prompt()\n"
+        "agreed = be_prompt(10)\n"
+        "assert is_prompt() == agreed\n"
+        "child = 'from gaussgym_deploy.scheduler import is_prompt; print(is_prompt())'\n"
+        "print(subprocess.run([sys.executable, '-c', child], capture_output=True, text=True).stdout)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

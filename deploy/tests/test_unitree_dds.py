@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 from gaussgym_deploy.robot_io import DAMPING_KD, BenchRobot, JointCommand, LinkError, RobotState
+from gaussgym_deploy.testing import make_bundle
 from gaussgym_deploy.unitree.dds_link import COMMAND_TOPIC, STATE_TOPIC, DdsLink, DdsLinkCfg
 from gaussgym_deploy.unitree.dds_robot import DdsRobot, DdsRobotCfg
 from gaussgym_deploy.unitree.messages import MOTOR_NAMES, LowCmdFrame, LowStateFrame
@@ -437,6 +438,47 @@ def test_bench_server_ends_with_its_parent(domain: int) -> None:
 
     if os.path.isdir("/proc/self"):
         until(gone, "the orphan ends")
+
+
+@pytest.fixture(scope="module")
+def bundle_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_bundle(tmp_path_factory.mktemp("bundle") / "policy")
+
+
+def run_command(*words: str) -> Any:
+    command = [sys.executable, "-m", "gaussgym_deploy", "run", *words]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+@dds
+def test_a_policy_that_sees_runs_on_dds(bundle_dir: Path, tmp_path: Path) -> None:
+    """Supervisor, bench robot behind DDS and its camera, as the command starts them."""
+    report = tmp_path / "report.json"
+    done = run_command(
+        str(bundle_dir), "--robot", "dds-sim", "--seconds", "3.5", "--stand-s", "1", "--json", str(report)
+    )
+    assert done.returncode == 0, done.stderr
+    numbers = json.loads(report.read_text())
+    assert numbers["fault"] is None
+    assert numbers["ticks_by_mode"]["run"] > 20
+    assert numbers["camera"]["frames"] > 10
+    assert 0.0 < numbers["round_trip_ms"]["p50"] < 50.0
+
+
+@dds
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ([], "robot link 'go2' needs the option interface"),
+        (["--option", "interface=eth0"], ", this link is for a 'go2'"),
+        (["--option", "net=eth0"], "has no option 'net'; there is: interface, domain, start_timeout_s"),
+    ],
+)
+def test_go2_refusals(bundle_dir: Path, options: list[str], text: str) -> None:
+    done = run_command(str(bundle_dir), "--robot", "go2", "--seconds", "1", *options)
+    assert done.returncode == 2
+    assert text in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 @dds

@@ -135,7 +135,7 @@ def megabytes(site, *, cached=True):
 
 
 def check_and_run(python, bundle, folder):
-    """`check` and a few seconds on the bench; returns the numbers of the check."""
+    """`check`, a few seconds on the bench, every fault once; returns the numbers of the check."""
     report = folder / "check.json"
     run(python, "-m", "gaussgym_deploy", "check", bundle, "--robot", "bench", "--json", report)
     words = (
@@ -154,6 +154,21 @@ def check_and_run(python, bundle, folder):
     ran = json.loads((folder / "run.json").read_text())
     assert ran["fault"] is None
     assert ran["ticks_by_mode"]["run"] > 20
+    words = (
+        "faults",
+        bundle,
+        "--links",
+        "bench",
+        "--moments",
+        "1",
+        "--jobs",
+        "1",
+        "--json",
+        folder / "faults.json",
+    )
+    run(python, "-m", "gaussgym_deploy", *words)
+    injected = json.loads((folder / "faults.json").read_text())
+    assert injected["failed_trials"] == 0
     return json.loads(report.read_text())
 
 

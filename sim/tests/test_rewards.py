@@ -37,7 +37,7 @@ def inputs(cfg=None, **changes):
         ang_vel_b=[[0.1, -0.2, 0.6], [0.0, 0.0, 0.0]],
         gravity_b=[[0.3, 0.4, -0.866], [0.0, 0.0, -1.0]],
         yaw=[math.pi / 2, 0.0],
-        root_xy_w=[[0.0, 0.0], [5.0, 5.0]],
+        root_pos_w=[[0.0, 0.0, 0.35], [5.0, 5.0, 0.3]],
         joint_pos_offset=[[0.1] * 12, [0.2] + [0.0] * 11],
         joint_vel=[[1.0] * 12, [0.0] * 12],
         last_joint_vel=[[0.5] * 12, [0.0] * 12],
@@ -60,7 +60,7 @@ def inputs(cfg=None, **changes):
         foot_air_s=[[0.3, 0.9, 0.5, 0.5], [0.1, 0.0, 0.0, 0.0]],
         thigh_contact=[[True, False, True, False], [False] * 4],
         trunk_contact=[True, False],
-        base_height_error_m=[0.05, 0.0],
+        height_m=[get_robot("go1").base_height_m + error for error in (0.05, 0.0)],
         episode_steps=[980, 300],
         scene_ids=[0, 0],
     )
@@ -169,7 +169,7 @@ def test_kernels_equal_the_tensor_code(clip):
     }  # fmt: skip
     many["command"][::3] = 0.02
     many["foot_air_s"].abs_().mul_(0.3)
-    many["gravity_b"][7, 0], many["torque"][8, 3], many["base_height_error_m"][9] = (math.nan,) * 3
+    many["gravity_b"][7, 0], many["torque"][8, 3], many["height_m"][9] = (math.nan,) * 3
     many |= {
         "episode_steps": torch.randint(1001, (200,), generator=generator),
         "scene_ids": torch.zeros(200, dtype=torch.long),

@@ -93,9 +93,9 @@ def test_scan_by_hand():
     assert ground.shape == (1, 63)
     assert obs.grid_b[-1].tolist() == pytest.approx([0.8, 0.4])
     assert float(ground[0, -1]) == pytest.approx(0.1 * 0.6 + 0.5 * 1.3, abs=1e-5)
-    seen = obs.scan(torch.tensor([float(ground[0, -1]) + 0.28 + 0.1]), ground, noisy=False)
+    seen = obs.scan(torch.tensor([[0.0, 0.0, float(ground[0, -1]) + 0.28 + 0.1]]), ground, noisy=False)
     assert float(seen[0, -1]) == pytest.approx(4 * 0.1, abs=1e-5)
-    assert float(obs.scan(torch.tensor([9.0]), ground, noisy=False).max()) == pytest.approx(
+    assert float(obs.scan(torch.tensor([[0.0, 0.0, 9.0]]), ground, noisy=False).max()) == pytest.approx(
         2.0
     )  # clipped at 0.5 m
 

@@ -5,23 +5,27 @@ from __future__ import annotations
 import sys
 from typing import List
 
-from .bundle.command import check, schema
+from .bundle.command import check, describe, schema
 from .commands.calibrate import calibrate_camera, calibrate_camera_latency, calibrate_camera_mount
 from .commands.compare import compare
 from .commands.drive import checklist, run
+from .commands.envelope import envelope
 from .commands.faults import faults
 from .commands.finish import finish
+from .commands.flights import replay_flight, run_endurance
 from .commands.sim2sim import run_sim2sim
-from .envelope.command import envelope
 
 COMMANDS = {
     "check": check,
     "schema": schema,
+    "describe": describe,
     "sim2sim": run_sim2sim,
     "envelope": envelope,
     "run": run,
     "checklist": checklist,
     "faults": faults,
+    "endurance": run_endurance,
+    "replay": replay_flight,
     "compare": compare,
     "calibrate-camera": calibrate_camera,
     "calibrate-mount": calibrate_camera_mount,

@@ -279,6 +279,17 @@ class Guards:
         return None
 
     def _check_readings(self, state: RobotState) -> Optional[Fault]:
+        with np.errstate(over="ignore", invalid="ignore"):
+            fault = self._check_arrays(state)
+        if fault is not None:
+            return fault
+        if not math.isfinite(state.t_s):
+            return Fault("non_finite_state", "t_s is not finite")
+        if math.isinf(state.battery_fraction):
+            return Fault("non_finite_state", "battery_fraction is infinite")
+        return None
+
+    def _check_arrays(self, state: RobotState) -> Optional[Fault]:
         for name, size in READINGS:
             values = getattr(state, name)
             if values is None:
@@ -291,10 +302,6 @@ class Guards:
             # One dot product instead of isfinite().all(): NaN, infinity and overflow all fail the comparison.
             if not values.dot(values) < ABSURD * ABSURD:
                 return Fault("non_finite_state", f"{name} holds NaN, infinity or a value beyond {ABSURD:g}")
-        if not math.isfinite(state.t_s):
-            return Fault("non_finite_state", "t_s is not finite")
-        if math.isinf(state.battery_fraction):
-            return Fault("non_finite_state", "battery_fraction is infinite")
         return None
 
     def _check_age(self, state: RobotState, state_age_s: float) -> Optional[Fault]:
@@ -371,6 +378,8 @@ class Guards:
     def limit_target(self, target: np.ndarray, state: RobotState) -> None:
         """Keep position targets within joint limits, torque reach and rate, in place.
 
+        Where the windows do not meet (readings that jump), joint limits come before rate, and rate before torque.
+
         Args:
             target: [rad], ``[J]``.
             state: The robot's newest state.
@@ -386,6 +395,8 @@ class Guards:
             np.subtract(self._last_target, self._rate, out=self._low)
             np.add(self._last_target, self._rate, out=self._high)
             self._clip(target, self._low, self._high, "target_rate")
+        # A joint that reads far beyond its limits puts the torque's window out there: the joint's limits come last.
+        np.clip(target, self._target_lower, self._target_upper, out=target)
         self._last_target[:] = target
         self._has_target = True
 

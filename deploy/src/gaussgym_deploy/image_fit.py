@@ -7,14 +7,14 @@ blur (where the real image is finer) and a look-up. Pixel centres are at (0.5, 0
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Optional, Tuple
+from typing import Any, Optional, Sequence, Tuple
 
 import numpy as np
 
 from .bundle import CameraSpec
 from .robot_io import LinkError
 
-__all__ = ["ImageFit", "LensCfg"]
+__all__ = ["ImageFit", "LensCfg", "lens_from"]
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,24 @@ class LensCfg:
     cx: float
     cy: float
     distortion: Tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
+
+
+def lens_from(numbers: Sequence[float]) -> LensCfg:
+    """A lens from a list of numbers, as an option on the command line gives it.
+
+    Args:
+        numbers: width, height, fx, fy, cx, cy and, if it distorts, k1, k2, p1, p2.
+
+    Raises:
+        LinkError: When these are neither 6 nor 10 numbers.
+    """
+    if len(numbers) not in (6, 10) or not all(isinstance(number, (int, float)) for number in numbers):
+        raise LinkError(
+            f"lens is {list(numbers)}, expected [width, height, fx, fy, cx, cy] or [..., k1, k2, p1, p2]"
+        )
+    k1, k2, p1, p2 = (float(number) for number in (list(numbers[6:]) or [0.0] * 4))
+    fx, fy, cx, cy = (float(number) for number in numbers[2:6])
+    return LensCfg(int(numbers[0]), int(numbers[1]), fx, fy, cx, cy, (k1, k2, p1, p2))
 
 
 class ImageFit:

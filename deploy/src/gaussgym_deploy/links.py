@@ -14,6 +14,7 @@ def open_dds_sim(
     *,
     domain: Optional[int] = None,
     scene: Optional[str] = None,
+    camera: Optional[str] = None,
     interface: str = "lo",
     start_timeout_s: float = 30.0,
 ) -> RobotIO:
@@ -21,8 +22,22 @@ def open_dds_sim(
     from .unitree.simulated import open_simulated
 
     return open_simulated(
-        bundle, domain=domain, scene=scene, interface=interface, start_timeout_s=start_timeout_s
+        bundle,
+        domain=domain,
+        scene=scene,
+        camera=camera,
+        interface=interface,
+        start_timeout_s=start_timeout_s,
     )
 
 
-ROBOT_LINKS.update({"dds-sim": open_dds_sim, "sim": open_sim})
+def open_go2(
+    bundle: PolicyBundle, *, interface: str, domain: int = 0, start_timeout_s: float = 10.0
+) -> RobotIO:
+    """A Go2 on a real network; see :func:`gaussgym_deploy.unitree.go2.open_go2`."""
+    from .unitree.go2 import open_go2 as opened
+
+    return opened(bundle, interface=interface, domain=domain, start_timeout_s=start_timeout_s)
+
+
+ROBOT_LINKS.update({"dds-sim": open_dds_sim, "go2": open_go2, "sim": open_sim})

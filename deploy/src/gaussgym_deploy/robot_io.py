@@ -325,11 +325,17 @@ def open_robot(name: str, bundle: PolicyBundle, **options: Any) -> RobotIO:
         link = _import_link(name)
     else:
         link = ROBOT_LINKS[name]
-    known = list(inspect.signature(link).parameters)[1:]
+    parameters = list(inspect.signature(link).parameters.values())[1:]
+    known = [parameter.name for parameter in parameters]
     for option in options:
         if option not in known:
             raise LinkError(
                 f"robot link {name!r} has no option {option!r}; there is: {', '.join(known) or 'none'}"
+            )
+    for parameter in parameters:
+        if parameter.default is parameter.empty and parameter.name not in options:
+            raise LinkError(
+                f"robot link {name!r} needs the option {parameter.name}: --option {parameter.name}=..."
             )
     return link(bundle, **options)
 

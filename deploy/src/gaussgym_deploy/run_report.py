@@ -16,6 +16,7 @@ class RunReport:
 
     Attributes:
         ticks: Control steps.
+        real_time: Whether the control thread was scheduled in real time.
         ticks_by_mode: Control steps by mode name.
         fault: The latched fault, or None.
         deadline_misses: Control periods missed.
@@ -37,6 +38,7 @@ class RunReport:
     """
 
     ticks: int = 0
+    real_time: bool = False
     ticks_by_mode: Dict[str, int] = field(default_factory=dict)
     fault: Optional[str] = None
     deadline_misses: int = 0

@@ -22,7 +22,7 @@ from .policy import Policy, replay_golden
 from .recorder import MODES, FlightRecorder
 from .robot_io import JointCommand, RobotIO, RobotState, SupervisorGone
 from .run_report import RunReport
-from .scheduler import FixedRate, Samples
+from .scheduler import FixedRate, Samples, is_prompt
 from .states import Mode, StateMachine
 
 __all__ = ["RunReport", "Runtime"]
@@ -343,6 +343,7 @@ class Runtime:
     def report(self, rate: Optional[FixedRate] = None) -> RunReport:
         """What happened so far."""
         report = self._report
+        report.real_time = is_prompt()
         report.fault = None if self.machine.fault is None else str(self.machine.fault)
         report.interventions = dict(self.guards.interventions)
         for name in ("inference", "thread", "frame_age", "round_trip", "forward"):

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import gc
+import os
 import time
 from typing import Callable, Dict, Optional
 
 import numpy as np
 
-__all__ = ["JITTER_EDGES_US", "FixedRate", "Samples"]
+__all__ = [
+    "JITTER_EDGES_US",
+    "RUNTIME_PRIORITY",
+    "SUPERVISOR_PRIORITY",
+    "FixedRate",
+    "Samples",
+    "be_prompt",
+    "is_prompt",
+]
 
+RUNTIME_PRIORITY, SUPERVISOR_PRIORITY = 10, 20
+"""Among real-time threads, where the system lets them be: who damps comes before who computes."""
 JITTER_EDGES_US = (0, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000)
 
 
@@ -114,3 +126,31 @@ class FixedRate:
         self.worst_lateness_s = max(self.worst_lateness_s, late_s)
         self.lateness_s.add(late_s)
         return late_s
+
+
+def be_prompt(priority: int) -> bool:
+    """Ask for real-time scheduling of this thread, and keep the garbage collector off what is there already.
+
+    Threads and processes that it starts later are ordinary again.
+
+    Args:
+        priority: Among real-time threads, 1 ... 99.
+
+    Returns:
+        Whether the system agreed (Linux, as root or with the right to; otherwise nothing is different).
+    """
+    gc.collect()
+    gc.freeze()
+    try:
+        os.sched_setscheduler(0, os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, os.sched_param(priority))
+    except (AttributeError, OSError):
+        return False
+    return True
+
+
+def is_prompt() -> bool:
+    """Whether this thread is scheduled in real time."""
+    try:
+        return os.sched_getscheduler(0) & ~os.SCHED_RESET_ON_FORK in (os.SCHED_FIFO, os.SCHED_RR)
+    except (AttributeError, OSError):
+        return False

@@ -13,7 +13,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Sequence, Union
 
-from .bundle import PolicyBundle
+from .bundle import BundleError, PolicyBundle
+from .episode_goals import GOAL_SOURCES, EpisodeGoals
 from .metrics import summarize, table_of_rows
 from .processes import new_name
 from .robot_io import LinkError
@@ -75,6 +76,7 @@ class Sim2SimReport:
         robot: What the robot process said of itself.
         metrics: What ``gaussgym-learn evaluate`` reports, by its names (:func:`gaussgym_deploy.metrics.summarize`); empty where
             the robot process measured nothing.
+        odometry: Drift of the odometry that gave the commands; empty where the simulated robot followed its path itself.
         results: The episodes.
     """
 
@@ -92,6 +94,7 @@ class Sim2SimReport:
     lockstep: bool = True
     robot: Dict[str, Any] = field(default_factory=dict)
     metrics: Dict[str, Any] = field(default_factory=dict)
+    odometry: Dict[str, Any] = field(default_factory=dict)
     results: List[Episode] = field(default_factory=list)
 
 
@@ -102,6 +105,7 @@ def sim2sim(
     *,
     episodes: int = 64,
     start_timeout_s: float = 300.0,
+    goals: Optional[EpisodeGoals] = None,
     log: Union[str, Path, None] = None,
     progress: Optional[Callable[[Sim2SimReport], None]] = None,
 ) -> Sim2SimReport:
@@ -113,6 +117,7 @@ def sim2sim(
         name: Name of the shared memory, see :func:`gaussgym_deploy.processes.new_name`.
         episodes: How many.
         start_timeout_s: How long the process may take to come up (it may compile a renderer) [s].
+        goals: Gives the commands; default: the robot process does.
         log: File for the runtime's JSON lines.
         progress: Called with the report so far after every episode.
 
@@ -123,7 +128,9 @@ def sim2sim(
     with RobotProcess(command, name, start_timeout_s=start_timeout_s) as process:
         try:
             check_robot(bundle, process.robot.description, episodes=episodes)
-            return run_episodes(bundle, process.robot, episodes=episodes, log=log, progress=progress)
+            return run_episodes(
+                bundle, process.robot, episodes=episodes, goals=goals, log=log, progress=progress
+            )
         except LinkError as error:
             raise process.explain(error) from None
 
@@ -136,6 +143,7 @@ def sim2sim_in_scene(
     lockstep: bool = True,
     starts: Optional[Path] = None,
     options: Optional[SimulatedRobotCfg] = None,
+    goal_by: str = "robot",
     film: Optional[Path] = None,
     log: Union[str, Path, None] = None,
     progress: Optional[Callable[[Sim2SimReport], None]] = None,
@@ -149,6 +157,7 @@ def sim2sim_in_scene(
         lockstep: Physics waits for commands; otherwise real time, times the options' ``speed``.
         starts: File of starts; default: the evaluation's.
         options: Sensors, delays, ground, motors of the simulated robot.
+        goal_by: Who says where to go, one of :data:`gaussgym_deploy.episode_goals.GOAL_SOURCES`.
         film: Film (mp4) of the first episode, for the robot process to write.
         log: File for the runtime's JSON lines.
         progress: Called with the report so far after every episode.
@@ -157,29 +166,37 @@ def sim2sim_in_scene(
         BundleError: When bundle and robot do not fit.
         LinkError: When the process does not come up or dies; the text ends with its last words.
     """
+    if goal_by not in GOAL_SOURCES:
+        raise BundleError(f"goals by {goal_by!r}, expected one of: {', '.join(GOAL_SOURCES)}")
     name = new_name()
     with tempfile.TemporaryDirectory() as folder:
         files = {"episodes-out": Path(folder) / "episodes.jsonl"}
+        goals = None
+        if goal_by != "robot":
+            files["paths-out"] = Path(folder) / "paths.json"
+            goals = EpisodeGoals(bundle, goal_by, files["paths-out"])
         if film is not None:
             files["film"] = film
         command = robot_command(
             scene, name, bundle, lockstep=lockstep, starts=starts, options=options, files=files
         )
-        report = sim2sim(bundle, command, name, episodes=episodes, log=log, progress=progress)
-        report.metrics = _metrics(report, files["episodes-out"])
+        report = sim2sim(bundle, command, name, episodes=episodes, goals=goals, log=log, progress=progress)
+        rows = _rows(report, files["episodes-out"])
+    report.metrics = summarize(table_of_rows(rows), [report.robot["info"].get("scene", "scene")])
+    if goals is not None:
+        report.odometry = goals.drift(rows)
     return report
 
 
-def _metrics(report: Sim2SimReport, path: Path) -> Dict[str, Any]:
-    """Summary of the rows that the robot process wrote, in the order of the episodes."""
+def _rows(report: Sim2SimReport, path: Path) -> List[Dict[str, Any]]:
+    """What the robot process wrote, a row an episode, in their order."""
     rows = {row["start_index"]: row for row in map(json.loads, path.read_text("utf-8").splitlines())}
     missing = [episode.start_index for episode in report.results if episode.start_index not in rows]
     if missing:
         raise LinkError(
             f"the robot process measured {len(rows)} of {report.episodes} episodes (not episode {missing[0]})"
         )
-    ordered = [rows[episode.start_index] for episode in report.results]
-    return summarize(table_of_rows(ordered), [report.robot["info"].get("scene", "scene")])
+    return [rows[episode.start_index] for episode in report.results]
 
 
 def run_episodes(
@@ -187,6 +204,7 @@ def run_episodes(
     robot: SharedMemoryRobot,
     *,
     episodes: int,
+    goals: Optional[EpisodeGoals] = None,
     log: Union[str, Path, None] = None,
     progress: Optional[Callable[[Sim2SimReport], None]] = None,
 ) -> Sim2SimReport:
@@ -196,6 +214,7 @@ def run_episodes(
         bundle: What to run.
         robot: The link.
         episodes: How many.
+        goals: Gives the commands; default: the robot process does.
         log: File for the runtime's JSON lines.
         progress: Called with the report so far after every episode.
 
@@ -204,13 +223,13 @@ def run_episodes(
     """
     lockstep = robot.description.lockstep
     # A simulated episode begins with the robot on its feet, where the trainer's episodes begin too.
-    runtime = Runtime(bundle, robot, damp_s=0.0, stand_s=0.0, log=log)
+    runtime = Runtime(bundle, robot, operator=goals, damp_s=0.0, stand_s=0.0, log=log)
     speed = float(robot.description.info.get("options", {}).get("speed", 1.0))
     rate = None if lockstep else FixedRate(bundle.control_dt_s / speed)
     report = Sim2SimReport(lockstep=lockstep, robot=asdict(robot.description))
     start_s = time.perf_counter()
     for start_index in range(episodes):
-        report.results.append(_episode(runtime, robot, start_index, rate, speed))
+        report.results.append(_episode(runtime, robot, start_index, rate, speed, goals))
         _sum_up(report, runtime, rate, time.perf_counter() - start_s)
         if progress is not None:
             progress(report)
@@ -218,13 +237,20 @@ def run_episodes(
 
 
 def _episode(
-    runtime: Runtime, robot: SharedMemoryRobot, start_index: int, rate: Optional[FixedRate], speed: float
+    runtime: Runtime,
+    robot: SharedMemoryRobot,
+    start_index: int,
+    rate: Optional[FixedRate],
+    speed: float,
+    goals: Optional[EpisodeGoals],
 ) -> Episode:
     """Reset, then control until the robot process says how it ended."""
     dt_s = runtime.bundle.control_dt_s
     robot.reset(start_index)
     runtime.restart(0.0)
     state = robot.read()
+    if goals is not None:
+        goals.begin(start_index, state)
     first_t_s, step = state.t_s, 0
     while robot.result is EpisodeResult.RUNNING and step * dt_s < MAX_EPISODE_S:
         late_s = 0.0 if rate is None else rate.wait()

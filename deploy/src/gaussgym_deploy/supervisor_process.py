@@ -21,9 +21,7 @@ supervisor is killed                       the runtime notices in its next contr
 
 from __future__ import annotations
 
-import gc
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -40,7 +38,7 @@ from .guards import Fault, GuardLimits
 from .log import RunLog
 from .processes import end, last_line, last_words, new_name
 from .robot_io import JointCommand, LinkError, RobotState, SupervisorGone, open_robot
-from .scheduler import FixedRate
+from .scheduler import SUPERVISOR_PRIORITY, FixedRate, be_prompt
 from .shared_memory import ResetRequest, SharedMemoryRobot, SharedMemoryServer
 from .supervisor import Supervisor, SupervisorCfg
 
@@ -48,8 +46,6 @@ __all__ = ["SupervisedRobot"]
 
 EXIT_BAD_INPUT, EXIT_FAULT = 2, 3
 LIVENESS_S = 0.005
-PRIORITY = 20
-"""Of the supervisor among real-time processes, where the system lets it be one."""
 
 
 class SupervisedRobot:
@@ -230,7 +226,7 @@ def supervise(task: Dict[str, Any]) -> int:
             control_dt_s=bundle.control_dt_s,
             camera_size_wh=None if camera is None else (camera.width, camera.height),
             lockstep=False,
-            info={"link": task["robot"], "real_time": be_prompt()},
+            info={"link": task["robot"], "real_time": be_prompt(SUPERVISOR_PRIORITY)},
         ) as server:
             server.wait_for_runtime(timeout_s=cfg.attach_timeout_s)
             supervisor = Supervisor(bundle, robot, RuntimeWire(server), limits=limits, cfg=cfg)
@@ -266,17 +262,6 @@ def loop(supervisor: Supervisor, told: List[int], log: RunLog) -> None:
             log.write("fault", t_s=now_s, kind=supervisor.fault.kind, detail=supervisor.fault.detail)
     log.write("end", t_s=now_s, forwarded=supervisor.forwarded, write_errors=supervisor.write_errors)
     log.close()
-
-
-def be_prompt() -> bool:
-    """Ask for real-time scheduling and keep the garbage collector off what is there; returns whether the system agreed."""
-    gc.collect()
-    gc.freeze()
-    try:
-        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(PRIORITY))
-    except (AttributeError, OSError):  # not Linux, or not allowed: said in the link's info
-        return False
-    return True
 
 
 def main() -> None:

@@ -16,12 +16,20 @@ from typing import Any
 import mujoco
 import numpy as np
 import torch
-from gaussgym_deploy.bundle import BundleError, CameraSpec, ObservationTerm, Recurrence, write_bundle
+from gaussgym_deploy.bundle import (
+    BundleError,
+    CameraSpec,
+    LegGeometry,
+    ObservationTerm,
+    Recurrence,
+    write_bundle,
+)
 from gaussgym_scene.errors import InputError, StageError
-from gaussgym_scene.frames import quat_wxyz_from_matrix
+from gaussgym_scene.frames import matrix_from_quat_wxyz, quat_wxyz_from_matrix
 from gaussgym_scene.scene import Scene
 from gaussgym_sim.env_cfg import EnvCfg
 from gaussgym_sim.robot import RobotCfg, get_robot
+from gaussgym_sim.robots.geoms import load_model
 from gaussgym_sim.sensors.camera import CameraCfg, intrinsics, mount_pose
 from gaussgym_sim.sensors.observations import ObservationCfg, proprio_terms
 from torch import nn
@@ -34,6 +42,7 @@ from gaussgym_learn.models import IMAGE_GROUP, NEW_FRAME_GROUP, BlindGraph, Visi
 
 OPSET, IR_VERSION = 18, 8
 """Operator set and file format, both of ONNX 1.13: every onnxruntime from 1.14 on opens them, Python 3.8's last one too."""
+_HINGE = int(mujoco.mjtJoint.mjJNT_HINGE)
 JOINT_VEL_LIMIT_RAD_S = 30.0
 """Of robots whose makers publish none (order of magnitude of a small quadruped's); a guard, not a control limit."""
 
@@ -151,6 +160,54 @@ def joint_limits(robot: RobotCfg) -> np.ndarray:
     """Lower and upper joint angles of the robot's MJCF `[J, 2]` [rad], in the order of its actions."""
     model = mujoco.MjModel.from_xml_path(str(robot.mjcf))
     return np.array([model.joint(name).range for name in robot.joint_names])
+
+
+def leg_geometry(robot: RobotCfg) -> list[LegGeometry]:
+    """The legs of a robot's MJCF as chains of hinges from the base to each foot, as the bundle states them.
+
+    Raises:
+        InputError: a leg with another joint than hinges, or with a joint that the robot does not name.
+    """
+    model = load_model(robot.mjcf)
+    legs = []
+    for name, foot in zip(robot.leg_names, robot.foot_geoms, strict=True):
+        geom = model.geom(foot)
+        chain, body = [], int(model.geom_bodyid[geom.id])
+        while int(model.body_parentid[body]) != 0:
+            if int(model.body_jntnum[body]) != 1 or int(model.jnt_type[model.body_jntadr[body]]) != _HINGE:
+                raise InputError(
+                    f"{robot.mjcf}: body {model.body(body).name!r} of leg {name!r} hangs on {int(model.body_jntnum[body])}"
+                    " joints, expected one hinge"
+                )
+            chain.append(body)
+            body = int(model.body_parentid[body])
+        legs.append(_leg(model, robot, name, foot, chain[::-1]))
+    return legs
+
+
+def _leg(model: mujoco.MjModel, robot: RobotCfg, name: str, foot: str, chain: list[int]) -> LegGeometry:
+    joints = [int(model.body_jntadr[body]) for body in chain]
+    # A hinge that does not pass through its body's origin: move the origin onto it, and what hangs below back.
+    shift = [model.jnt_pos[joint] for joint in joints]
+    origins = []
+    for i, body in enumerate(chain):
+        rotation = matrix_from_quat_wxyz(model.body_quat[body])
+        above = shift[i - 1] if i else np.zeros(3)
+        origins.append(tuple((model.body_pos[body] + rotation @ shift[i] - above).tolist()))
+    named = [model.joint(joint).name for joint in joints]
+    if missing := [joint for joint in named if joint not in robot.joint_names]:
+        raise InputError(
+            f"{robot.mjcf}: leg {name!r} has a joint {missing[0]!r} that the robot does not name"
+        )
+    return LegGeometry(
+        name=name,
+        joints=tuple(robot.joint_names.index(joint) for joint in named),
+        origins_m=tuple(origins),
+        quats_wxyz=tuple(tuple(model.body_quat[body].tolist()) for body in chain),
+        axes=tuple(tuple(model.jnt_axis[joint].tolist()) for joint in joints),
+        foot_m=tuple((model.geom(foot).pos - shift[-1]).tolist()),
+        foot_radius_m=robot.foot_radius_m,
+    )
 
 
 def camera_spec(robot: RobotCfg, camera: CameraCfg) -> CameraSpec:
@@ -324,6 +381,7 @@ def export_policy(
             recurrent=recurrent,
             camera_hz=env.camera_hz if policy.sees else 10.0,
             training=provenance(loaded.fields, env),
+            legs=leg_geometry(robot),
         )
     except BundleError as error:
         raise StageError(str(error)) from None

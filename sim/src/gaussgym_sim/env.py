@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from gaussgym_scene.errors import InputError
 from gaussgym_scene.scene import Scene
@@ -15,7 +14,7 @@ from gaussgym_sim.env_cfg import EnvCfg as EnvCfg
 from gaussgym_sim.env_state import env_state, load_env_state
 from gaussgym_sim.mdp.commands import PathFollower, PathNetwork
 from gaussgym_sim.mdp.curriculum import GoalDistance, next_levels
-from gaussgym_sim.mdp.episodes import EpisodeSums
+from gaussgym_sim.mdp.episodes import EpisodeSums, multiples_of
 from gaussgym_sim.mdp.feet import Feet, Gait
 from gaussgym_sim.mdp.placing import Placer
 from gaussgym_sim.mdp.posture import Posture
@@ -24,7 +23,7 @@ from gaussgym_sim.mdp.slots import SceneChanges
 from gaussgym_sim.mdp.starts import FixedStarts, Starts, StartSampler, hashed_uniform
 from gaussgym_sim.mdp.step_kernels import take_actions
 from gaussgym_sim.mdp.terminations import Reasons, find_ends
-from gaussgym_sim.randomize import Disturbances, PhysicsRandomizer, Uniform
+from gaussgym_sim.randomize import Disturbances, PhysicsRandomizer, Uniform, which
 from gaussgym_sim.sensors.camera import CameraRenderer, CameraRig
 from gaussgym_sim.sensors.observations import Observations, make_sensing
 from gaussgym_sim.task import get_task
@@ -284,7 +283,7 @@ class Env:
             self.gait.update(dt)
         if not self.task.pursues_goal:
             period = max(1, round(self.cfg.commands.resample_s / dt))
-            self.commands.resample(self._where(self.episode_length_buf % period == 0))
+            self.commands.resample(multiples_of(self.episode_length_buf, period))
         self.command_before = self.commands.command.clone()
         self.commands.update(s.root_pos_w[:, :2], self.yaw)
         if self.task_state is not None:
@@ -310,7 +309,7 @@ class Env:
             "time_outs": ends.time_outs, "fell": fell, "success": success, "start_id": self.start_id.clone(), "log": {},
             "metrics": {},
         }  # fmt: skip
-        ids = self._where(dones)
+        ids = which(dones)
         if len(ids):
             # Copies, as a task's state goes on.
             metrics = {
@@ -325,12 +324,6 @@ class Env:
             self._start(ids)
             self._refresh_started(ids)
         return dones, extras
-
-    def _where(self, mask: Tensor) -> Tensor:
-        """Numbers [R] of the envs for which ``mask`` [E] holds."""
-        if mask.device.type == "cpu":
-            return torch.from_numpy(np.flatnonzero(mask.numpy()))
-        return mask.nonzero().squeeze(1)
 
     def _log(
         self, ids: Tensor, fell: Tensor, success: Tensor, metrics: dict[str, Tensor]
@@ -482,7 +475,7 @@ class Env:
         groups = {
             "proprio": obs.proprio(terms, noisy=noisy),
             "base_vel": obs.base_vel(self.lin_vel_b, noisy=noisy),
-            "scan": obs.scan(s.root_pos_w[:, 2], self._posture.ground, noisy=noisy),
+            "scan": obs.scan(s.root_pos_w, self._posture.ground, noisy=noisy),
         }
         if self.gait is not None:
             groups["gait"] = self.gait.observation()

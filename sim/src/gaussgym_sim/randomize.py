@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import torch
 from gaussgym_scene.errors import InputError
 from torch import Tensor
@@ -147,11 +148,19 @@ class Uniform:
 
     def __call__(self, low: float, high: float, *shape: int) -> Tensor:
         """Draw float32 of the given shape in [low, high)."""
-        return torch.rand(shape, generator=self.generator, device=self.device) * (high - low) + low
+        numbers = torch.rand(shape, generator=self.generator, device=self.device)
+        return numbers if (low, high) == (0.0, 1.0) else numbers.mul_(high - low).add_(low)
 
     def normal(self, std: float, *shape: int) -> Tensor:
         """Draw float32 of the given shape from N(0, std^2)."""
         return torch.randn(shape, generator=self.generator, device=self.device) * std
+
+
+def which(mask: Tensor) -> Tensor:
+    """Numbers [R] of the rows for which ``mask`` [E] holds."""
+    if mask.device.type == "cpu":
+        return torch.from_numpy(np.flatnonzero(mask.numpy()))
+    return mask.nonzero().squeeze(1)
 
 
 class PhysicsRandomizer:
@@ -297,7 +306,7 @@ def draw_kicks(
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Who is kicked in this control step and by how much: (env ids [R], [R, 3] m/s world, [R, 3] rad/s base or None)."""
     hit = uniform(0.0, 1.0, num_envs) < control_s / cfg.kick_interval_s
-    ids = hit.nonzero().squeeze(1)
+    ids = which(hit)
     delta = uniform(-cfg.kick_m_s, cfg.kick_m_s, len(ids), 3)
     delta[:, 2] = 0.0
     if cfg.kick_rad_s == 0:
@@ -354,7 +363,7 @@ class Disturbances:
 
     def _change_pushes(self, sim: VecSim) -> None:
         self._wait -= 1
-        ids = (self._wait <= 0).nonzero().squeeze(1)
+        ids = which(self._wait <= 0)
         if len(ids) == 0:
             return
         begins = ~self._pushing[ids]

@@ -7,13 +7,14 @@ import torch
 from gaussgym_scene.mesh import Mesh
 from gaussgym_scene.scene import Scene
 
+from gaussgym_sim.env import Env, EnvCfg
 from gaussgym_sim.ground.terrain import ground_of
 from gaussgym_sim.grounds import flat_scene, place, wavy_scene
 from gaussgym_sim.vecsim import make_sim
 
 
 def compile_kernels() -> float:
-    """Step a robot, cast a ray and find a wall; numba keeps what it compiles beside the sources.
+    """Step robots, begin episodes, cast a ray and find a wall; numba keeps what it compiles beside the sources.
 
     Returns:
         Distance that the ray found [m].
@@ -22,6 +23,10 @@ def compile_kernels() -> float:
     scene = flat_scene()
     for mode in ("boxes", "mesh"):
         ground_of(Scene("walled", heightfield=scene.heightfield, mesh=wall, paths=scene.paths), mode)
+    for ground in (scene, wavy_scene()):  # kernels know planes by their strides
+        env = Env(make_sim("mujoco", "go1", [ground], 1), EnvCfg(episode_s=0.04))
+        for _ in range(3):
+            env.step(torch.zeros(1, env.num_actions))
     sim = make_sim("mujoco", "go1", [wavy_scene()], 1)
     sim.step(place(sim, pos_w=torch.tensor([[0.0, 0.0, 1.5]])))
     down = torch.tensor([[[0.0, 0.0, -1.0]]])

@@ -19,7 +19,15 @@ The manifest's keys carry their units. Arrays are per joint, in the order of ``j
 
 from __future__ import annotations
 
-from .contents import BundleError, CameraSpec, ObservationTerm, PolicyBundle, Recurrence
+from .contents import BundleError, CameraSpec, LegGeometry, ObservationTerm, PolicyBundle, Recurrence
 from .writing import write_bundle
 
-__all__ = ["BundleError", "CameraSpec", "ObservationTerm", "PolicyBundle", "Recurrence", "write_bundle"]
+__all__ = [
+    "BundleError",
+    "CameraSpec",
+    "LegGeometry",
+    "ObservationTerm",
+    "PolicyBundle",
+    "Recurrence",
+    "write_bundle",
+]

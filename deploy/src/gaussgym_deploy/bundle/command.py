@@ -1,4 +1,4 @@
-"""Commands about a bundle itself: check it, print its schema."""
+"""Commands about a bundle itself: check it, print its schema, describe it for other stacks."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from typing import Optional
 
 from ..reporting import counts, write_json
 from .checks import CheckReport, check_bundle
+from .contents import PolicyBundle
+from .describe import cpp_header, trace_text
 from .schema import SCHEMA_FILE
 
-__all__ = ["check", "schema"]
+__all__ = ["check", "describe", "schema"]
 
 
 def check(bundle: Path, /, *, robot: Optional[str] = None, json: Optional[Path] = None) -> Optional[Path]:
@@ -33,6 +35,26 @@ def check(bundle: Path, /, *, robot: Optional[str] = None, json: Optional[Path] 
 def schema() -> None:
     """Print the JSON Schema of policy.json."""
     sys.stdout.write(SCHEMA_FILE.read_text(encoding="utf-8"))
+
+
+def describe(
+    bundle: Path, /, *, output: Path = Path("policy_description.h"), trace: Optional[Path] = None
+) -> Optional[Path]:
+    """Write a bundle's manifest as a C++17 header for stacks that are not Python (see deploy/cpp).
+
+    Args:
+        bundle: Folder of the bundle.
+        output: The header.
+        trace: Also write the golden trace here, as text: one control step a line.
+    """
+    loaded = PolicyBundle.load(bundle)
+    texts = {output: cpp_header(loaded)}
+    if trace is not None:
+        texts[trace] = trace_text(loaded)
+    for path, text in texts.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    return output
 
 
 def _show(report: CheckReport) -> None:

@@ -71,6 +71,31 @@ class Recurrence:
 
 
 @dataclass(frozen=True)
+class LegGeometry:
+    """One leg as a chain of hinges from the base to the foot: what odometry from joints and IMU needs.
+
+    Link ``i`` lies in the link above it (the base for the first) at ``T(origins_m[i], quats_wxyz[i]) R(axes[i], q_i)``.
+
+    Attributes:
+        name: Name of the leg.
+        joints: Its joints, as numbers in ``joint_names``, from the base down.
+        origins_m: Joint positions in the link above [m], ``[n, 3]``.
+        quats_wxyz: Rotations of the links against the link above, at joint angle 0, ``[n, 4]``.
+        axes: Unit axes in the links' own frames, ``[n, 3]``.
+        foot_m: Centre of the foot in the last link [m], ``[3]``.
+        foot_radius_m: Height of that centre over the ground when the foot stands on it [m].
+    """
+
+    name: str
+    joints: Tuple[int, ...]
+    origins_m: Tuple[Tuple[float, ...], ...]
+    quats_wxyz: Tuple[Tuple[float, ...], ...]
+    axes: Tuple[Tuple[float, ...], ...]
+    foot_m: Tuple[float, ...]
+    foot_radius_m: float
+
+
+@dataclass(frozen=True)
 class PolicyBundle:
     """A bundle that was read and checked. ``J`` joints, ``P`` proprioceptive values; arrays are float64, read-only.
 
@@ -96,6 +121,7 @@ class PolicyBundle:
         training: Where the policy comes from (task, scenes, hashes, steps, versions).
         licence: SPDX name.
         golden: The arrays of ``golden.npz``.
+        legs: Geometry of the legs, for odometry; empty where the manifest does not say.
     """
 
     path: Path
@@ -119,6 +145,7 @@ class PolicyBundle:
     training: Mapping[str, Any]
     licence: str
     golden: Mapping[str, np.ndarray]
+    legs: Tuple[LegGeometry, ...] = ()
 
     @property
     def proprio_size(self) -> int:

@@ -20,6 +20,7 @@ from .contents import (
     VERSION,
     BundleError,
     CameraSpec,
+    LegGeometry,
     ObservationTerm,
     PolicyBundle,
     Recurrence,
@@ -90,9 +91,27 @@ def read_bundle(directory: Union[str, Path]) -> PolicyBundle:
         training=fields["training"],
         licence=fields["licence"],
         golden=_read_golden(directory / GOLDEN_FILE),
+        legs=tuple(_leg(path, index, entry, joints) for index, entry in enumerate(fields.get("legs", []))),
     )
     _check_consistency(bundle)
     return bundle
+
+
+def _leg(path: Path, index: int, entry: Dict[str, Any], num_joints: int) -> LegGeometry:
+    where, count = f"legs[{index}]", len(entry["joints"])
+    if not all(0 <= joint < num_joints for joint in entry["joints"]):
+        raise _error(path, f"{where}.joints", entry["joints"], f"numbers of joints, 0 to {num_joints - 1}")
+    rows = {
+        key: tuple(tuple(row) for row in _array(path, f"{where}.{key}", entry[key], (count, width)).tolist())
+        for key, width in (("origins_m", 3), ("quats_wxyz", 4), ("axes", 3))
+    }
+    return LegGeometry(
+        name=entry["name"],
+        joints=tuple(entry["joints"]),
+        foot_m=tuple(_array(path, f"{where}.foot_m", entry["foot_m"], (3,)).tolist()),
+        foot_radius_m=float(entry["foot_radius_m"]),
+        **rows,
+    )
 
 
 def check_manifest(path: Path, fields: Any) -> None:

@@ -20,6 +20,7 @@ from .contents import (
     VERSION,
     BundleError,
     CameraSpec,
+    LegGeometry,
     ObservationTerm,
     PolicyBundle,
     Recurrence,
@@ -73,6 +74,7 @@ def write_bundle(
     guards: Optional[Mapping[str, float]] = None,
     training: Optional[Mapping[str, Any]] = None,
     licence: str = "Apache-2.0",
+    legs: Sequence[LegGeometry] = (),
 ) -> Path:
     """Write a bundle, check it (networks opened, golden trace replayed), and only then put it in its place.
 
@@ -103,6 +105,7 @@ def write_bundle(
         guards: Overrides of :class:`gaussgym_deploy.guards.GuardLimits`.
         training: Where the policy comes from; plain JSON.
         licence: SPDX name.
+        legs: Geometry of the legs, for odometry; not written where there is none.
 
     Returns:
         The path of ``policy.json``.
@@ -158,6 +161,7 @@ def write_bundle(
             "networks": networks,
             "conventions": CONVENTIONS,
             "licence": licence,
+            **({"legs": [asdict(leg) for leg in legs]} if legs else {}),
         }
         _write_manifest(partial, fields)
         _prove(partial)

@@ -10,20 +10,24 @@ from pathlib import Path
 from typing import Any, Dict, Iterator, Optional, Tuple
 
 from ..bundle import BundleError, PolicyBundle
+from ..camera import CameraThread
+from ..cameras import CAMERAS, open_camera
 from ..checklist import Checklist, TerminalPrompter
 from ..operator import CommandSource
+from ..processes import new_name
 from ..reporting import counts, write_json
 from ..robot_io import LinkError
 from ..runtime import RunReport, Runtime
+from ..scheduler import RUNTIME_PRIORITY, be_prompt
 from ..supervisor import SupervisorCfg
 from ..supervisor_process import SupervisedRobot
 from ..teleop import OPERATORS, DriveCfg, open_operator
 from ..teleop.keyboard import HELP
 from ..teleop.web import WebOperator
 
-__all__ = ["checklist", "run"]
+__all__ = ["checklist", "link_options", "run"]
 
-NO_OPERATOR = "none"
+NO_OPERATOR = NO_CAMERA = "none"
 
 
 def run(
@@ -32,6 +36,9 @@ def run(
     *,
     robot: str = "bench",
     option: Tuple[str, ...] = (),
+    scene: Optional[Path] = None,
+    camera: str = NO_CAMERA,
+    camera_option: Tuple[str, ...] = (),
     operator: str = NO_OPERATOR,
     operator_option: Tuple[str, ...] = (),
     drive: DriveCfg = DriveCfg(),  # noqa: B008 (frozen)
@@ -39,6 +46,7 @@ def run(
     stand_s: float = 2.0,
     dry_run: bool = False,
     log: Optional[Path] = None,
+    flight: Optional[Path] = None,
     json: Optional[Path] = None,
 ) -> Optional[Path]:
     """Run the bundle on a robot in real time. Ctrl-C damps the robot and ends.
@@ -47,6 +55,9 @@ def run(
         bundle: Folder of the bundle.
         robot: Robot link.
         option: Of the link, as NAME=VALUE.
+        scene: Folder of the scene, for links that simulate one (dds-sim).
+        camera: Camera beside the link: go2-front, realsense, shared-memory; none: the link's own (dds-sim brings one).
+        camera_option: Of the camera, as NAME=VALUE.
         operator: Who says where to go: keyboard, gamepad, web; none: the robot's own command holds (a simulated robot
             follows its path).
         operator_option: Of the operator, as NAME=VALUE (gamepad: device, dead_man; web: host, port, camera_hz; keyboard:
@@ -56,26 +67,41 @@ def run(
         stand_s: How long standing up takes [s].
         dry_run: Read, look, think, log, and send nothing: the robot stays in its own hands.
         log: File for JSON lines, one per control step.
+        flight: Folder for the last minute, written after a fault and at the end (see 'replay'); default: beside the log.
         json: File for the report.
     """
     if stand_s <= 0:
         raise BundleError(f"--stand-s is {stand_s:g}, expected a positive time")
     loaded = PolicyBundle.load(bundle)
-    with _operator(operator, drive, operator_option) as source:
+    options, camera, camera_options = with_camera(
+        robot, loaded, link_options(option), scene, camera, link_options(camera_option)
+    )
+    with contextlib.ExitStack() as stack:
+        source = stack.enter_context(_operator(operator, drive, operator_option))
         cfg = SupervisorCfg(dry_run=dry_run)
-        with SupervisedRobot(robot, loaded, options=_options(option), cfg=cfg) as link:
-            # In a dry run the robot will not follow, so that its pose is not waited for.
-            damp_s, up_s = (0.0, 0.0) if dry_run else (0.5, stand_s)
-            runtime = Runtime(loaded, link, operator=source, log=log, damp_s=damp_s, stand_s=up_s)
-            if isinstance(source, WebOperator):
-                source.status = lambda: _status(runtime)
-            report = runtime.run(seconds)
+        start_s = 60.0 if scene is None else 300.0  # a scene is loaded, a renderer may compile
+        link = stack.enter_context(
+            SupervisedRobot(robot, loaded, options=options, cfg=cfg, start_timeout_s=start_s)
+        )
+        eye = stack.enter_context(_camera(camera, loaded, camera_options))
+        # In a dry run the robot will not follow, so that its pose is not waited for.
+        damp_s, up_s = (0.0, 0.0) if dry_run else (0.5, stand_s)
+        if flight is None and log is not None:
+            flight = log.with_suffix(".flight")
+        runtime = Runtime(
+            loaded, link, operator=source, camera=eye, log=log, flight=flight, damp_s=damp_s, stand_s=up_s
+        )
+        if isinstance(source, WebOperator):
+            source.status = lambda: _status(runtime)
+        be_prompt(RUNTIME_PRIORITY)
+        report = runtime.run(seconds)
     if dry_run:
         print("dry run: nothing was sent")
     _print(report)
     written = write_json(json, asdict(report))
-    if report.log_error is not None:
-        raise BundleError(f"{log}: {report.log_error}")
+    for path, error in ((log, report.log_error), (flight, report.flight_error)):
+        if error is not None:
+            raise BundleError(f"{path}: {error}")
     if report.fault is not None:
         raise LinkError(f"the run ended in a fault ({report.fault})")
     return written or log
@@ -114,9 +140,10 @@ def checklist(
     loaded = PolicyBundle.load(bundle)
     with _operator(operator, drive, operator_option) as source:
         walk = Checklist(TerminalPrompter(), source, picture=picture, run_s=run_s)
-        with SupervisedRobot(robot, loaded, options=_options(option)) as link:
+        with SupervisedRobot(robot, loaded, options=link_options(option)) as link:
             runtime = Runtime(loaded, link, operator=walk, log=log)
             walk.attach(runtime)
+            be_prompt(RUNTIME_PRIORITY)
             report = runtime.run()
     steps = [asdict(result) for result in walk.results]
     written = write_json(json, {"robot": robot, "bundle": str(bundle), "passed": walk.passed, "steps": steps})
@@ -131,6 +158,57 @@ def checklist(
     return written or log
 
 
+def with_camera(
+    robot: str,
+    bundle: PolicyBundle,
+    options: Dict[str, Any],
+    scene: Optional[Path],
+    camera: str,
+    camera_options: Dict[str, Any],
+) -> Tuple[Dict[str, Any], str, Dict[str, Any]]:
+    """The link's options with the scene, and the camera that a simulated robot on DDS brings along.
+
+    Args:
+        robot: Robot link.
+        bundle: The policy.
+        options: Of the link.
+        scene: For links that simulate one.
+        camera: Camera that the user chose, or none.
+        camera_options: Of the camera.
+
+    Returns:
+        Options of the link, camera, options of the camera.
+
+    Raises:
+        BundleError: When the scene does not exist.
+    """
+    options = dict(options)
+    if scene is not None:
+        if not scene.is_dir():
+            raise BundleError(f"{scene}: no such scene folder")
+        options["scene"] = str(scene)
+    starts_one = robot == "dds-sim" and "domain" not in options
+    if starts_one and bundle.camera is not None and camera == NO_CAMERA:
+        options["camera"] = new_name() + "-eye"
+        return options, "shared-memory", {"name": options["camera"]}
+    return options, camera, camera_options
+
+
+@contextlib.contextmanager
+def _camera(name: str, bundle: PolicyBundle, options: Dict[str, Any]) -> Iterator[Optional[CameraThread]]:
+    """The camera's thread by the camera's name, let go of at the end whatever happens."""
+    if name == NO_CAMERA:
+        if options:
+            raise BundleError(f"--camera-option needs a --camera: {', '.join(sorted(CAMERAS))}")
+        yield None
+        return
+    thread = CameraThread(open_camera(name, bundle, **options))  # the runtime starts it
+    try:
+        yield thread
+    finally:
+        thread.close()
+
+
 @contextlib.contextmanager
 def _operator(name: str, drive: DriveCfg, options: Tuple[str, ...]) -> Iterator[Optional[CommandSource]]:
     """The operator by name, let go of at the end whatever happens."""
@@ -141,7 +219,7 @@ def _operator(name: str, drive: DriveCfg, options: Tuple[str, ...]) -> Iterator[
             )
         yield None
         return
-    source = open_operator(name, drive, **_options(options))
+    source = open_operator(name, drive, **link_options(options))
     try:
         url = getattr(source, "url", None)
         if url is not None:
@@ -153,7 +231,7 @@ def _operator(name: str, drive: DriveCfg, options: Tuple[str, ...]) -> Iterator[
         source.close()
 
 
-def _options(pairs: Tuple[str, ...]) -> Dict[str, Any]:
+def link_options(pairs: Tuple[str, ...]) -> Dict[str, Any]:
     """``NAME=VALUE`` pairs; a value that is JSON (a number, true, null, a list) is what it says, anything else is text."""
     options: Dict[str, Any] = {}
     for pair in pairs:
@@ -175,6 +253,7 @@ def _status(runtime: Runtime) -> Dict[str, Any]:
 def _print(report: RunReport) -> None:
     print(f"{report.ticks} control steps ({counts(report.ticks_by_mode)}), fault: {report.fault or 'none'}")
     print(
-        f"deadlines missed: {report.deadline_misses}; woken up late by at most {report.worst_lateness_ms:.2f} ms;"
+        f"scheduled in real time: {'yes' if report.real_time else 'no'}; deadlines missed: {report.deadline_misses};"
+        f" woken up late by at most {report.worst_lateness_ms:.2f} ms;"
         f" inference [ms]: {counts(report.inference_ms)}"
     )

@@ -23,6 +23,7 @@ def run_sim2sim(
     starts: Optional[Path] = None,
     lockstep: bool = True,
     robot: SimulatedRobotCfg = SimulatedRobotCfg(),  # noqa: B008 (frozen)
+    goal_by: str = "robot",
     film: Optional[Path] = None,
     json: Optional[Path] = None,
     log: Optional[Path] = None,
@@ -36,6 +37,8 @@ def run_sim2sim(
         starts: File of starts, as the evaluation wrote it; default: the evaluation's 256 in this scene.
         lockstep: Physics waits for commands (as fast as the machine can); otherwise real time.
         robot: How the simulated robot differs from the nominal one.
+        goal_by: Who says where to go: robot (the simulated robot's path follower, which knows the truth), odometry (a follower by
+            the position that the robot reports) or legs (one by odometry from joints and IMU).
         film: Film of the first episode, third person and robot's camera (mp4).
         json: File for the report.
         log: File for the runtime's JSON lines.
@@ -53,6 +56,7 @@ def run_sim2sim(
         lockstep=lockstep,
         starts=starts,
         options=robot,
+        goal_by=goal_by,
         film=film,
         log=log,
         progress=lambda so_far: line.show(so_far.episodes, f", success {so_far.success_rate:.0%}"),
@@ -67,4 +71,6 @@ def run_sim2sim(
         f" cost of transport {metrics['cost_of_transport']:.2f}, {metrics['falls_per_km']:.1f} falls/km"
     )
     print(f"faults: {counts(report.faults)}; limits that acted (steps): {counts(report.interventions)}")
+    if report.odometry:
+        print(f"odometry by {goal_by}: drift {report.odometry['drift_percent']} % of the path")
     return write_json(json, asdict(report)) or film

@@ -15,9 +15,10 @@ from typing import Any, Dict, Optional
 from ..bundle import PolicyBundle
 from ..log import RunLog
 from ..robot_io import RobotIO, open_robot
+from ..scheduler import SUPERVISOR_PRIORITY, be_prompt
 from ..shared_memory import SharedMemoryServer
 from ..supervisor import Supervisor, SupervisorCfg
-from ..supervisor_process import RuntimeWire, be_prompt, loop
+from ..supervisor_process import RuntimeWire, loop
 
 __all__ = ["BRIEF"]
 
@@ -60,7 +61,7 @@ def main() -> None:
     task = json.loads(sys.argv[1])
     bundle = PolicyBundle.load(Path(task["bundle"]))
     robot = open_robot(task["robot"], bundle, **task["options"])
-    be_prompt()
+    be_prompt(SUPERVISOR_PRIORITY)
     print(json.dumps({"up": True}), flush=True)
     for line in sys.stdin:
         print(json.dumps(supervise_trial(bundle, robot, json.loads(line)["shm"])), flush=True)

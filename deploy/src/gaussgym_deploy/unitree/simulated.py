@@ -25,10 +25,22 @@ def free_domain() -> int:
     return random.SystemRandom().randint(2, 100)
 
 
-def bench_command(domain: int) -> List[str]:
-    """Command line of the bench robot on a domain of the loopback interface."""
-    program = [sys.executable, "-m", "gaussgym_deploy.unitree.bench_server"]
-    return [*program, "--domain", str(domain), "--until-orphaned"]
+def bench_command(
+    domain: int, bundle: Optional[PolicyBundle] = None, camera: Optional[str] = None
+) -> List[str]:
+    """Command line of the bench robot on a domain of the loopback interface.
+
+    Args:
+        domain: DDS domain.
+        bundle: Gives the size and rate of its camera.
+        camera: Name of the shared memory for the camera's frames (a test card); None: no camera.
+    """
+    command = [sys.executable, "-m", "gaussgym_deploy.unitree.bench_server"]
+    command += ["--domain", str(domain), "--until-orphaned"]
+    if camera is None or bundle is None or bundle.camera is None:
+        return command
+    size = [str(bundle.camera.width), str(bundle.camera.height)]
+    return [*command, "--camera", camera, "--camera-size", *size, "--camera-hz", str(bundle.camera_hz)]
 
 
 def scene_command(
@@ -121,6 +133,7 @@ def open_simulated(
     *,
     domain: Optional[int] = None,
     scene: Optional[str] = None,
+    camera: Optional[str] = None,
     interface: str = "lo",
     start_timeout_s: float = 30.0,
 ) -> Any:
@@ -130,6 +143,7 @@ def open_simulated(
         bundle: The policy bundle.
         domain: DDS domain of a robot process that runs already; None starts one, which ends with the link.
         scene: Folder of the scene for a robot that is started here: MuJoCo instead of the bench robot.
+        camera: Name of the shared memory for the frames of a robot that is started here.
         interface: Network interface of the running robot.
         start_timeout_s: How long to wait for the robot's first state [s].
 
@@ -139,7 +153,10 @@ def open_simulated(
     robot = None
     if domain is None:
         domain = free_domain()
-        command = bench_command(domain) if scene is None else scene_command(domain, bundle, scene, None)
+        if scene is None:
+            command = bench_command(domain, bundle, camera)
+        else:
+            command = scene_command(domain, bundle, scene, camera)
         robot = SimulatedDdsRobot(command)
     cfg = DdsLinkCfg(domain, interface, start_timeout_s=start_timeout_s, remote=SIMULATED_REMOTE)
     try:

@@ -25,7 +25,6 @@ from gaussgym_sim.mdp.starts import scene_of_env
 from gaussgym_sim.robot import RobotCfg
 from gaussgym_sim.vecsim import MAX_DELAY_SUBSTEPS, PARAMS, SUBSTEP_S, SimState, check_param_names
 
-_ROOT, _ROOT_V = 7, 6  # numbers of a free joint in qpos (position and quaternion) and qvel
 _ACTUATOR_PARAMS = ("kp", "kd", "strength", "offset")
 
 
@@ -140,19 +139,12 @@ class MujocoSim:
         root_ang_vel_b: Tensor, joint_pos: Tensor, joint_vel: Tensor,
     ) -> None:  # fmt: skip
         """See `VecSim.reset`."""
-        qpos_root = torch.cat((root_pos_w, root_quat_wxyz), dim=1).numpy()
-        qvel_root = torch.cat((root_lin_vel_w, root_ang_vel_b), dim=1).numpy()
-        joints, velocities = joint_pos.numpy(), joint_vel.numpy()
-        q, v, _ = self._columns.joints
-        self.actuators.reset(env_ids.numpy(), joints)
+        tensors = (root_pos_w, root_quat_wxyz, root_lin_vel_w, root_ang_vel_b, joint_pos, joint_vel)
+        motion = [tensor.numpy() for tensor in tensors]
+        self.actuators.reset(env_ids.numpy(), motion[4])
         self._bounces.reset(env_ids.numpy())
         for slot, rows, picked in self._split(env_ids):
-            slot.batch.reset(rows, stage=mujoco.mjtStage.mjSTAGE_NONE)
-            column = rows[:, None]
-            slot.qpos[column, np.arange(_ROOT)] = qpos_root[picked]
-            slot.qvel[column, np.arange(_ROOT_V)] = qvel_root[picked]
-            slot.qpos[column, q] = joints[picked]
-            slot.qvel[column, v] = velocities[picked]
+            slot.write(rows, picked, self._columns, motion)
             if self._bounces.used:
                 slot.put_feet(rows, self._bounces)
             slot.batch.forward(rows, stage=mujoco.mjtStage.mjSTAGE_VEL)
@@ -172,11 +164,9 @@ class MujocoSim:
     def kick(self, env_ids: Tensor, delta_lin_vel_w: Tensor, delta_ang_vel_b: Tensor | None = None) -> None:
         """See `VecSim.kick`."""
         for slot, rows, picked in self._split(env_ids):
-            slot.qvel[rows[:, None], np.arange(3)] += delta_lin_vel_w.numpy()[picked]
-            self._buffers.root_lin_vel_w[slot.envs[rows]] = slot.qvel[rows, :3]
+            slot.kick(rows, picked, delta_lin_vel_w.numpy(), 0, self._buffers.root_lin_vel_w)
             if delta_ang_vel_b is not None:
-                slot.qvel[rows[:, None], np.arange(3, 6)] += delta_ang_vel_b.numpy()[picked]
-                self._buffers.root_ang_vel_b[slot.envs[rows]] = slot.qvel[rows, 3:6]
+                slot.kick(rows, picked, delta_ang_vel_b.numpy(), 3, self._buffers.root_ang_vel_b)
 
     def push(self, env_ids: Tensor, force_w: Tensor, torque_w: Tensor | None = None) -> None:
         """See `VecSim.push`."""
@@ -292,6 +282,9 @@ class MujocoSim:
         """Yield (slot, its rows, which of ``env_ids`` they are) for the slots concerned."""
         ids = env_ids.numpy()
         if len(ids) == 0:
+            return
+        if len(self._slots) == 1:
+            yield self._slots[0], ids, np.arange(len(ids))
             return
         owner = self.scene_of_env.numpy()[ids]
         for index in np.unique(owner):

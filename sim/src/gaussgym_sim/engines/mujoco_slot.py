@@ -1,29 +1,35 @@
 """The environments that stand in one scene: their `mujoco.batch.Batch`, and what is read from it every step."""
 
-# Compiled functions are typed by numba from their arguments.
-# ruff: noqa: ANN001, ANN202
-
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import mujoco
-import numba
 import numpy as np
 from mujoco import batch
 from numpy.typing import NDArray
 
 from gaussgym_sim.engines.mujoco_bounce import FootBounces
+from gaussgym_sim.engines.mujoco_kernels import (
+    add_velocity,
+    copy_contacts,
+    copy_motion,
+    mark_invalid,
+    write_motion,
+)
 from gaussgym_sim.engines.mujoco_model import build_model, robot_bodies
 from gaussgym_sim.ground.terrain import Ground
 from gaussgym_sim.robot import RobotCfg
 
-_BAD_STATE = [
-    int(mujoco.mjtWarning.mjWARN_BADQPOS),
-    int(mujoco.mjtWarning.mjWARN_BADQVEL),
-    int(mujoco.mjtWarning.mjWARN_BADQACC),
-]
+_BAD_STATE = np.array(
+    [
+        int(mujoco.mjtWarning.mjWARN_BADQPOS),
+        int(mujoco.mjtWarning.mjWARN_BADQVEL),
+        int(mujoco.mjtWarning.mjWARN_BADQACC),
+    ]
+)
 _STATE = ("qpos", "qvel", "qacc_warmstart", "ctrl", "qfrc_applied", "xfrc_applied", "time")
 """Everything that a simulation's coming steps depend on, beside its model."""
 
@@ -153,6 +159,7 @@ class Slot:
         self.qpos, self.qvel = self.batch.bind("qpos"), self.batch.bind("qvel")
         self.ctrl, self.wrench = self.batch.bind("ctrl"), self.batch.bind("xfrc_applied")
         self.sensors = self.batch.bind("sensordata")
+        self._warning = self.batch.warning
 
     def step_once(self, bad: NDArray[np.bool_]) -> None:
         """One substep; simulations in which MuJoCo raised an error keep their state and are marked in ``bad`` [E]."""
@@ -171,10 +178,37 @@ class Slot:
 
     def find_invalid(self, bad: NDArray[np.bool_]) -> None:
         """Mark environments whose state is not finite, or of which MuJoCo said so, in ``bad`` [E]."""
-        wrong = ~_finite_rows(self.qpos, self.qvel)
-        wrong |= self.batch.warning[:, _BAD_STATE, 1].any(axis=1)
-        if wrong.any():
-            bad[self.envs[wrong]] = True
+        mark_invalid(self.envs, self.qpos, self.qvel, self._warning, _BAD_STATE, bad)
+
+    def write(
+        self, rows: NDArray[np.int64], picked: NDArray[np.int64], columns: JointColumns, motion: Sequence[NDArray[Any]]
+    ) -> None:  # fmt: skip
+        """Reset rows [R] and write the motion that ``motion`` has in its rows ``picked`` [R]; nothing follows from it yet.
+
+        Args:
+            rows: of the batch.
+            picked: of the motion.
+            columns: see `JointColumns`.
+            motion: base position, quaternion, velocity and angular velocity, joint positions and velocities.
+        """
+        q, v, _ = columns.joints
+        self.batch.reset(rows, stage=mujoco.mjtStage.mjSTAGE_NONE)
+        arguments = [rows, picked, self.qpos, self.qvel, q, v, *motion]
+        write_motion(*arguments)
+
+    def kick(
+        self, rows: NDArray[np.int64], picked: NDArray[np.int64], delta: NDArray[Any], first: int, buffer: NDArray[Any]
+    ) -> None:  # fmt: skip
+        """Add ``delta`` [R, 3], of which rows ``picked``, to a velocity of rows [R], and to its ``buffer`` [E, 3].
+
+        Args:
+            rows: of the batch.
+            picked: of ``delta``.
+            delta: [m/s] or [rad/s].
+            first: column of ``qvel``.
+            buffer: of all environments.
+        """
+        add_velocity(rows, self.envs, picked, delta, self.qvel, first, buffer)
 
     # ------------------------------------------------------------------ parameters
 
@@ -266,19 +300,6 @@ class Slot:
         return other
 
 
-@numba.njit(cache=True, nogil=True)
-def _finite_rows(qpos, qvel):
-    finite = np.ones(len(qpos), dtype=np.bool_)
-    for i in range(len(qpos)):
-        total = 0.0
-        for k in range(qpos.shape[1]):
-            total += qpos[i, k] - qpos[i, k]  # 0, or NaN where it is not finite
-        for k in range(qvel.shape[1]):
-            total += qvel[i, k] - qvel[i, k]
-        finite[i] = total == 0.0
-    return finite
-
-
 def read_state(
     slot: Slot,
     rows: NDArray[np.int64],
@@ -298,14 +319,14 @@ def read_state(
         out: of all environments.
         contacts: whether the sensors of contact are current.
     """
-    envs = slot.envs[rows]
-    _copy_motion(
+    envs = slot.envs if rows is slot.every_row else slot.envs[rows]
+    copy_motion(
         rows, envs, slot.qpos, slot.qvel, slot.sensors, columns.joints[0], columns.joints[1], columns.foot_pos,
         columns.foot_vel, out.root_pos_w, out.root_quat_wxyz, out.root_lin_vel_w, out.root_ang_vel_b, out.joint_pos,
         out.joint_vel, out.foot_pos_w, out.foot_vel_w,
     )  # fmt: skip
     if contacts:
-        _copy_contacts(
+        copy_contacts(
             rows, envs, slot.sensors, torque, columns.foot_contact, columns.thigh, columns.trunk, out.joint_torque,
             out.foot_force_w, out.foot_contact, out.thigh_contact, out.trunk_contact,
         )  # fmt: skip
@@ -314,51 +335,3 @@ def read_state(
         out.joint_torque, out.foot_force_w, out.foot_contact, out.thigh_contact, out.trunk_contact, out.invalid,
     ):  # fmt: skip
         array[envs] = 0
-
-
-@numba.njit(cache=True, nogil=True)
-def _copy_motion(
-    rows, envs, qpos, qvel, sensors, q, v, foot_pos, foot_vel, pos_w, quat, lin_w, ang_b, joint_pos, joint_vel,
-    foot_pos_w, foot_vel_w,
-):  # fmt: skip
-    for i in range(len(rows)):
-        r, e = rows[i], envs[i]
-        for k in range(3):
-            pos_w[e, k], lin_w[e, k], ang_b[e, k] = qpos[r, k], qvel[r, k], qvel[r, 3 + k]
-        for k in range(4):
-            quat[e, k] = qpos[r, 3 + k]
-        for j in range(len(q)):
-            joint_pos[e, j], joint_vel[e, j] = qpos[r, q[j]], qvel[r, v[j]]
-        for leg in range(len(foot_pos)):
-            for k in range(3):
-                foot_pos_w[e, leg, k] = sensors[r, foot_pos[leg, k]]
-                foot_vel_w[e, leg, k] = sensors[r, foot_vel[leg, k]]
-
-
-@numba.njit(cache=True, nogil=True)
-def _copy_contacts(
-    rows,
-    envs,
-    sensors,
-    torque,
-    foot,
-    thigh,
-    trunk,
-    out_torque,
-    force_w,
-    foot_contact,
-    thigh_contact,
-    trunk_contact,
-):
-    for i in range(len(rows)):
-        r, e = rows[i], envs[i]
-        out_torque[e] = torque[e]
-        for leg in range(len(foot)):
-            foot_contact[e, leg] = sensors[r, foot[leg, 0]] > 0
-            thigh_contact[e, leg] = sensors[r, thigh[leg]] > 0
-            for k in range(3):  # the sensor tells what the foot does to the ground
-                force_w[e, leg, k] = -sensors[r, foot[leg, 1 + k]]
-        hit = False
-        for t in range(len(trunk)):
-            hit = hit or sensors[r, trunk[t]] > 0
-        trunk_contact[e] = hit

@@ -36,6 +36,19 @@ def grid_heights(cells, offset, cells_x, last, inv_cell, origin, scene_ids, xy, 
 
 
 @numba.njit(cache=True, nogil=True)
+def height_at(cells, offset, cells_x, last, inv_cell, origin, scene, x_m, y_m):
+    """Height [m] of a scene's ground at a point [m]; beyond the border the nearest border value."""
+    inv, zero = inv_cell[scene], np.float32(0.0)
+    last_x, last_y = last[scene, 0], last[scene, 1]
+    x = min(max((x_m - origin[scene, 0]) * inv, zero), last_x)
+    y = min(max((y_m - origin[scene, 1]) * inv, zero), last_y)
+    i, j = min(np.int32(x), np.int32(last_x) - 1), min(np.int32(y), np.int32(last_y) - 1)
+    u, v = x - np.float32(i), y - np.float32(j)
+    c = cells[offset[scene] + j * cells_x[scene] + i]
+    return c[0] + c[1] * u + v * (c[2] + c[3] * u)
+
+
+@numba.njit(cache=True, nogil=True)
 def beyond_border(xy, scene_ids, low, high, flat, margin_m):
     """See `gaussgym_sim.ground.terrain.TerrainLookup.outside`."""
     out, margin_m = np.zeros(len(xy), np.bool_), np.float32(margin_m)

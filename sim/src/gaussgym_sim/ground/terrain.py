@@ -322,17 +322,15 @@ class TerrainLookup:
             return self._plane_m[scene_ids, None].expand(-1, grid.shape[1])
         if self.device.type == "cpu":
             out = xy_w.new_empty(len(xy_w), grid.shape[1])
-            tables = (
-                self._coefficients,
-                self._offset,
-                self._cells_x,
-                self._last,
-                self._inv_cell,
-                self.origin_xy_m,
-            )
-            grid_heights(*(t.numpy() for t in (*tables, scene_ids, xy_w, yaw, grid, out)))
+            arguments = [*self.arrays(), *(t.numpy() for t in (scene_ids, xy_w, yaw, grid, out))]
+            grid_heights(*arguments)
             return out
         return self._sample_grid_by_tensors(xy_w, yaw, grid, scene_ids)
+
+    def arrays(self) -> tuple[NDArray[Any], ...]:
+        """What `gaussgym_sim.ground.height_kernels` look up, on the CPU."""
+        tables = (self._coefficients, self._offset, self._cells_x, self._last, self._inv_cell)
+        return tuple(table.numpy() for table in (*tables, self.origin_xy_m))
 
     def _sample_grid_by_tensors(self, xy_w: Tensor, yaw: Tensor, grid: Tensor, scene_ids: Tensor) -> Tensor:
         inv = self._inv_cell[scene_ids]

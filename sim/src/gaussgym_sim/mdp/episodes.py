@@ -7,7 +7,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from gaussgym_sim.mdp.step_kernels import add_rewards, count_time
+from gaussgym_sim.mdp.step_kernels import add_rewards, count_time, find_multiples, mean_rates
+
+
+def multiples_of(steps: Tensor, period: int) -> Tensor:
+    """Numbers [R] of the envs whose ``steps`` [E] are a multiple of ``period``."""
+    if steps.device.type == "cpu":
+        return torch.from_numpy(find_multiples(steps.numpy(), period))
+    return (steps % period == 0).nonzero().squeeze(1)
 
 
 class EpisodeSums:
@@ -22,6 +29,7 @@ class EpisodeSums:
     def __init__(self, terms: Sequence[str], num_envs: int, device: torch.device) -> None:
         """All zero."""
         self.terms = tuple(terms)
+        self._logged = (*(f"reward/{name}" for name in self.terms), "episode/seconds")
         self._rewards = torch.zeros(len(self.terms), num_envs, device=device)
         self.seconds = torch.zeros(num_envs, device=device)
         self.commanded_m = torch.zeros(num_envs, device=device)
@@ -61,11 +69,17 @@ class EpisodeSums:
 
     def means(self, env_ids: Tensor, control_s: float) -> dict[str, Tensor]:
         """Mean reward of each term a second and mean duration, over envs ``env_ids``."""
+        if self._on_cpu:
+            ids, sums, seconds = (t.numpy() for t in (env_ids, self._rewards, self.seconds))
+            means = torch.from_numpy(mean_rates(ids, sums, seconds, control_s))
+        else:
+            means = self._means_by_tensors(env_ids, control_s)
+        return dict(zip(self._logged, means.unbind(), strict=True))
+
+    def _means_by_tensors(self, env_ids: Tensor, control_s: float) -> Tensor:
         seconds = self.seconds[env_ids]
         rates = (self._rewards[:, env_ids] / seconds.clamp(min=control_s)).mean(dim=1)
-        log = {f"reward/{name}": rate for name, rate in zip(self.terms, rates, strict=True)}
-        log["episode/seconds"] = seconds.mean()
-        return log
+        return torch.cat((rates, seconds.mean()[None]))
 
     def state_dict(self) -> dict[str, Tensor]:
         """What the coming steps depend on."""

@@ -4,7 +4,7 @@ The first nine arguments of each are `PathFollower.lines`, whether it wants them
 """
 
 # Compiled functions are typed by numba from their arguments.
-# ruff: noqa: ANN001, ANN201, ANN202
+# ruff: noqa: ANN001, ANN201
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import numpy as np
 
 
 @numba.njit(cache=True, nogil=True)
-def _along(index, steps, first, last, closed):
+def along(index, steps, first, last, closed):
     """See `gaussgym_sim.mdp.commands.PathNetwork.along`."""
     moved, low, high = index + steps, first[index], last[index]
     if closed[index]:
@@ -30,7 +30,7 @@ def nearest_points(envs, index, direction, goal, window, first, last, closed, ro
         e = envs[r]
         best, best_square = index[e], math.inf
         for k in range(len(window)):
-            point = _along(index[e], direction[e] * window[k], first, last, closed)
+            point = along(index[e], direction[e] * window[k], first, last, closed)
             x, y = rows[point, 0] - xy[r, 0], rows[point, 1] - xy[r, 1]
             square = x * x + y * y
             if square < best_square:
@@ -53,7 +53,7 @@ def heading_errors(
             left = (goal[e] - point) * way
             left = left % (last[point] - first[point] + 1) if closed[point] else max(left, 0)
             steps = min(steps, left)
-        row = rows[_along(point, way * steps, first, last, closed)]
+        row = rows[along(point, way * steps, first, last, closed)]
         x, y = row[0] - xy[r, 0], row[1] - xy[r, 1]
         if not stop_at_goal and not closed[point]:
             missing = lookahead_m - abs(row[4] - rows[point, 4])

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gaussgym_sim.frames import multiply_quat, quat_from_rotation_vector, quat_from_yaw
+from gaussgym_sim.mdp.start_kernels import stand_upright
 from gaussgym_sim.randomize import RandomizeCfg, Uniform
 from gaussgym_sim.robot import RobotCfg
 from gaussgym_sim.robots.geoms import load_model
@@ -54,10 +55,6 @@ class Placer:
             cfg: ranges of joint angles, tilt and velocities.
         """
         sim, u, count = self._sim, self._uniform, len(env_ids)
-        x, y = self._footprint.T
-        cos, sin = torch.cos(yaw)[:, None], torch.sin(yaw)[:, None]
-        below = torch.stack((cos * x - sin * y, sin * x + cos * y), dim=2) + xy[:, None]
-        ground = sim.terrain.sample(below, sim.scene_of_env[env_ids]).amax(dim=1)
         joint_noise = cfg.spread(u, cfg.start_joint_rad, count, len(self._default))
         lin_vel = cfg.spread(u, cfg.start_lin_vel_m_s, count, 3)
         ang_vel, joint_vel = torch.zeros_like(lin_vel), torch.zeros_like(joint_noise)
@@ -65,22 +62,39 @@ class Placer:
             ang_vel = cfg.spread(u, cfg.start_ang_vel_rad_s, count, 3)
         if cfg.start_joint_vel_rad_s > 0:
             joint_vel = cfg.spread(u, cfg.start_joint_vel_rad_s, count, len(self._default))
-        quat, height = quat_from_yaw(yaw), sim.robot.base_height_m + START_CLEARANCE_M
+        pos, quat = self._stand(xy, yaw, sim.scene_of_env[env_ids])
         if cfg.start_tilt_rad > 0:
-            tilt = torch.cat(
-                (cfg.spread(u, cfg.start_tilt_rad, count, 2), torch.zeros(count, 1, device=yaw.device)), 1
-            )
+            flat = torch.zeros(count, 1, device=yaw.device)
+            tilt = torch.cat((cfg.spread(u, cfg.start_tilt_rad, count, 2), flat), 1)
             quat = multiply_quat(quat, quat_from_rotation_vector(tilt))
-            reach = self._footprint.norm(dim=1).max() * torch.sin(
-                tilt.norm(dim=1)
-            )  # the lowest foot is that much lower
-            ground = ground + reach
+            # The lowest foot is that much lower.
+            pos[:, 2] += self._footprint.norm(dim=1).max() * torch.sin(tilt.norm(dim=1))
         sim.reset(
             env_ids,
-            root_pos_w=torch.cat((xy, (ground + height)[:, None]), dim=1),
+            root_pos_w=pos,
             root_quat_wxyz=quat,
             root_lin_vel_w=lin_vel,
             root_ang_vel_b=ang_vel,
             joint_pos=self._default + joint_noise,
             joint_vel=joint_vel,
         )
+
+    def _stand(self, xy: Tensor, yaw: Tensor, scene_ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Positions [R, 3] and quaternions wxyz [R, 4] of upright robots with their feet over the ground."""
+        height_m = self._sim.robot.base_height_m + START_CLEARANCE_M
+        if xy.device.type != "cpu":
+            return self._stand_by_tensors(xy, yaw, scene_ids, height_m)
+        pos, quat = torch.empty(len(xy), 3), torch.empty(len(xy), 4)
+        places = (t.numpy() for t in (scene_ids, xy, yaw, self._footprint))
+        arguments = [*self._sim.terrain.arrays(), *places, height_m, pos.numpy(), quat.numpy()]
+        stand_upright(*arguments)
+        return pos, quat
+
+    def _stand_by_tensors(
+        self, xy: Tensor, yaw: Tensor, scene_ids: Tensor, height_m: float
+    ) -> tuple[Tensor, Tensor]:
+        x, y = self._footprint.T
+        cos, sin = torch.cos(yaw)[:, None], torch.sin(yaw)[:, None]
+        below = torch.stack((cos * x - sin * y, sin * x + cos * y), dim=2) + xy[:, None]
+        ground = self._sim.terrain.sample(below, scene_ids).amax(dim=1)
+        return torch.cat((xy, (ground + height_m)[:, None]), dim=1), quat_from_yaw(yaw)

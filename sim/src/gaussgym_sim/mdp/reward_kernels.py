@@ -24,31 +24,14 @@ _MOVING = np.float32(0.05)
 
 
 @numba.njit(cache=True, nogil=True)
-def _squares(values, e):
-    total = np.float32(0.0)
-    for k in range(values.shape[1]):
-        total += values[e, k] * values[e, k]
-    return total
-
-
-@numba.njit(cache=True, nogil=True)
-def _changes(values, before, e):
-    total = np.float32(0.0)
-    for k in range(values.shape[1]):
-        change = values[e, k] - before[e, k]
-        total += change * change
-    return total
-
-
-@numba.njit(cache=True, nogil=True)
-def _base_terms(rows, e, sigma, command, lin_vel_b, ang_vel_b, gravity_b, height_error, out):
+def _base_terms(rows, e, numbers, command, lin_vel_b, ang_vel_b, gravity_b, height, out):
     """Terms 0 to 4, 12 and 13 of env ``e``."""
     if rows[0] >= 0:
         x, y = command[e, 0] - lin_vel_b[e, 0], command[e, 1] - lin_vel_b[e, 1]
-        out[rows[0], e] = math.exp(-(x * x + y * y) / sigma)
+        out[rows[0], e] = math.exp(-(x * x + y * y) / numbers[0])
     if rows[1] >= 0:
         turn = command[e, 2] - ang_vel_b[e, 2]
-        out[rows[1], e] = math.exp(-(turn * turn) / sigma)
+        out[rows[1], e] = math.exp(-(turn * turn) / numbers[0])
     if rows[2] >= 0:
         out[rows[2], e] = lin_vel_b[e, 2] * lin_vel_b[e, 2]
     if rows[3] >= 0:
@@ -56,7 +39,8 @@ def _base_terms(rows, e, sigma, command, lin_vel_b, ang_vel_b, gravity_b, height
     if rows[4] >= 0:
         out[rows[4], e] = gravity_b[e, 0] * gravity_b[e, 0] + gravity_b[e, 1] * gravity_b[e, 1]
     if rows[12] >= 0:
-        out[rows[12], e] = height_error[e] * height_error[e]
+        error = height[e] - numbers[7]
+        out[rows[12], e] = error * error
     if rows[13] >= 0:
         out[rows[13], e] = 1.0
 
@@ -65,24 +49,28 @@ def _base_terms(rows, e, sigma, command, lin_vel_b, ang_vel_b, gravity_b, height
 def _joint_terms(
     rows, e, numbers, standing, pose_weights, offset, vel, last_vel, torque, action, last_action, out
 ):
-    """Terms 5 to 7, 10 and 14 to 16 of env ``e``."""
+    """Terms 5 to 7, 10 and 14 to 16 of env ``e``: all sums at once, as each alone waits for its last addition."""
+    zero = np.float32(0.0)
+    torques, jerks, changes, offsets, energy, pose = zero, zero, zero, zero, zero, zero
+    for k in range(len(pose_weights)):
+        jerk, change = vel[e, k] - last_vel[e, k], action[e, k] - last_action[e, k]
+        square = offset[e, k] * offset[e, k]
+        torques += torque[e, k] * torque[e, k]
+        jerks += jerk * jerk
+        changes += change * change
+        offsets += square
+        energy += abs(torque[e, k] * vel[e, k])
+        pose += square * pose_weights[k]
     if rows[5] >= 0:
-        out[rows[5], e] = _squares(torque, e)
+        out[rows[5], e] = torques
     if rows[6] >= 0:
-        out[rows[6], e] = _changes(vel, last_vel, e) / (numbers[1] * numbers[1])
+        out[rows[6], e] = jerks / (numbers[1] * numbers[1])
     if rows[7] >= 0:
-        out[rows[7], e] = _changes(action, last_action, e)
+        out[rows[7], e] = changes
     if rows[10] >= 0:
-        out[rows[10], e] = _squares(offset, e) * standing
-    rate, energy, pose = np.float32(0.0), np.float32(0.0), np.float32(0.0)
-    if rows[14] >= 0 or rows[15] >= 0 or rows[16] >= 0:
-        for k in range(len(pose_weights)):
-            change = (action[e, k] - last_action[e, k]) * numbers[3]
-            rate += change * change
-            energy += abs(torque[e, k] * vel[e, k])
-            pose += offset[e, k] * offset[e, k] * pose_weights[k]
+        out[rows[10], e] = offsets * standing
     if rows[14] >= 0:
-        out[rows[14], e] = rate
+        out[rows[14], e] = changes * (numbers[3] * numbers[3])
     if rows[15] >= 0:
         out[rows[15], e] = energy
     if rows[16] >= 0:
@@ -123,7 +111,7 @@ def _foot_terms(rows, e, numbers, moving, vel, force, contact, touch_down, air_s
 
 @numba.njit(cache=True, nogil=True)
 def state_terms(
-    rows, numbers, pose_weights, command, lin_vel_b, ang_vel_b, gravity_b, height_error, offset, vel, last_vel, torque,
+    rows, numbers, pose_weights, command, lin_vel_b, ang_vel_b, gravity_b, height, offset, vel, last_vel, torque,
     action, last_action, foot_vel, foot_force, foot_contact, touch_down, air_s, thigh, trunk, out,
 ):  # fmt: skip
     """Unweighted terms of all envs, from what `gaussgym_sim.mdp.rewards.RewardInputs` has.
@@ -132,14 +120,15 @@ def state_terms(
 
         rows: [20] its row for each of `STATE_TERMS`, -1 for those that are not wanted.
         numbers: width of the tracking terms, control step [s], factor of the pose while standing, scale of actions, flights
-            that earn [s], their cap [s], ratio of forces that is stumbling.
+            that earn [s], their cap [s], ratio of forces that is stumbling, height of a
+            base that stands [m].
         pose_weights: [J].
     """
     for e in range(len(command)):
         most = max(abs(command[e, 0]), abs(command[e, 1]), abs(command[e, 2]))
         moving = most > _MOVING
         standing = np.float32(1.0) if moving else numbers[2]
-        _base_terms(rows, e, numbers[0], command, lin_vel_b, ang_vel_b, gravity_b, height_error, out)
+        _base_terms(rows, e, numbers, command, lin_vel_b, ang_vel_b, gravity_b, height, out)
         _joint_terms(
             rows, e, numbers, standing, pose_weights, offset, vel, last_vel, torque, action, last_action, out
         )

@@ -181,7 +181,7 @@ class RewardInputs:
     ang_vel_b: Tensor
     gravity_b: Tensor
     yaw: Tensor
-    root_xy_w: Tensor
+    root_pos_w: Tensor
     joint_pos_offset: Tensor
     joint_vel: Tensor
     last_joint_vel: Tensor
@@ -196,7 +196,7 @@ class RewardInputs:
     foot_air_s: Tensor
     thigh_contact: Tensor
     trunk_contact: Tensor
-    base_height_error_m: Tensor
+    height_m: Tensor
     episode_steps: Tensor
     max_episode_steps: int
     terrain: TerrainLookup
@@ -212,15 +212,20 @@ class RewardInputs:
         return cls(
             cfg=cfg.rewards, robot=env.sim.robot, control_s=cfg.control_s, command=env.command_before,
             lin_vel_b=env.lin_vel_b, ang_vel_b=s.root_ang_vel_b, gravity_b=env.gravity_b, yaw=env.yaw,
-            root_xy_w=s.root_pos_w[:, :2], joint_pos_offset=env.joint_pos_offset, joint_vel=s.joint_vel,
+            root_pos_w=s.root_pos_w, joint_pos_offset=env.joint_pos_offset, joint_vel=s.joint_vel,
             last_joint_vel=env.last_joint_vel, torque=s.joint_torque, action=env.action, last_action=env.last_action,
             foot_pos_w=s.foot_pos_w, foot_vel_w=s.foot_vel_w, foot_force_w=s.foot_force_w,
             foot_contact=s.foot_contact, touch_down=feet.touch_down, foot_air_s=feet.touch_air_s,
             thigh_contact=s.thigh_contact, trunk_contact=s.trunk_contact,
-            base_height_error_m=env.height_m - env.sim.robot.base_height_m, episode_steps=env.episode_length_buf,
+            height_m=env.height_m, episode_steps=env.episode_length_buf,
             max_episode_steps=env.max_episode_length, terrain=env.sim.terrain, scene_ids=env.sim.scene_of_env,
             follower=env.follower, gait=env.gait, goal_radius_m=cfg.commands.goal_radius_m,
         )  # fmt: skip
+
+    @cached_property
+    def base_height_error_m(self) -> Tensor:
+        """[E] from the height at which the robot stands."""
+        return self.height_m - self.robot.base_height_m
 
     @cached_property
     def in_goal_window(self) -> Tensor:
@@ -252,7 +257,7 @@ class RewardInputs:
     @cached_property
     def to_goal_w(self) -> Tensor:
         """[E, 2] from the base to the goal."""
-        return self.follower.goal_xy() - self.root_xy_w
+        return self.follower.goal_xy() - self.root_pos_w[:, :2]
 
     @cached_property
     def goal_distance_m(self) -> Tensor:
@@ -365,7 +370,7 @@ TERMS: dict[str, Callable[[RewardInputs], Tensor]] = {
     "pose": lambda s: _square_sum(s.joint_pos_offset) * (STANDING_FACTOR - (STANDING_FACTOR - 1) * s.moving),
     "foot_slip": lambda s: (s.foot_vel_w[..., :2].square().sum(dim=2) * s.foot_contact).sum(dim=1),
     "base_height": lambda s: s.base_height_error_m.square(),
-    "alive": lambda s: torch.ones_like(s.base_height_error_m),
+    "alive": lambda s: torch.ones_like(s.height_m),
     "target_rate": lambda s: _square_sum((s.action - s.last_action) * s.robot.action_scale),
     "energy": lambda s: (s.torque * s.joint_vel).abs().sum(dim=1),
     "weighted_pose": lambda s: (s.joint_pos_offset.square() * s.joint_weights).sum(dim=1),
@@ -441,9 +446,10 @@ class Rewards:
         s, c, terms = inputs, inputs.cfg, self.terms.numpy()
         numbers = (
             c.tracking_sigma, s.control_s, STANDING_FACTOR, s.robot.action_scale, c.air_target_s, c.air_cap_s, c.stumble_ratio,
+            s.robot.base_height_m,
         )  # fmt: skip
         tensors = (
-            s.joint_weights, s.command, s.lin_vel_b, s.ang_vel_b, s.gravity_b, s.base_height_error_m, s.joint_pos_offset,
+            s.joint_weights, s.command, s.lin_vel_b, s.ang_vel_b, s.gravity_b, s.height_m, s.joint_pos_offset,
             s.joint_vel, s.last_joint_vel, s.torque, s.action, s.last_action, s.foot_vel_w, s.foot_force_w, s.foot_contact,
             s.touch_down, s.foot_air_s, s.thigh_contact, s.trunk_contact,
         )  # fmt: skip

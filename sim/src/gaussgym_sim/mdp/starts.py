@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gaussgym_sim.mdp.commands import CommandCfg, PathNetwork, goal_point
+from gaussgym_sim.mdp.start_kernels import draw_starts
 from gaussgym_sim.randomize import RandomizeCfg, Uniform
 
 _MIN_LINE_AHEAD_M = 1.5
@@ -83,6 +84,26 @@ class StartBatch:
     speed: Tensor
 
 
+@dataclass(frozen=True)
+class _Drawn:
+    """What R starts follow from."""
+
+    numbers: Tensor
+    """[4, R] in 0..1: point, direction, lateral offset, speed."""
+    turn: Tensor
+    """[R] offset of the heading [rad]."""
+    to_go: Tensor
+    """[R] distance of the goal [m]."""
+    need: Tensor
+    """[R] how much line is wanted ahead [m]."""
+    to_goal: bool
+    """Whether starts move back for the goal."""
+    lateral: float
+    """Half range of the offset, of the line's half width."""
+    speeds: tuple[float, float]
+    """Range [m/s]."""
+
+
 class StartSampler:
     """Draws starts on path points of a scene and level."""
 
@@ -95,6 +116,7 @@ class StartSampler:
         scene_of_point = torch.bucketize(points, network.offset[1:], right=True)
         group = scene_of_point * levels + (network.level if use_levels else 0)
         self._points = torch.argsort(group, stable=True)
+        self._line_yaw = network.points[:, 3].contiguous()
         self._count = torch.bincount(group, minlength=scenes * levels)
         self._first = torch.cumsum(self._count, 0) - self._count
         # A scene may lack a level: its envs then use the highest level below that it has.
@@ -120,30 +142,59 @@ class StartSampler:
             uniform: random numbers.
             goal_distance_m: [R], in place of that of ``commands``.
         """
-        net, count = self.network, len(scene_ids)
-        group = self._group_of[scene_ids, levels.clamp(max=net.num_levels - 1)]
-        index = self._points[self._first[group] + (uniform(0.0, 1.0, count) * self._count[group]).long()]
-        direction = torch.where(uniform(0.0, 1.0, count) < 0.5, 1, -1)
+        count = len(scene_ids)
+        picks = uniform(0.0, 1.0, 2, count)
+        turn = randomize.spread(uniform, randomize.start_yaw_rad, count)
+        numbers = torch.cat((picks, uniform(0.0, 1.0, 2, count)))
         to_go = goal_distance_m
         if to_go is None:
             to_go = torch.full((count,), commands.goal_distance_m, device=scene_ids.device)
-        need = to_go if to_goal else _MIN_LINE_AHEAD_M
+        need = to_go if to_goal else torch.full_like(to_go, _MIN_LINE_AHEAD_M)
+        drawn = _Drawn(numbers, turn, to_go, need, to_goal, randomize.start_lateral, commands.goal_speed_m_s)
+        if scene_ids.device.type == "cpu":
+            return self._starts_by_kernel(scene_ids, levels, drawn)
+        return self._starts_by_tensors(scene_ids, levels, drawn)
+
+    def _starts_by_kernel(self, scene_ids: Tensor, levels: Tensor, drawn: _Drawn) -> StartBatch:
+        net, count = self.network, len(scene_ids)
+        index, direction, goal = (torch.empty(count, dtype=torch.long) for _ in range(3))
+        xy, yaw, speed = torch.empty(count, 2), torch.empty(count), torch.empty(count)
+        starts = StartBatch(index, direction, goal, xy, yaw, speed)
+        tables = (scene_ids, levels, self._group_of, self._points, self._first, self._count)
+        d, out = drawn, (t.numpy() for t in vars(starts).values())
+        numbers = (t.numpy() for t in (self._line_yaw, d.numbers, d.turn, d.to_go, d.need))
+        arguments = [
+            *(t.numpy() for t in tables),
+            *net.arrays,
+            *numbers,
+            d.to_goal,
+            d.lateral,
+            d.speeds,
+            *out,
+        ]
+        draw_starts(*arguments)
+        return starts
+
+    def _starts_by_tensors(self, scene_ids: Tensor, levels: Tensor, drawn: _Drawn) -> StartBatch:
+        net, d = self.network, drawn
+        group = self._group_of[scene_ids, levels.clamp(max=net.num_levels - 1)]
+        index = self._points[self._first[group] + (d.numbers[0] * self._count[group]).long()]
+        direction = torch.where(d.numbers[1] < 0.5, 1, -1)
         ahead, behind = net.distance_to_end_m(index, direction), net.distance_to_end_m(index, -direction)
-        direction = torch.where((ahead < need) & (behind > ahead), -direction, direction)
-        if to_goal:
-            index = self._with_room(index, direction, to_go)
-        yaw = net.travel_yaw(index, direction) + randomize.spread(uniform, randomize.start_yaw_rad, count)
-        lateral = uniform(-randomize.start_lateral, randomize.start_lateral, count)
+        direction = torch.where((ahead < d.need) & (behind > ahead), -direction, direction)
+        if d.to_goal:
+            index = self._with_room(index, direction, d.to_go)
+        lateral = d.numbers[2] * (2 * d.lateral) - d.lateral
         lateral = lateral * net.half_width_m[index].clamp(max=0.5)
-        line_yaw = net.points[index, 3]
+        line_yaw, (slowest, fastest) = net.points[index, 3], d.speeds
         across = torch.stack((-torch.sin(line_yaw), torch.cos(line_yaw)), dim=1)
         return StartBatch(
             index=index,
             direction=direction,
-            goal=goal_point(net, index, direction, to_go),
+            goal=goal_point(net, index, direction, d.to_go),
             xy=net.points[index, :2] + lateral[:, None] * across,
-            yaw=yaw,
-            speed=uniform(*commands.goal_speed_m_s, count),
+            yaw=net.travel_yaw(index, direction) + d.turn,
+            speed=d.numbers[3] * (fastest - slowest) + slowest,
         )
 
     def _with_room(self, index: Tensor, direction: Tensor, need_m: Tensor) -> Tensor:

@@ -79,6 +79,17 @@ def count_time(steps, seconds, control_s):
 
 
 @numba.njit(cache=True, nogil=True)
+def find_multiples(steps, period):
+    """See `gaussgym_sim.mdp.episodes.multiples_of`."""
+    found, count = np.empty(len(steps), np.int64), 0
+    for e in range(len(steps)):
+        if steps[e] % period == 0:
+            found[count] = e
+            count += 1
+    return found[:count].copy()
+
+
+@numba.njit(cache=True, nogil=True)
 def add_rewards(terms, command, control_s, sums, commanded_m):
     """See `gaussgym_sim.mdp.episodes.EpisodeSums.add`."""
     control_s = np.float32(control_s)
@@ -88,6 +99,18 @@ def add_rewards(terms, command, control_s, sums, commanded_m):
     for e in range(len(command)):
         x, y = command[e, 0], command[e, 1]
         commanded_m[e] += np.sqrt(x * x + y * y) * control_s
+
+
+@numba.njit(cache=True, nogil=True)
+def mean_rates(envs, sums, seconds, control_s):
+    """Means over envs [R] of each row of ``sums`` [T, E] a second, and of ``seconds`` [E] themselves, [T + 1]."""
+    means, least = np.zeros(len(sums) + 1, np.float32), np.float32(control_s)
+    for t in range(len(sums)):
+        for e in envs:
+            means[t] += sums[t, e] / max(seconds[e], least)
+    for e in envs:
+        means[-1] += seconds[e]
+    return means / np.float32(len(envs))
 
 
 @numba.njit(cache=True, nogil=True)

@@ -10,6 +10,7 @@ from torch import Tensor
 from gaussgym_sim.ground.terrain import TerrainLookup
 from gaussgym_sim.randomize import Uniform
 from gaussgym_sim.robot import RobotCfg
+from gaussgym_sim.sensors.observation_kernels import add_noise, clipped_heights, gather_scaled
 from gaussgym_sim.sensors.sensing import Sensing, SensingCfg
 
 
@@ -119,27 +120,50 @@ class Observations:
         """[S, 2] scan points in the base's yaw frame [m], x major."""
         self._grid_columns = self.grid_b.T.contiguous()
         self._base_height_m = robot.base_height_m
+        self._base_vel_noise = torch.full((3,), cfg.base_vel_noise, device=device)
+        self._scan_noise = torch.full((len(self.grid_b),), cfg.scan_noise, device=device)
+        self._by_kernels = torch.device(device).type == "cpu"
 
     def proprio(self, terms: tuple[Tensor, ...], *, noisy: bool) -> Tensor:
         """Concatenate raw terms [E, n] in the order of `proprio_terms`, scale them, add noise: [E, 45]."""
-        values, amplitude = torch.cat(terms, dim=1), self._noise
+        amplitude = self._noise if noisy else None
         if self._sensing is not None:
-            values = self._sensing.measure(values)
-            if self._sensing.noise is not None:
+            values = self._sensing.measure(torch.cat(terms, dim=1))
+            if noisy and self._sensing.noise is not None:
                 amplitude = self._sensing.noise * self._scale
-        return self._noisy(values * self._scale, amplitude if noisy else None)
+            return self._noisy(values * self._scale, amplitude)
+        if not self._by_kernels:
+            return self._noisy(torch.cat(terms, dim=1) * self._scale, amplitude)
+        values = torch.empty(len(terms[0]), len(self._scale))
+        arguments = [t.numpy() for t in (*terms, self._scale, values)]
+        gather_scaled(*arguments)
+        return self._noisy(values, amplitude)
 
     def base_vel(self, lin_vel_b: Tensor, *, noisy: bool) -> Tensor:
         """[E, 3]."""
-        c = self.cfg
-        return self._noisy(lin_vel_b * c.base_vel_scale, c.base_vel_noise if noisy else None)
+        return self._noisy(lin_vel_b * self.cfg.base_vel_scale, self._base_vel_noise if noisy else None)
 
-    def scan(self, base_z_m: Tensor, ground_m: Tensor, *, noisy: bool) -> Tensor:
-        """Scan observation [E, S]: 4 x clip(base height - nominal - ground, +-0.5 m); 0 standing on flat ground."""
+    def scan(self, root_pos_w: Tensor, ground_m: Tensor, *, noisy: bool) -> Tensor:
+        """Scan observation [E, S]: 4 x clip(base height - nominal - ground, +-0.5 m); 0 standing on flat ground.
+
+        Args:
+            root_pos_w: [E, 3] bases [m].
+            ground_m: [E, S] see `scan_ground`.
+            noisy: whether to add noise.
+        """
         c = self.cfg
-        relative = base_z_m.unsqueeze(1) - self._base_height_m - ground_m
-        scaled = relative.clamp_(-c.scan_clip_m, c.scan_clip_m).mul_(c.scan_scale)
-        return self._noisy(scaled, c.scan_noise if noisy and c.scan_noise > 0 else None)
+        if self._by_kernels:
+            scaled = torch.empty(ground_m.shape)
+            arrays = (root_pos_w.numpy(), ground_m.numpy())
+            clipped_heights(*arrays, self._base_height_m, c.scan_clip_m, c.scan_scale, scaled.numpy())
+        else:
+            scaled = self._scan_by_tensors(root_pos_w, ground_m)
+        return self._noisy(scaled, self._scan_noise if noisy and c.scan_noise > 0 else None)
+
+    def _scan_by_tensors(self, root_pos_w: Tensor, ground_m: Tensor) -> Tensor:
+        c = self.cfg
+        relative = root_pos_w[:, 2:] - self._base_height_m - ground_m
+        return relative.clamp_(-c.scan_clip_m, c.scan_clip_m).mul_(c.scan_scale)
 
     def scan_ground(
         self, root_pos_w: Tensor, yaw: Tensor, terrain: TerrainLookup, scene_ids: Tensor
@@ -147,8 +171,13 @@ class Observations:
         """Ground height [m] under the scan grid, turned by yaw and moved to the base, [E, S]."""
         return terrain.sample_grid(root_pos_w[:, :2], yaw, self._grid_columns, scene_ids)
 
-    def _noisy(self, value: Tensor, amplitude: Tensor | float | None) -> Tensor:
+    def _noisy(self, value: Tensor, amplitude: Tensor | None) -> Tensor:
+        """Add noise of an amplitude [P] or [E, P] to values [E, P], in place."""
         if amplitude is None:
+            return value
+        if self._by_kernels:
+            seed = int(torch.randint(1 << 62, (), generator=self._generator))
+            add_noise(seed, amplitude.view(-1, value.shape[1]).numpy(), value.numpy())
             return value
         noise = torch.rand(value.shape, generator=self._generator, device=self._device)
         return value.add_(noise.mul_(2.0).sub_(1.0).mul_(amplitude))

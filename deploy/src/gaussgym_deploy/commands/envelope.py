@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any, List, Mapping, Optional, Tuple
 
 from ..bundle import BundleError, PolicyBundle
+from ..envelope.plot import write_svg
+from ..envelope.sweep import NOMINAL, EnvelopeCfg, measure_envelope, parse_sweeps
 from ..reporting import ProgressLine
 from ..simulated_robot import SimulatedRobotCfg
-from .plot import write_svg
-from .sweep import NOMINAL, EnvelopeCfg, measure_envelope, parse_sweeps
 
 __all__ = ["envelope", "table"]
 
