@@ -96,7 +96,9 @@ def find_board(board: Board, grey: np.ndarray) -> Optional[Tuple[np.ndarray, np.
             return None
         return board.points, _refined(board, grey, np.asarray(corners, dtype=np.float32).reshape(-1, 2))
     settings = cv2.aruco.DetectorParameters()
-    settings.cornerRefinementMethod = cv2.aruco.CORNER_REFINE_SUBPIX
+    # Lines fitted to a tag's edges: refining the corners themselves pulls them inward by a third of a pixel (their black side is
+    # a quarter of the window). This method counts from the corner of the first pixel, all others from its centre.
+    settings.cornerRefinementMethod = cv2.aruco.CORNER_REFINE_APRILTAG
     grid = board.tags()
     detector = cv2.aruco.ArucoDetector(grid.getDictionary(), settings)
     corners, ids, _ = detector.detectMarkers(grey)
@@ -105,7 +107,7 @@ def find_board(board: Board, grey: np.ndarray) -> Optional[Tuple[np.ndarray, np.
     points, pixels = grid.matchImagePoints(corners, ids)
     if points is None or len(points) < 4 * MIN_TAGS:
         return None
-    return points.reshape(-1, 3).astype(np.float32), pixels.reshape(-1, 2).astype(np.float32)
+    return points.reshape(-1, 3).astype(np.float32), (pixels.reshape(-1, 2) - 0.5).astype(np.float32)
 
 
 def _refined(board: Board, grey: np.ndarray, corners: np.ndarray) -> np.ndarray:
