@@ -6,9 +6,10 @@ import subprocess
 import numpy as np
 import pytest
 import torch
-from gaussgym import video
-from gaussgym.robot_drawing import ThirdPerson
-from gaussgym.video import Episode, FilmCfg, chase_poses, choose, look_at, slow, write_video
+from gaussgym.video import Episode, FilmCfg, choose
+from gaussgym_learn.film import chase
+from gaussgym_learn.film.chase import chase_poses, look_at, slow, write_video
+from gaussgym_learn.film.robot_drawing import ThirdPerson
 from gaussgym_learn.robot_view import robot_shapes
 from gaussgym_render import Instances, SplatRenderer
 from gaussgym_render.objects import LIGHT_W
@@ -49,9 +50,9 @@ GROUND = sheet((0, 0, 0), (1, 0, 0), (0, 1, 0))
 def stand(splats, *, eye=EYE, at=(0.0, 0.0, 0.28), ground_z_m=None, size=SIZE):
     """The picture of a standing Go1 from `eye`, which looks at its trunk, and the place without it."""
     pose = look_at(np.asarray(eye, float), np.array([0.0, 0.0, 0.2]))
-    chase = ThirdPerson(splats, GO1, *size, background=SKY)
+    third = ThirdPerson(splats, GO1, *size, background=SKY)
     plain = SplatRenderer([splats], *size, background=SKY).render(pose[None], K[None], np.zeros(1, int))
-    picture = chase.picture(pose, K, np.array(at), UPRIGHT, STANDING, ground_z_m=ground_z_m)
+    picture = third.picture(pose, K, np.array(at), UPRIGHT, STANDING, ground_z_m=ground_z_m)
     return picture, plain.rgb[0], pose
 
 
@@ -179,6 +180,6 @@ def test_video_has_its_frames_and_plays_in_browsers(tmp_path):
 def test_ffmpeg_failure_and_absence_are_one_clear_line(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="could not write the video"):
         write_video(tmp_path / "no" / "folder.mp4", [np.zeros((48, 64, 3), np.uint8)] * 400, 25.0)
-    monkeypatch.setattr(video.subprocess, "Popen", lambda *a, **k: (_ for _ in ()).throw(FileNotFoundError()))
+    monkeypatch.setattr(chase.subprocess, "Popen", lambda *a, **k: (_ for _ in ()).throw(FileNotFoundError()))
     with pytest.raises(InputError, match="ffmpeg was not found"):
         write_video(tmp_path / "b.mp4", [np.zeros((48, 64, 3), np.uint8)], 25.0)

@@ -9,6 +9,7 @@ from gaussgym_deploy.bundle import BundleError, PolicyBundle
 from gaussgym_deploy.bundle.checks import check_bundle
 from gaussgym_deploy.bundle.onnx_header import read_onnx_header
 from gaussgym_deploy.robot_description import described_robots, find_description, misfits, read_description
+from gaussgym_deploy.robot_io import ROBOT_LINKS, open_robot
 from gaussgym_deploy.testing import JOINT_NAMES, POSITION_LIMIT, make_bundle
 
 
@@ -79,6 +80,30 @@ def test_a_quaternion_and_its_negative_are_the_same_mount(directory, tmp_path):
     negative = {"camera": {"quat_b_c_wxyz": [-0.5, 0.5, -0.5, 0.5]}}
     robot = read_description(Path(description(tmp_path / "bench.json", **negative)))
     assert misfits(PolicyBundle.load(directory), robot) == []
+
+
+def test_joint_names_with_and_without_joint_are_the_same(directory, tmp_path):
+    plain = [name[: -len("_joint")] for name in JOINT_NAMES]
+    robot = read_description(Path(description(tmp_path / "bench.json", joint_names=plain)))
+    assert misfits(PolicyBundle.load(directory), robot) == []
+
+
+def test_a_link_to_a_robot_refuses_a_bundle_that_does_not_fit_it(tmp_path, monkeypatch):
+    opened = []
+    monkeypatch.setitem(ROBOT_LINKS, "go2", opened.append)
+    bundle = PolicyBundle.load(make_bundle(tmp_path / "policy", steps=4, robot="go2"))
+    with pytest.raises(BundleError, match=r"'joint_pos_limit_rad' of FR_thigh_joint is 1.009 rad beyond"):
+        open_robot("go2", bundle)
+    assert opened == []
+    robot = find_description("go2")
+    fits = {
+        "joint_pos_limit": robot.joint_pos_limit,
+        "joint_vel_limit": robot.joint_vel_limit,
+        "vision": False,
+    }
+    bundle = PolicyBundle.load(make_bundle(tmp_path / "policy", steps=4, robot="go2", **fits))
+    open_robot("go2", bundle)
+    assert opened == [bundle]
 
 
 def test_an_imported_robot_is_read(tmp_path):

@@ -467,7 +467,7 @@ def film_stage(options: Demo, layout: Layout, name: str, scene: Path, where: str
         inputs=(layout.student, scene),
         outputs=(output,),
         estimate_s=30,
-        code=(*LEARN_CODE, "gaussgym.video", "gaussgym.robot_drawing"),
+        code=(*LEARN_CODE, "gaussgym.video"),
         cores=1,
         memory_mb=1500,
         disk_mb=20,

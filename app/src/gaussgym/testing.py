@@ -45,7 +45,9 @@ def tiny_stage(
 
 def write_tiny_run(root: Path, *, frames: int = 10) -> Layout:
     """Fill a folder as a finished demo leaves it, with made-up numbers and pictures: a fixture for report and summary."""
-    from gaussgym.video import MANIFEST, write_poster, write_video
+    from gaussgym_learn.film.chase import write_video
+
+    from gaussgym.video import MANIFEST, write_poster
 
     layout = Layout(root)
     scene = {"name": "street", "metadata": TINY_SCENE}

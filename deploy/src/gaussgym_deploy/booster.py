@@ -4,8 +4,8 @@ Not run on hardware by us. The SDK's classes, their fields and the order of the 
 T1 does with a command was not seen. Tested against a stand-in of the SDK.
 
 Commands go out joint by joint (``LowCmdType.SERIAL``, 23 joints in the order of ``JointIndex``: head, left arm, right arm, waist,
-left leg, right leg). The ankles are parallel mechanisms, driven by cranks: as the maker's own example for learned policies does, they get
-their stiffness as a torque, ``tau = clip(kp (q - joint_pos))``, with the damping left to the motors.
+left leg, right leg). The ankles are parallel mechanisms, driven by cranks: as the maker's own example for learned policies does,
+they get their stiffness as a torque, ``tau = clip(kp (q - joint_pos))``, with the damping left to the motors.
 """
 
 from __future__ import annotations
@@ -92,6 +92,7 @@ class BoosterLink:
         self._state.joint_torque, self._state.motor_temperature_c = self._torque, self._temperature
         self._state.lin_acc_b = self._acceleration
         self._newest: Optional[Tuple[float, Any]] = None
+        self._shown: Optional[Tuple[float, Any]] = None
         self._custom = self._closed = False
         sdk.ChannelFactory.Instance().Init(domain, interface)
         self._client = sdk.B1LocoClient()
@@ -115,11 +116,11 @@ class BoosterLink:
         """
         if self._closed or self._newest is None:
             raise LinkError("the link to the T1 is closed")
-        t_s, message = self._newest  # one reference: never half of two states
-        state = self._state
-        if t_s == state.t_s:
+        newest, state = self._newest, self._state  # one reference: never half of two states
+        if newest is self._shown:
             return state
-        state.t_s = t_s
+        self._shown = newest
+        state.t_s, message = newest
         for joint, motor in enumerate(message.motor_state_serial):
             state.joint_pos[joint], state.joint_vel[joint] = motor.q, motor.dq
             self._torque[joint], self._temperature[joint] = motor.tau_est, motor.temperature

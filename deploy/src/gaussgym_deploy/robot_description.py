@@ -23,7 +23,14 @@ import numpy as np
 from .bundle.contents import BundleError, CameraSpec, PolicyBundle
 from .bundle.schema import first_problem
 
-__all__ = ["RobotDescription", "described_robots", "find_description", "misfits", "read_description"]
+__all__ = [
+    "RobotDescription",
+    "described_robots",
+    "find_description",
+    "misfits",
+    "read_description",
+    "require_fit",
+]
 
 FOLDER = Path(__file__).with_name("robots")
 CAMERA_POSITION_M, CAMERA_ANGLE_RAD, CAMERA_INTRINSICS = 0.03, 0.05, 0.03
@@ -136,7 +143,7 @@ def misfits(bundle: PolicyBundle, robot: RobotDescription) -> List[str]:
         bundle: The policy.
         robot: What the robot says of itself.
     """
-    if bundle.joint_names != robot.joint_names:
+    if [_plain(name) for name in bundle.joint_names] != [_plain(name) for name in robot.joint_names]:
         return [_joint_order(bundle, robot)]
     found = []
     if robot.joint_pos_limit is not None:
@@ -152,6 +159,27 @@ def misfits(bundle: PolicyBundle, robot: RobotDescription) -> List[str]:
             bundle, "joint_vel_limit_rad_s", bundle.joint_vel_limit - robot.joint_vel_limit, "rad/s"
         )
     return found + ([] if bundle.camera is None else _camera(bundle.camera, robot))
+
+
+def require_fit(bundle: PolicyBundle, name: str) -> None:
+    """Refuse a bundle that does not fit the description of the robot that it is about to drive.
+
+    Args:
+        bundle: The policy.
+        name: Of the robot; one without a description fits everything.
+
+    Raises:
+        BundleError: The first misfit.
+    """
+    robot = find_description(name)
+    found = [] if robot is None else misfits(bundle, robot)
+    if found:
+        raise BundleError(f"{bundle.path}: {found[0]}; export the policy for {name} again")
+
+
+def _plain(joint_name: str) -> str:
+    """The same for the two ways in which makers write a joint's name, ``FR_hip`` and ``FR_hip_joint``."""
+    return joint_name[: -len("_joint")] if joint_name.endswith("_joint") else joint_name
 
 
 def _of_imported(fields: Dict[str, Any]) -> Dict[str, Any]:
@@ -179,7 +207,7 @@ def _joint_order(bundle: PolicyBundle, robot: RobotDescription) -> str:
     ours, theirs = bundle.joint_names, robot.joint_names
     if len(ours) != len(theirs):
         return f"{len(ours)} joints, {robot.name} has {len(theirs)}"
-    index = next(i for i, (mine, its) in enumerate(zip(ours, theirs)) if mine != its)
+    index = next(i for i, (mine, its) in enumerate(zip(ours, theirs)) if _plain(mine) != _plain(its))
     return f"joint {index} is {ours[index]!r}, on {robot.name} it is {theirs[index]!r}"
 
 

@@ -320,6 +320,7 @@ def open_robot(name: str, bundle: PolicyBundle, **options: Any) -> RobotIO:
 
     Raises:
         LinkError: When there is no such link or option (the message lists those that exist).
+        BundleError: When the bundle does not fit what the robot says of itself.
     """
     if name not in ROBOT_LINKS:
         link = _import_link(name)
@@ -337,6 +338,11 @@ def open_robot(name: str, bundle: PolicyBundle, **options: Any) -> RobotIO:
             raise LinkError(
                 f"robot link {name!r} needs the option {parameter.name}: --option {parameter.name}=..."
             )
+    # A link to a robot by its own name; a link says itself that another robot's policy is not for it.
+    if name == bundle.robot:
+        from .robot_description import require_fit
+
+        require_fit(bundle, name)
     return link(bundle, **options)
 
 

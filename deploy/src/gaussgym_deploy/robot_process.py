@@ -33,6 +33,7 @@ class RobotProcess:
         command: The process; it must serve under ``name``.
         name: Name of the shared memory, see :func:`gaussgym_deploy.processes.new_name`.
         start_timeout_s: [s].
+        patience_s: How long it may take to end by itself once the link is closed [s].
 
     Attributes:
         robot: The link.
@@ -42,8 +43,14 @@ class RobotProcess:
     """
 
     def __init__(
-        self, command: Sequence[str], name: str, *, start_timeout_s: float = START_TIMEOUT_S
+        self,
+        command: Sequence[str],
+        name: str,
+        *,
+        start_timeout_s: float = START_TIMEOUT_S,
+        patience_s: float = 5.0,
     ) -> None:
+        self._patience_s = patience_s
         self._words = tempfile.TemporaryFile()  # noqa: SIM115
         try:
             self._process = subprocess.Popen(
@@ -80,8 +87,9 @@ class RobotProcess:
         return LinkError(f"{error}{last_words(self._process, self._words)}")
 
     def _end(self) -> None:
-        end(self._process)
-        self._words.close()
+        if not self._words.closed:
+            end(self._process, patience_s=self._patience_s)
+            self._words.close()
 
 
 class SimulatedRobot:

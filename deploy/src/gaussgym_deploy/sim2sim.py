@@ -37,6 +37,8 @@ __all__ = [
 
 MAX_EPISODE_S = 300.0
 """An episode that the robot process has not ended by then counts as timed out [simulated s]."""
+FILM_PATIENCE_S = 900.0
+"""How long a robot process may render its film after the last episode [s]."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,7 @@ def sim2sim(
     *,
     episodes: int = 64,
     start_timeout_s: float = 300.0,
+    patience_s: float = 5.0,
     goals: Optional[EpisodeGoals] = None,
     log: Union[str, Path, None] = None,
     progress: Optional[Callable[[Sim2SimReport], None]] = None,
@@ -117,6 +120,7 @@ def sim2sim(
         name: Name of the shared memory, see :func:`gaussgym_deploy.processes.new_name`.
         episodes: How many.
         start_timeout_s: How long the process may take to come up (it may compile a renderer) [s].
+        patience_s: How long it may take to end by itself after the last episode [s].
         goals: Gives the commands; default: the robot process does.
         log: File for the runtime's JSON lines.
         progress: Called with the report so far after every episode.
@@ -125,7 +129,7 @@ def sim2sim(
         BundleError: When bundle and robot do not fit.
         LinkError: When the process does not come up or dies; the text ends with its last words.
     """
-    with RobotProcess(command, name, start_timeout_s=start_timeout_s) as process:
+    with RobotProcess(command, name, start_timeout_s=start_timeout_s, patience_s=patience_s) as process:
         try:
             check_robot(bundle, process.robot.description, episodes=episodes)
             return run_episodes(
@@ -180,7 +184,18 @@ def sim2sim_in_scene(
         command = robot_command(
             scene, name, bundle, lockstep=lockstep, starts=starts, options=options, files=files
         )
-        report = sim2sim(bundle, command, name, episodes=episodes, goals=goals, log=log, progress=progress)
+        report = sim2sim(
+            bundle,
+            command,
+            name,
+            episodes=episodes,
+            patience_s=5.0 if film is None else FILM_PATIENCE_S,
+            goals=goals,
+            log=log,
+            progress=progress,
+        )
+        if film is not None and not film.is_file():
+            raise LinkError(f"the robot process wrote no film {film} (is ffmpeg there?)")
         rows = _rows(report, files["episodes-out"])
     report.metrics = summarize(table_of_rows(rows), [report.robot["info"].get("scene", "scene")])
     if goals is not None:

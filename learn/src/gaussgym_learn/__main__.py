@@ -209,12 +209,16 @@ class Distill:
 
 @dataclass
 class Export:
-    """Write a policy bundle: ONNX networks, manifest and a golden trace recorded in a scene."""
+    """Write a policy bundle: ONNX networks, manifest and a golden trace recorded in a scene.
+
+    Only what a robot can run: a policy of joint targets that reads proprioception and, if it sees, one camera. `gaussgym-deploy
+    check` says whether it runs here, `gaussgym-deploy schema` what stands in it.
+    """
 
     checkpoint: tyro.conf.Positional[Path]
-    """Run folder of a student."""
+    """Run folder of a student, or of any policy that reads no more than proprioception."""
     scenes: list[Path] = field(default_factory=list)
-    """Scene folder; the trace is recorded in the first."""
+    """Scene folder; the trace of 250 control steps is recorded in the first."""
     output: Path = Path("runs/policy")
     """Bundle folder; replaced as a whole."""
     renderer: str = "auto"
@@ -263,6 +267,8 @@ class Robot:
     """File for one JSON line an episode: success, errors, energy."""
     paths_out: Path | None = None
     """File for the paths from every start to its goal, written before the link comes up."""
+    film: Path | None = None
+    """Film (mp4) of the first episode, third person and robot's camera, rendered when the link is closed."""
     options: Annotated[SimulatedRobotCfg, tyro.conf.arg(name="")] = field(default_factory=SimulatedRobotCfg)
 
     def run(self) -> None:
@@ -293,7 +299,7 @@ class Robot:
                 episodes=self.episodes,
                 renderer=self.renderer,
                 options=self.options,
-                serve=ServeCfg(self.lockstep, self.endless, self.episodes_out, self.paths_out),
+                serve=ServeCfg(self.lockstep, self.endless, self.episodes_out, self.paths_out, self.film),
             )
 
 

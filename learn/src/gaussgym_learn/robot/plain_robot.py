@@ -293,6 +293,16 @@ class PlainRobot:
             points.append(following)
         return net.points[points, :2].numpy().astype(np.float64)
 
+    @property
+    def time_s(self) -> float:
+        """The robot's clock [s]."""
+        return self._time_s
+
+    def pose(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """True base position [m], attitude wxyz and joint positions [rad], copies."""
+        qpos = self.data.qpos
+        return qpos[:3].copy(), qpos[3:_ROOT].copy(), qpos[self._q]
+
     def close(self) -> None:
         """End the camera's thread."""
         if self._feed is not None:

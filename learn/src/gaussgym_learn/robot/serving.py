@@ -23,6 +23,7 @@ from gaussgym_sim.sensors.camera import CameraCfg
 from gaussgym_learn.checkpoint import write_bytes
 from gaussgym_learn.evaluate import evaluation_cfg, fixed_starts
 from gaussgym_learn.export import camera_spec
+from gaussgym_learn.robot.film import RobotFilm
 from gaussgym_learn.robot.plain_robot import PlainRobot
 
 COMMAND_TIMEOUT_S = 0.1
@@ -38,6 +39,7 @@ class ServeCfg:
         endless: episodes never end (a robot that somebody drives).
         episodes_out: file for one JSON line an episode, `gaussgym_learn.robot.tally.EpisodeTally.row`.
         paths_out: file for the paths from every start to its goal, written before the link comes up.
+        film: mp4 file for the first episode, written when the link is closed.
         timeout_s: how long to wait for the runtime [s].
     """
 
@@ -45,6 +47,7 @@ class ServeCfg:
     endless: bool = False
     episodes_out: Path | None = None
     paths_out: Path | None = None
+    film: Path | None = None
     timeout_s: float = 120.0
 
 
@@ -122,8 +125,9 @@ def serve_robot(
         paths = [simulated.path_ahead_m(number).tolist() for number in range(len(simulated.starts))]
         fields = {"paths_w_m": paths, "speed_m_s": simulated.starts.speed_m_s.tolist()}
         write_bytes(serve.paths_out, json.dumps(fields).encode())
+    film = None if serve.film is None else RobotFilm(serve.film)
     with (
-        EpisodeFile(serve.episodes_out) as episode_file,
+        Watch(serve.episodes_out, film) as watch,
         SharedMemoryServer(
             shm,
             robot=simulated.robot.name,
@@ -143,44 +147,51 @@ def serve_robot(
         server.wait_for_runtime(timeout_s=serve.timeout_s)
         loop = serve_lockstep if serve.lockstep else serve_free
         try:
-            loop(server, simulated, serve.timeout_s, episode_file)
+            loop(server, simulated, serve.timeout_s, watch)
         finally:
             simulated.close()
+    if film is not None:  # only now: nobody waits for an answer any more
+        film.write(Scene.load(scene), simulated)
 
 
-class EpisodeFile:
-    """One JSON line for every episode that is over.
+class Watch:
+    """Watches the robot: one JSON line for every episode that is over, and the film of the first.
 
     Args:
-        path: file; None writes nothing.
+        path: file for the lines; None writes none.
+        film: sees every published state; None films nothing.
     """
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path | None = None, film: RobotFilm | None = None) -> None:
         self._file: IO[str] | None = None if path is None else path.open("w", encoding="utf-8")
+        self._film, self._over = film, False
 
-    def __enter__(self) -> EpisodeFile:
+    def __enter__(self) -> Watch:
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._file is not None:
             self._file.close()
 
-    def write(self, row: dict[str, Any]) -> None:
-        """Append an episode; readers see it at once."""
-        if self._file is not None:
-            self._file.write(json.dumps(row) + "\n")
-            self._file.flush()
+    def see(self, robot: PlainRobot) -> None:
+        """The robot after a reset or a step."""
+        if self._film is not None:
+            self._film.add(robot)
+        over = robot.result != EpisodeResult.RUNNING
+        if over and not self._over and self._file is not None:
+            self._file.write(json.dumps(robot.tally.row(robot.result)) + "\n")
+            self._file.flush()  # readers see it at once
+        self._over = over
 
 
-def serve_lockstep(
-    server: SharedMemoryServer, robot: PlainRobot, timeout_s: float, episodes: EpisodeFile
-) -> None:
+def serve_lockstep(server: SharedMemoryServer, robot: PlainRobot, timeout_s: float, watch: Watch) -> None:
     """Answer every request with a state; nothing happens in between."""
     while (request := server.wait_request(timeout_s=timeout_s)) is not None:
         if isinstance(request, ResetRequest):
             robot.reset(request.start_index)
-        elif robot.result == EpisodeResult.RUNNING and robot.step(request) != EpisodeResult.RUNNING:
-            episodes.write(robot.tally.row(robot.result))
+        elif robot.result == EpisodeResult.RUNNING:
+            robot.step(request)
+        watch.see(robot)
         server.publish(robot.state, result=robot.result)
 
 
@@ -239,7 +250,7 @@ def serve_free(
     server: SharedMemoryServer,
     robot: PlainRobot,
     timeout_s: float,
-    episodes: EpisodeFile,
+    watch: Watch,
     *,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
@@ -257,10 +268,9 @@ def serve_free(
             free.reset(request.start_index)
             started = True
         elif started:
-            before = robot.result
-            if free.advance(request) != before:
-                episodes.write(robot.tally.row(robot.result))
+            free.advance(request)
         if started:
+            watch.see(robot)
             server.publish(robot.state, result=robot.result)
         due_s = max(due_s + period_s, clock() - period_s)
         sleep(max(0.0, due_s - clock()))

@@ -17,6 +17,9 @@ class EpisodeTally:
     Args:
         control_s: control period [s].
         mass_kg: of the robot with what it carries.
+
+    Attributes:
+        number: start of the running episode.
     """
 
     def __init__(self, control_s: float, mass_kg: float) -> None:
@@ -25,7 +28,7 @@ class EpisodeTally:
 
     def begin(self, number: int, position_w: NDArray[np.float64]) -> None:
         """A new episode from start ``number``."""
-        self._number, self._start_w, self._last_w = number, position_w.copy(), position_w.copy()
+        self.number, self._start_w, self._last_w = number, position_w.copy(), position_w.copy()
         self._seconds = self._error = self._yaw_error = self._work_j = self._path_m = 0.0
 
     def add(
@@ -58,7 +61,7 @@ class EpisodeTally:
         seconds = max(self._seconds, self._control_s)
         moved = self._last_w - self._start_w
         return {
-            "start_index": self._number,
+            "start_index": self.number,
             "success": float(result == EpisodeResult.SUCCESS),
             "fell": float(result == EpisodeResult.FELL),
             "seconds": seconds,

@@ -46,9 +46,10 @@ class ThirdPerson:
         *,
         background: tuple[float, float, float],
     ) -> None:
-        from gaussgym_learn.robot_view import robot_shapes
         from gaussgym_render import SplatRenderer
         from gaussgym_sim.robots.kinematics import BodyKinematics
+
+        from gaussgym_learn.robot_view import robot_shapes
 
         nothing = splats.subset(np.zeros(0, np.int64))  # where the shadow is looked at by itself
         self._renderer = SplatRenderer([splats, nothing], width, height, background=background)
