@@ -233,7 +233,7 @@ def has_mode(path, mode):
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("nonsense", {}, "no robot link named 'nonsense'; there is: bench"),
+        ("nonsense", {}, "no robot link named 'nonsense'; there is: .*bench"),
         ("bench", {"colour": 1}, "robot link 'bench' has no option 'colour'"),
         ("no.such.module:f", {}, "does not import"),
         (LINK, {"path": "/no/such/folder/c"}, "No such file"),
