@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 from gaussgym_deploy.bundle import BundleError, LegGeometry, PolicyBundle
-from gaussgym_deploy.odometry import GoalFollower, LegChain, LegOdometry, resample, sport_position
+from gaussgym_deploy.odometry import GoalFollower, LegChain, LegOdometry, open_goal, resample, sport_position
 from gaussgym_deploy.operator import OperatorCommand
 from gaussgym_deploy.robot_io import LinkError, RobotState
 from gaussgym_deploy.testing import make_bundle
@@ -164,6 +164,19 @@ def test_a_person_can_stop_the_follower():
     wish = follower.read(at(0.0, 0.0), 7.0)
     assert (wish.alive_s, wish.stop, wish.mode) == (6.9, "button", "damp")
     assert wish.velocity == pytest.approx([0.5, 0.0, 0.0])
+
+
+def test_a_goal_from_the_command_line(plain):
+    follower = open_goal(plain, (2.0, 0.0, 2.0, 1.0), "odometry", 0.6)
+    assert follower.read(at(1.0, 1.0), 0.0).velocity == pytest.approx([0.6, 0.0, 0.0])
+    for waypoints, by, text in (
+        ((1.0,), "odometry", "pairs"),
+        ((1.0, 0.0), "stars", "expected odometry or legs"),
+        ((0.0, 0.0), "odometry", "the same"),
+        ((1.0, 0.0), "legs", "says nothing of the robot's legs"),
+    ):
+        with pytest.raises(BundleError, match=text):
+            open_goal(plain, waypoints, by, 0.6)
 
 
 def test_paths_and_positions_that_are_none():

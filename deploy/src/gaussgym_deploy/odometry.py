@@ -22,6 +22,7 @@ __all__ = [
     "LegChain",
     "LegOdometry",
     "LegOdometryCfg",
+    "open_goal",
     "resample",
     "sport_position",
 ]
@@ -295,6 +296,37 @@ class GoalFollower:
             np.cos(error), 0.0
         )  # facing away, walking on would leave the path: turn first
         velocity[2] = np.clip(cfg.heading_gain * error, -cfg.max_yaw_rate_rad_s, cfg.max_yaw_rate_rad_s)
+
+
+def open_goal(
+    bundle: PolicyBundle,
+    waypoints: Sequence[float],
+    by: str,
+    speed_m_s: float,
+    operator: Optional[CommandSource] = None,
+) -> GoalFollower:
+    """A follower from the robot's own place along waypoints.
+
+    Args:
+        bundle: The policy; its legs for odometry.
+        waypoints: x y x y ... [m], ahead of and left of where the robot stands.
+        by: ``odometry`` (the position that the robot reports) or ``legs`` (from joints and IMU).
+        speed_m_s: [m/s].
+        operator: Somebody who may stop it.
+
+    Raises:
+        BundleError: Waypoints without a length or of an odd count, an unknown odometry, a bundle without legs.
+    """
+    if by not in ("odometry", "legs"):
+        raise BundleError(f"goal by {by!r}, expected odometry or legs")
+    if len(waypoints) % 2:
+        raise BundleError(f"a goal of {len(waypoints)} numbers, expected pairs x y")
+    path = resample([[0.0, 0.0], *np.reshape(np.asarray(waypoints, dtype=np.float64), (-1, 2)).tolist()])
+    follower = GoalFollower(
+        sport_position if by == "odometry" else LegOdometry(bundle).update, operator=operator
+    )
+    follower.start(path, speed_m_s, relative=True)
+    return follower
 
 
 def sport_position(state: RobotState) -> np.ndarray:
