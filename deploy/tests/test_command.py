@@ -70,8 +70,8 @@ def test_nothing_there(tmp_path, directory):
     assert "--episodes" in fails("sim2sim", directory, "--scene", tmp_path, "--episodes", "0")
 
 
-def test_run_on_a_robot_that_is_not_there_yet_lists_those_that_are(directory):
-    assert "no robot link named 'go2'; there is: bench" in fails("run", directory, "--robot", "go2")
+def test_run_on_a_robot_that_is_not_there_lists_those_that_are(directory):
+    assert "no robot link named 'mule'; there is: " in fails("run", directory, "--robot", "mule")
 
 
 def test_run_on_the_bench_in_real_time(directory, tmp_path):

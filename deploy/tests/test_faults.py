@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from collections import deque
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -306,3 +307,9 @@ def test_frames_on_a_wire_are_spoilt_as_named(bundle):
     assert not set(sent("crc_burst")) & set(frames)
     assert sent("state_lag_grows") == frames[:15]  # half as fast
     assert set(sent("state_stale")) == {frames[0]}  # 0.3 s ago there was nothing yet
+
+
+def test_the_readme_lists_every_kind():
+    text = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    faults_section = text[text.index("## Faults") : text.index("## Limits")]
+    assert [kind.name for kind in TABLE if f"`{kind.name}`" not in faults_section] == []

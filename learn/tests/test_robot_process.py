@@ -287,7 +287,7 @@ def test_a_film_shows_the_first_episode(make_robot, tmp_path):
             robot.step(STAND)
             film.add(robot)
     assert len(film.root_pos_w) == 4  # every other control step of the first episode, its start among them
-    path = film.write(synthesize("flat", max_splats=500), robot)
+    path = film.write(synthesize("flat", max_splats=1000), robot)
     assert path is not None
     assert path.stat().st_size > 500
 

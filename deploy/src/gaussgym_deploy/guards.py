@@ -396,13 +396,15 @@ class Guards:
             np.add(self._last_target, self._rate, out=self._high)
             self._clip(target, self._low, self._high, "target_rate")
         # A joint that reads far beyond its limits puts the torque's window out there: the joint's limits come last.
-        np.clip(target, self._target_lower, self._target_upper, out=target)
+        np.maximum(target, self._target_lower, out=target)
+        np.minimum(target, self._target_upper, out=target)
         self._last_target[:] = target
         self._has_target = True
 
     def _clip(self, target: np.ndarray, low: np.ndarray, high: np.ndarray, name: str) -> None:
         self._before[:] = target
-        np.clip(target, low, high, out=target)
+        np.maximum(target, low, out=target)  # half the time of np.clip on so few numbers
+        np.minimum(target, high, out=target)
         self.interventions[name] += int(np.not_equal(self._before, target).any())
 
     def _joint_fault(self, kind: str, which: np.ndarray, values: np.ndarray, unit: str) -> Fault:

@@ -66,6 +66,45 @@ def open_ros2(
     return opened(bundle, Ros2Cfg(joints, imu, image, cmd_vel, command, start_timeout_s))
 
 
+def open_go1(
+    bundle: PolicyBundle,
+    *,
+    accept_untested: bool = False,
+    kd_scale: Optional[float] = None,
+    address: str = "192.168.123.10",
+    port: int = 8007,
+    local_port: int = 8080,
+    start_timeout_s: float = 5.0,
+) -> RobotIO:
+    """A Go1 over UDP, not run on hardware; see :mod:`gaussgym_deploy.unitree.sdk_udp`."""
+    from .unitree.sdk_udp import open_go1 as opened
+
+    return opened(
+        bundle,
+        accept_untested=accept_untested,
+        kd_scale=kd_scale,
+        address=address,
+        port=port,
+        local_port=local_port,
+        start_timeout_s=start_timeout_s,
+    )
+
+
+def open_a1(bundle: PolicyBundle) -> RobotIO:
+    """Refuses, and says why; see :mod:`gaussgym_deploy.unitree.sdk_udp`."""
+    from .unitree.sdk_udp import open_a1 as opened
+
+    return opened(bundle)
+
+
 ROBOT_LINKS.update(
-    {"dds-sim": open_dds_sim, "go2": open_go2, "ros2": open_ros2, "sim": open_sim, "t1": open_t1}
+    {
+        "a1": open_a1,
+        "dds-sim": open_dds_sim,
+        "go1": open_go1,
+        "go2": open_go2,
+        "ros2": open_ros2,
+        "sim": open_sim,
+        "t1": open_t1,
+    }
 )

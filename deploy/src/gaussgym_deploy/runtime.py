@@ -410,24 +410,21 @@ class Runtime:
         return fault
 
     def _look(self, state: RobotState, state_age_s: float, now_s: float) -> None:
-        """Show the newest frame to the camera's watch."""
-        moving = bool(
-            np.abs(state.ang_vel_b).max() > STILL_RAD_S or np.abs(state.joint_vel).max() > STILL_JOINT_RAD_S
-        )
-        if self.camera is None:
-            age_s = state.t_s - state.rgb_t_s + state_age_s
-            self._show(state.rgb, state.rgb_t_s, age_s, now_s, moving=moving)
+        """Show a new frame to the camera's watch."""
+        rgb, stamp, age_s = state.rgb, state.rgb_t_s, state.t_s - state.rgb_t_s + state_age_s
+        if self.camera is not None:
+            frame = self.camera.latest()
+            if frame is None:
+                return
+            rgb, stamp, age_s = frame.rgb, frame.t_s, now_s - frame.t_s
+        if rgb is None or not stamp > self.watch.stamp:
             return
-        frame = self.camera.latest()
-        if frame is not None:
-            self._show(frame.rgb, frame.t_s, now_s - frame.t_s, now_s, moving=moving)
-
-    def _show(
-        self, rgb: Optional[np.ndarray], stamp: float, age_s: float, now_s: float, *, moving: bool
-    ) -> None:
-        if self.recorder is not None and rgb is not None and stamp > self.watch.stamp:
+        turns, moves = np.abs(state.ang_vel_b).max(), np.abs(state.joint_vel).max()
+        if self.recorder is not None:
             self.recorder.frame(rgb)
-        self.watch.show(rgb, stamp, age_s, now_s, moving=moving)
+        self.watch.show(
+            rgb, stamp, age_s, now_s, moving=bool(turns > STILL_RAD_S or moves > STILL_JOINT_RAD_S)
+        )
 
     def _check_camera(self, now_s: float) -> Optional[Fault]:
         fault = self.watch.check(now_s)

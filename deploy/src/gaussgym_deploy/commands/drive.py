@@ -62,8 +62,8 @@ def run(
         scene: Folder of the scene, for links that simulate one (dds-sim).
         camera: Camera beside the link: go2-front, realsense, shared-memory; none: the link's own (dds-sim brings one).
         camera_option: Of the camera, as NAME=VALUE.
-        operator: Who says where to go: keyboard, gamepad, web; none: the robot's own command holds (a simulated robot
-            follows its path).
+        operator: Who says where to go: keyboard, gamepad, web, remote (Unitree's own); none: the robot's own command holds
+            (a simulated robot follows its path).
         operator_option: Of the operator, as NAME=VALUE (gamepad: device, dead_man; web: host, port, camera_hz; keyboard:
             hold_s, dead_man_s).
         drive: The operator's full speeds.
@@ -74,7 +74,7 @@ def run(
         seconds: How long, standing up included [s]; default: until Ctrl-C.
         stand_s: How long standing up takes [s].
         dry_run: Read, look, think, log, and send nothing: the robot stays in its own hands.
-        log: File for JSON lines, one per control step.
+        log: File for JSON lines, one per control step; the supervisor's word goes beside it (`.supervisor.jsonl`).
         flight: Folder for the last minute, written after a fault and at the end (see 'replay'); default: beside the log.
         json: File for the report.
     """
@@ -89,7 +89,9 @@ def run(
         cfg = SupervisorCfg(dry_run=dry_run)
         start_s = 60.0 if scene is None else 300.0  # a scene is loaded, a renderer may compile
         link = stack.enter_context(
-            SupervisedRobot(robot, loaded, options=options, cfg=cfg, start_timeout_s=start_s)
+            SupervisedRobot(
+                robot, loaded, options=options, cfg=cfg, start_timeout_s=start_s, log=_supervisors_log(log)
+            )
         )
         eye = stack.enter_context(_camera(camera, loaded, camera_options))
         # In a dry run the robot will not follow, so that its pose is not waited for.
@@ -142,7 +144,7 @@ def checklist(
         drive: The operator's full speeds, in the last step.
         picture: File for the robot's picture, to look at (PNG).
         run_s: How long the policy runs in the last step [s].
-        log: File for JSON lines, one per control step.
+        log: File for JSON lines, one per control step; the supervisor's word goes beside it.
         json: File for the steps' results.
     """
     if operator == "keyboard":
@@ -150,7 +152,8 @@ def checklist(
     loaded = PolicyBundle.load(bundle)
     with _operator(operator, drive, operator_option) as source:
         walk = Checklist(TerminalPrompter(), source, picture=picture, run_s=run_s)
-        with SupervisedRobot(robot, loaded, options=link_options(option)) as link:
+        options = link_options(option)
+        with SupervisedRobot(robot, loaded, options=options, log=_supervisors_log(log)) as link:
             runtime = Runtime(loaded, link, operator=walk, log=log)
             walk.attach(runtime)
             be_prompt(RUNTIME_PRIORITY)
@@ -239,6 +242,11 @@ def _operator(name: str, drive: DriveCfg, options: Tuple[str, ...]) -> Iterator[
         yield source
     finally:
         source.close()
+
+
+def _supervisors_log(log: Optional[Path]) -> Optional[Path]:
+    """Where the supervisor writes its own word, beside the runtime's log: the runtime may be dead by then."""
+    return None if log is None else log.with_suffix(".supervisor.jsonl")
 
 
 def link_options(pairs: Tuple[str, ...]) -> Dict[str, Any]:

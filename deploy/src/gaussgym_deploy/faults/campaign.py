@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +13,9 @@ from typing import Callable, Dict, Iterator, List, Optional, Protocol, Sequence,
 import numpy as np
 
 from ..bundle import BundleError, PolicyBundle
+from ..robot_io import LinkError
 from .table import ALL_LINKS, KINDS, FaultKind, select_kinds
-from .trials import Trial
+from .trials import Trial, no_trial
 
 __all__ = ["LINKS", "CampaignCfg", "run_campaign"]
 
@@ -123,7 +125,7 @@ def run_campaign(cfg: CampaignCfg, progress: Callable[[Done], None] = lambda don
 
     Raises:
         BundleError: For a plan that cannot be, or a bundle that does not load.
-        LinkError: When a robot process does not come up, or the policy does not hold the robot on its feet.
+        LinkError: When a robot process does not come up.
     """
     tasks = plan(cfg)
     PolicyBundle.load(cfg.bundle)
@@ -172,8 +174,16 @@ class Worker:
         rig = self._rig(task)
         kind, cfg, start_s, before = KINDS[task.kind], self._cfg, time.perf_counter(), rig.retaken
         generator = np.random.default_rng([cfg.seed, LINKS.index(task.link), list(KINDS).index(task.kind)])
-        modes = kind.modes
-        trials = [rig.trial(kind, modes[number % len(modes)], generator) for number in range(cfg.moments)]
+        trials: List[Trial] = []
+        for number in range(cfg.moments):
+            mode = kind.modes[number % len(kind.modes)]
+            try:
+                trials.append(rig.trial(kind, mode, generator))
+            except (
+                LinkError
+            ) as error:  # one row must not end a campaign; the rest of the row would fail as slowly
+                trials.append(no_trial(kind, task.link, mode, str(error)))
+                break
         return Done(task, trials, rig.retaken - before, time.perf_counter() - start_s)
 
     def close(self) -> None:
@@ -216,7 +226,15 @@ _worker: Optional[Worker] = None
 def _begin_worker(cfg: CampaignCfg) -> None:
     global _worker
     _worker = Worker(cfg)
+    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
     multiprocessing.util.Finalize(_worker, _worker.close, exitpriority=10)  # type: ignore[attr-defined]
+
+
+def _end_with_parent(parent: int) -> None:
+    """A killed campaign leaves nothing: its workers end, and what they started sees the end of its input."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
 
 
 def _work(task: Task) -> Done:

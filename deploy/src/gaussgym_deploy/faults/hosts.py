@@ -6,8 +6,6 @@ motor boards' time-out included, and it is where faults of the wire happen.
 
 from __future__ import annotations
 
-import contextlib
-import os
 import threading
 import time
 from collections import deque
@@ -17,6 +15,7 @@ import numpy as np
 
 from ..bundle import PolicyBundle
 from ..robot_io import DAMPING_KD, JointCommand, RobotIO
+from ..scheduler import RUNTIME_PRIORITY, be_prompt
 from ..shared_memory import SharedMemoryRobot, SharedMemoryServer
 from .injection import Injection
 from .tap import Tap
@@ -83,7 +82,7 @@ class HostThread:
         self.host.close()
 
     def _run(self) -> None:
-        be_prompt()
+        be_prompt(RUNTIME_PRIORITY)  # a real robot has a computer of its own
         due_s = last_s = time.monotonic()
         while not self._ending.is_set():
             now_s = time.monotonic()
@@ -97,12 +96,6 @@ class HostThread:
             # Behind by more than a few periods (the machine was busy): go on from here, without a burst.
             due_s = max(due_s + 1.0 / RATE_HZ, time.monotonic() - 5.0 / RATE_HZ)
             time.sleep(max(0.0, due_s - time.monotonic()))
-
-
-def be_prompt() -> None:
-    """Ask for real-time scheduling of this thread: a real robot has a computer of its own."""
-    with contextlib.suppress(AttributeError, OSError):  # not Linux, or not allowed
-        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(10))
 
 
 class ShmHost:

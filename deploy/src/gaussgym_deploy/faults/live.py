@@ -211,7 +211,7 @@ class LiveRig:
                 supervisor.ask({"shm": request["shm"]})
             host = self._begin(injection, generator)
             runtime.ask(request)
-            outcome, pid = self._follow(runtime, injection, supervisor)
+            outcome, pid = self._follow(runtime, injection, generator)
             seen = self._seen(outcome, host)
             self._call(self._end_fault)
             self._hear_supervisor(seen, supervisor, pid, log)
@@ -239,7 +239,7 @@ class LiveRig:
         host.call(fresh)
         return host
 
-    def _follow(self, runtime: Child, injection: Injection, supervisor: Optional[Child]) -> Any:
+    def _follow(self, runtime: Child, injection: Injection, generator: np.random.Generator) -> Any:
         """Listen to the runtime, do to its process what the fault says, until it tells the outcome or is dead."""
         told, pid = Outcome(), 0
         while True:
@@ -248,6 +248,8 @@ class LiveRig:
                 return self._bereaved(runtime, told, injection), pid
             if "supervisor" in line:
                 pid = line["supervisor"]
+                self._begin(injection, generator)
+                runtime.ask({"go": True})
             elif "start_s" in line:
                 told.start_s = injection.start_s = line["start_s"]
                 assert self._thread is not None

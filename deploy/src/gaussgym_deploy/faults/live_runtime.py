@@ -24,6 +24,7 @@ except ImportError:  # not on Windows
 from ..bundle import PolicyBundle
 from ..camera import CameraThread
 from ..robot_io import RobotIO
+from ..scheduler import RUNTIME_PRIORITY, be_prompt
 from ..shared_memory import SharedMemoryRobot
 from ..states import Mode
 from ..supervisor_process import SupervisedRobot
@@ -59,13 +60,14 @@ def hold_interpreter(seconds: float) -> None:
 
 
 def open_link(trial: Dict[str, Any], bundle: PolicyBundle) -> RobotIO:
-    """The way to the robot: through a supervisor that waits already, or one of its own."""
+    """The way to the robot: through a supervisor that waits already, or one of its own (then waits for a line)."""
     if "shm" in trial:
         return SharedMemoryRobot(trial["shm"], timeout_s=10.0, answer_timeout_s=5.0)
     link = SupervisedRobot(
         trial["robot"], bundle, options=trial["options"], cfg=BRIEF, start_timeout_s=20.0, log=trial["log"]
     )
     say(supervisor=link.pid)
+    sys.stdin.readline()  # the campaign puts the robot on its feet now that somebody can hold it there
     return link
 
 
@@ -89,6 +91,7 @@ def main() -> None:
     task = json.loads(sys.argv[1])
     bundle = PolicyBundle.load(Path(task["bundle"]))
     conductor, camera = make(bundle, task["camera"])
+    be_prompt(RUNTIME_PRIORITY)  # as gaussgym-deploy run does
     say(up=True)
     for line in sys.stdin:
         trial = json.loads(line)

@@ -153,9 +153,9 @@ TABLE: Tuple[FaultKind, ...] = (
         words=("state_age", "clock"),
     ),
     _ride("state_swapped_once", "one state is overtaken by the next", "state"),
-    FaultKind("out_of_order", "every tenth state comes late", "state", known_s=0.9, words=("out_of_order",)),
+    FaultKind("out_of_order", "every tenth state comes late", "state", known_s=0.1, words=("out_of_order",)),
     _ride("crc_once", "one state with a bad CRC", "state"),
-    FaultKind("crc_often", "every tenth state with a bad CRC", "state", known_s=0.5, words=("crc",)),
+    FaultKind("crc_often", "every tenth state with a bad CRC", "state", known_s=0.1, words=("crc",)),
     FaultKind("crc_burst", "every state with a bad CRC", "state", threshold="state_age_s", words=("crc", "state_age")),
     _ride("truncated_once", "one state cut short on the wire", "state", links=NOT_DDS),
     FaultKind(

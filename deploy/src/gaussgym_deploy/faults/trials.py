@@ -11,7 +11,7 @@ from ..bundle import PolicyBundle
 from ..guards import GuardLimits
 from .table import PERIODS, FaultKind, allowed_s
 
-__all__ = ["AFTER_DAMP_S", "AFTER_RIDE_S", "Observed", "Trial", "judge", "worst_command"]
+__all__ = ["AFTER_DAMP_S", "AFTER_RIDE_S", "Observed", "Trial", "judge", "no_trial", "worst_command"]
 
 AFTER_DAMP_S = 0.3
 """Damping is watched for so long after it began [s]."""
@@ -82,6 +82,19 @@ class Trial:
     finite: bool
     cause: str
     failures: Tuple[str, ...] = ()
+
+
+def no_trial(kind: FaultKind, link: str, mode: str, why: str) -> Trial:
+    """A failed trial that did not take place.
+
+    Args:
+        kind: The row.
+        link: Where.
+        mode: In which mode the fault should have fallen.
+        why: What went wrong.
+    """
+    expected = kind.expected(mode) or "damp"
+    return Trial(kind.name, link, mode, expected, 0.0, None, 0.0, 0.0, 0.0, 0.0, True, "", (why,))
 
 
 def worst_command(commands: np.ndarray, bundle: PolicyBundle, damping_kd: float) -> Tuple[float, float, bool]:
@@ -217,7 +230,7 @@ def _judge_ride(expected: str, seen: Observed, reaction_s: Optional[float]) -> L
 
 
 def names_cause(words: Sequence[str], causes: Sequence[str]) -> bool:
-    """Whether the *first* fault latched by the runtime or by the supervisor is one of those that name the cause."""
+    """Whether what the runtime latched, or what the supervisor did, is one of the faults that name the cause."""
     return any(cause.split(":")[0] in words for cause in causes)
 
 

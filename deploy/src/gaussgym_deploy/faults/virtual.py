@@ -135,9 +135,8 @@ class SimSource:
     def __init__(self, bundle: PolicyBundle, scene: Path, *, lockstep: bool = True) -> None:
         self._bundle, self._lockstep = bundle, lockstep
         name, options = new_name(), SimulatedRobotCfg(noise=1.0)  # sensors as noisy as in training
-        self._process = RobotProcess(
-            robot_command(scene, name, bundle, lockstep=lockstep, options=options), name
-        )
+        command = robot_command(scene, name, bundle, lockstep=lockstep, options=options)
+        self._process = RobotProcess(command if lockstep else [*command, "--endless"], name)
         self._link = self._process.robot
         check_robot(bundle, self._link.description)
 

@@ -29,9 +29,17 @@ def _open_web(drive: DriveCfg, **options: Any) -> CommandSource:
     return WebOperator(drive, **options)
 
 
+def _open_remote(drive: DriveCfg) -> CommandSource:
+    from ..unitree.remote import RemoteCfg, UnitreeRemote
+
+    speeds = (drive.forward_m_s, drive.sideways_m_s, drive.turn_rad_s)
+    return UnitreeRemote(RemoteCfg(speeds, drive.backward_m_s, drive.dead_zone))
+
+
 OPERATORS: Dict[str, Callable[..., CommandSource]] = {
     "keyboard": _open_keyboard,
     "gamepad": _open_gamepad,
+    "remote": _open_remote,
     "web": _open_web,
 }
 """Operators by name; each takes the speeds and options of its own."""

@@ -58,6 +58,7 @@ class RemoteCfg:
 
     Attributes:
         velocity: v_x, v_y [m/s] and yaw rate [rad/s] at full stick.
+        backward: Speed at full stick backwards [m/s]; None: as forwards.
         dead_zone: Deflections below this are zero.
         damp_buttons: Held together they stop (Unitree's own convention: L2 + B).
         stop_button: Stops by itself.
@@ -66,6 +67,7 @@ class RemoteCfg:
     """
 
     velocity: Tuple[float, float, float] = (1.0, 0.5, 1.0)
+    backward: Optional[float] = None
     dead_zone: float = 0.05
     damp_buttons: Tuple[str, ...] = ("L2", "B")
     stop_button: str = "select"
@@ -120,7 +122,10 @@ def stick_velocity(packet: np.ndarray, cfg: RemoteCfg, out: np.ndarray) -> None:
     _, _, _, lx, rx, _, _, ly = _PACKET.unpack(packet.tobytes())
     for index, deflection in enumerate((ly, -lx, -rx)):
         inside = abs(deflection) >= cfg.dead_zone  # False for NaN as well
-        out[index] = min(max(deflection, -1.0), 1.0) * cfg.velocity[index] if inside else 0.0
+        full = cfg.velocity[index]
+        if index == 0 and deflection < 0.0 and cfg.backward is not None:
+            full = cfg.backward
+        out[index] = min(max(deflection, -1.0), 1.0) * full if inside else 0.0
 
 
 class UnitreeRemote:
