@@ -101,6 +101,19 @@ def test_velocity_without_odometry_comes_from_standing_feet(tmp_path, flat):
     assert np.sqrt((error**2).mean()) < 0.03 < np.sqrt((true_velocity**2).mean())
 
 
+def test_odometry_that_comes_rarely_is_joined_by_lines_and_tells_no_velocity(tmp_path, flat):
+    arrays = simulate(Truth(), seconds=2.0, amplitude=0.15)
+    true = arrays["position_w"]
+    held = true[np.arange(len(true)) // 10 * 10]
+    recording = read_recording(write_flight(tmp_path, arrays | {"position_w": held}))
+    assert recording.position_w is not None
+    assert not recording.steady_odometry
+    assert np.abs(recording.position_w[:90] - true[:90]).max() < np.abs(held[:90] - true[:90]).max()
+    velocity = estimate_starts(replay_of(recording, flat)).velocity_w
+    assert np.abs(velocity).max() < 1.0
+    assert read_recording(write_flight(tmp_path, arrays)).steady_odometry
+
+
 def test_odometry_is_placed_in_the_scene(short):
     recording = read_recording(short)
     moved = placed(recording, (1.0, 2.0, 0.5, np.pi / 2))

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+from typing import List
+
 from .bundle.command import check, describe, schema
+from .commands.calibrate import calibrate_camera, calibrate_camera_latency, calibrate_camera_mount
 from .commands.compare import compare
 from .commands.drive import checklist, run
 from .commands.envelope import envelope
@@ -23,7 +27,17 @@ COMMANDS = {
     "endurance": run_endurance,
     "replay": replay_flight,
     "compare": compare,
+    "calibrate-camera": calibrate_camera,
+    "calibrate-mount": calibrate_camera_mount,
+    "calibrate-latency": calibrate_camera_latency,
 }
+
+
+def joined(words: List[str]) -> List[str]:
+    """``calibrate camera`` as the one word ``calibrate-camera`` that the table has; other words as they are."""
+    if words[:1] == ["calibrate"] and len(words) > 1 and f"calibrate-{words[1]}" in COMMANDS:
+        return [f"calibrate-{words[1]}", *words[2:]]
+    return words
 
 
 def main() -> None:
@@ -37,6 +51,7 @@ def main() -> None:
                 prog="gaussgym-deploy",
                 description=__doc__,
                 config=(tyro.conf.OmitArgPrefixes,),
+                args=joined(sys.argv[1:]),
             )
         )
     )

@@ -33,7 +33,8 @@ class Recording:
         ang_vel_b: gyroscope [rad/s], `[S, 3]`.
         joint_torque: [N·m], `[S, J]`, or None.
         lin_acc_b: accelerometer [m/s²], `[S, 3]`, or None.
-        position_w: odometry [m], `[S, 3]`, or None.
+        position_w: odometry [m], `[S, 3]`, or None; where it is told more rarely than states, straight lines in between.
+        steady_odometry: whether odometry comes with nearly every state, so that it also tells velocity.
         sent_s: when each command was sent, `[C]`.
         target, kp, kd: [rad], [N·m/rad], [N·m·s/rad], `[C, J]`.
         state_age_s: time from a state's measurement to the command that answers it, mean [s]; the quickest answer counts as 0.
@@ -53,6 +54,7 @@ class Recording:
     joint_torque: Array | None
     lin_acc_b: Array | None
     position_w: Array | None
+    steady_odometry: bool
     sent_s: Array
     target: Array
     kp: Array
@@ -91,16 +93,16 @@ def read_recording(path: Path | str) -> Recording:
         raise InputError(
             f"{folder / 'flight.npz'}: holds {len(arrays['t_s'])} control steps, expected at least 2"
         )
-    return _recording(folder, fields["robot"], tuple(names), arrays)
+    return _recording(folder, fields, arrays)
 
 
-def _recording(
-    folder: Path, robot: str, names: tuple[str, ...], arrays: dict[str, NDArray[Any]]
-) -> Recording:
+def _recording(folder: Path, fields: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> Recording:
     runtime_s, robot_s = (arrays[name].astype(np.float64) for name in ("t_s", "robot_t_s"))
     restarts = np.concatenate(([True], (np.diff(runtime_s) <= 0) | (np.diff(robot_s) < 0)))
     era = np.cumsum(restarts) - 1  # rows between two restarts of a clock
-    sent_s = runtime_s - _clock_offset(runtime_s, robot_s, era)
+    offset_s = _clock_offset(runtime_s, robot_s, era)
+    thinking_s = np.nan_to_num(arrays.get("inference_s", np.zeros(len(robot_s))))
+    sent_s = runtime_s + thinking_s - offset_s
     fresh = np.concatenate(([True], np.diff(robot_s) > 0)) & _finite_states(arrays)
     rows = np.flatnonzero(fresh)
     broken = (np.diff(era[rows]) != 0) | (np.diff(robot_s[rows]) > MAX_GAP_S)
@@ -111,15 +113,18 @@ def _recording(
         raise InputError(
             f"{folder / 'flight.npz'}: holds {len(rows)} states and {len(commands)} commands, expected at least 2 of each"
         )
+    if fields.get("camera_thread") and "rgb_t_s" in arrays and len(arrays["rgb_t_s"]) == len(offset_s):
+        arrays = arrays | {"rgb_t_s": arrays["rgb_t_s"] - offset_s}  # stamped by the runtime's clock
     rgb, rgb_t_s = _images(folder, arrays)
+    position, steady = _odometry(_optional(arrays, "position_w", rows), robot_s[rows])
     measured = {
         n: arrays[n][rows].astype(np.float64) for n in ("joint_pos", "joint_vel", "quat_wxyz", "ang_vel_b")
     }
     told_of = {n: arrays[n][commands].astype(np.float64) for n in ("target", "kp", "kd")}
     return Recording(
         path=folder,
-        robot=robot,
-        joint_names=names,
+        robot=fields["robot"],
+        joint_names=tuple(fields["joint_names"]),
         t_s=robot_s[rows],
         piece=np.concatenate(([0], np.cumsum(broken))),
         sent_s=sent_s[commands],
@@ -130,7 +135,8 @@ def _recording(
         **told_of,
         joint_torque=_optional(arrays, "joint_torque", rows),
         lin_acc_b=_optional(arrays, "lin_acc_b", rows),
-        position_w=_optional(arrays, "position_w", rows),
+        position_w=position,
+        steady_odometry=steady,
     )
 
 
@@ -159,6 +165,17 @@ def _optional(arrays: dict[str, NDArray[Any]], name: str, rows: NDArray[np.int64
         return None
     values = arrays[name][rows].astype(np.float64)
     return values if np.isfinite(values).all() else None
+
+
+def _odometry(position: Array | None, t_s: Array) -> tuple[Array | None, bool]:
+    """Odometry without the repetitions of links that read it more rarely than states, and whether it comes with most states."""
+    if position is None:
+        return None, False
+    fresh = np.concatenate(([True], (np.diff(position, axis=0) != 0).any(axis=1)))
+    if fresh.sum() < 2:
+        return position, False
+    between = [np.interp(t_s, t_s[fresh], position[fresh, axis]) for axis in range(3)]
+    return np.stack(between, axis=1), bool(fresh.mean() > 0.8)
 
 
 def _images(folder: Path, arrays: dict[str, NDArray[Any]]) -> tuple[NDArray[np.uint8] | None, Array]:

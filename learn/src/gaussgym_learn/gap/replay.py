@@ -330,8 +330,8 @@ def estimate_starts(replay: Replay) -> Starts:
     """Place and velocity of the base in the first states of all segments.
 
     With odometry: its position, and a difference quotient over the neighbours. Without: anywhere, with the lowest foot on the
-    ground, and the velocity with which the lowest feet stand still. Feet that odometry puts more than 2 cm off the ground are
-    put onto it (odometry drifts).
+    ground, and (also with odometry that comes more rarely than states) the velocity with which the lowest feet stand still. Feet
+    that odometry puts more than 2 cm off the ground are put onto it (odometry drifts).
     """
     recording, first = replay.recording, replay.segments.first
     position, velocity = np.zeros((len(first), 3)), np.zeros((len(first), 3))
@@ -341,7 +341,7 @@ def estimate_starts(replay: Replay) -> Starts:
         if recording.position_w is None or abs(height.min()) > 0.02:
             place[2] -= height.min()
         position[number] = place
-        if recording.position_w is None:
+        if recording.position_w is None or not recording.steady_odometry:
             weight = np.exp(-(((height - height.min()) / 0.01) ** 2))
             velocity[number] = -(weight @ foot_vel) / weight.sum()
         else:
