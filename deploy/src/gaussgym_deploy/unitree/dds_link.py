@@ -97,7 +97,7 @@ class DdsLink:
         self._position = self._odometry["position"]
         self._tick: Optional[int] = None
         self._tick_ms = 0
-        self._gone = False
+        self._gone = self._left = False
         self._reads = 0
         self._foreign_s = -np.inf
         self._trips = RoundTrips(clock)
@@ -128,8 +128,10 @@ class DdsLink:
             LinkError: When the robot's writer has left, until another one comes.
         """
         frames, writer_left = self._states.take()
-        if writer_left and self._states.writers == 0:
-            self._gone, self._tick = True, None
+        # The notice and the count of writers come on ways of their own: the count may be the later one.
+        self._left = self._left or writer_left
+        if self._left and self._states.writers == 0:
+            self._gone, self._tick, self._left = True, None, False
         for frame in frames:
             self._accept(frame)
         self._reads += 1
