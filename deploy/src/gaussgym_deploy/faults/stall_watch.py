@@ -1,6 +1,7 @@
 """A bare loop in an ordinary process that tells when the machine itself stood still.
 
-Started as ``python -m gaussgym_deploy.faults.stall_watch``. Nothing of the package is under test here: sleep 2 ms, look at the clock, print a JSON line when the wake-up was late.
+Started as ``python -m gaussgym_deploy.faults.stall_watch``. Nothing of the package is under test here: sleep 2 ms, look at the
+clock, print a JSON line when the wake-up was late.
 """
 
 from __future__ import annotations

@@ -97,7 +97,7 @@ class DdsLink:
         self._position = self._odometry["position"]
         self._tick: Optional[int] = None
         self._tick_ms = 0
-        self._gone = self._left = False
+        self._gone = False
         self._reads = 0
         self._foreign_s = -np.inf
         self._trips = RoundTrips(clock)
@@ -127,11 +127,10 @@ class DdsLink:
         Raises:
             LinkError: When the robot's writer has left, until another one comes.
         """
-        frames, writer_left = self._states.take()
-        # The notice and the count of writers come on ways of their own: the count may be the later one.
-        self._left = self._left or writer_left
-        if self._left and self._states.writers == 0:
-            self._gone, self._tick, self._left = True, None, False
+        frames = self._states.take()[0]
+        # Not the notice in place of a sample: it is none when the last sample was not taken yet.
+        if self.states and self._states.writers == 0:
+            self._gone, self._tick = True, None
         for frame in frames:
             self._accept(frame)
         self._reads += 1
