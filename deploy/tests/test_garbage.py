@@ -16,7 +16,7 @@ from gaussgym_deploy.runtime import Runtime
 from gaussgym_deploy.states import Mode
 from gaussgym_deploy.supervisor import InProcessLink, Supervisor
 from gaussgym_deploy.testing import DEFAULT_POSE, HEIGHT, POSITION_LIMIT, WIDTH, make_bundle
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 STEPS = 500
@@ -66,26 +66,33 @@ class Watcher:
         self.last_q = np.full(12, np.nan)
         self.commands = self.stiff = 0
         self.may_be_stiff = True
+        self.wrong = []
 
     def read(self):
         return self.state
 
     def write(self, command):
+        """Judge; an assertion raised in here would be taken for a link that refuses."""
         q, kp, kd = command.q, command.kp, command.kd
         # NaN fails every comparison
-        for gain, most in ((kp, self.kp), (kd, self.kd)):
-            assert (gain >= 0.0).all(), command
-            assert (gain <= most).all(), command
-        assert (np.abs(q) < 1e3).all(), command
+        within = bool(
+            (kp >= 0.0).all() and (kp <= self.kp).all() and (kd >= 0.0).all() and (kd <= self.kd).all()
+            and (np.abs(q) < 1e3).all()
+        )  # fmt: skip
         self.commands += 1
         if kp.any():
-            assert self.may_be_stiff, "stiff after a fault"
-            assert (q >= self.lower).all(), command
-            assert (q <= self.upper).all(), command
-            assert not (np.abs(q - self.last_q) > self.rate_rad).any(), (command, self.last_q)
+            within = within and bool((q >= self.lower).all() and (q <= self.upper).all())
+            if not within:
+                self.wrong.append(f"beyond limits: {command}")
+            if not self.may_be_stiff:
+                self.wrong.append(f"stiff after a fault: {command}")
+            if (np.abs(q - self.last_q) > self.rate_rad).any():
+                self.wrong.append(f"too fast: {command} after {self.last_q}")
             self.stiff += 1
             self.last_q[:] = q
         else:
+            if not within:
+                self.wrong.append(f"beyond limits: {command}")
             self.last_q[:] = np.nan
 
     def close(self):
@@ -240,7 +247,9 @@ def play(bundle, draw, runtimes):
         running += runtime.machine.mode is Mode.RUN
         if session.rogue[row]:
             link.write(JointCommand(*session.rogue_commands[row].reshape(3, 12)))
+            robot.last_q[:] = np.nan  # whoever writes past the runtime knows no rate
         supervisor.step(now_s + 1e-3)
+        assert robot.wrong == []
         fault = runtime.machine.fault
         since = 0 if fault is None and supervisor.fault is None else since + 1
         if since == 5:  # damped five times: another try
@@ -263,7 +272,7 @@ def rehearse(bundle, steps):
 
     @settings(
         max_examples=steps // STEPS, deadline=None, database=None, derandomize=True,
-        suppress_health_check=list(HealthCheck),
+        suppress_health_check=list(HealthCheck), phases=[Phase.generate],  # shrinking takes minutes and shows little more
     )  # fmt: skip
     @given(draw=sessions)
     def garbage(draw):
@@ -287,7 +296,6 @@ def test_twenty_thousand_steps_of_garbage(bundle):
         "non_finite_state",
         "non_finite_action",
         "clock",
-        "camera_age",
         "policy",
         "operator",
         "bad_command",

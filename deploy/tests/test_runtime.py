@@ -278,3 +278,13 @@ def test_a_full_disk_does_not_stop_the_run(bundle, robot, clock):
     assert report.fault is None
     assert "No space left" in report.log_error
     assert report.ticks_by_mode["run"] > 0
+
+
+def test_the_first_target_of_the_policy_is_limited_in_rate_from_where_the_robot_stood(bundle, robot, clock):
+    """Found by garbage: only the torque limited the first target of RUN, 1.8 rad from the joint."""
+    runtime = start(bundle, robot, clock)
+    runtime._policy.act = lambda proprio, rgb=None: np.full(12, 1e3, dtype=np.float32)
+    runtime.run(1.0)
+    stiff = [command[1] for command in robot.commands if command[2].any()]
+    assert runtime.inference_s.count > 2
+    assert np.abs(np.diff(stiff, axis=0)).max() == pytest.approx(60.0 * 0.02)

@@ -375,6 +375,15 @@ class Guards:
         np.clip(action, -clip, clip, out=out)
         self.interventions["action_clip"] += int(np.not_equal(out, action).any())
 
+    def begin_at(self, target: np.ndarray) -> None:
+        """The next target is limited in rate from here: the robot stood up to it.
+
+        Args:
+            target: [rad], ``[J]``.
+        """
+        self._last_target[:] = target
+        self._has_target = True
+
     def limit_target(self, target: np.ndarray, state: RobotState) -> None:
         """Keep position targets within joint limits, torque reach and rate, in place.
 

@@ -153,7 +153,12 @@ class Runtime:
         self.restart(now_s)
         self.machine.resume(mode, float(row["entered_s"]), row["stand_from"], fault)
         running = mode is Mode.RUN
-        self.guards.resume(state.t_s, now_s, float(row["state_age_s"]), row["target"] if running else None)
+        self.guards.resume(
+            state.t_s,
+            now_s,
+            float(row["state_age_s"]),
+            row["target"] if mode in (Mode.STAND, Mode.RUN) else None,
+        )
         self.watch.resume(state.rgb, state.rgb_t_s, now_s - float(row["frame_age_s"]))
         self._seen_frame = self.watch.number if running else 0
         if running:
@@ -304,6 +309,8 @@ class Runtime:
         if state is not None:
             self._change_mode(state, now_s)
         command = machine.command(now_s)
+        if machine.mode is Mode.STAND and command is not None:
+            self.guards.begin_at(command.q)
         if machine.mode is Mode.RUN:
             # Without a readable state the link's fault is latched already, so that RUN implies a state.
             command = self._run_policy(self._state, now_s) or self._tripped_by_policy(now_s)
