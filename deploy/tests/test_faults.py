@@ -61,7 +61,7 @@ def test_bounds_by_hand():
     assert allowed_s(KINDS["joint_limit"], limits, 0.02) == pytest.approx(
         2 * 0.02 + 0.04
     )  # the third step in a row
-    assert allowed_s(KINDS["state_lag_grows"], limits, 0.02) == pytest.approx(2 * 0.1 + 0.04)
+    assert allowed_s(KINDS["state_lag_grows"], limits, 0.02) == pytest.approx(2.1 * 0.1 + 0.04)
     assert allowed_s(KINDS["runtime_killed"], limits, 0.02) == pytest.approx(0.02 + 0.04)
     assert allowed_s(KINDS["camera_black"], limits, 0.02) == 0.5
     assert allowed_s(KINDS["operator_lost"], limits, 0.02) == 0.3

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 from gaussgym_deploy.bundle import BundleError, LegGeometry, PolicyBundle
-from gaussgym_deploy.odometry import GoalFollower, LegChain, LegOdometry, resample, sport_position
+from gaussgym_deploy.odometry import GoalFollower, LegChain, LegOdometry, open_goal, resample, sport_position
 from gaussgym_deploy.operator import OperatorCommand
 from gaussgym_deploy.robot_io import LinkError, RobotState
 from gaussgym_deploy.testing import make_bundle
@@ -135,7 +135,7 @@ def test_the_follower_steers_at_the_point_ahead_and_stands_at_the_goal():
     # Facing back: it turns on the spot, at most 1 rad/s.
     assert follower.read(at(1.0, 0.0, np.pi - 0.1), 1.0).velocity == pytest.approx([0.0, 0.0, -1.0])
     assert not follower.arrived
-    for x in (2.0, 3.0, 3.6):
+    for x in (2.0, 3.0, 3.85):
         wish = follower.read(at(x, 0.0), 1.0)
     assert follower.arrived
     assert not wish.velocity.any()
@@ -147,7 +147,7 @@ def test_a_relative_path_begins_at_the_robot():
     assert follower.read(at(5.0, 5.0, np.pi / 2), 0.0).velocity == pytest.approx([0.5, 0.0, 0.0])
     assert follower.read(at(5.0, 6.4, np.pi / 2), 0.0).velocity == pytest.approx([0.5, 0.0, 0.0])
     assert not follower.arrived
-    follower.read(at(5.0, 7.8, np.pi / 2), 0.0)
+    follower.read(at(5.0, 7.85, np.pi / 2), 0.0)
     assert follower.arrived
 
 
@@ -164,6 +164,19 @@ def test_a_person_can_stop_the_follower():
     wish = follower.read(at(0.0, 0.0), 7.0)
     assert (wish.alive_s, wish.stop, wish.mode) == (6.9, "button", "damp")
     assert wish.velocity == pytest.approx([0.5, 0.0, 0.0])
+
+
+def test_a_goal_from_the_command_line(plain):
+    follower = open_goal(plain, (2.0, 0.0, 2.0, 1.0), "odometry", 0.6)
+    assert follower.read(at(1.0, 1.0), 0.0).velocity == pytest.approx([0.6, 0.0, 0.0])
+    for waypoints, by, text in (
+        ((1.0,), "odometry", "pairs"),
+        ((1.0, 0.0), "stars", "expected odometry or legs"),
+        ((0.0, 0.0), "odometry", "the same"),
+        ((1.0, 0.0), "legs", "says nothing of the robot's legs"),
+    ):
+        with pytest.raises(BundleError, match=text):
+            open_goal(plain, waypoints, by, 0.6)
 
 
 def test_paths_and_positions_that_are_none():

@@ -1,6 +1,7 @@
 """The plain robot's sensors, delays, ground and motors, and the loops that serve it."""
 
 import dataclasses
+import json
 
 import mujoco
 import numpy as np
@@ -15,7 +16,7 @@ from gaussgym_learn.evaluate import evaluate, evaluation_cfg, fixed_starts
 from gaussgym_learn.robot import PlainRobot
 from gaussgym_learn.robot.camera import CameraFeed
 from gaussgym_learn.robot.sensing import Readings, Sensors
-from gaussgym_learn.robot.serving import FreeRunning
+from gaussgym_learn.robot.serving import FreeRunning, Watch
 from gaussgym_scene.frames import matrix_from_quat_wxyz
 from gaussgym_sim.robot import get_robot
 from gaussgym_sim.sensors.observations import ObservationCfg, proprio_terms
@@ -253,6 +254,42 @@ def test_free_running_publishes_at_its_own_rate_and_damps_when_nobody_speaks(mak
     assert free.timeouts == 1
     assert robot.data.qpos[2] < 0.2  # it sank, held up by damping only, and the episode goes on
     assert robot.result == EpisodeResult.RUNNING
+
+
+def test_the_watch_writes_every_episode_once(make_robot, tmp_path):
+    robot = make_robot(dataclasses.replace(evaluation_cfg("goal"), episode_s=0.1))
+    with Watch(tmp_path / "episodes.jsonl") as watch:
+        for number in (2, 0):
+            robot.reset(number)
+            watch.see(robot)
+            while robot.result == EpisodeResult.RUNNING:
+                robot.step(STAND)
+                watch.see(robot)
+            watch.see(robot)  # asked again after its end
+    rows = [json.loads(line) for line in (tmp_path / "episodes.jsonl").read_text().splitlines()]
+    assert [row["start_index"] for row in rows] == [2, 0]
+    assert [(row["success"], row["fell"]) for row in rows] == [(0.0, 0.0)] * 2
+    assert rows[0]["seconds"] == pytest.approx(
+        0.08
+    )  # the step that ends an episode is not counted, as in evaluate
+
+
+def test_a_film_shows_the_first_episode(make_robot, tmp_path):
+    from gaussgym_learn.film.chase import ChaseCfg
+    from gaussgym_learn.robot.film import RobotFilm
+    from gaussgym_scene import synthesize
+
+    robot, film = make_robot(), RobotFilm(tmp_path / "film.mp4", ChaseCfg(width=96, height=64))
+    for number in (1, 0):
+        robot.reset(number)
+        film.add(robot)
+        for _ in range(6):
+            robot.step(STAND)
+            film.add(robot)
+    assert len(film.root_pos_w) == 4  # every other control step of the first episode, its start among them
+    path = film.write(synthesize("flat", max_splats=1000), robot)
+    assert path is not None
+    assert path.stat().st_size > 500
 
 
 class Stand:

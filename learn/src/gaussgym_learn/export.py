@@ -239,7 +239,8 @@ def trained_cfg(fields: Mapping[str, Any], cfg: EnvCfg) -> EnvCfg:
     changes: dict[str, Any] = {key: trained[key] for key in ("action_clip", "substeps") if key in trained}
     try:
         for key, kind in (("observations", ObservationCfg), ("camera", CameraCfg)):
-            values = {k: tuple(v) if isinstance(v, list) else v for k, v in trained.get(key, {}).items()}
+            given = trained.get(key, {}).items()
+            values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in given}
             changes[key] = kind(**values)
     except TypeError as error:
         raise InputError(

@@ -13,6 +13,7 @@ from ..bundle import BundleError, PolicyBundle
 from ..camera import CameraThread
 from ..cameras import CAMERAS, open_camera
 from ..checklist import Checklist, TerminalPrompter
+from ..odometry import open_goal
 from ..operator import CommandSource
 from ..processes import new_name
 from ..reporting import counts, write_json
@@ -42,6 +43,9 @@ def run(
     operator: str = NO_OPERATOR,
     operator_option: Tuple[str, ...] = (),
     drive: DriveCfg = DriveCfg(),  # noqa: B008 (frozen)
+    goal: Tuple[float, ...] = (),
+    goal_by: str = "odometry",
+    goal_speed_m_s: float = 0.6,
     seconds: Optional[float] = None,
     stand_s: float = 2.0,
     dry_run: bool = False,
@@ -63,6 +67,10 @@ def run(
         operator_option: Of the operator, as NAME=VALUE (gamepad: device, dead_man; web: host, port, camera_hz; keyboard:
             hold_s, dead_man_s).
         drive: The operator's full speeds.
+        goal: Walk by itself to x y, or along x y x y ..., in metres ahead of and left of where it stands; an operator can still
+            stop it, and must stay alive.
+        goal_by: Where it is: odometry (the position that the robot reports) or legs (from joints and IMU).
+        goal_speed_m_s: Along the way [m/s].
         seconds: How long, standing up included [s]; default: until Ctrl-C.
         stand_s: How long standing up takes [s].
         dry_run: Read, look, think, log, and send nothing: the robot stays in its own hands.
@@ -90,8 +98,10 @@ def run(
         damp_s, up_s = (0.0, 0.0) if dry_run else (0.5, stand_s)
         if flight is None and log is not None:
             flight = log.with_suffix(".flight")
+        # Without an operator and a goal the robot's own command holds.
+        pilot = open_goal(loaded, goal, goal_by, goal_speed_m_s, source) if goal else source
         runtime = Runtime(
-            loaded, link, operator=source, camera=eye, log=log, flight=flight, damp_s=damp_s, stand_s=up_s
+            loaded, link, operator=pilot, camera=eye, log=log, flight=flight, damp_s=damp_s, stand_s=up_s
         )
         if isinstance(source, WebOperator):
             source.status = lambda: _status(runtime)

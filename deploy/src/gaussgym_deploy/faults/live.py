@@ -17,7 +17,7 @@ import tempfile
 import threading
 import time
 from pathlib import Path
-from typing import Any, Callable, Dict, Optional
+from typing import Any, Callable, Dict, List, Optional
 
 import numpy as np
 
@@ -39,8 +39,8 @@ __all__ = ["LiveRig"]
 
 TRIES = 10
 STALL_S = 0.015
-"""A trial is taken again, at most five times, when the machine itself stood still for longer [s]: when the robot's own loop,
-which turns every 2 ms in a process that is not under test, was not woken for that long."""
+"""A trial is taken again, at most five times, when the machine itself stood still for longer [s]: when the robot's own loop, or a
+bare loop in an ordinary process beside it (:mod:`.stall_watch`), was not woken for that long."""
 PATIENCE_S = 30.0
 ENDS_RUNTIME = ("runtime_killed", "runtime_crashes")
 OWN_SUPERVISOR = (*ENDS_RUNTIME, "supervisor_killed")
@@ -88,6 +88,13 @@ class Child:
             raise LinkError(
                 f"a process of the campaign said nothing for {timeout_s:g} s: {self.words()}"
             ) from None
+
+    def pending(self) -> List[Dict[str, Any]]:
+        """The lines that came and were not taken yet."""
+        lines = []
+        while not self._lines.empty():
+            lines.append(self._lines.get() or {})
+        return lines
 
     def words(self) -> str:
         """The last of what it wrote to stderr."""
@@ -144,13 +151,14 @@ class LiveRig:
         self._thread: Optional[HostThread] = None
         self._supervisor: Optional[Child] = None
         self._runtime_process: Optional[Child] = None
-        self._shm = ""
+        self._watch = Child("gaussgym_deploy.faults.stall_watch", {})
         if domain is not None:
             self._thread = HostThread(DdsHost(domain, bundle, self._tap))
 
     def close(self) -> None:
         """End all processes."""
-        for child in (self._runtime_process, self._supervisor):
+        self._watch.process.kill()
+        for child in (self._runtime_process, self._supervisor, self._watch):
             if child is not None:
                 child.close()
         if self._thread is not None:
@@ -302,8 +310,13 @@ class LiveRig:
         exceptions = outcome.exceptions + host.exceptions
         return Observed(
             outcome.start_s, outcome.end_s, rows, list(outcome.causes), outcome.held, outcome.end_mode, outcome.runs,
-            host.host.timed_out_s, exceptions, host.worst_turn_s,
+            host.host.timed_out_s, exceptions, max(host.worst_turn_s, self._stalled_s(outcome.start_s)),
         )  # fmt: skip
+
+    def _stalled_s(self, start_s: float) -> float:
+        """Longest lateness of the bare loop since the fault began, or shortly before [s]."""
+        stalls = [line for line in self._watch.pending() if "late_s" in line]
+        return max((line["late_s"] for line in stalls if line["at_s"] > start_s - 0.05), default=0.0)
 
     def _hear_supervisor(self, seen: Observed, supervisor: Optional[Child], pid: int, log: Path) -> None:
         """Its verdict: from its answer, or from its own log."""

@@ -149,7 +149,7 @@ TABLE: Tuple[FaultKind, ...] = (
         words=("state_age", "clock", "out_of_order"),
     ),
     FaultKind(
-        "state_lag_grows", "states fall behind by half a second per second", "state", threshold="state_age_s", factor=2.0,
+        "state_lag_grows", "states fall behind by half a second per second", "state", threshold="state_age_s", factor=2.1,
         words=("state_age", "clock"),
     ),
     _ride("state_swapped_once", "one state is overtaken by the next", "state"),

@@ -17,6 +17,7 @@ from typing import Any, List, Optional
 import numpy as np
 
 from ..robot_io import BenchRobot, LinkError, RobotState
+from ..scheduler import RUNTIME_PRIORITY, be_prompt
 from ..shared_memory import SharedMemoryServer
 from .dds_robot import DdsRobot, DdsRobotCfg
 from .messages import MOTOR_NAMES
@@ -48,6 +49,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
     except LinkError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    be_prompt(RUNTIME_PRIORITY)  # a real robot has a computer of its own
     print("ready", flush=True)
 
     def stop() -> bool:

@@ -127,8 +127,9 @@ class DdsLink:
         Raises:
             LinkError: When the robot's writer has left, until another one comes.
         """
-        frames, writer_left = self._states.take()
-        if writer_left and self._states.writers == 0:
+        frames = self._states.take()[0]
+        # Not the notice in place of a sample: it is none when the last sample was not taken yet.
+        if self.states and self._states.writers == 0:
             self._gone, self._tick = True, None
         for frame in frames:
             self._accept(frame)

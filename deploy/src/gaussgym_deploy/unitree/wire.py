@@ -6,9 +6,12 @@ So topics are announced with their proper types, and samples cross as they are. 
 
 from __future__ import annotations
 
-from typing import Any, Callable, Dict, List, Optional, Tuple
+import contextlib
+import os
+from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
 from ..robot_io import LinkError
+from ..scheduler import SUPERVISOR_PRIORITY
 from .idl import dds_type, require_cyclonedds
 from .versions import check_versions, cyclonedds_version, is_loopback
 
@@ -140,8 +143,9 @@ class Wire:
         require_cyclonedds()
         from cyclonedds.domain import DomainParticipant
 
-        _open_domain(domain, interface)
-        self._participant: Optional[Any] = DomainParticipant(domain)
+        with _prompt_threads():
+            _open_domain(domain, interface)
+            self._participant: Optional[Any] = DomainParticipant(domain)
         self._topics: Dict[str, Any] = {}
         self._ends: List[Any] = []
 
@@ -216,6 +220,24 @@ class Wire:
             )
             self._topics[name] = topic
         return self._topics[name]
+
+
+@contextlib.contextmanager
+def _prompt_threads() -> Iterator[None]:
+    """Threads that are started inside (DDS receives in its own) are scheduled in real time, where the system allows it.
+
+    Otherwise they would wait behind every other process of a busy machine, whatever the priority of who reads.
+    """
+    try:
+        before = os.sched_getscheduler(0), os.sched_getparam(0)
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(SUPERVISOR_PRIORITY))
+    except (AttributeError, OSError):
+        yield
+        return
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, *before)
 
 
 def _open_domain(domain: int, interface: str) -> None:

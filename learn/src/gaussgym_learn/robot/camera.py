@@ -10,11 +10,13 @@ from typing import Protocol
 import numpy as np
 from gaussgym_deploy.bundle import CameraSpec
 from gaussgym_deploy.robot_io import RobotState
+from gaussgym_deploy.scheduler import be_prompt
 from gaussgym_scene.frames import matrix_from_quat_wxyz
 from gaussgym_scene.scene import Scene
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+CAMERA_PRIORITY = 5
 
 
 class Eye(Protocol):
@@ -98,6 +100,9 @@ class CameraFeed:
 
     def _work(self) -> None:
         assert self._asked is not None
+        be_prompt(
+            CAMERA_PRIORITY
+        )  # where it was preempted in the middle of Python code, the physics would wait for it
         while (order := self._asked.get()) is not None:
             time_s, position_w, quat_wxyz = order
             episode = self._episode

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from gaussgym_deploy.bundle import CameraSpec
 from gaussgym_deploy.robot_io import JointCommand, LinkError, RobotState
+from gaussgym_deploy.scheduler import RUNTIME_PRIORITY, be_prompt
 from gaussgym_deploy.shared_memory import SharedMemoryServer
 from gaussgym_deploy.simulated_robot import SimulatedRobotCfg
 from gaussgym_deploy.unitree.dds_robot import DdsRobot, DdsRobotCfg
@@ -249,6 +250,7 @@ def serve_dds(
             camera_period_s=period_s if options.camera_hz is None else 1.0 / options.camera_hz,
         )
         served = DdsRobot(driven, simulated.robot.joint_names, DdsRobotCfg(dds.domain, rate_hz=STATE_HZ))
+        be_prompt(RUNTIME_PRIORITY)  # a real robot has a computer of its own
         print("ready", flush=True)
         served.run(stopped)
         served.close()

@@ -12,6 +12,7 @@ from typing import IO, Any
 import mujoco
 from gaussgym_deploy.bundle import BundleError, CameraSpec, PolicyBundle
 from gaussgym_deploy.robot_io import DAMPING_KD, JointCommand
+from gaussgym_deploy.scheduler import be_prompt
 from gaussgym_deploy.shared_memory import EpisodeResult, ResetRequest, SharedMemoryServer
 from gaussgym_deploy.simulated_robot import SimulatedRobotCfg
 from gaussgym_scene.errors import InputError
@@ -26,6 +27,8 @@ from gaussgym_learn.export import camera_spec
 from gaussgym_learn.robot.film import RobotFilm
 from gaussgym_learn.robot.plain_robot import PlainRobot
 
+ROBOT_PRIORITY = 15
+"""Of a robot in real time among real-time threads: above the runtime (10), below the supervisor (20)."""
 COMMAND_TIMEOUT_S = 0.1
 """Silence after which a robot that runs freely damps, as a motor board does [simulated s]."""
 
@@ -256,6 +259,7 @@ def serve_free(
     sleep: Callable[[float], None] = time.sleep,
 ) -> None:
     """Real time, or `SimulatedRobotCfg.speed` times as fast: a state every period."""
+    be_prompt(ROBOT_PRIORITY)
     free, started, silent_s = FreeRunning(robot), False, 0.0
     period_s = free.period_s / robot.options.speed
     due_s = clock()
