@@ -104,6 +104,10 @@ def _recording(folder: Path, fields: dict[str, Any], arrays: dict[str, NDArray[A
     thinking_s = np.nan_to_num(arrays.get("inference_s", np.zeros(len(robot_s))))
     sent_s = runtime_s + thinking_s - offset_s
     fresh = np.concatenate(([True], np.diff(robot_s) > 0)) & _finite_states(arrays)
+    if "position_w" in arrays:
+        told_where = np.isfinite(arrays["position_w"]).all(axis=1)
+        if told_where.mean() > 0.5:  # links read it more rarely than states: the first rows lack it
+            fresh &= told_where
     rows = np.flatnonzero(fresh)
     broken = (np.diff(era[rows]) != 0) | (np.diff(robot_s[rows]) > MAX_GAP_S)
     told = np.isfinite(np.concatenate([arrays[n] for n in ("target", "kp", "kd")], axis=1)).all(axis=1)
