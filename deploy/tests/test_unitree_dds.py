@@ -16,8 +16,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from gaussgym_deploy.robot_io import DAMPING_KD, BenchRobot, JointCommand, LinkError, RobotState
+from gaussgym_deploy import robot_process
+from gaussgym_deploy.bundle import BundleError, PolicyBundle
+from gaussgym_deploy.robot_io import (
+    DAMPING_KD,
+    BenchRobot,
+    JointCommand,
+    LinkError,
+    RobotState,
+    open_robot,
+)
 from gaussgym_deploy.testing import make_bundle
+from gaussgym_deploy.unitree import simulated
 from gaussgym_deploy.unitree.dds_link import COMMAND_TOPIC, STATE_TOPIC, DdsLink, DdsLinkCfg
 from gaussgym_deploy.unitree.dds_robot import DdsRobot, DdsRobotCfg
 from gaussgym_deploy.unitree.messages import MOTOR_NAMES, LowCmdFrame, LowStateFrame
@@ -485,3 +495,25 @@ def test_go2_refusals(bundle_dir: Path, options: list[str], text: str) -> None:
 def test_a_robot_process_that_fails_says_why() -> None:
     with pytest.raises(LinkError, match="the robot process ended: error: the DDS domain is 999"):
         SimulatedDdsRobot(bench_command(999))
+
+
+def test_options_of_the_simulated_robot_reach_its_process(
+    bundle_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle, started = PolicyBundle.load(bundle_dir), []
+    monkeypatch.setattr(robot_process, "learn_program", lambda: "gaussgym-learn")
+
+    def start(command: list[str]) -> None:
+        started.append(command)
+        raise LinkError("enough")
+
+    monkeypatch.setattr(simulated, "SimulatedDdsRobot", start)
+    with pytest.raises(LinkError, match="enough"):
+        open_robot("dds-sim", bundle, scene=str(tmp_path), motor_strength=0.85, command_delay_ms="10")
+    command = started[0]
+    assert command[command.index("--motor-strength") + 1] == "0.85"
+    assert command[command.index("--command-delay-ms") + 1] == "10.0"
+    with pytest.raises(LinkError, match="option motor_strength is for a robot that is started in a scene"):
+        open_robot("dds-sim", bundle, domain=5, motor_strength=0.85)
+    with pytest.raises((LinkError, BundleError), match="strength"):
+        open_robot("dds-sim", bundle, scene=str(tmp_path), strength=0.85)

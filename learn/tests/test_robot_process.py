@@ -14,7 +14,7 @@ from gaussgym_deploy.simulated_robot import TRAINING_NOISE, SimulatedRobotCfg
 from gaussgym_learn.courses import flat_course
 from gaussgym_learn.evaluate import evaluate, evaluation_cfg, fixed_starts
 from gaussgym_learn.robot import PlainRobot
-from gaussgym_learn.robot.camera import CameraFeed
+from gaussgym_learn.robot.camera import CameraFeed, response_codes
 from gaussgym_learn.robot.sensing import Readings, Sensors
 from gaussgym_learn.robot.serving import FreeRunning, Watch
 from gaussgym_scene.frames import matrix_from_quat_wxyz
@@ -186,6 +186,11 @@ def test_friction_payload_and_motor_strength_act(make_robot):
     slippery = make_robot(friction=0.2)
     foot = slippery.model.geom("FR_foot").id
     assert slippery.model.geom_friction[foot, 0] == pytest.approx(0.2)
+    stiff = make_robot(joint_friction_nm=0.4, joint_damping_nms=0.3).model
+    hips = [stiff.joint(name).dofadr[0] for name in GO1.joint_names]
+    assert stiff.dof_frictionloss[hips] == pytest.approx(0.4)
+    assert stiff.dof_damping[hips] == pytest.approx(0.3)
+    assert (nominal.model.dof_frictionloss[hips] < 0.4).all()  # by default the robot's own
     weak = make_robot(motor_strength=0.1)
     weak.reset(0)
     for _ in range(60):
@@ -222,6 +227,15 @@ class CountingEye:
 
     def image(self, position_w, quat_wxyz):
         return np.full((1, 1, 3), round(100 * position_w[0]), dtype=np.uint8)
+
+
+def test_exposure_and_gamma_by_hand():
+    assert (response_codes(1.0, 1.0) == np.arange(256)).all()
+    half = response_codes(0.5, 1.0)
+    assert half[255] == 188  # sRGB of half the light: 1.055 * 0.5^(1/2.4) - 0.055 = 0.7354
+    assert half[0] == 0
+    assert (response_codes(2.0, 1.0)[188:] >= 254).all()
+    assert response_codes(1.0, 2.0)[128] == 64  # 255 (128/255)^2 = 64.25
 
 
 def test_frames_arrive_late_and_the_newest_wins():
@@ -333,6 +347,8 @@ def test_the_tally_is_that_of_evaluate(course, starts, monkeypatch):
         ({"motor_strength": 0.0}, "motor_strength is 0.0"),
         ({"state_hz": 300}, "divisor of the 200 physics steps"),
         ({"noise": float("nan")}, "noise is nan"),
+        ({"joint_friction_nm": -0.1}, "joint_friction_nm is -0.1"),
+        ({"camera_gain": 0.0}, "camera_gain is 0.0"),
     ],
 )
 def test_options_that_cannot_be_simulated_are_refused(options, text):
@@ -343,5 +359,7 @@ def test_options_that_cannot_be_simulated_are_refused(options, text):
 def test_options_as_arguments_read_back():
     import tyro
 
-    cfg = SimulatedRobotCfg(camera_hz=7.5, payload_kg=2.0, state_hz=100, seed=4)
+    cfg = SimulatedRobotCfg(
+        camera_hz=7.5, payload_kg=2.0, state_hz=100, seed=4, joint_friction_nm=0.3, camera_gain=0.8
+    )
     assert tyro.cli(SimulatedRobotCfg, args=cfg.arguments()) == cfg

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Optional
+from typing import Any, Optional
 
 from .bundle import PolicyBundle
 from .robot_io import ROBOT_LINKS, RobotIO
-from .robot_process import open_sim
+from .robot_process import named_options, open_sim
 
 
 def open_dds_sim(
@@ -17,6 +17,7 @@ def open_dds_sim(
     camera: Optional[str] = None,
     interface: str = "lo",
     start_timeout_s: float = 30.0,
+    **options: Any,
 ) -> RobotIO:
     """A simulated robot behind real DDS; see :func:`gaussgym_deploy.unitree.simulated.open_simulated`."""
     from .unitree.simulated import open_simulated
@@ -28,7 +29,11 @@ def open_dds_sim(
         camera=camera,
         interface=interface,
         start_timeout_s=start_timeout_s,
+        **options,
     )
+
+
+open_dds_sim.__signature__ = named_options(open_dds_sim)  # type: ignore[attr-defined]
 
 
 def open_go2(

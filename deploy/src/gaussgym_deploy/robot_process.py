@@ -20,7 +20,7 @@ from .robot_io import JointCommand, LinkError, RobotIO, RobotState
 from .shared_memory import LinkDescription, SharedMemoryRobot
 from .simulated_robot import SimulatedRobotCfg
 
-__all__ = ["RobotProcess", "check_robot", "open_sim", "robot_command"]
+__all__ = ["RobotProcess", "check_robot", "named_options", "open_sim", "robot_command"]
 
 START_TIMEOUT_S = 300.0
 """How long the process may take to come up (it may compile a renderer) [s]."""
@@ -160,8 +160,8 @@ def open_sim(
         raise
 
 
-def _named_options(function: Any) -> inspect.Signature:
-    """A signature in which ``**options`` stands out by name, for whoever lists a link's options."""
+def named_options(function: Any) -> inspect.Signature:
+    """A signature in which ``**options`` stand out by name (fields of :class:`SimulatedRobotCfg`), for who lists a link's."""
     own = list(inspect.signature(function).parameters.values())[:-1]
     more = [
         inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default)
@@ -170,7 +170,7 @@ def _named_options(function: Any) -> inspect.Signature:
     return inspect.Signature(own + more)
 
 
-open_sim.__signature__ = _named_options(open_sim)  # type: ignore[attr-defined]
+open_sim.__signature__ = named_options(open_sim)  # type: ignore[attr-defined]
 
 
 def check_robot(bundle: PolicyBundle, description: LinkDescription, *, episodes: int = 0) -> None:

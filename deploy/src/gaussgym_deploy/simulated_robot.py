@@ -42,6 +42,10 @@ class SimulatedRobotCfg:
         friction: Sliding friction coefficient between the robot and any ground (nominal 1).
         payload_kg: Mass on the robot's back [kg], a point 0.1 m above the base's origin.
         motor_strength: Factor on every motor's torque and on its limit.
+        joint_friction_nm: Dry friction of every joint [N·m]; default: the robot model's own.
+        joint_damping_nms: Viscous friction of every joint [N·m·s/rad]; default: the robot model's own.
+        camera_gain: Factor on the light that the camera sees (its exposure).
+        camera_gamma: Exponent on the camera's encoded values in 0..1.
         odometry_scale: Factor on the distance that the robot's own odometry reports (``position_w``).
         yaw_drift_rad_per_m: Heading error that attitude and odometry gather over the distance walked [rad/m].
         physics_hz: Physics steps a second; a multiple of the control rate, 200 in training.
@@ -63,6 +67,10 @@ class SimulatedRobotCfg:
     friction: float = 1.0
     payload_kg: float = 0.0
     motor_strength: float = 1.0
+    joint_friction_nm: Optional[float] = None
+    joint_damping_nms: Optional[float] = None
+    camera_gain: float = 1.0
+    camera_gamma: float = 1.0
     odometry_scale: float = 1.0
     yaw_drift_rad_per_m: float = 0.0
     physics_hz: int = 200
@@ -77,9 +85,11 @@ class SimulatedRobotCfg:
             BundleError: A number out of its range.
         """
         for name in (*TRAINING_NOISE, "state_latency_ms", "command_delay_ms", "camera_latency_ms", "noise",
-                     "friction", "payload_kg"):  # fmt: skip
+                     "friction", "payload_kg", "joint_friction_nm", "joint_damping_nms"):  # fmt: skip
             self._require(name, 0.0, 1e4, "0 or more")
-        for name in ("camera_hz", "motor_strength", "odometry_scale", "physics_hz", "state_hz", "speed"):
+        for name in (
+            "camera_hz", "motor_strength", "camera_gain", "camera_gamma", "odometry_scale", "physics_hz", "state_hz", "speed",
+        ):  # fmt: skip
             self._require(name, 1e-3, 1e5, "a positive number")
         self._require("yaw_drift_rad_per_m", -math.pi, math.pi, "a number between -pi and pi")
         if self.state_hz is not None and (

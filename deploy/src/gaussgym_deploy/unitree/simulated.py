@@ -14,6 +14,7 @@ from typing import Any, Dict, List, Optional, Sequence, Union
 from ..bundle import PolicyBundle
 from ..robot_io import JointCommand, LinkError, RobotState
 from ..robot_process import robot_command
+from ..simulated_robot import SimulatedRobotCfg
 from .dds_link import DdsLink, DdsLinkCfg
 from .remote import SIMULATED_REMOTE
 
@@ -44,7 +45,11 @@ def bench_command(
 
 
 def scene_command(
-    domain: int, bundle: PolicyBundle, scene: Union[str, Path], camera: Optional[str]
+    domain: int,
+    bundle: PolicyBundle,
+    scene: Union[str, Path],
+    camera: Optional[str],
+    options: Optional[SimulatedRobotCfg] = None,
 ) -> List[str]:
     """Command line of the MuJoCo robot in a scene.
 
@@ -53,11 +58,12 @@ def scene_command(
         bundle: Gives robot and camera.
         scene: The scene's folder.
         camera: Name of the shared memory for the camera's frames; None: it does not look.
+        options: Sensors, delays, ground, motors.
 
     Raises:
         LinkError: When ``gaussgym-learn`` is not installed.
     """
-    command = robot_command(scene, camera or "", bundle, lockstep=False)
+    command = robot_command(scene, camera or "", bundle, lockstep=False, options=options)
     return [*command, "--link", "dds", "--domain", str(domain), "--until-orphaned"]
 
 
@@ -136,6 +142,7 @@ def open_simulated(
     camera: Optional[str] = None,
     interface: str = "lo",
     start_timeout_s: float = 30.0,
+    **options: Any,
 ) -> Any:
     """The link ``dds-sim``.
 
@@ -146,17 +153,23 @@ def open_simulated(
         camera: Name of the shared memory for the frames of a robot that is started here.
         interface: Network interface of the running robot.
         start_timeout_s: How long to wait for the robot's first state [s].
+        options: Fields of :class:`SimulatedRobotCfg`, as values or as text, of a MuJoCo robot that is started here.
 
     Raises:
-        LinkError: When there is no robot, or cyclonedds is missing or refused.
+        BundleError: For an option that cannot be simulated.
+        LinkError: When there is no robot, or options for one that is not started here, or cyclonedds is missing or refused.
     """
-    robot = None
+    robot, simulated = None, SimulatedRobotCfg.from_text(options)
+    if options and (domain is not None or scene is None):
+        raise LinkError(
+            f"option {next(iter(options))} is for a robot that is started in a scene: give scene=DIR, and no domain"
+        )
     if domain is None:
         domain = free_domain()
         if scene is None:
             command = bench_command(domain, bundle, camera)
         else:
-            command = scene_command(domain, bundle, scene, camera)
+            command = scene_command(domain, bundle, scene, camera, simulated)
         robot = SimulatedDdsRobot(command)
     cfg = DdsLinkCfg(domain, interface, start_timeout_s=start_timeout_s, remote=SIMULATED_REMOTE)
     try:

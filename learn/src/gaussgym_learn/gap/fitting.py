@@ -16,6 +16,7 @@ from gaussgym_learn.gap.least_squares import (
     Unknowns,
     minimize,
     robust_cost,
+    row_costs,
     slopes,
     standard_errors,
     with_prior,
@@ -28,6 +29,9 @@ TRIMMED = 0.25
 """Share of the segments that the last fit leaves out."""
 RESOLUTION = 0.25
 """The cost is rough below this share of a difference quotient's step: no standard error is smaller."""
+QUIET_RAD = 2e-3
+"""Joint angles that fit this well come from quiet sensors: single control steps then say more than longer pieces, in which
+feet land and slopes lead astray; with noisy ones only longer pieces tell physics from a wrong start."""
 MIN_SLIDING = 0.005
 """Ground friction shows only in feet that slide: at least in this share of all contacts."""
 
@@ -195,7 +199,8 @@ def fit_physics(
     """Fit a robot's physics to a recording.
 
     Trial values first and a fit to few segments, then a fit to all but those that fit worst: where a foot just lands or leaves, a
-    replay is chaotic, and its slopes say nothing (least trimmed squares, Rousseeuw 1984).
+    replay is chaotic, and its slopes say nothing (least trimmed squares, Rousseeuw 1984). Where sensors are quiet (`QUIET_RAD`),
+    a fit to single control steps is the last.
 
     Args:
         replay_of: makes the replay of some segments.
@@ -222,11 +227,30 @@ def fit_physics(
     progress(f"fit to {len(kept)} of {len(segments)} segments")
     problem = _Problem(best, estimate_starts(best), physics, chosen, weights)
     shared, own = problem.solve(rounds=15)
+    if segments.horizon > 1 and weights.joint_pos_rad <= QUIET_RAD:
+        progress("fit to single control steps")
+        problem = _single_steps(problem, shared, replay_of)
+        shared, own = problem.solve(rounds=15)
     progress("fits to each half")
     halves = [
         _solve_part(problem, shared, own, part, replay_of) for part in (slice(0, None, 2), slice(1, None, 2))
     ]
     return _conclude(problem, shared, own, 0.5 * np.abs(halves[0] - halves[1]))
+
+
+def _single_steps(problem: _Problem, shared: Array, replay_of: Callable[[Segments], Replay]) -> _Problem:
+    """The same segments cut into single control steps, from a solution on; those that fit worst are left out again."""
+    whole, physics = problem.replay.segments, problem.physics(shared)
+    singles = Segments((whole.first[:, None] + np.arange(whole.horizon)).ravel(), 1)
+    replay = replay_of(singles)
+    starts = estimate_starts(replay)
+    cut = replace(
+        problem, replay=replay, starts=starts, base=physics, weights=_reweighted(replay, starts, physics)
+    )
+    cost = row_costs(cut(*cut.begin))
+    kept = np.sort(np.argsort(cost)[: max(1, round((1.0 - TRIMMED) * len(cost)))])
+    best = replay_of(replace(singles, first=singles.first[kept]))
+    return replace(cut, replay=best, starts=Starts(starts.position_w[kept], starts.velocity_w[kept]))
 
 
 def _solve_part(

@@ -56,7 +56,12 @@ class Slopes:
 
 def robust_cost(value: Array) -> float:
     """Sum of `soft_l1` over residuals: quadratic near 0, linear far from it."""
-    return float(np.sum(2.0 * (np.sqrt(1.0 + value**2) - 1.0)))
+    return float(row_costs(value).sum())
+
+
+def row_costs(value: Array) -> Array:
+    """The same of each row `[N]` of `[N, M]`."""
+    return np.sum(2.0 * (np.sqrt(1.0 + value**2) - 1.0), axis=-1)
 
 
 def with_prior(residuals: Residuals, unknowns: Unknowns, shared: Array, own: Array) -> Array:
@@ -105,25 +110,33 @@ def minimize(
         rounds: most steps.
         tolerance: relative decrease of the cost that is not worth another step.
     """
-    cost, damping = robust_cost(with_prior(residuals, unknowns, shared, own)), 1e-3
+    cost = row_costs(with_prior(residuals, unknowns, shared, own))
+    damping, own_damping = 1e-3, np.full(len(own), 1e-3)
     for _ in range(rounds):
         at = slopes(residuals, unknowns, shared, own)
         better = False
         while not better and damping < _LARGEST_DAMPING:
-            next_shared, next_own = _step(at, unknowns, shared, own, damping)
-            tried = robust_cost(with_prior(residuals, unknowns, next_shared, next_own))
-            better = tried < cost
+            next_shared, next_own = _step(at, unknowns, shared, own, damping, own_damping)
+            # A row whose own step does not help keeps what it has: one that stands on a cliff must not hold up all others.
+            tried = row_costs(with_prior(residuals, unknowns, next_shared, next_own))
+            kept = row_costs(with_prior(residuals, unknowns, next_shared, own))
+            helped = tried < kept
+            tried = np.minimum(tried, kept)
+            own_damping = np.clip(own_damping * np.where(helped, 0.2, 6.0), 1e-6, _LARGEST_DAMPING)
+            better = bool(tried.sum() < cost.sum())
             damping = max(damping / 5.0, 1e-6) if better else damping * 6.0
         if not better:
             break
-        gained, cost = cost - tried, tried
-        shared, own = next_shared, next_own
-        if gained < tolerance * cost:
+        gained, cost = cost.sum() - tried.sum(), tried
+        shared, own = next_shared, np.where(helped[:, None], next_own, own)
+        if gained < tolerance * cost.sum():
             break
     return shared, own
 
 
-def _step(at: Slopes, unknowns: Unknowns, shared: Array, own: Array, damping: float) -> tuple[Array, Array]:
+def _step(
+    at: Slopes, unknowns: Unknowns, shared: Array, own: Array, damping: float, own_damping: Array
+) -> tuple[Array, Array]:
     """One damped step; shared unknowns that would leave their bounds stop there, and the others are told so."""
     root = (1.0 + at.value**2) ** -0.25  # of the weights that soft_l1 gives
     a, b, r = at.shared * root, at.own * root, at.value * root
@@ -134,7 +147,7 @@ def _step(at: Slopes, unknowns: Unknowns, shared: Array, own: Array, damping: fl
     aa[np.diag_indices_from(aa)] *= 1.0 + damping
     aa[np.diag_indices_from(aa)] += 1e-9 / unknowns.scale**2
     diagonal = np.arange(bb.shape[1])
-    bb[:, diagonal, diagonal] *= 1.0 + damping
+    bb[:, diagonal, diagonal] *= 1.0 + own_damping[:, None]
     own_step_of = np.linalg.solve(bb, np.concatenate((ab.transpose(0, 2, 1), br[:, :, None]), axis=2))
     reduced = aa - np.einsum("npq,nqr->pr", ab, own_step_of[:, :, :-1])
     wanted = ar - np.einsum("npq,nq->p", ab, own_step_of[:, :, -1])

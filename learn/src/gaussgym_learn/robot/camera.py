@@ -34,9 +34,13 @@ class SplatCamera:
         scene: where.
         spec: size, intrinsics and mount.
         backend: of the splat renderer.
+        gain: factor on light.
+        gamma: exponent on encoded values in 0..1.
     """
 
-    def __init__(self, scene: Scene, spec: CameraSpec, backend: str) -> None:
+    def __init__(
+        self, scene: Scene, spec: CameraSpec, backend: str, *, gain: float = 1.0, gamma: float = 1.0
+    ) -> None:
         from gaussgym_render import SplatRenderer
 
         self._renderer = SplatRenderer([scene.splats], spec.width, spec.height, backend=backend)
@@ -45,13 +49,26 @@ class SplatCamera:
         self._mount[:3, :3] = matrix_from_quat_wxyz(np.array(spec.quat_b_c_wxyz))
         self._mount[:3, 3] = spec.position_b_m
         self._scene = np.zeros(1, dtype=np.int64)
+        self._codes = response_codes(gain, gamma)
 
     def image(self, position_w: Floats, quat_wxyz: Floats) -> NDArray[np.uint8]:
         """uint8 `[H, W, 3]` from a base pose."""
         base = np.eye(4)
         base[:3, :3] = matrix_from_quat_wxyz(quat_wxyz)
         base[:3, 3] = position_w
-        return self._renderer.render((base @ self._mount)[None], self._k, self._scene).rgb[0]
+        return self._codes[self._renderer.render((base @ self._mount)[None], self._k, self._scene).rgb[0]]
+
+
+def response_codes(gain: float, gamma: float) -> NDArray[np.uint8]:
+    """What a camera of some exposure makes of each code that an ideal one gives, `[256]`.
+
+    Codes are sRGB (IEC 61966-2-1): decoded to light, times the gain, encoded, and raised to gamma.
+    """
+    code = np.arange(256) / 255.0
+    light = np.where(code <= 0.04045, code / 12.92, ((code + 0.055) / 1.055) ** 2.4)
+    light = np.clip(gain * light, 0.0, 1.0)
+    shown = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
+    return np.round(255.0 * np.clip(shown, 0.0, 1.0) ** gamma).astype(np.uint8)
 
 
 class CameraFeed:

@@ -103,7 +103,7 @@ class CameraProcess:
         spec: size, intrinsics and mount.
         renderer: backend.
         name: of the shared memory, served as `gaussgym_deploy.unitree.camera_link.SharedMemoryCamera` reads it.
-        latency_s: from exposure to publication.
+        options: the camera's latency from exposure to publication, its gain and gamma.
         timeout_s: how long to wait for somebody to look.
     """
 
@@ -114,7 +114,7 @@ class CameraProcess:
         renderer: str,
         name: str,
         *,
-        latency_s: float,
+        options: SimulatedRobotCfg,
         timeout_s: float,
     ) -> None:
         context = multiprocessing.get_context("spawn")
@@ -122,7 +122,7 @@ class CameraProcess:
         self._shared = np.frombuffer(self._pose, dtype=np.float64)
         self._ready: Any = context.Event()
         self._count = 0
-        arguments = (str(scene), spec, renderer, name, self._pose, self._ready, latency_s, timeout_s)
+        arguments = (str(scene), spec, renderer, name, self._pose, self._ready, options, timeout_s)
         self.process: Any = context.Process(target=_render, args=arguments, name="camera", daemon=True)
         self.process.start()
 
@@ -134,8 +134,14 @@ class CameraProcess:
         """
         end_s = time.monotonic() + timeout_s
         while not self._ready.wait(0.1):
-            if not self.process.is_alive() or time.monotonic() > end_s:
-                raise LinkError("the camera's process ended before it was ready")
+            if not self.process.is_alive():
+                raise LinkError(
+                    f"the camera's process ended (status {self.process.exitcode}) before it was ready"
+                )
+            if time.monotonic() > end_s:
+                raise LinkError(
+                    f"the camera's process was not ready within {timeout_s:g} s; the machine is too busy to load the scene"
+                )
 
     def look(self, position_w: np.ndarray, quat_wxyz: np.ndarray) -> None:
         """Expose a frame now."""
@@ -159,7 +165,7 @@ def _render(
     name: str,
     pose: Any,
     ready: Any,
-    latency_s: float,
+    options: SimulatedRobotCfg,
     timeout_s: float,
 ) -> None:
     """The camera's process."""
@@ -168,7 +174,8 @@ def _render(
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's; it ends this process
     parent, shared = os.getppid(), np.frombuffer(pose, dtype=np.float64)
     with torch_threads(1):
-        eye = SplatCamera(Scene.load(scene), spec, renderer)
+        latency_s, gain, gamma = 1e-3 * options.camera_latency_ms, options.camera_gain, options.camera_gamma
+        eye = SplatCamera(Scene.load(scene), spec, renderer, gain=gain, gamma=gamma)
         eye.image(np.zeros(3), np.array([1.0, 0.0, 0.0, 0.0]))  # compiles
         with SharedMemoryServer(
             name, robot="camera", joint_names=(), camera_size_wh=(spec.width, spec.height), lockstep=False
@@ -236,9 +243,8 @@ def serve_dds(
     simulated.reset(dds.start)
     camera, spec = None, camera_of(bundle, simulated.robot)
     if dds.camera is not None and spec is not None:
-        latency_s = 1e-3 * options.camera_latency_ms
         camera = CameraProcess(
-            scene, spec, renderer, dds.camera, latency_s=latency_s, timeout_s=dds.frames_timeout_s
+            scene, spec, renderer, dds.camera, options=options, timeout_s=dds.frames_timeout_s
         )
     try:
         if camera is not None:

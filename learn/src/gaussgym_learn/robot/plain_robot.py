@@ -33,7 +33,7 @@ _PAYLOAD_POS_B_M = (0.0, 0.0, 0.1)
 
 
 def plain_model(robot: RobotCfg, scene: Scene, options: SimulatedRobotCfg) -> mujoco.MjModel:
-    """The robot on a scene's ground as a MuJoCo model, with the friction, payload and time step of the options."""
+    """The robot on a scene's ground as a MuJoCo model, with the frictions, payload and time step of the options."""
     if robot.actuator.kind != "pd":
         raise InputError(
             f"robot {robot.name!r} has actuators of kind {robot.actuator.kind!r}; the plain robot simulates 'pd' only"
@@ -55,6 +55,11 @@ def plain_model(robot: RobotCfg, scene: Scene, options: SimulatedRobotCfg) -> mu
     for geom in range(model.ngeom):  # robot shapes have contact priority: theirs is the friction in force
         if int(model.geom_bodyid[geom]) in bodies:
             model.geom_friction[geom, 0] *= options.friction
+    dofs = [model.joint(name).dofadr[0] for name in robot.joint_names]
+    if options.joint_friction_nm is not None:
+        model.dof_frictionloss[dofs] = options.joint_friction_nm
+    if options.joint_damping_nms is not None:
+        model.dof_damping[dofs] = options.joint_damping_nms
     return model
 
 
@@ -116,7 +121,13 @@ class PlainRobot:
         self._feed = None
         if camera is not None:
             self._feed = CameraFeed(
-                SplatCamera(scene, camera, renderer),
+                SplatCamera(
+                    scene,
+                    camera,
+                    renderer,
+                    gain=self.options.camera_gain,
+                    gamma=self.options.camera_gamma,
+                ),
                 latency_s=1e-3 * self.options.camera_latency_ms,
                 threaded=threaded_camera,
             )
