@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from gaussgym_learn.gap import least_squares
 from gaussgym_learn.gap.compare import CompareCfg, compare, placed
+from gaussgym_learn.gap.fitting import fit_physics
 from gaussgym_learn.gap.preset import preset
 from gaussgym_learn.gap.recording import read_recording
 from gaussgym_learn.gap.replay import Physics, Replay, Starts, choose_segments, estimate_starts
@@ -244,6 +245,19 @@ def test_missing_files_are_one_clear_line(tmp_path, flat):
 def recovered(estimate, truth, *, relative=0.1, absolute=0.0):
     assert estimate["value"] is not None, estimate
     assert abs(estimate["value"] - truth) <= max(absolute, relative * truth), estimate
+
+
+def test_a_quiet_log_is_fitted_down_to_single_control_steps(tmp_path, flat):
+    truth = Truth(strength=0.8, joint_friction_nm=0.3)
+    recording = read_recording(write_flight(tmp_path, simulate(truth, seconds=2.0)))
+    segments, said = choose_segments(recording, horizon=3, count=16), []
+    fit = fit_physics(
+        lambda some: Replay(recording, get_robot("go1"), ground_of(flat), some),
+        segments, names=("strength", "joint_friction_nm"), progress=said.append,
+    )  # fmt: skip
+    assert "fit to single control steps" in said
+    assert fit.physics.strength == pytest.approx(0.8, rel=0.05)
+    assert fit.physics.joint_friction_nm == pytest.approx(0.3, rel=0.1)
 
 
 @pytest.mark.slow
