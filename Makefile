@@ -77,6 +77,12 @@ docker-isaacgym: ## the same as an image with the project in it, gaussgym-isaacg
 	docker build -f docker/isaacgym.Dockerfile -t gaussgym-isaacgym --build-context isaacgym="$(dir $(abspath $(ISAACGYM_TARBALL)))" \
 	  --build-arg ISAACGYM_NAME="$(notdir $(ISAACGYM_TARBALL))" .
 
+##@ Robot
+.PHONY: docker-robot
+PLATFORM ?= linux/arm64
+docker-robot: ## the runtime for a robot's own computer as an image, gaussgym-robot; PLATFORM=linux/arm64 | linux/amd64
+	docker buildx build --platform $(PLATFORM) -f docker/robot.Dockerfile -t gaussgym-robot --load .
+
 ##@ Chores
 .PHONY: check test-slow bench lock clean-runs
 check: $(ready) ## lint and types

@@ -249,6 +249,8 @@ def play(bundle, draw, runtimes):
             link.write(JointCommand(*session.rogue_commands[row].reshape(3, 12)))
             robot.last_q[:] = np.nan  # whoever writes past the runtime knows no rate
         supervisor.step(now_s + 1e-3)
+        if session.rogue[row]:
+            robot.last_q[:] = np.nan
         assert robot.wrong == []
         fault = runtime.machine.fault
         since = 0 if fault is None and supervisor.fault is None else since + 1

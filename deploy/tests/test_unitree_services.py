@@ -16,7 +16,7 @@ from gaussgym_deploy.bundle import CameraSpec
 from gaussgym_deploy.cameras import open_camera
 from gaussgym_deploy.image_fit import ImageFit, LensCfg, lens_from
 from gaussgym_deploy.realsense import RealSenseCamera
-from gaussgym_deploy.robot_io import BenchRobot, LinkError
+from gaussgym_deploy.robot_io import ROBOT_LINKS, BenchRobot, JointCommand, LinkError, open_robot
 from gaussgym_deploy.unitree.dds_robot import DdsRobot, DdsRobotCfg
 from gaussgym_deploy.unitree.messages import MOTOR_NAMES
 from gaussgym_deploy.unitree.simulated import free_domain
@@ -167,6 +167,40 @@ def test_go2_link_releases_before_it_commands(
     bundle.robot = "go1"
     with pytest.raises(LinkError, match="is for 'go1', this link is for a 'go2'"):
         go2.open_go2(bundle, interface="lo", domain=domain)
+
+
+@dds
+def test_a_dry_run_of_the_go2_releases_nothing_and_joins_nothing(robot: Robot, domain: int) -> None:
+    bench = BenchRobot()
+    server = DdsRobot(bench, MOTOR_NAMES, DdsRobotCfg(domain))
+    robot.steps.append(server.step)
+    robot.start()
+    mode = robot.mode
+    bundle: Any = SimpleNamespace(robot="go2", joint_names=MOTOR_NAMES, path="bundle")
+    ROBOT_LINKS["go2-unchecked"] = ROBOT_LINKS["go2"]  # a bundle that is none fits no description
+    try:
+        link = open_robot("go2-unchecked", bundle, dry_run=True, interface="lo", domain=domain)
+    finally:
+        del ROBOT_LINKS["go2-unchecked"]
+    assert link.read().t_s > 0.0
+    with pytest.raises(LinkError, match="only listens"):
+        link.write(JointCommand.zeros(12))
+    for _ in range(50):
+        time.sleep(0.005)
+        state = link.read()
+    assert state.rival_writers == 0
+    link.close()
+    robot.steps.remove(server.step)
+    time.sleep(0.05)
+    server.close()
+    assert (robot.mode, server.commands) == (mode, 0)
+    assert mode != ""
+
+
+def test_no_dry_run_of_a_go1() -> None:
+    bundle: Any = SimpleNamespace(robot="bench", joint_names=MOTOR_NAMES, path="bundle")
+    with pytest.raises(LinkError, match="answers only who sends"):
+        open_robot("go1", bundle, dry_run=True, accept_untested=True)
 
 
 # Cameras.

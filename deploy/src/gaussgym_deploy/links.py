@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Optional
 
 from .bundle import PolicyBundle
-from .robot_io import ROBOT_LINKS, RobotIO
+from .robot_io import ROBOT_LINKS, LinkError, RobotIO
 from .robot_process import named_options, open_sim
 
 
@@ -37,12 +37,19 @@ open_dds_sim.__signature__ = named_options(open_dds_sim)  # type: ignore[attr-de
 
 
 def open_go2(
-    bundle: PolicyBundle, *, interface: str, domain: int = 0, start_timeout_s: float = 10.0
+    bundle: PolicyBundle,
+    *,
+    interface: str,
+    domain: int = 0,
+    start_timeout_s: float = 10.0,
+    dry_run: bool = False,
 ) -> RobotIO:
     """A Go2 on a real network; see :func:`gaussgym_deploy.unitree.go2.open_go2`."""
     from .unitree.go2 import open_go2 as opened
 
-    return opened(bundle, interface=interface, domain=domain, start_timeout_s=start_timeout_s)
+    return opened(
+        bundle, interface=interface, domain=domain, start_timeout_s=start_timeout_s, dry_run=dry_run
+    )
 
 
 def open_t1(
@@ -80,8 +87,14 @@ def open_go1(
     port: int = 8007,
     local_port: int = 8080,
     start_timeout_s: float = 5.0,
+    dry_run: bool = False,
 ) -> RobotIO:
     """A Go1 over UDP, not run on hardware; see :mod:`gaussgym_deploy.unitree.sdk_udp`."""
+    if dry_run:
+        raise LinkError(
+            "a Go1 answers only who sends it packets: there is no dry run on it; leave out --dry-run and kd_scale"
+            " to read its states (damping is sent)"
+        )
     from .unitree.sdk_udp import open_go1 as opened
 
     return opened(

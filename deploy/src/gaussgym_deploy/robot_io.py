@@ -310,12 +310,13 @@ ROBOT_LINKS: Dict[str, Callable[..., RobotIO]] = {"bench": _open_bench}
 """Robot links by name; a package adds its own entry. Each takes the bundle (joint order, limits, camera), and keyword options."""
 
 
-def open_robot(name: str, bundle: PolicyBundle, **options: Any) -> RobotIO:
+def open_robot(name: str, bundle: PolicyBundle, *, dry_run: bool = False, **options: Any) -> RobotIO:
     """Open a robot link by name.
 
     Args:
         name: A key of :data:`ROBOT_LINKS`, or ``module:function`` for a link of your own.
         bundle: The policy bundle that will drive it.
+        dry_run: Nothing will be written. Handed on to links that act when they are opened (they have a parameter of that name).
         options: Of that link.
 
     Raises:
@@ -327,6 +328,8 @@ def open_robot(name: str, bundle: PolicyBundle, **options: Any) -> RobotIO:
     else:
         link = ROBOT_LINKS[name]
     parameters = list(inspect.signature(link).parameters.values())[1:]
+    acts = [parameter for parameter in parameters if parameter.name == "dry_run"]
+    parameters = [parameter for parameter in parameters if parameter not in acts]
     known = [parameter.name for parameter in parameters]
     for option in options:
         if option not in known:
@@ -343,7 +346,7 @@ def open_robot(name: str, bundle: PolicyBundle, **options: Any) -> RobotIO:
         from .robot_description import require_fit
 
         require_fit(bundle, name)
-    return link(bundle, **options)
+    return link(bundle, **options, dry_run=dry_run) if acts else link(bundle, **options)
 
 
 def _import_link(name: str) -> Callable[..., RobotIO]:

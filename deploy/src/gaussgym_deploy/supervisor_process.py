@@ -216,7 +216,7 @@ def supervise(task: Dict[str, Any]) -> int:
     cfg = SupervisorCfg(**task["cfg"])
     bundle = PolicyBundle.load(Path(task["bundle"]))
     limits = None if task["limits"] is None else GuardLimits(**task["limits"])
-    robot = open_robot(task["robot"], bundle, **task["options"])
+    robot = open_robot(task["robot"], bundle, dry_run=cfg.dry_run, **task["options"])
     try:
         camera = bundle.camera
         with SharedMemoryServer(

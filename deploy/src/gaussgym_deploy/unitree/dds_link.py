@@ -21,7 +21,7 @@ from .messages import (
     motor_index,
 )
 from .remote import REMOTE_BYTES, RemoteCfg, stick_velocity
-from .wire import Wire
+from .wire import FrameWriter, Wire
 
 __all__ = ["COMMAND_TOPIC", "SPORT_TOPIC", "STATE_TOPIC", "DdsLink", "DdsLinkCfg"]
 
@@ -66,6 +66,7 @@ class DdsLink:
         clock: Seconds, monotonic.
         release: Called when the robot was heard and nobody else was seen to command it, before the command topic is joined
             (takes the robot's own motion service off the motors).
+        listen_only: The command topic is not joined, and who else commands the robot is its own business.
 
     Attributes:
         checks_crc: Whether the robot fills in the checksum of its states (told by the first ones).
@@ -82,6 +83,7 @@ class DdsLink:
         *,
         clock: Callable[[], float] = time.monotonic,
         release: Optional[Callable[[Wire], None]] = None,
+        listen_only: bool = False,
     ) -> None:
         self.cfg, self._clock = cfg, clock
         self._index = motor_index(joint_names)
@@ -104,22 +106,28 @@ class DdsLink:
         self.states = 0
         self.checks_crc = True
         self.idle_writers = 0
+        self._commands: Optional[FrameWriter] = None
         self._wire = Wire(cfg.domain, cfg.interface)
         try:
             self._states = self._wire.reader(STATE_TOPIC, "LowState_")
             self._sport = self._wire.reader(SPORT_TOPIC, "SportModeState_", depth=1)
             self._spy = self._wire.reader(COMMAND_TOPIC, "LowCmd_", depth=1, ignore_own=True)
             self._wait_for_robot()
-            self._listen()
-            if release is not None:
-                release(self._wire)
-                self._listen()
-            self.idle_writers = self._spy.writers
-            self._commands = self._wire.writer(COMMAND_TOPIC, "LowCmd_")
-            self._wait_for_listener()
+            if not listen_only:
+                self._join(release)
         except BaseException:
             self._wire.close()
             raise
+
+    def _join(self, release: Optional[Callable[[Wire], None]]) -> None:
+        """Make sure that nobody else commands the robot, and join the command topic."""
+        self._listen()
+        if release is not None:
+            release(self._wire)
+            self._listen()
+        self.idle_writers = self._spy.writers
+        self._commands = commands = self._wire.writer(COMMAND_TOPIC, "LowCmd_")
+        self._wait_for_listener(commands)
 
     def read(self) -> RobotState:
         """The newest state (the same object every time).
@@ -144,8 +152,11 @@ class DdsLink:
         """Send a command, sealed with its checksum and numbered in ``reserve``.
 
         Raises:
-            LinkError: When the command holds something that is no number (nothing is sent), or DDS refuses.
+            LinkError: When the command holds something that is no number (nothing is sent), the link only listens, or DDS
+                refuses.
         """
+        if self._commands is None:
+            raise LinkError("this link only listens")
         frame, index = self._command, self._index
         if not (
             np.isfinite(command.q).all() and np.isfinite(command.kp).all() and np.isfinite(command.kd).all()
@@ -214,7 +225,8 @@ class DdsLink:
         if foreign:
             self._foreign_s = now_s
         recent = now_s - self._foreign_s < self.cfg.rival_memory_s
-        self._state.rival_writers = max(self._spy.writers - self.idle_writers, int(recent))
+        if self._commands is not None:  # who only listens has no rivals
+            self._state.rival_writers = max(self._spy.writers - self.idle_writers, int(recent))
         for frame in self._sport.take()[0]:
             if self._odometry.load(frame):
                 if self._state.position_w is None:
@@ -242,10 +254,10 @@ class DdsLink:
         for frame in frames:
             self._accept(frame)
 
-    def _wait_for_listener(self) -> None:
+    def _wait_for_listener(self, commands: FrameWriter) -> None:
         """A command that nobody has subscribed to yet would be lost."""
         end_s = self._clock() + _LISTENER_TIMEOUT_S
-        while self._commands.readers == 0:
+        while commands.readers == 0:
             if self._clock() > end_s:
                 raise LinkError(f"a robot sends states, but nobody has subscribed to {COMMAND_TOPIC}")
             time.sleep(0.002)

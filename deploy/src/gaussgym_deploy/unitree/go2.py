@@ -17,7 +17,12 @@ LISTEN_S = 1.0
 
 
 def open_go2(
-    bundle: PolicyBundle, *, interface: str, domain: int = 0, start_timeout_s: float = 10.0
+    bundle: PolicyBundle,
+    *,
+    interface: str,
+    domain: int = 0,
+    start_timeout_s: float = 10.0,
+    dry_run: bool = False,
 ) -> DdsLink:
     """The link ``go2``: hear the robot, release its motion service, make sure that nobody else commands it, then join.
 
@@ -26,6 +31,7 @@ def open_go2(
         interface: Network interface that the robot is plugged into, e.g. ``eth0``.
         domain: DDS domain; 0 on the robots.
         start_timeout_s: How long to wait for the robot's first state [s].
+        dry_run: Only listen: the motion service keeps the motors, and the command topic is not joined.
 
     Raises:
         LinkError: When the policy is for another robot, cyclonedds is not 0.10.x, the robot is not heard, does not release its
@@ -34,4 +40,6 @@ def open_go2(
     if bundle.robot != "go2":
         raise LinkError(f"the policy {bundle.path} is for {bundle.robot!r}, this link is for a 'go2'")
     cfg = DdsLinkCfg(domain, interface, listen_s=LISTEN_S, start_timeout_s=start_timeout_s)
+    if dry_run:
+        return DdsLink(bundle.joint_names, cfg, listen_only=True)
     return DdsLink(bundle.joint_names, cfg, release=release_motion_service)
