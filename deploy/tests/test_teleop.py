@@ -66,7 +66,9 @@ def test_speeds_that_make_no_sense_are_refused(field):
 
 
 def test_unknown_operators_and_options_are_refused():
-    with pytest.raises(BundleError, match="no operator named 'mouse'; there is: gamepad, keyboard, web"):
+    with pytest.raises(
+        BundleError, match="no operator named 'mouse'; there is: gamepad, keyboard, remote, web"
+    ):
         open_operator("mouse", DriveCfg())
     with pytest.raises(BundleError, match=r"operator 'gamepad'.*colour"):
         open_operator("gamepad", DriveCfg(), colour="red")
