@@ -2,8 +2,9 @@
 
 There a corner starts from its neighbour's solution; here all corners are solved at once, each along the straight line from the
 principal point to it in `_STRETCHES` stretches, so that none lands on a branch of the polynomial behind its fold either. The
-outermost corners, which decide the pinhole that covers the lens, are solved in double precision, the table in single precision:
-off by less than a thousandth of a pixel. A table is solved anew only where a camera's lens differs from the one that the table was made for.
+outermost corners, which decide the pinhole that covers the lens, are solved in double precision, the table in single
+precision: off by less than a thousandth of a pixel. A table is solved anew only where a camera's lens differs from the one that
+the table was made for.
 """
 
 # Warp reads annotations and indices in a way of its own.

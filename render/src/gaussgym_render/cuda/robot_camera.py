@@ -7,6 +7,7 @@ A frame of C cameras takes the launches of `CameraEffects.render`, in blocks of 
 # Warp reads annotations and indices in a way of its own.
 # pyright: reportIndexIssue=false, reportOperatorIssue=false, reportArgumentType=false, reportCallIssue=false
 # pyright: reportGeneralTypeIssues=false, reportAssignmentType=false, reportReturnType=false
+# ruff: noqa: UP018  (a variable that a loop changes is declared by a call)
 
 from __future__ import annotations
 
