@@ -5,6 +5,7 @@ import pytest
 from gaussgym_render import oracle
 from gaussgym_render.atlas import build_atlas
 from gaussgym_render.testing import pinhole, random_cameras, random_splats
+from gaussgym_scene.errors import InputError
 
 wp = pytest.importorskip("warp")
 
@@ -241,6 +242,12 @@ def test_kernels_compile_ahead_of_time(tmp_path, arch):
         assert f".entry {kernel.key}_" in text
         assert ("ex2.approx.f16x2" in text) == (kernel is blend_fast.blend_half)
         assert "__local_depot" not in text
+
+
+def test_devices_without_blocks_are_refused():
+    wp.config.enable_cpu_blocks = False
+    with pytest.raises(InputError, match="enable_cpu_blocks"):
+        random_drawing(np.random.default_rng(0), 4, 9, 9).fast()
 
 
 def test_constants_are_the_oracle_s():

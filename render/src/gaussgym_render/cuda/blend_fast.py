@@ -24,12 +24,14 @@ from __future__ import annotations
 from typing import Any
 
 import warp as wp  # noqa: TID253  (imported only where the backend is asked for)
+from gaussgym_scene.errors import InputError
 
 from gaussgym_render import oracle
 from gaussgym_render.cuda import block
 from gaussgym_render.cuda.bins import Segments
 from gaussgym_render.cuda.blend import Images
-from gaussgym_render.cuda.project import LOG2_MIN_ALPHA, SLACK_PX, Cameras, Records, Wave, wave_camera
+from gaussgym_render.cuda.cameras import Cameras, Wave, wave_camera
+from gaussgym_render.cuda.project import LOG2_MIN_ALPHA, SLACK_PX, Records
 
 THREADS = 256
 PORTION_PX = 32
@@ -359,8 +361,16 @@ def blend(
         images: To be written (`blend.Images`); pixels outside a camera's own size are left alone.
         half_precision: Whether to blend in half precision.
         stop_below: Transmittance under which pixels may stop before the oracle's do; 0: never.
+
+    Raises:
+        InputError: If the device runs no blocks of threads: Warp's CPU device, unless `warp.config.enable_cpu_blocks`.
     """
     device = records.geometry.device
+    if not block.can_run_blocks(device):
+        raise InputError(
+            f"The fast blend kernels need blocks of threads, which Warp's device '{device}' runs only with "
+            "warp.config.enable_cpu_blocks; set that, or take the plain kernel."
+        )
     across = -(-segments.tile_width // PORTION_PX)
     down = -(-segments.tile_height // PORTION_PX)
     blocks = (len(segments.offsets) - 1) * across * down
