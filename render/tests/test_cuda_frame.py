@@ -15,16 +15,11 @@ from gaussgym_render.cuda.frame import CudaCfg, Frame, FrameInputs, make_images 
 
 BACKGROUND = (0.2, 0.4, 0.6)
 MODULES = {
-    "project": [
-        "prepare_cameras",
-        "count_active",
-        "group_cameras",
-        "cull",
-        "mark",
-        "count_visible",
-        "project",
-    ],
-    "bins": ["camera_segments", "count_pairs", "fill_pairs", "rank_ties", "keep_ties"],
+    "cameras": ["prepare_cameras", "count_active", "group_cameras"],
+    "project": ["cull", "mark", "count_visible", "project"],
+    "scan": ["scan_tiles", "scan_sums", "add_sums"],
+    "overflow": ["histogram_chunks", "find_cut", "drop_chunks"],
+    "bins": ["camera_segments", "visit_pairs", "clear_counts", "rank_ties", "keep_ties"],
     "blend": ["blend"],
 }
 

@@ -6,7 +6,7 @@ An image of up to `SINGLE_TILE_PIXELS` is one macro-tile: its segment is the cam
 # Warp reads annotations and indices in a way of its own.
 # pyright: reportIndexIssue=false, reportOperatorIssue=false, reportArgumentType=false, reportCallIssue=false
 # pyright: reportGeneralTypeIssues=false, reportAssignmentType=false, reportAttributeAccessIssue=false
-# ruff: noqa: UP018, RUF046  (a variable that a loop changes is declared by a call)
+# ruff: noqa: UP018, RUF046, SIM109  (loop variables are declared by a call; `and` evaluates both sides)
 
 from __future__ import annotations
 
@@ -14,15 +14,10 @@ from dataclasses import dataclass
 
 import warp as wp  # noqa: TID253  (this package is imported only where the backend is asked for)
 
+from gaussgym_render.cuda.cameras import Cameras, Wave, wave_camera
 from gaussgym_render.cuda.device_atlas import Scenes
-from gaussgym_render.cuda.project import (
-    LOG2_MIN_ALPHA,
-    SLACK_PX,
-    Cameras,
-    Records,
-    Wave,
-    wave_camera,
-)
+from gaussgym_render.cuda.overflow import BINS, Limit, depth_bin
+from gaussgym_render.cuda.project import LOG2_MIN_ALPHA, SLACK_PX, Records
 
 wp.set_module_options({"enable_backward": False})
 
@@ -30,6 +25,7 @@ SINGLE_TILE_PIXELS = 8192
 """An image of up to this many pixels is one macro-tile."""
 TILE_PX = 64
 """Side of the macro-tiles of larger ones."""
+_BINS = wp.constant(BINS)
 
 
 @dataclass(frozen=True)
@@ -119,7 +115,7 @@ def columns_touched(geometry: wp.vec4, peak: wp.vec2, first_row: int, last_row: 
 @wp.func
 def camera_of_record(wave: Wave, record: int) -> int:
     """Place in the wave of the camera that a record belongs to."""
-    low, high = int(0), int(wave.num_items.shape[0])
+    low, high = int(0), int(wave.group_sizes.shape[0])
     while low < high:
         middle = (low + high) // 2
         if wave.offsets[(middle + 1) * wave.max_chunks] > record:
@@ -129,70 +125,70 @@ def camera_of_record(wave: Wave, record: int) -> int:
     return low
 
 
+COUNT, HISTOGRAM, RECOUNT, FILL = (wp.constant(mode) for mode in range(4))
+"""What `visit_pairs` does with the pairs: count them, and where there are too many sort them into bins of depth and count
+again; write them."""
+
+
 @wp.kernel
-def count_pairs(
+def visit_pairs(
+    mode: int,
     cameras: Cameras,
     wave: Wave,
     records: Records,
     segments: Segments,
     counts: wp.array[wp.int32],
+    limit: Limit,
     num_threads: int,
 ) -> None:
-    """Count the records of every macro-tile `[W · T + 1]`; the counts are 0 before. Threads take records in turn."""
+    """Take every pair of a record and a macro-tile that it can touch, in any order: sorting makes it the one.
+
+    Args:
+        mode: One of `COUNT`, `HISTOGRAM`, `RECOUNT`, `FILL`.
+        cameras: Of the call.
+        wave: Whose cameras they are.
+        records: Of the wave.
+        segments: To fill.
+        counts: How many pairs each segment has, 0 before each mode that needs it, `[W · T + 1]`.
+        limit: Of pairs.
+        num_threads: How many threads take records in turn.
+    """
     record = int(wp.tid())
-    total = wp.min(wave.offsets[wave.offsets.shape[0] - 1], records.slot.shape[0])
-    while record < total:
-        geometry, peak = records.geometry[record], records.peak[record]
+    if mode == HISTOGRAM and segments.offsets[segments.offsets.shape[0] - 1] <= limit.capacity:
+        return
+    if mode == RECOUNT and limit.cut[0] == _BINS:
+        return
+    while record < wave.offsets[wave.offsets.shape[0] - 1]:
+        geometry, peak, z = records.geometry[record], records.peak[record], records.color[record][3]
+        bin = depth_bin(z)
         w = camera_of_record(wave, record)
         size = cameras.sizes[wave_camera(wave, w)]
         rows = rows_touched(geometry, peak, size[1])
-        for row in range(rows[0] // segments.tile_height, rows[1] // segments.tile_height + 1):
-            first = wp.max(rows[0], row * segments.tile_height)
-            last = wp.min(rows[1], row * segments.tile_height + segments.tile_height - 1)
-            span = columns_touched(geometry, peak, first, last, size[0])
+        first_row, last_row = rows[0] // segments.tile_height, rows[1] // segments.tile_height
+        if rows[0] > rows[1] or ((mode == RECOUNT or mode == FILL) and bin >= limit.cut[0]):
+            last_row = first_row - 1
+        for row in range(first_row, last_row + 1):
+            top = wp.max(rows[0], row * segments.tile_height)
+            bottom = wp.min(rows[1], (row + 1) * segments.tile_height - 1)
+            span = columns_touched(geometry, peak, top, bottom, size[0])
             if span[0] <= span[1]:
                 for column in range(span[0] // segments.tile_width, span[1] // segments.tile_width + 1):
-                    wp.atomic_add(counts, (w * segments.rows + row) * segments.columns + column, 1)
+                    segment = (w * segments.rows + row) * segments.columns + column
+                    if mode == HISTOGRAM:
+                        wp.atomic_add(limit.histogram, bin, 1)
+                    else:
+                        before = wp.atomic_add(counts, segment, 1)
+                        if mode == FILL:
+                            segments.keys[segments.offsets[segment] + before] = wp.cast(z, wp.int32)
+                            segments.values[segments.offsets[segment] + before] = record
         record += num_threads
 
 
 @wp.kernel
-def fill_pairs(
-    cameras: Cameras,
-    wave: Wave,
-    records: Records,
-    segments: Segments,
-    cursors: wp.array[wp.int32],
-    num_threads: int,
-) -> None:
-    """Write key and record of every pair into its segment, in any order: sorting and `break_ties` make it the one.
-
-    Args:
-        cameras: Of the call.
-        wave: Whose cameras they are.
-        records: Of the wave.
-        segments: Offsets filled; keys and values to fill.
-        cursors: How many of each segment are written, 0 before, `[W · T + 1]`.
-        num_threads: How many threads take records in turn.
-    """
-    record = int(wp.tid())
-    total = wp.min(wave.offsets[wave.offsets.shape[0] - 1], records.slot.shape[0])
-    while record < total:
-        geometry, peak = records.geometry[record], records.peak[record]
-        w = camera_of_record(wave, record)
-        size = cameras.sizes[wave_camera(wave, w)]
-        rows = rows_touched(geometry, peak, size[1])
-        for row in range(rows[0] // segments.tile_height, rows[1] // segments.tile_height + 1):
-            first = wp.max(rows[0], row * segments.tile_height)
-            last = wp.min(rows[1], row * segments.tile_height + segments.tile_height - 1)
-            span = columns_touched(geometry, peak, first, last, size[0])
-            if span[0] <= span[1]:
-                for column in range(span[0] // segments.tile_width, span[1] // segments.tile_width + 1):
-                    segment = (w * segments.rows + row) * segments.columns + column
-                    place = segments.offsets[segment] + wp.atomic_add(cursors, segment, 1)
-                    segments.keys[place] = wp.cast(records.color[record][3], wp.int32)
-                    segments.values[place] = record
-        record += num_threads
+def clear_counts(counts: wp.array[wp.int32], limit: Limit) -> None:
+    """Start counting anew where there are too many pairs."""
+    if limit.cut[0] != _BINS:
+        counts[wp.tid()] = 0
 
 
 @wp.func

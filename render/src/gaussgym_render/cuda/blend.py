@@ -11,7 +11,8 @@ import warp as wp  # noqa: TID253  (this package is imported only where the back
 
 from gaussgym_render import oracle
 from gaussgym_render.cuda.bins import Segments
-from gaussgym_render.cuda.project import LOG2_MIN_ALPHA, MIN_ALPHA, Cameras, Records, Wave, wave_camera
+from gaussgym_render.cuda.cameras import Cameras, Wave, wave_camera
+from gaussgym_render.cuda.project import LOG2_MIN_ALPHA, MIN_ALPHA, Records
 
 wp.set_module_options({"enable_backward": False})
 

@@ -8,12 +8,16 @@ from typing import Any
 import warp as wp  # noqa: TID253  (this package is imported only where the backend is asked for)
 
 from gaussgym_render.atlas import CHUNK
-from gaussgym_render.cuda import bins, project
+from gaussgym_render.cuda import bins, overflow, project
 from gaussgym_render.cuda import blend as blending
+from gaussgym_render.cuda import cameras as preparing
 from gaussgym_render.cuda.bins import Segments, TileGrid, tile_grid
 from gaussgym_render.cuda.blend import Images
+from gaussgym_render.cuda.cameras import Cameras, Wave
 from gaussgym_render.cuda.device_atlas import DeviceAtlas
-from gaussgym_render.cuda.project import WORDS, Cameras, Records, Wave
+from gaussgym_render.cuda.overflow import BINS, Counters, make_limit
+from gaussgym_render.cuda.project import WORDS, Records
+from gaussgym_render.cuda.scan import Scan
 
 BLOCK = CHUNK
 """Threads of a block."""
@@ -39,14 +43,14 @@ class CudaCfg:
 
 @dataclass(frozen=True)
 class FrameInputs:
-    """What a call renders, Warp arrays on the device; see `project.prepare_cameras`.
+    """What a call renders, Warp arrays on the device; see `preparing.prepare_cameras`.
 
     Attributes:
         c2w: Camera to world `[C, 4, 4]`, float32 or float64.
         ks: Calibration matrices `[C, 3, 3]`, the same.
         ids: Scenes `[C]`, int32 or int64.
         mask: Which to render, bool `[C]`, or empty.
-        sizes: Width and height of each image, int32 or int64 `[C, 2]`, or empty.
+        sizes: Width and height of each image, of the type of `ids` `[C, 2]`, or empty.
     """
 
     c2w: Any
@@ -73,9 +77,11 @@ def make_wave(size: int, max_chunks: int, order: Any, active: Any, device: Any) 
     """Room for the work items of a wave; `start` is set for each."""
     wave = Wave()
     wave.order, wave.active, wave.start, wave.max_chunks = order, active, 0, max_chunks
-    for name in ("num_items", "item_ends", "group_sizes"):
-        setattr(wave, name, wp.zeros(size, dtype=wp.int32, device=device))
+    for name in ("num_items", "item_starts"):
+        setattr(wave, name, wp.zeros(size + 1, dtype=wp.int32, device=device))
+    wave.group_sizes = wp.zeros(size, dtype=wp.int32, device=device)
     wave.masks = wp.zeros(size * max_chunks, dtype=wp.uint32, device=device)
+    wave.origins_c = wp.zeros(size * max_chunks, dtype=wp.vec3, device=device)
     wave.bits = wp.zeros(size * max_chunks * WORDS, dtype=wp.uint32, device=device)
     for name in ("counts", "offsets"):
         setattr(wave, name, wp.zeros(size * max_chunks + 1, dtype=wp.int32, device=device))
@@ -152,9 +158,20 @@ class Frame:
         )
         self.segments = make_segments(self.wave_size, self.grid, self.records, self.pair_capacity, device)
         self.segment_counts = wp.zeros(self.num_segments + 1, dtype=wp.int32, device=device)
+        self.room, self.pair_room = make_limit(self.capacity, device), make_limit(self.pair_capacity, device)
+        self.scan = Scan(max(self.wave_size * atlas.max_chunks, self.num_segments) + 1, device)
         self.ranked = wp.zeros(self.pair_capacity, dtype=wp.int32, device=device)
         self.num_blocks = BLOCKS_PER_SM * device.sm_count if device.is_cuda else 1
         self.num_threads = BLOCK * self.num_blocks if device.is_cuda else 1
+
+    def counters(self) -> Counters:
+        """What went wrong since the last call of this; waits for the device."""
+        refused, room, pairs = (
+            array.numpy().copy() for array in (self.refused, self.room.dropped, self.pair_room.dropped)
+        )
+        for array in (self.refused, self.room.dropped, self.pair_room.dropped):
+            array.zero_()
+        return Counters(int(refused[0]), int(room[0]), int(pairs[0]), int(room[1] + pairs[1]))
 
     def launch(self, kernel: Any, dim: Any, inputs: list[Any]) -> None:
         """Run a kernel."""
@@ -175,7 +192,7 @@ class Frame:
         c = self.num_cameras
         scenes = self.atlas.num_scenes
         self.launch(
-            project.prepare_cameras,
+            preparing.prepare_cameras,
             c,
             [
                 inputs.c2w, inputs.ks, inputs.ids, inputs.mask, inputs.sizes, self.width, self.height, scenes,
@@ -184,46 +201,52 @@ class Frame:
         )  # fmt: skip
         wp.utils.radix_sort_pairs(self.sorted_scenes, self.order, c)
         self.active.zero_()
-        self.launch(project.count_active, c, [self.sorted_scenes, c, scenes, self.active])
+        self.launch(preparing.count_active, c, [self.sorted_scenes, c, scenes, self.active])
 
     def project_wave(self) -> None:
         """Cull, mark, count and project what the wave's cameras see."""
         wave, scenes, cameras = self.wave, self.atlas.scenes, self.cameras
-        self.launch(project.group_cameras, self.wave_size, [scenes, self.sorted_scenes, wave])
-        wp.utils.array_scan(wave.num_items, wave.item_ends, inclusive=True)
+        self.launch(preparing.group_cameras, self.wave_size, [scenes, self.sorted_scenes, wave])
+        self.scan.run(wave.num_items, wave.item_starts)
         rows = self.wave_size * self.atlas.max_chunks
         self.launch(project.cull, rows, [scenes, cameras, wave, self.near])
         wave.bits.zero_()
         optics = [scenes, cameras, wave, self.near, self.antialiased, self.num_blocks]
         self.launch(project.mark, (self.num_blocks, CHUNK), optics)
         self.launch(project.count_visible, rows, [wave])
-        wp.utils.array_scan(wave.counts, wave.offsets, inclusive=False)
+        self.scan.run(wave.counts, wave.offsets)
+        room = [scenes, cameras, wave, self.room]
+        self.launch(overflow.histogram_chunks, rows, room)
+        self.launch(overflow.find_cut, 1, [wave.offsets, self.room])
+        self.launch(overflow.drop_chunks, rows, room)
+        self.scan.run(wave.counts, wave.offsets, self.room.cut, BINS)
         self.launch(project.project, (self.num_blocks, CHUNK), [*optics, self.records])
 
     def bin_wave(self) -> None:
         """Find the segments: what each macro-tile shows."""
+        segments, counts, limit = self.segments, self.segment_counts, self.pair_room
         if self.grid.count == 1:
-            self.launch(bins.camera_segments, self.wave_size + 1, [self.wave, self.segments])
+            self.launch(bins.camera_segments, self.wave_size + 1, [self.wave, segments])
             return
-        pairs = [self.cameras, self.wave, self.records, self.segments, self.segment_counts, self.num_threads]
-        self.segment_counts.zero_()
-        self.launch(bins.count_pairs, self.num_threads, pairs)
-        wp.utils.array_scan(self.segment_counts, self.segments.offsets, inclusive=False)
-        self.segment_counts.zero_()
-        self.launch(bins.fill_pairs, self.num_threads, pairs)
+        pairs = [self.cameras, self.wave, self.records, segments, counts, limit, self.num_threads]
+        counts.zero_()
+        self.launch(bins.visit_pairs, self.num_threads, [bins.COUNT, *pairs])
+        self.scan.run(counts, segments.offsets)
+        self.launch(bins.visit_pairs, self.num_threads, [bins.HISTOGRAM, *pairs])
+        self.launch(overflow.find_cut, 1, [segments.offsets, limit])
+        self.launch(bins.clear_counts, len(counts), [counts, limit])
+        self.launch(bins.visit_pairs, self.num_threads, [bins.RECOUNT, *pairs])
+        self.scan.run(counts, segments.offsets, limit.cut, BINS)
+        counts.zero_()
+        self.launch(bins.visit_pairs, self.num_threads, [bins.FILL, *pairs])
 
     def sort_wave(self) -> None:
         """Sort the segments by depth, ties by the splats' order in the input."""
         segments = self.segments
         wp.utils.segmented_sort_pairs(segments.keys, segments.values, self.pair_capacity, segments.offsets)
-        self.launch(
-            bins.rank_ties,
-            self.num_threads,
-            [self.atlas.scenes, self.records, segments, self.num_segments, self.ranked, self.num_threads],
-        )
-        self.launch(
-            bins.keep_ties, self.num_threads, [segments, self.num_segments, self.ranked, self.num_threads]
-        )
+        ties = [segments, self.num_segments, self.ranked, self.num_threads]
+        self.launch(bins.rank_ties, self.num_threads, [self.atlas.scenes, self.records, *ties])
+        self.launch(bins.keep_ties, self.num_threads, ties)
 
     def blend_wave(self, images: Any) -> None:
         """Blend the wave's images."""

@@ -12,23 +12,21 @@ and camera, and so is the depth that splats are sorted by, which is the oracle's
 # Warp reads annotations and indices in a way of its own.
 # pyright: reportIndexIssue=false, reportOperatorIssue=false, reportArgumentType=false, reportCallIssue=false
 # pyright: reportGeneralTypeIssues=false, reportAssignmentType=false, reportAttributeAccessIssue=false, reportReturnType=false
-# ruff: noqa: UP018, RUF046  (a variable that a loop changes is declared by a call)
+# ruff: noqa: UP018, RUF046, SIM102  (loop variables are declared by a call; `and` evaluates both sides)
 
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import warp as wp  # noqa: TID253  (this package is imported only where the backend is asked for)
 
 from gaussgym_render import harmonics, oracle
 from gaussgym_render.atlas import CHUNK, NUM_SHAPE
+from gaussgym_render.cuda.cameras import Cameras, Wave, group_of_item
 from gaussgym_render.cuda.device_atlas import Scenes
 
 wp.set_module_options({"enable_backward": False})
 
-GROUP = 32
-"""Most cameras of a work item: one bit each."""
 WORDS = CHUNK // 32
 """Words of a chunk's visibility bits."""
 SLACK_PX = wp.constant(2e-3)
@@ -40,65 +38,15 @@ _COLOR = wp.constant(3 * CHUNK)
 _CHUNK_64 = wp.constant(wp.int64(CHUNK))
 _COLOR_64 = wp.constant(wp.int64(3 * CHUNK))
 _WORDS = wp.constant(WORDS)
-_GROUP = wp.constant(GROUP)
 _EPS_2D = wp.constant(oracle.EPS_2D)
 MIN_ALPHA = wp.constant(oracle.MIN_ALPHA)
 LOG2_MIN_ALPHA = wp.constant(math.log2(oracle.MIN_ALPHA))
 _MIN_COMPENSATION_SQ = wp.constant(oracle.MIN_COMPENSATION**2)
 _LOG2E = wp.constant(1.4426950408889634)
 _LN2 = wp.constant(0.6931471805599453)
-_TAN_MARGIN = wp.constant(wp.float64(oracle.TAN_MARGIN))
 _C1 = wp.constant(harmonics.C1)
 _C20, _C21, _C22, _C23, _C24 = (wp.constant(c) for c in harmonics.C2)
 _C30, _C31, _C32, _C33, _C34, _C35, _C36 = (wp.constant(c) for c in harmonics.C3)
-
-
-@wp.struct
-class Cameras:
-    """C prepared cameras."""
-
-    scenes: wp.array[wp.int32]
-    """Scene of each, S for those that are not rendered, `[C]`."""
-    rotations: wp.array[wp.mat33]
-    """World to camera, `[C]`."""
-    exact_rotations: wp.array[wp.mat33d]
-    """The same in float64, `[C]`."""
-    centers_w: wp.array[wp.vec3d]
-    """Camera centres [m], `[C]`."""
-    intrinsics: wp.array[wp.vec4]
-    """fx, fy, cx, cy [px], `[C]`."""
-    tan_limits: wp.array[wp.vec4]
-    """Clamp of the Jacobian: lowest and highest x/z, lowest and highest y/z, `[C]`."""
-    sizes: wp.array[wp.vec2i]
-    """Width and height of each image [px], `[C]`."""
-
-
-@wp.struct
-class Wave:
-    """W cameras that are rendered together, in order of their scene, and the work items that they make."""
-
-    order: wp.array[wp.int32]
-    """All cameras of the call, those of a scene together, `[C]`; a wave is a run of it."""
-    active: wp.array[wp.int32]
-    """How many of them are rendered, `[1]`."""
-    start: int
-    """Where in `order` the wave begins."""
-    max_chunks: int
-    """M, chunks of the largest scene."""
-    num_items: wp.array[wp.int32]
-    """Items that begin at each camera of the wave: the chunks of its scene if a group begins there, else 0, `[W]`."""
-    item_ends: wp.array[wp.int32]
-    """Their running sum, `[W]`."""
-    group_sizes: wp.array[wp.int32]
-    """Cameras of the group that begins at each camera, `[W]`."""
-    masks: wp.array[wp.uint32]
-    """Which cameras of its group see an item's chunk, `[W · M]`."""
-    bits: wp.array[wp.uint32]
-    """Which splats a camera sees: word `(w · M + chunk in scene) · 8 + i // 32`, bit `i % 32`, `[W · M · 8]`."""
-    counts: wp.array[wp.int32]
-    """How many of a chunk a camera sees, `[W · M + 1]`, the last 0."""
-    offsets: wp.array[wp.int32]
-    """Their sum before each: the first record of a camera's chunk, and at the end all records, `[W · M + 1]`."""
 
 
 @wp.struct
@@ -169,153 +117,6 @@ def vote(flag: int, lane: int, word: int, bits: wp.array[wp.uint32]) -> None:
     ...
 
 
-@wp.kernel
-def prepare_cameras(
-    c2w: wp.array3d[Any],
-    ks: wp.array3d[Any],
-    ids: wp.array[Any],
-    mask: wp.array[wp.bool],
-    sizes: wp.array2d[Any],
-    width: int,
-    height: int,
-    num_scenes: int,
-    cameras: Cameras,
-    keys: wp.array[wp.int32],
-    order: wp.array[wp.int32],
-    refused: wp.array[wp.int32],
-) -> None:
-    """Turn poses and calibrations into what kernels need; cameras that cannot be rendered are counted and left out.
-
-    Args:
-        c2w: Camera to world `[C, 4, 4]`, float32 or float64.
-        ks: Calibration matrices `[C, 3, 3]`, the same.
-        ids: Scenes `[C]`, int32 or int64.
-        mask: Which to render `[C]`; empty: all.
-        sizes: Width and height of each image `[C, 2]`, int32 or int64; empty: the frame's.
-        width: Of the frame [px].
-        height: Of the frame [px].
-        num_scenes: S.
-        cameras: Filled.
-        keys: Their scenes, to sort by, `[2 C]`.
-        order: Their numbers, `[2 C]`.
-        refused: Cameras with a bad pose, calibration, scene or size so far, `[1]`.
-    """
-    c = wp.tid()
-    order[c] = c
-    wanted = bool(True)
-    if mask.shape[0] > 0:
-        wanted = mask[c]
-    scene = int(ids[c])
-    size = wp.vec2i(width, height)
-    if sizes.shape[0] > 0:
-        size = wp.vec2i(int(sizes[c, 0]), int(sizes[c, 1]))
-    rotation = wp.mat33d(
-        wp.float64(c2w[c, 0, 0]), wp.float64(c2w[c, 0, 1]), wp.float64(c2w[c, 0, 2]),
-        wp.float64(c2w[c, 1, 0]), wp.float64(c2w[c, 1, 1]), wp.float64(c2w[c, 1, 2]),
-        wp.float64(c2w[c, 2, 0]), wp.float64(c2w[c, 2, 1]), wp.float64(c2w[c, 2, 2]),
-    )  # fmt: skip
-    center = wp.vec3d(wp.float64(c2w[c, 0, 3]), wp.float64(c2w[c, 1, 3]), wp.float64(c2w[c, 2, 3]))
-    fx, fy = wp.float64(ks[c, 0, 0]), wp.float64(ks[c, 1, 1])
-    cx, cy = wp.float64(ks[c, 0, 2]), wp.float64(ks[c, 1, 2])
-    good = scene >= 0 and scene < num_scenes
-    good = good and size[0] >= 1 and size[1] >= 1 and size[0] <= width and size[1] <= height
-    good = good and is_rotation(rotation) and wp.isfinite(center)
-    good = good and wp.isfinite(fx) and wp.isfinite(fy) and wp.isfinite(cx) and wp.isfinite(cy)
-    good = good and fx > wp.float64(0.0) and fy > wp.float64(0.0) and ks[c, 0, 1] == ks.dtype(0.0)
-    if wanted and not good:
-        wp.atomic_add(refused, 0, 1)
-    if not (wanted and good):
-        scene = num_scenes
-    keys[c] = scene
-    cameras.scenes[c] = scene
-    if scene == num_scenes:
-        return
-    inverse = wp.inverse(rotation)
-    cameras.exact_rotations[c] = inverse
-    cameras.rotations[c] = wp.mat33(inverse)
-    cameras.centers_w[c] = center
-    cameras.intrinsics[c] = wp.vec4(float(fx), float(fy), float(cx), float(cy))
-    cameras.sizes[c] = size
-    margin_x = _TAN_MARGIN * wp.float64(0.5) * wp.float64(size[0]) / fx
-    margin_y = _TAN_MARGIN * wp.float64(0.5) * wp.float64(size[1]) / fy
-    cameras.tan_limits[c] = wp.vec4(
-        float(-(cx / fx + margin_x)),
-        float((wp.float64(size[0]) - cx) / fx + margin_x),
-        float(-(cy / fy + margin_y)),
-        float((wp.float64(size[1]) - cy) / fy + margin_y),
-    )
-
-
-@wp.func
-def is_rotation(m: wp.mat33d) -> bool:
-    """As `gaussgym_render.objects.is_rigid`; NaN is none."""
-    worst = wp.float64(0.0)
-    for i in range(3):
-        for j in range(3):
-            dot = m[i, 0] * m[j, 0] + m[i, 1] * m[j, 1] + m[i, 2] * m[j, 2]
-            if i == j:
-                dot = dot - wp.float64(1.0)
-            if not wp.abs(dot) < wp.float64(1e-2):
-                worst = wp.float64(1.0)
-    return worst == wp.float64(0.0) and wp.determinant(m) > wp.float64(0.0)
-
-
-@wp.func
-def wave_camera(wave: Wave, w: int) -> int:
-    """The camera at a place of the wave, -1 past the last that is rendered."""
-    if wave.start + w >= wave.active[0]:
-        return -1
-    return wave.order[wave.start + w]
-
-
-@wp.kernel
-def count_active(
-    sorted_scenes: wp.array[wp.int32], num_cameras: int, num_scenes: int, active: wp.array[wp.int32]
-) -> None:
-    """How many cameras are rendered, from their sorted scenes `[C]`: those before the first S; `active` is 0 before."""
-    c = wp.tid()
-    if sorted_scenes[c] >= num_scenes:
-        return
-    if c + 1 < num_cameras and sorted_scenes[c + 1] < num_scenes:
-        return
-    active[0] = c + 1
-
-
-@wp.kernel
-def group_cameras(scenes: Scenes, sorted_scenes: wp.array[wp.int32], wave: Wave) -> None:
-    """Cut the cameras of each scene in the wave into groups of up to 32, and count their work items."""
-    w = wp.tid()
-    wave.num_items[w] = 0
-    wave.group_sizes[w] = 0
-    if wave_camera(wave, w) < 0:
-        return
-    at = wave.start + w
-    scene = sorted_scenes[at]
-    first, last = int(at), int(at)
-    while first > wave.start and sorted_scenes[wp.max(first - 1, 0)] == scene:
-        first -= 1
-    if (at - first) % _GROUP != 0:
-        return
-    stop = wp.min(wp.min(wave.start + wave.num_items.shape[0], wave.active[0]), at + _GROUP)
-    while last < stop and sorted_scenes[wp.min(last, stop - 1)] == scene:
-        last += 1
-    wave.group_sizes[w] = last - at
-    wave.num_items[w] = scenes.chunk_ranges[scene, 1] - scenes.chunk_ranges[scene, 0]
-
-
-@wp.func
-def first_above(ends: wp.array[wp.int32], count: int, value: int) -> int:
-    """The first of `count` ascending numbers that is above a value."""
-    low, high = int(0), int(count)
-    while low < high:
-        middle = (low + high) // 2
-        if ends[middle] > value:
-            high = middle
-        else:
-            low = middle + 1
-    return low
-
-
 @wp.func
 def half_space(normal: wp.vec3, offset: float, rotation: wp.mat33, to_center: wp.vec3, half: wp.vec3) -> bool:
     """Whether a box reaches into the half space `normal · x + offset >= 0` of the camera frame, rounding errors allowed for."""
@@ -370,8 +171,9 @@ def in_cut(scenes: Scenes, cameras: Cameras, chunk: int, camera: int, scene: int
     Boxes nest and errors grow towards the root, exactly: that is what walking down from the root would give.
     """
     above = scenes.parents[chunk]
-    if above >= 0 and detailed_enough(scenes, cameras, above, camera, scene):
-        return False
+    if above >= 0:
+        if detailed_enough(scenes, cameras, above, camera, scene):
+            return False
     if scenes.errors_m[chunk] == 0.0:
         return True
     return detailed_enough(scenes, cameras, chunk, camera, scene)
@@ -381,29 +183,23 @@ def in_cut(scenes: Scenes, cameras: Cameras, chunk: int, camera: int, scene: int
 def cull(scenes: Scenes, cameras: Cameras, wave: Wave, near: float) -> None:
     """Say for every work item which cameras of its group see its chunk, and draw it at its level of detail."""
     item = wp.tid()
-    size = wave.num_items.shape[0]
-    if item >= wave.item_ends[size - 1]:
+    num_items = wave.item_starts[wave.item_starts.shape[0] - 1]
+    if item >= num_items:
         return
-    w = first_above(wave.item_ends, size, item)
-    first = wave_camera(wave, w)
-    scene = cameras.scenes[first]
-    chunk = scenes.chunk_ranges[scene, 0] + item - (wave.item_ends[w] - wave.num_items[w])
+    w = group_of_item(wave, item)
+    scene = cameras.scenes[wave.order[wave.start + w]]
+    chunk = scenes.chunk_ranges[scene, 0] + item - wave.item_starts[w]
     mask = wp.uint32(0)
     for j in range(wave.group_sizes[w]):
         camera = wave.order[wave.start + w + j]
-        if in_cut(scenes, cameras, chunk, camera, scene) and chunk_visible(
-            scenes, cameras, chunk, camera, near
-        ):
-            mask = mask | (wp.uint32(1) << wp.uint32(j))
+        if in_cut(scenes, cameras, chunk, camera, scene):
+            if chunk_visible(scenes, cameras, chunk, camera, near):
+                mask = mask | (wp.uint32(1) << wp.uint32(j))
+                to_center = wp.vec3d(scenes.centers_w[chunk]) - cameras.centers_w[camera]
+                origin = cameras.exact_rotations[camera] * to_center
+                local = item - wave.item_starts[w]
+                wave.origins_c[(w + j) * wave.max_chunks + local] = wp.vec3(origin)
     wave.masks[item] = mask
-
-
-@wp.func
-def camera_point(scenes: Scenes, cameras: Cameras, chunk: int, i: int, camera: int) -> wp.vec3:
-    """A splat's mean in the camera frame [m]."""
-    center = scenes.centers_w[chunk]
-    origin = wp.vec3(cameras.exact_rotations[camera] * (wp.vec3d(center) - cameras.centers_w[camera]))
-    return cameras.rotations[camera] * (mean_of(scenes, chunk, i) - center) + origin
 
 
 @wp.func
@@ -477,23 +273,24 @@ def mark(
 ) -> None:
     """Set the bits of visible splats; blocks of 256 threads take one item after the other. The bits are 0 before."""
     block, i = wp.tid()
-    size = wave.num_items.shape[0]
+    num_items = wave.item_starts[wave.item_starts.shape[0] - 1]
     item = int(block)
-    while item < wave.item_ends[size - 1]:
+    while item < num_items:
         mask = wave.masks[item]
         if mask != wp.uint32(0):
-            w = first_above(wave.item_ends, size, item)
+            w = group_of_item(wave, item)
             scene = cameras.scenes[wave.order[wave.start + w]]
-            local = item - (wave.item_ends[w] - wave.num_items[w])
+            local = item - wave.item_starts[w]
             chunk = scenes.chunk_ranges[scene, 0] + local
             factor, opacity = factor_of(scenes, chunk, i), opacity_of(scenes, chunk, i)
+            offset = mean_of(scenes, chunk, i) - scenes.centers_w[chunk]
             for j in range(wave.group_sizes[w]):
                 if ((mask >> wp.uint32(j)) & wp.uint32(1)) != wp.uint32(0):
                     camera = wave.order[wave.start + w + j]
-                    p = camera_point(scenes, cameras, chunk, i, camera)
+                    at = (w + j) * wave.max_chunks + local
+                    p = cameras.rotations[camera] * offset + wave.origins_c[at]
                     seen = footprint(p, factor, opacity, cameras, camera, near, antialiased)
-                    word = ((w + j) * wave.max_chunks + local) * _WORDS + i // 32
-                    vote(int(seen.visible), i % 32, word, wave.bits)
+                    vote(int(seen.visible), i % 32, at * _WORDS + i // 32, wave.bits)
         item += num_blocks
 
 
@@ -573,14 +370,14 @@ def project(
 ) -> None:
     """Write the records of the splats whose bits are set, each at its place; blocks of 256 threads take items in turn."""
     block, i = wp.tid()
-    size = wave.num_items.shape[0]
+    num_items = wave.item_starts[wave.item_starts.shape[0] - 1]
     item = int(block)
-    while item < wave.item_ends[size - 1]:
+    while item < num_items:
         mask = wave.masks[item]
         if mask != wp.uint32(0):
-            w = first_above(wave.item_ends, size, item)
+            w = group_of_item(wave, item)
             scene = cameras.scenes[wave.order[wave.start + w]]
-            local = item - (wave.item_ends[w] - wave.num_items[w])
+            local = item - wave.item_starts[w]
             chunk = scenes.chunk_ranges[scene, 0] + local
             for j in range(wave.group_sizes[w]):
                 if ((mask >> wp.uint32(j)) & wp.uint32(1)) != wp.uint32(0):
@@ -590,8 +387,19 @@ def project(
                         if (own & wp.uint32(1)) != wp.uint32(0):
                             place = wave.offsets[at] + bits_before(wave.bits, at * _WORDS, i)
                             camera = wave.order[wave.start + w + j]
+                            origin = wave.origins_c[at]
                             write_record(
-                                scenes, cameras, scene, chunk, i, camera, near, antialiased, place, records
+                                scenes,
+                                cameras,
+                                scene,
+                                chunk,
+                                i,
+                                camera,
+                                origin,
+                                near,
+                                antialiased,
+                                place,
+                                records,
                             )
         item += num_blocks
 
@@ -613,6 +421,7 @@ def write_record(
     chunk: int,
     i: int,
     camera: int,
+    origin: wp.vec3,
     near: float,
     antialiased: int,
     place: int,
@@ -620,11 +429,11 @@ def write_record(
 ) -> None:
     """Project a visible splat with its colour, and write it where it belongs."""
     mean = mean_of(scenes, chunk, i)
-    p = camera_point(scenes, cameras, chunk, i, camera)
+    p = cameras.rotations[camera] * (mean - scenes.centers_w[chunk]) + origin
     seen = footprint(
         p, factor_of(scenes, chunk, i), opacity_of(scenes, chunk, i), cameras, camera, near, antialiased
     )
-    away = wp.vec3(wp.vec3d(mean) - cameras.centers_w[camera])
+    away = mean - wp.vec3(cameras.centers_w[camera])
     direction = away / wp.sqrt(wp.max(wp.dot(away, away), 1.0e-30))
     color = shown_color(scenes, chunk, i, scene, direction)
     z = exact_depth(cameras, camera, mean)
