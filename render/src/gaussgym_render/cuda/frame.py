@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import warp as wp  # noqa: TID253  (this package is imported only where the backend is asked for)
 
 from gaussgym_render.atlas import CHUNK
-from gaussgym_render.cuda import bins, overflow, project
+from gaussgym_render.cuda import bins, blend_fast, overflow, project
 from gaussgym_render.cuda import blend as blending
 from gaussgym_render.cuda import cameras as preparing
 from gaussgym_render.cuda.bins import Segments, TileGrid, tile_grid
@@ -35,14 +35,15 @@ class CudaCfg:
         visible_per_camera: Splats that a wave has room for, divided by its cameras, which share it; None: all of the largest
             scene, at most 65536.
         pairs_per_visible: Room for pairs of splat and macro-tile, for each visible splat; images of one macro-tile need none.
-        fast: Whether to take the kernels written for speed, which have not run on a GPU yet, instead of the plain ones.
+        kernels: What sorts and blends: 'plain', or 'fast', written for blocks of threads, or 'half', which blends in half
+            precision besides. The latter two have not run on a GPU yet.
         graphs: Whether repeated calls become CUDA graphs; None: on CUDA devices.
     """
 
     wave_cameras: int = 256
     visible_per_camera: int | None = None
     pairs_per_visible: float = 2.0
-    fast: bool = False
+    kernels: Literal["plain", "fast", "half"] = "plain"
     graphs: bool | None = None
 
 
@@ -163,7 +164,7 @@ class Frame:
         )
         self.segments = make_segments(self.wave_size, self.grid, self.records, self.pair_capacity, device)
         self.sort_buffers, self.sorted_pairs = None, (self.segments.keys, self.segments.values)
-        if cfg.fast:
+        if cfg.kernels != "plain":
             self.sort_buffers, self.sorted_pairs = self._make_sort()
         self.segment_counts = wp.zeros(self.num_segments + 1, dtype=wp.int32, device=device)
         self.room, self.pair_room = make_limit(self.capacity, device), make_limit(self.pair_capacity, device)
@@ -272,11 +273,11 @@ class Frame:
 
     def blend_wave(self, images: Any) -> None:
         """Blend the wave's images."""
-        self.launch(
-            blending.blend,
-            (self.wave_size, self.width * self.height),
-            [self.cameras, self.wave, self.records, self.segments, images],
-        )
+        arrays = [self.cameras, self.wave, self.records, self.segments, images]
+        if self.cfg.kernels == "plain":
+            self.launch(blending.blend, (self.wave_size, self.width * self.height), arrays)
+        else:
+            blend_fast.blend(*arrays, half_precision=self.cfg.kernels == "half")
 
 
 def make_images(rgb: Any, depth: Any, alpha: Any, background: Any) -> Any:
