@@ -20,7 +20,7 @@ wp = pytest.importorskip("warp")
 
 from gaussgym_render.cuda.backend import CudaRasterizer  # noqa: E402
 from gaussgym_render.cuda.device_atlas import nested_boxes, tree_parents  # noqa: E402
-from gaussgym_render.cuda.frame import CudaCfg  # noqa: E402
+from gaussgym_render.cuda.frame import CudaCfg, plan_capacity  # noqa: E402
 from gaussgym_render.cuda.scan import Scan  # noqa: E402
 
 BACKGROUND = (0.2, 0.4, 0.6)
@@ -404,6 +404,22 @@ def test_pairs_beyond_the_room_go_farthest_first(backend):
     assert_same(tight.render(*view), expected)
     counters = tight.rasterizer.counters()
     assert (counters.dropped_splats, counters.dropped_pairs, counters.overflowed_waves) == (0, 6, 1)
+
+
+@pytest.mark.parametrize(
+    ("cfg", "cameras", "slots", "tiles", "gib", "expected"),
+    [
+        ({}, 4096, 200_192, 1, 10, (256, 256 * 200_192, 256 * 200_192)),  # 3.3 GB
+        ({}, 4096, 1_000_192, 1, 10, (167, 167 * 1_000_192, 167 * 1_000_192)),  # 64 B a splat
+        ({}, 5, 1000, 1, 10, (5, 5000, 5000)),
+        ({}, 4096, 200_192, 80, 10, (256, 256 * 200_192, 512 * 200_192)),  # 84 B, 4.3 GB
+        ({}, 4096, 5_000_192, 1, 2, (32, 33_554_432, 33_554_432)),  # does not fit: all that there is
+        ({"visible_per_camera": 100, "wave_cameras": 64}, 4096, 5_000_192, 1, 2, (64, 6400, 6400)),
+    ],
+)
+def test_capacity_by_hand(cfg, cameras, slots, tiles, gib, expected):
+    found = plan_capacity(CudaCfg(**cfg), cameras, slots, tiles, gib << 30)
+    assert (found.wave_size, found.records, found.pairs) == expected
 
 
 def test_no_room_at_all_is_an_empty_image(backend):
