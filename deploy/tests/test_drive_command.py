@@ -9,7 +9,7 @@ import urllib.request
 
 import pytest
 from gaussgym_deploy.bundle import BundleError, PolicyBundle
-from gaussgym_deploy.commands.drive import link_options
+from gaussgym_deploy.commands.options import link_options
 from gaussgym_deploy.runtime import Runtime
 from gaussgym_deploy.states import Mode
 from gaussgym_deploy.teleop import DriveCfg
@@ -29,12 +29,14 @@ def directory(tmp_path_factory):
 
 
 def test_options_are_json_or_text():
-    assert link_options(("domain=7", "dead-man=false", "scene=runs/a", "wait=0.5")) == {
+    assert link_options((("domain=7", "dead-man=false"), ("scene=runs/a", "wait=0.5"))) == {
         "domain": 7, "dead_man": False, "scene": "runs/a", "wait": 0.5,
     }  # fmt: skip
     for bad in ("domain", "=7"):
         with pytest.raises(BundleError, match="not of the form NAME=VALUE"):
-            link_options((bad,))
+            link_options(((bad,),))
+    with pytest.raises(BundleError, match="domain is given twice: 7 and 8"):
+        link_options((("domain=7",), ("domain=8",)))
 
 
 def test_wrong_operators_and_options_end_in_one_line(directory):
@@ -42,6 +44,8 @@ def test_wrong_operators_and_options_end_in_one_line(directory):
     assert "needs an --operator" in fails("run", directory, "--operator-option", "port=1")
     assert "operator 'web'" in fails("run", directory, "--operator", "web", "--operator-option", "colour=red")
     assert "has no option 'colour'" in fails("run", directory, "--option", "colour=red")
+    several = ("--option", "colour=red", "--option", "seed=1")  # all count, not the last alone
+    assert "has no option 'colour'" in fails("run", directory, *several)
     assert "plug the gamepad in" in fails(
         "run", directory, "--operator", "gamepad", "--operator-option", "device=/no/pad"
     )

@@ -142,6 +142,46 @@ def test_silence_damps_within_two_periods_and_is_latched(bundle, robot, clock):
     assert stage.link.read().supervisor_fault.startswith("heartbeat: no command for 0.04")
 
 
+class Beside:
+    """A supervisor whose steps the test takes itself, so that it can leave some out."""
+
+    def __init__(self, bundle, robot, clock):
+        self.link = InProcessLink(12)
+        self.supervisor, self.clock = Supervisor(bundle, robot, self.link), clock
+
+    def steps(self, count, *, commands=False):
+        for step in range(count):
+            self.clock.sleep(STEP_S)
+            if commands and step % 10 == 0:
+                self.link.write(good_command())
+            self.supervisor.step(self.clock())
+
+
+@pytest.mark.parametrize("stood_still_s", [0.045, 0.06])
+def test_time_in_which_the_whole_machine_stood_still_is_no_silence_of_the_runtime(
+    bundle, robot, clock, stood_still_s
+):
+    beside = Beside(bundle, robot, clock)
+    beside.steps(50, commands=True)
+    clock.sleep(stood_still_s)
+    beside.steps(8)  # the runtime wakes too, and needs a moment
+    assert beside.supervisor.fault is None
+    beside.steps(1, commands=True)
+    beside.steps(19)  # afterwards as before: 40 ms are allowed
+    assert beside.supervisor.fault is None
+    beside.steps(2)
+    assert beside.supervisor.fault is not None
+    assert beside.supervisor.fault.kind == "heartbeat"
+
+
+def test_a_silence_as_long_as_a_state_may_be_old_damps_whoever_stood_still(bundle, robot, clock):
+    beside = Beside(bundle, robot, clock)
+    beside.steps(50, commands=True)
+    clock.sleep(0.12)
+    beside.steps(1)
+    assert beside.supervisor.fault is not None
+
+
 def test_a_dead_runtime_is_damped_in_the_next_step_and_held(bundle, robot, clock):
     stage = Stage(bundle, robot, clock, hold_s=5.0)
     stage.drive(0.5)

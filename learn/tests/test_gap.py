@@ -21,7 +21,7 @@ from gaussgym_sim.presets import randomize_preset
 from gaussgym_sim.randomize import RandomizeCfg
 from gaussgym_sim.robot import get_robot
 
-TRUTH = Truth(delay_s=0.015, strength=0.8, joint_friction_nm=0.3, joint_damping_nms=0.2, ground_friction=0.5)
+TRUTH = Truth(delay_s=0.016, strength=0.8, joint_friction_nm=0.3, joint_damping_nms=0.2, ground_friction=0.5)
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +79,18 @@ def test_times_of_commands_are_on_the_robots_clock(tmp_path):
     recording = read_recording(write_flight(tmp_path, arrays))
     assert np.allclose(recording.sent_s, arrays["robot_t_s"] + late, atol=1e-9)
     assert recording.state_age_s == pytest.approx(0.004 / 50)
+
+
+def test_a_robot_whose_clock_drifts_or_falls_behind_is_followed(tmp_path):
+    arrays = simulate(Truth(), seconds=12.0)
+    robot_s = arrays["robot_t_s"]
+    arrays["t_s"] = robot_s * 1.0001 + 7.0  # 100 ppm, 1.2 ms in the end
+    arrays["t_s"][300:] += 0.03  # held up once: the robot's time stood still meanwhile
+    recording = read_recording(write_flight(tmp_path, arrays))
+    off_s = np.abs(recording.sent_s[:, None] - robot_s).min(axis=1)  # each went out when a state was measured
+    assert len(off_s) > 590
+    assert off_s[:290].max() < 2e-4
+    assert off_s[360:].max() < 2e-4
 
 
 def test_a_reset_or_a_gap_begins_a_new_piece(tmp_path):
@@ -274,7 +286,7 @@ def test_planted_physics_are_found_within_ten_percent(tmp_path, flat):
     (tmp_path / "preset.json").write_text(json.dumps(made))
     ranges = randomize_preset(str(tmp_path / "preset.json"))
     for field, value in (
-        ("delay_s", 0.015),
+        ("delay_s", 0.016),
         ("strength_factor", 0.8),
         ("joint_friction_nm", 0.3),
         ("friction", 0.5),

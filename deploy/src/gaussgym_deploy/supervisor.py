@@ -27,6 +27,8 @@ __all__ = ["CommandCheck", "InProcessLink", "RuntimeEnd", "Supervisor", "Supervi
 
 ROUNDING = 1e-6
 """A command at its limit may lie beyond it by rounding [rad, N·m/rad]."""
+OVERSLEPT_S = 0.005
+"""A step later than this was held up: by a machine that stood still, on which the runtime could not speak either [s]."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ class SupervisorCfg:
     Attributes:
         rate_hz: Steps per second of the process.
         heartbeat_periods: Control periods without a new command after which it damps: one late command rides through.
+            Time in which the supervisor itself was held up does not count, as long as the silence stays below ``state_age_s``.
         final_damp_s: After the runtime's normal end it damps so long before it lets go of the robot [s].
         hold_s: After the death or silence of a runtime that had sent commands it damps so long [s].
         attach_timeout_s: How long it waits for the runtime at first [s].
@@ -162,7 +165,8 @@ class Supervisor:
         self._damping = JointCommand(np.zeros(joints), np.zeros(joints), np.full(joints, DAMPING_KD))
         self._silence_s = self.cfg.heartbeat_periods * bundle.control_dt_s
         self._command_s: Optional[float] = None  # of the last command; None before the first
-        self._now_s = 0.0  # of the running step
+        self._now_s: Optional[float] = None  # of the running step; None before the first
+        self._held_up_s = 0.0  # of the silence since the last command
         self._unsent_s: Optional[float] = None  # since when the link refuses every command
         self._unsent = ""
         self._last_t_s = float("nan")
@@ -177,11 +181,13 @@ class Supervisor:
         Args:
             now_s: Current time [s].
         """
+        late_s = 0.0 if self._now_s is None else now_s - self._now_s - 1.0 / self.cfg.rate_hz
+        self._held_up_s += late_s if late_s > OVERSLEPT_S else 0.0
         self._now_s = now_s
         self._read(now_s)
         command = self._wire.latest_command()
         if command is not None:
-            self._command_s = now_s
+            self._command_s, self._held_up_s = now_s, 0.0
             if self.fault is None:
                 fault = self._check(command)
                 if fault is not None:
@@ -230,8 +236,10 @@ class Supervisor:
             self.finished = self._ended_s is not None
             return
         silent_s = now_s - self._command_s
-        if self._ended_s is None and not silent_s <= self._silence_s:
-            self.trip(Fault("heartbeat", f"no command for {silent_s:.3f} s, at most {self._silence_s:.3f} s"))
+        # A machine that stood still wakes all processes at once: the runtime is owed the time that nobody had.
+        patience_s = min(self._silence_s + self._held_up_s, max(self._silence_s, self._limits.state_age_s))
+        if self._ended_s is None and not silent_s <= patience_s:
+            self.trip(Fault("heartbeat", f"no command for {silent_s:.3f} s, at most {patience_s:.3f} s"))
         if self._unsent_s is not None and not now_s - self._unsent_s <= self._silence_s:
             self.trip(
                 Fault("link", f"no command could be sent for {now_s - self._unsent_s:.3f} s ({self._unsent})")

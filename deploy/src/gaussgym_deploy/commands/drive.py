@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json as json_module
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Dict, Iterator, Optional, Tuple
@@ -25,8 +23,9 @@ from ..supervisor_process import SupervisedRobot
 from ..teleop import OPERATORS, DriveCfg, open_operator
 from ..teleop.keyboard import HELP
 from ..teleop.web import WebOperator
+from .options import NamedValues, link_options, listed
 
-__all__ = ["checklist", "link_options", "run"]
+__all__ = ["checklist", "run"]
 
 NO_OPERATOR = NO_CAMERA = "none"
 
@@ -36,12 +35,12 @@ def run(
     /,
     *,
     robot: str = "bench",
-    option: Tuple[str, ...] = (),
+    option: NamedValues = (),
     scene: Optional[Path] = None,
     camera: str = NO_CAMERA,
-    camera_option: Tuple[str, ...] = (),
+    camera_option: NamedValues = (),
     operator: str = NO_OPERATOR,
-    operator_option: Tuple[str, ...] = (),
+    operator_option: NamedValues = (),
     drive: DriveCfg = DriveCfg(),  # noqa: B008 (frozen)
     goal: Tuple[float, ...] = (),
     goal_by: str = "odometry",
@@ -124,9 +123,9 @@ def checklist(
     /,
     *,
     robot: str,
-    option: Tuple[str, ...] = (),
+    option: NamedValues = (),
     operator: str = NO_OPERATOR,
-    operator_option: Tuple[str, ...] = (),
+    operator_option: NamedValues = (),
     drive: DriveCfg = DriveCfg(),  # noqa: B008 (frozen)
     picture: Path = Path("camera.png"),
     run_s: float = 5.0,
@@ -223,12 +222,12 @@ def _camera(name: str, bundle: PolicyBundle, options: Dict[str, Any]) -> Iterato
 
 
 @contextlib.contextmanager
-def _operator(name: str, drive: DriveCfg, options: Tuple[str, ...]) -> Iterator[Optional[CommandSource]]:
+def _operator(name: str, drive: DriveCfg, options: NamedValues) -> Iterator[Optional[CommandSource]]:
     """The operator by name, let go of at the end whatever happens."""
     if name == NO_OPERATOR:
         if options:
             raise BundleError(
-                f"--operator-option {options[0]} needs an --operator: {', '.join(sorted(OPERATORS))}"
+                f"--operator-option {listed(options)[0]} needs an --operator: {', '.join(sorted(OPERATORS))}"
             )
         yield None
         return
@@ -247,20 +246,6 @@ def _operator(name: str, drive: DriveCfg, options: Tuple[str, ...]) -> Iterator[
 def _supervisors_log(log: Optional[Path]) -> Optional[Path]:
     """Where the supervisor writes its own word, beside the runtime's log: the runtime may be dead by then."""
     return None if log is None else log.with_suffix(".supervisor.jsonl")
-
-
-def link_options(pairs: Tuple[str, ...]) -> Dict[str, Any]:
-    """``NAME=VALUE`` pairs; a value that is JSON (a number, true, null, a list) is what it says, anything else is text."""
-    options: Dict[str, Any] = {}
-    for pair in pairs:
-        name, equals, value = pair.partition("=")
-        if not name or not equals:
-            raise BundleError(f"option {pair!r} is not of the form NAME=VALUE")
-        try:
-            options[name.replace("-", "_")] = json_module.loads(value)
-        except ValueError:
-            options[name.replace("-", "_")] = os.path.expanduser(value)
-    return options
 
 
 def _status(runtime: Runtime) -> Dict[str, Any]:

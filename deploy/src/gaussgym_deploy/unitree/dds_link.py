@@ -30,7 +30,7 @@ COMMAND_TOPIC, STATE_TOPIC, SPORT_TOPIC = "rt/lowcmd", "rt/lowstate", "rt/sportm
 _ECHOES = 4096  # commands whose round trip can still be told
 _FLAG = 1 << 31  # ticks count modulo 2^32: what lies more than half of that ahead lies behind
 _LISTENER_TIMEOUT_S = 2.0
-_SLOW_EVERY = 10  # reads between looks at other writers and at the odometry
+_SLOW_EVERY = 10  # reads between looks at other writers
 
 
 @dataclass(frozen=True)
@@ -141,6 +141,7 @@ class DdsLink:
             self._gone, self._tick = True, None
         for frame in frames:
             self._accept(frame)
+        self._take_odometry()
         self._reads += 1
         if self._reads % _SLOW_EVERY == 0:
             self._look_around()
@@ -219,7 +220,7 @@ class DdsLink:
         stick_velocity(self._remote, self.cfg.remote, state.command)
 
     def _look_around(self) -> None:
-        """Other writers of commands, and the robot's odometry; both may be some milliseconds late."""
+        """Other writers of commands; may be some milliseconds late."""
         now_s = self._clock()
         foreign, _ = self._spy.take()
         if foreign:
@@ -227,6 +228,9 @@ class DdsLink:
         recent = now_s - self._foreign_s < self.cfg.rival_memory_s
         if self._commands is not None:  # who only listens has no rivals
             self._state.rival_writers = max(self._spy.writers - self.idle_writers, int(recent))
+
+    def _take_odometry(self) -> None:
+        """The robot's odometry, after the states: a robot that sends it before them is then read with both of one moment."""
         for frame in self._sport.take()[0]:
             if self._odometry.load(frame):
                 if self._state.position_w is None:

@@ -40,14 +40,14 @@ class DdsRobotCfg:
         domain: DDS domain.
         interface: Network interface.
         rate_hz: States per second.
-        odometry_hz: Odometry messages per second, where the robot has any.
+        odometry_hz: Odometry messages per second, where the robot has any; they go out before the state of their moment.
         command_timeout_s: Silence after which the motors damp [s].
     """
 
     domain: int
     interface: str = "lo"
     rate_hz: float = 500.0
-    odometry_hz: float = 50.0
+    odometry_hz: float = 500.0
     command_timeout_s: float = 0.1
 
 
@@ -186,11 +186,11 @@ class DdsRobot:
         if np.isfinite(state.battery_fraction):
             out.soc[0] = round(100 * state.battery_fraction)
         out.wireless_remote[:] = np.frombuffer(pack_velocity(state.command), dtype=np.uint8)
-        self.transmit(out.seal())
-        self.states += 1
         if state.position_w is not None and self.states % self._odometry_every == 0:
             self._position[:] = state.position_w
             self._sport_writer.write(bytes(self._odometry.buffer))
+        self.transmit(out.seal())
+        self.states += 1
 
     def _torque(self, state: RobotState) -> np.ndarray:
         """What the motors are asked for, where the robot does not say what they give."""

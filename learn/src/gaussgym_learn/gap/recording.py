@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 MAX_GAP_S = 0.06
 """States further apart than this do not belong to one piece: too much can have happened in between."""
+CLOCK_WINDOW = 101
+"""States over which the clocks of robot and runtime are compared: two seconds at 50 Hz."""
 _NEEDED = ("t_s", "robot_t_s", "joint_pos", "joint_vel", "quat_wxyz", "ang_vel_b", "target", "kp", "kd")
 
 
@@ -145,12 +147,19 @@ def _recording(folder: Path, fields: dict[str, Any], arrays: dict[str, NDArray[A
 
 
 def _clock_offset(runtime_s: Array, robot_s: Array, era: NDArray[np.int64]) -> Array:
-    """Runtime's clock less robot's, `[T]`: the smallest seen in each era, when a state took no time to arrive."""
+    """Runtime's clock less robot's, `[T]`: the least seen nearby in the era, when a state took no time to arrive.
+
+    Nearby, because clocks drift apart (50 ppm are 3 ms a minute), and a simulated robot that was held up stays behind.
+    """
     offset = np.zeros(len(era))
     for number in range(int(era[-1]) + 1):
         rows = era == number
-        # Not the very least: one jump of a clock would take all others with it.
-        offset[rows] = np.quantile(runtime_s[rows] - robot_s[rows], 0.01)
+        apart = runtime_s[rows] - robot_s[rows]
+        width = min(len(apart), CLOCK_WINDOW)
+        windows = np.lib.stride_tricks.sliding_window_view(apart, width)
+        # Not the very least: one jump of a clock would take all its neighbours with it.
+        least = np.quantile(windows, 0.01, axis=1)
+        offset[rows] = np.pad(least, ((width - 1) // 2, width // 2), mode="edge")
     return offset
 
 

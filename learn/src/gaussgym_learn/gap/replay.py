@@ -14,13 +14,15 @@ from gaussgym_sim.engines.mujoco_model import build_model, robot_bodies
 from gaussgym_sim.engines.mujoco_slot import JointColumns
 from gaussgym_sim.ground.terrain import Ground
 from gaussgym_sim.robot import RobotCfg
-from gaussgym_sim.vecsim import SUBSTEP_S
 from numpy.typing import NDArray
 
 from gaussgym_learn.gap.recording import Array, Recording
 
 _ROOT, _ROOT_V = 7, 6
 _GRAVITY = np.array([0.0, 0.0, 9.81])
+SUBSTEP_S = 0.002
+"""Physics step of a replay [s]. Not training's 5 ms: a robot's motors work continuously, and explicit damping in coarse steps
+would read as friction that is not there (0.2 N·m·s/rad as 0.24)."""
 SLIDING = 0.98
 """A foot slides when its tangential force is this share of what friction can hold."""
 

@@ -1,0 +1,115 @@
+"""What the C++ snippets of this folder share: one thread block's barriers, votes and scans, on CUDA and on Warp's CPU fibers.
+
+A snippet of `wp.func_native` is the body of a C++ function. `PRELUDE` opens it; after it the rest of the text is the same on
+both devices, so that the tests execute on the CPU what a GPU will execute. On the CPU the threads of a block are fibers that
+switch at barriers (`warp.config.enable_cpu_blocks`), hence two rules for the text: warp-wide operations stand only where the
+whole block passes, and the block's shared arrays are declared with `GG_SHARED` (plain static storage on the CPU: one launch at
+a time there).
+"""
+
+from __future__ import annotations
+
+import warp as wp  # noqa: TID253  (imported only where the backend is asked for)
+
+WARP = 32
+"""Threads of a warp."""
+MAX_THREADS = 1024
+
+PRELUDE = """
+#undef GG_SHARED
+#undef GG_SYNC
+#undef GG_SYNCWARP
+#undef GG_UNROLL
+#if defined(__CUDA_ARCH__)
+#define GG_SHARED __shared__
+#define GG_SYNC() __syncthreads()
+#define GG_SYNCWARP() __syncwarp()
+#define GG_UNROLL _Pragma("unroll")
+    const int t = threadIdx.x, lane = threadIdx.x & 31, warp_id = threadIdx.x >> 5;
+    auto gg_add = [](auto* at, auto value) { return atomicAdd(at, value); };
+    auto gg_count = [](unsigned bits) -> int { return __popc(bits); };
+    auto gg_top = [](unsigned bits) -> int { return 32 - __clz(bits); };
+    auto gg_lowest = [](unsigned bits) -> int { return __ffs(bits) - 1; };
+    auto gg_ballot = [](bool vote) -> unsigned { return __ballot_sync(0xffffffffu, vote); };
+    auto gg_warp_min = [](unsigned value) -> unsigned {
+        GG_UNROLL
+        for (int o = 16; o > 0; o >>= 1) value = min(value, __shfl_xor_sync(0xffffffffu, value, o));
+        return value;
+    };
+    auto gg_warp_before = [](int value) -> int {  // sum over the lanes below
+        const int own = value;
+        GG_UNROLL
+        for (int o = 1; o < 32; o <<= 1) {
+            const int other = __shfl_up_sync(0xffffffffu, value, o);
+            if ((threadIdx.x & 31) >= o) value += other;
+        }
+        return value - own;
+    };
+    auto gg_peers = [](unsigned digit) -> unsigned {  // lanes with the same eight bits
+        unsigned peers = 0xffffffffu;
+        GG_UNROLL
+        for (int bit = 0; bit < 8; ++bit) {
+            const bool one = (digit >> bit) & 1u;
+            const unsigned votes = __ballot_sync(0xffffffffu, one);
+            peers &= one ? votes : ~votes;
+        }
+        return peers;
+    };
+#else
+#define GG_SHARED static
+#define GG_SYNC() WP_TILE_SYNC()
+#define GG_SYNCWARP() WP_TILE_SYNC()
+#define GG_UNROLL
+    const int t = WP_TILE_THREAD_IDX, lane = t & 31, warp_id = t >> 5;
+    using wp::max;
+    using wp::min;
+    static unsigned gg_words[1024];
+    auto gg_add = [](auto* at, auto value) { auto old = *at; *at = old + value; return old; };
+    auto gg_count = [](unsigned bits) -> int { return __builtin_popcount(bits); };
+    auto gg_top = [](unsigned bits) -> int { return bits ? 32 - __builtin_clz(bits) : 0; };
+    auto gg_lowest = [](unsigned bits) -> int { return __builtin_ffs(bits) - 1; };
+    auto gg_ballot = [&](bool vote) -> unsigned {
+        gg_words[t] = vote;
+        GG_SYNC();
+        unsigned bits = 0;
+        for (int i = 0; i < 32; ++i) bits |= gg_words[t - lane + i] << i;
+        GG_SYNC();
+        return bits;
+    };
+    auto gg_warp_min = [&](unsigned value) -> unsigned {
+        gg_words[t] = value;
+        GG_SYNC();
+        for (int i = 0; i < 32; ++i) value = gg_words[t - lane + i] < value ? gg_words[t - lane + i] : value;
+        GG_SYNC();
+        return value;
+    };
+    auto gg_warp_before = [&](int value) -> int {
+        gg_words[t] = (unsigned)value;
+        GG_SYNC();
+        unsigned sum = 0;
+        for (int i = 0; i < lane; ++i) sum += gg_words[t - lane + i];
+        GG_SYNC();
+        return (int)sum;
+    };
+    auto gg_peers = [&](unsigned digit) -> unsigned {
+        gg_words[t] = digit & 255u;
+        GG_SYNC();
+        unsigned bits = 0;
+        for (int i = 0; i < 32; ++i) bits |= (unsigned)(gg_words[t - lane + i] == (digit & 255u)) << i;
+        GG_SYNC();
+        return bits;
+    };
+#endif
+    (void)gg_add; (void)gg_count; (void)gg_top; (void)gg_lowest; (void)gg_ballot; (void)gg_warp_min;
+    (void)gg_warp_before; (void)gg_peers; (void)lane; (void)warp_id;
+"""
+
+
+def can_run_blocks(device: wp.Device) -> bool:
+    """Whether kernels of whole blocks run on a device: on CUDA always, on the CPU only as fibers."""
+    return device.is_cuda or wp.config.enable_cpu_blocks
+
+
+def resident_blocks(device: wp.Device, per_multiprocessor: int) -> int:
+    """Blocks for a kernel that takes its work from a queue: as many as fit at once (on the CPU two, one after the other)."""
+    return device.sm_count * per_multiprocessor if device.is_cuda else 2
