@@ -6,6 +6,7 @@ Steps, the most important first; each adds its part to the output as soon as it 
 
 machine   the GPU, and what it does at most: a large copy, multiply-adds
 correct   pictures against the float64 reference, the CPU backend, and themselves in other batches; overflow
+variants  the kernels written for speed against the plain ones; what follows uses the faster, if it is right
 headline  4096 cameras in 128 scenes of 200,000 splats at 84x48 and 640x480: time by kernel, counts, floors, memory, waits
 lod       the same with levels of detail, at 40 dB or more against the full scene, 84x48
 flat      the cost of a frame from 256 to 16,384 cameras and from 1 to 512 scenes
@@ -32,7 +33,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from gaussgym_render import SplatRenderer
+import warp as wp
+from gaussgym_render import SplatRenderer, register_backend
 from gaussgym_render.bench import device as timing
 from gaussgym_render.bench import parity
 from gaussgym_render.bench.comparison import psnr_db
@@ -40,13 +42,13 @@ from gaussgym_render.bench.counts import count_workload
 from gaussgym_render.bench.device_rivals import DEVICE_RIVALS, DeviceRival, Drawn
 from gaussgym_render.bench.floors import SPLAT_BYTES, Chip, chip_of, floors
 from gaussgym_render.bench.scenes import Place, Workload, make_workload, synthetic_place
+from gaussgym_render.cuda.backend import CudaRasterizer
+from gaussgym_render.cuda.frame import CudaCfg
 from gaussgym_render.lod import LodSplats, build_tree
 from gaussgym_scene.artifact import write_json
 from gaussgym_scene.errors import GaussgymError
+from renderer_goals import FLATNESS, LOD_PSNR_DB, print_verdicts, verdicts
 
-LOD_PSNR_DB = 40.0
-FLATNESS = 1.15
-"""A frame may cost so many times what it does in the smallest batch, or in one scene."""
 MEMORY_SHARE = 0.8
 BYTES_PER_PIXEL = 11
 """rgb uint8, depth and alpha float32."""
@@ -106,6 +108,10 @@ class Run:
     lod: Path | None
     report: dict[str, Any]
 
+    def fast(self) -> bool:
+        """Whether the kernels written for speed won, and were right."""
+        return bool((self.result("variants") or {}).get("fast"))
+
     def place(self, splats: int) -> Place:
         """The scene with so many splats."""
         return synthetic_place(self.plan.kind, splats)
@@ -133,27 +139,54 @@ def copies(place: Place, scenes: int, cameras: int, width: int, height: int) -> 
     return replace(load, scenes=[place.splats] * scenes, scene_ids=np.arange(cameras) % scenes)
 
 
+def backend_with(device: torch.device, settings: CudaCfg | None) -> str:
+    """Name of the backend on a device, with capacities and kernels of its own if settings are given."""
+    if settings is None:
+        return "cuda" if timing.on_gpu(device) else "warp-cpu"
+    name = f"{device.type}, {settings}"
+
+    def make(splats: Any, cfg: Any) -> CudaRasterizer:
+        return CudaRasterizer(splats, cfg, wp.get_device(str(device)), settings)
+
+    register_backend(name, make, abilities=("sizes",))
+    return name
+
+
+def room_for(splats: int) -> CudaCfg:
+    """Capacities for scenes of so many splats: at most 60 % are visible at a time, and 2^26 records lie in memory at a time."""
+    visible = max(int(0.6 * splats), 1024)
+    return CudaCfg(wave_cameras=int(np.clip(2**26 // visible, 16, 256)), visible_per_camera=visible)
+
+
 class Ours:
     """The renderer at work on a workload, inputs and images on the device."""
 
-    def __init__(self, load: Workload, device: torch.device) -> None:
-        self.load = load
-        self.renderer = SplatRenderer(load.scenes, load.width, load.height, backend="cuda", device=device)
+    def __init__(self, load: Workload, run: Run, *, fast: bool | None = None) -> None:
+        settings = replace(room_for(len(load.scenes[0])), fast=run.fast() if fast is None else fast)
+        backend = backend_with(run.device, settings)
+        self.device = run.device
+        self.renderer = SplatRenderer(
+            load.scenes, load.width, load.height, backend=backend, device=str(run.device)
+        )
         self.use(load)
 
     def use(self, load: Workload) -> None:
         """Draw other cameras in the same scenes."""
         self.out = None  # before the next one is made
-        device = self.renderer.device
-        self.c2w = torch.as_tensor(load.c2w, dtype=torch.float32, device=device)
-        self.ks = torch.as_tensor(load.K, dtype=torch.float32, device=device)
-        self.ids = torch.as_tensor(load.scene_ids, device=device)
+        self.c2w = torch.as_tensor(load.c2w, dtype=torch.float32, device=self.device)
+        self.ks = torch.as_tensor(load.K, dtype=torch.float32, device=self.device)
+        self.ids = torch.as_tensor(load.scene_ids, device=self.device)
         self.load = load
         self.out = self.renderer.render(self.c2w, self.ks, self.ids)
 
     def draw(self) -> None:
         """Launch the drawing of all cameras."""
         self.renderer.render(self.c2w, self.ks, self.ids, out=self.out)
+
+    def left_out(self) -> int:
+        """Splats for which there was no room since this was last asked, and cameras that could not be rendered."""
+        counters = self.renderer.rasterizer.counters()
+        return counters.dropped_splats + counters.dropped_pairs + counters.refused
 
     def images(self) -> np.ndarray:
         """What the last `draw` drew, uint8 `[C, H, W, 3]`."""
@@ -172,11 +205,16 @@ def speed(count: int, times: timing.Timing) -> dict[str, Any]:
 
 
 def machine_step(run: Run) -> dict[str, Any]:
-    return timing.measured_ceilings(run.device, copy_bytes=run.plan.copy_bytes, seconds=min(0.5, run.plan.seconds))
+    return timing.measured_ceilings(
+        run.device, copy_bytes=run.plan.copy_bytes, seconds=min(0.5, run.plan.seconds)
+    )
 
 
 def correct_step(run: Run) -> dict[str, Any]:
-    ours, rows, batches = parity.drawn_by("cuda", run.device), [], {}
+    rows: list[parity.Parity] = []
+    batches: dict[str, dict[str, bool]] = {}
+    backend = backend_with(run.device, None)
+    ours = parity.drawn_by(backend, run.device)
     for case in parity.cases(run.plan.parity_sizes, run.plan.parity_splats):
         own = ours(case)
         rows.append(parity.compare(case, own, parity.drawn_by("cpu")(case), "cpu"))
@@ -194,12 +232,39 @@ def correct_step(run: Run) -> dict[str, Any]:
     return {"passed": passed, "parity": [asdict(row) for row in rows], "batches": batches}
 
 
+def variants_step(run: Run) -> dict[str, Any]:
+    """The kernels written for speed against the plain ones: the same pictures, and which are faster; at both sizes of the headline."""
+    plan, rows = run.plan, []
+    for size in plan.sizes:
+        load, images, times = copies(run.place(plan.splats), plan.scenes, plan.cameras, *size), {}, {}
+        for fast in (False, True):
+            ours = Ours(load, run, fast=fast)
+            times[fast] = timing.time_calls(ours.draw, run.device, seconds=plan.seconds)
+            images[fast] = ours.images()
+            del ours
+            free(run.device)
+        worst_db = float(psnr_db(images[True], images[False]).min())
+        rows.append({
+            **where(load), "plain": speed(len(load), times[False]), "fast": speed(len(load), times[True]), "psnr_db": worst_db
+        })  # fmt: skip
+        print(
+            f"  {size[0]}x{size[1]}: plain {rows[-1]['plain']['frames_per_s']:,.0f}, fast {rows[-1]['fast']['frames_per_s']:,.0f} "
+            f"frames/s, alike to {worst_db:.1f} dB"
+        )
+    alike = all(row["psnr_db"] >= parity.GATES["reference"].psnr_db for row in rows)
+    faster = (
+        sum(row["fast"]["batch"]["median_ms"] < row["plain"]["batch"]["median_ms"] for row in rows)
+        > len(rows) / 2
+    )
+    return {"fast": alike and faster, "alike": alike, "rows": rows}
+
+
 def headline_step(run: Run) -> list[dict[str, Any]]:
     plan, place, rows = run.plan, run.place(run.plan.splats), []
     for size in plan.sizes:
         before = timing.memory_of(run.device)
         load = copies(place, plan.scenes, plan.cameras, *size)
-        ours = Ours(load, run.device)
+        ours = Ours(load, run)
         times = timing.time_calls(ours.draw, run.device, seconds=3 * plan.seconds)
         kernels = timing.kernel_times(ours.draw, run.device)
         counts = count_workload(load, cameras=plan.counted_cameras)
@@ -215,6 +280,7 @@ def headline_step(run: Run) -> list[dict[str, Any]]:
         after = timing.memory_of(run.device)
         rows.append({
             **where(load), **speed(plan.cameras, times), "kernels": kernels, "counts": asdict(counts), "floors": bounds,
+            "left_out": ours.left_out(),
             "waits_for_device": timing.waits_for_device(ours.draw, run.device),
             "allocates": timing.allocates(ours.draw, run.device),
             "memory_bytes": None if before is None or after is None else after.used_bytes - before.used_bytes,
@@ -252,7 +318,7 @@ def print_headline(row: dict[str, Any]) -> None:
     print(
         f"  {row['width_px']}x{row['height_px']}, {row['cameras']} cameras, {row['scenes']} scenes of {row['splats']}: "
         f"{row['frames_per_s']:,.0f} frames/s ({row['frames_per_s_min']:,.0f} to {row['frames_per_s_max']:,.0f}); waits "
-        f"{row['waits_for_device']}, allocates {row['allocates']}, memory {row['memory_bytes']}"
+        f"{row['waits_for_device']}, left out {row['left_out']}, allocates {row['allocates']}, memory {row['memory_bytes']}"
     )
     for name, kernel in row["kernels"].items():
         print(f"    {kernel['ms']:9.3f} ms in {kernel['launches']:4.0f} launches  {name[:90]}")
@@ -267,14 +333,14 @@ def lod_step(run: Run) -> dict[str, Any]:
     """Coarsest threshold at which images stay at `LOD_PSNR_DB`, and the speed there."""
     plan, size = run.plan, run.plan.sizes[0]
     place = run.place(plan.splats)
-    full = Ours(copies(place, 1, min(plan.cameras, 256), *size), run.device)
+    full = Ours(copies(place, 1, min(plan.cameras, 256), *size), run)
     full.draw()
     truth = full.images()
     tree = build_tree(place.splats) if run.lod is None else LodSplats.load(run.lod)
 
     def quality(threshold_px: float) -> float:
         levels = replace(place, splats=replace(tree, threshold_px=threshold_px))
-        ours = Ours(copies(levels, 1, len(truth), *size), run.device)
+        ours = Ours(copies(levels, 1, len(truth), *size), run)
         ours.draw()
         return float(psnr_db(ours.images(), truth).mean())
 
@@ -283,7 +349,7 @@ def lod_step(run: Run) -> dict[str, Any]:
         middle = (low + high) / 2
         low, high = (middle, high) if quality(middle) >= LOD_PSNR_DB else (low, middle)
     levels = replace(place, splats=replace(tree, threshold_px=low))
-    ours = Ours(copies(levels, plan.scenes, plan.cameras, *size), run.device)
+    ours = Ours(copies(levels, plan.scenes, plan.cameras, *size), run)
     times = timing.time_calls(ours.draw, run.device, seconds=plan.seconds)
     counts = count_workload(copies(levels, 1, plan.cameras, *size), cameras=plan.counted_cameras)
     row = {
@@ -298,7 +364,7 @@ def flat_step(run: Run) -> dict[str, Any]:
     """Cost of a frame over batch sizes and numbers of scenes; all sizes of a kind in turns, in one renderer where scenes allow."""
     plan, size = run.plan, run.plan.sizes[0]
     place, found = run.place(plan.splats), {}
-    ours = Ours(copies(place, plan.scenes, max(plan.flat_cameras), *size), run.device)
+    ours = Ours(copies(place, plan.scenes, max(plan.flat_cameras), *size), run)
     by_cameras = {}
     for cameras in plan.flat_cameras:
         ours.use(copies(place, plan.scenes, cameras, *size))
@@ -309,7 +375,7 @@ def flat_step(run: Run) -> dict[str, Any]:
     free(run.device)
     by_scenes = {}
     for scenes in plan.flat_scenes:
-        ours = Ours(copies(place, scenes, plan.cameras, *size), run.device)
+        ours = Ours(copies(place, scenes, plan.cameras, *size), run)
         times = timing.time_calls(ours.draw, run.device, seconds=plan.seconds)
         by_scenes[scenes] = {**speed(plan.cameras, times), "ms_per_frame": times.median_ms / plan.cameras}
         del ours
@@ -317,8 +383,14 @@ def flat_step(run: Run) -> dict[str, Any]:
     found["scenes"] = by_scenes
     for what, rows in found.items():
         costs = [row["ms_per_frame"] for row in rows.values()]
-        found[what] = {"rows": rows, "rises_by": max(costs) / costs[0], "passed": max(costs) / costs[0] <= FLATNESS}
-        print(f"  {what}: " + ", ".join(f"{n}: {1e3 * row['ms_per_frame']:.2f} us" for n, row in rows.items()))
+        found[what] = {
+            "rows": rows,
+            "rises_by": max(costs) / costs[0],
+            "passed": max(costs) / costs[0] <= FLATNESS,
+        }
+        print(
+            f"  {what}: " + ", ".join(f"{n}: {1e3 * row['ms_per_frame']:.2f} us" for n, row in rows.items())
+        )
     return found
 
 
@@ -330,8 +402,12 @@ def gsplat_step(run: Run) -> dict[str, Any]:
     rows = []
     for case in parity.cases(run.plan.parity_sizes, run.plan.parity_splats):
         if case.name != "levels of detail":
-            theirs = parity.drawn_by("gsplat", float_colors=False)(case)
-            rows.append(parity.compare(case, parity.drawn_by("cuda", run.device)(case), theirs, "gsplat"))
+            theirs = parity.drawn_by("gsplat")(case)
+            rows.append(
+                parity.compare(
+                    case, parity.drawn_by(backend_with(run.device, None), run.device)(case), theirs, "gsplat"
+                )
+            )
             print(f"  {case.name} {case.width}x{case.height}: {rows[-1].psnr_db:.1f} dB")
     return {"parity": [asdict(row) for row in rows], "least_psnr_db": min(row.psnr_db for row in rows)}
 
@@ -341,13 +417,20 @@ def rivals_step(run: Run) -> list[dict[str, Any]]:
     for size in run.plan.sizes:
         load = copies(run.place(run.plan.splats), run.plan.scenes, run.plan.cameras, *size)
         for rival in DEVICE_RIVALS:
-            row: dict[str, Any] = {"rival": rival.name, "differs": rival.differs, **where(load), "absent": rival.absence()}
+            row: dict[str, Any] = {
+                "rival": rival.name,
+                "differs": rival.differs,
+                **where(load),
+                "absent": rival.absence(),
+            }
             if row["absent"] is None:
                 row |= {"version": rival.version()}
                 try:
                     row |= duel(run, rival, load)
                 except Exception as error:  # one that breaks says so, and leaves the next its turn
-                    row["absent"] = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+                    row["absent"] = (
+                        f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+                    )
                 free(run.device)
             rows.append(row)
             print_duel(row)
@@ -358,7 +441,9 @@ def duel(run: Run, rival: DeviceRival, load: Workload) -> dict[str, Any]:
     """A rival against the renderer in turns, on as many of the cameras as the rival draws in a few seconds."""
     few = load.take(np.arange(len(load.scenes)))
     drawn = next(iter(rival.make(few, run.device)))
-    alone = timing.time_calls(drawn.draw, run.device, seconds=0.0, repeats=(1, 1), warm_up=1).median_ms / len(few)
+    alone = timing.time_calls(drawn.draw, run.device, seconds=0.0, repeats=(1, 1), warm_up=1).median_ms / len(
+        few
+    )
     del drawn
     free(run.device)
     rounds = min(len(load) // len(few), int(4e3 * run.plan.seconds / (alone * len(few))))
@@ -374,8 +459,10 @@ def duel(run: Run, rival: DeviceRival, load: Workload) -> dict[str, Any]:
             best = (ms, drawn)
     if best is None:
         raise MemoryError("no way to call it fits into the device's memory")
-    ours = Ours(chosen, run.device)
-    times = timing.time_in_turns({"theirs": best[1].draw, "ours": ours.draw}, run.device, seconds=run.plan.seconds)
+    ours = Ours(chosen, run)
+    times = timing.time_in_turns(
+        {"theirs": best[1].draw, "ours": ours.draw}, run.device, seconds=run.plan.seconds
+    )
     checked = best[1].images()
     ours.draw()
     return {
@@ -417,12 +504,14 @@ def matrix_step(run: Run) -> list[dict[str, Any]]:
                     continue
                 load = copies(place, scenes, cameras, *size)
                 if ours is None:
-                    ours = Ours(load, run.device)
+                    ours = Ours(load, run)
                 else:
                     ours.use(load)
                 times = timing.time_calls(ours.draw, run.device, seconds=plan.seconds / 4, repeats=(3, 20))
                 cell |= speed(cameras, times)
-                print(f"  {size[0]}x{size[1]:<5}{cameras:>6} cameras{scenes:>4} scenes of {splats:>8}: {cell['frames_per_s']:,.0f}")
+                print(
+                    f"  {size[0]}x{size[1]:<5}{cameras:>6} cameras{scenes:>4} scenes of {splats:>8}: {cell['frames_per_s']:,.0f}"
+                )
             del ours
             free(run.device)
     return cells
@@ -438,43 +527,12 @@ def free(device: torch.device) -> None:
 
 
 STEPS: dict[str, Callable[[Run], Any]] = {
-    "machine": machine_step, "correct": correct_step, "headline": headline_step, "lod": lod_step, "flat": flat_step,
+    "machine": machine_step, "correct": correct_step, "variants": variants_step, "headline": headline_step, "lod": lod_step, "flat": flat_step,
     "gsplat": gsplat_step, "rivals": rivals_step, "matrix": matrix_step,
 }  # fmt: skip
 
 
 # ---------------------------------------------------------------------- the whole
-
-
-def verdicts(run: Run) -> list[dict[str, Any]]:
-    """What the renderer is to reach at the headline, what was found, and whether that does; None where nothing was found."""
-    rows: list[dict[str, Any]] = []
-
-    def judge(what: str, found: Any, least: float | None = None, most: float | None = None) -> None:
-        passed = None if found is None else (least is None or found >= least) and (most is None or found <= most)
-        rows.append({"what": what, "found": found, "least": least, "most": most, "passed": passed})
-
-    headline, flat, lod = run.result("headline") or [], run.result("flat") or {}, run.result("lod") or {}
-    correct, gsplat = run.result("correct") or {}, run.result("gsplat") or {}
-    judge("pictures are right", None if not correct else float(correct["passed"]), least=1.0)
-    judge("least PSNR against gsplat [dB]", gsplat.get("least_psnr_db"), least=60.0)
-    for row, goal in zip(headline, (100_000.0, 20_000.0)):
-        size = f"{row['width_px']}x{row['height_px']}"
-        judge(f"frames/s at {size}", row["frames_per_s"], least=goal)
-        for name, bound in row["floors"].items():
-            judge(f"time over the floor at {size} ({name})", bound["gap"], most=6.0)
-        judge(f"waits for the device at {size}", None if row["waits_for_device"] is None else float(row["waits_for_device"]), most=0.0)
-        allocated = row["allocates"]
-        judge(f"bytes allocated at {size}", None if allocated is None else allocated["warp_high_bytes"], most=0.0)
-        judge(f"torch allocations at {size}", None if allocated is None else allocated["torch_allocations"], most=0.0)
-    judge(f"frames/s with levels of detail at {LOD_PSNR_DB:g} dB", lod.get("frames_per_s"), least=250_000.0)
-    for what in ("cameras", "scenes"):
-        judge(f"cost of a frame over {what}", flat.get(what, {}).get("rises_by"), most=FLATNESS)
-    goals = {"gsplat-batched": 5.0, "gaussgym-scene-loop": 10.0}
-    for row in run.result("rivals") or []:
-        size = f"{row['width_px']}x{row['height_px']}"
-        judge(f"times as fast as {row['rival']} at {size}", row.get("times_as_fast"), least=goals.get(row["rival"], 2.0))
-    return rows
 
 
 def describe(device: torch.device) -> dict[str, Any]:
@@ -488,12 +546,18 @@ def describe(device: torch.device) -> dict[str, Any]:
 
 
 def settings() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--steps", nargs="+", choices=list(STEPS), default=list(STEPS))
     parser.add_argument("--device", default=None, help="default cuda; with --rehearse cpu")
     parser.add_argument("--rehearse", action="store_true", help="tiny sizes")
     parser.add_argument("--limit-s", type=float, default=180.0, help="time for the matrix [s]")
-    parser.add_argument("--lod", type=Path, help="levels of detail of the headline's scene, by `gaussgym-render optimize`; default: untuned")
+    parser.add_argument(
+        "--lod",
+        type=Path,
+        help="levels of detail of the headline's scene, by `gaussgym-render optimize`; default: untuned",
+    )
     parser.add_argument("--again", action="store_true", help="also steps that the output already has")
     folder = Path(os.environ.get("OUT", "."))
     parser.add_argument("--output", type=Path, default=folder / "renderer_gpu.json")
@@ -506,11 +570,15 @@ def main() -> None:
     plan = TINY if args.rehearse else Plan()
     device = torch.device(args.device or ("cpu" if args.rehearse else "cuda"))
     if timing.on_gpu(device) and not torch.cuda.is_available():
-        raise SystemExit(f"error: device {args.device!r}: torch {torch.__version__} finds no CUDA device; --rehearse needs none")
+        raise SystemExit(
+            f"error: device {args.device!r}: torch {torch.__version__} finds no CUDA device; --rehearse needs none"
+        )
     report: dict[str, Any] = {"machine": describe(device), "plan": asdict(plan), "steps": {}}
     if args.output.exists():
         before = json.loads(args.output.read_text())
-        if before["machine"]["device"] != report["machine"]["device"] or before["plan"] != json.loads(json.dumps(asdict(plan))):
+        if before["machine"]["device"] != report["machine"]["device"] or before["plan"] != json.loads(
+            json.dumps(asdict(plan))
+        ):
             raise SystemExit(f"error: {args.output}: of another machine or plan; move it away")
         report["steps"] = before["steps"]
     run, failed = Run(plan, device, args.limit_s, args.lod, report), []
@@ -527,12 +595,12 @@ def main() -> None:
             failed.append(name)
         report["steps"][name]["seconds"] = time.perf_counter() - begin
         write_json(args.output, report)
-    report["verdicts"] = verdicts(run)
-    for row in report["verdicts"]:
-        mark = {True: "ok", False: "MISSED", None: "not run"}[row["passed"]]
-        wanted = f"at least {row['least']:g}" if row["least"] is not None else f"at most {row['most']:g}"
-        print(f"{mark:<8}{row['what']}: {row['found']} ({wanted})")
-    write_json(args.output, report)
+    if not args.rehearse:
+        report["verdicts"] = verdicts(
+            {name: step["result"] for name, step in report["steps"].items() if "result" in step}
+        )
+        print_verdicts(report["verdicts"])
+        write_json(args.output, report)
     if args.plot is not None:
         from renderer_plot import draw
 

@@ -40,7 +40,9 @@ def _rivals(axes: Any, rows: list[dict[str, Any]]) -> None:
     ran = [row for row in rows if row["absent"] is None]
     names = [f"{row['rival']}\n{row['width_px']}x{row['height_px']}" for row in ran]
     for offset, who in ((-0.2, "theirs"), (0.2, "ours")):
-        axes.bar([i + offset for i in range(len(ran))], [row[who]["frames_per_s"] for row in ran], 0.4, label=who)
+        axes.bar(
+            [i + offset for i in range(len(ran))], [row[who]["frames_per_s"] for row in ran], 0.4, label=who
+        )
     axes.set_xticks(range(len(ran)), names, fontsize=7)
     axes.set(yscale="log", ylabel="frames per second")
     axes.set_title("rivals, in turns with this renderer", loc="left", fontsize=10)
@@ -61,7 +63,9 @@ def _kernels(axes: Any, rows: list[dict[str, Any]]) -> None:
             axes.hlines(1e3 * bound["design_floor_s"], at - 0.45, at + 0.45, "black", linestyles="dashed")
     axes.set_xticks(range(len(rows)), [f"{row['width_px']}x{row['height_px']}" for row in rows])
     axes.set(ylabel=f"time of {rows[0]['cameras']} frames [ms]")
-    axes.set_title("where it goes; floors: solid least, dashed with memory between kernels", loc="left", fontsize=10)
+    axes.set_title(
+        "where it goes; floors: solid least, dashed with memory between kernels", loc="left", fontsize=10
+    )
 
 
 def _flat(axes: Any, found: dict[str, Any]) -> None:
@@ -82,7 +86,12 @@ def _matrix(axes: Any, cells: list[dict[str, Any]]) -> None:
         own = [cell for cell in done if (cell["width_px"], cell["height_px"], cell["splats"]) == line]
         most = max(cell["scenes"] for cell in own)
         own = sorted((c for c in own if c["scenes"] == most), key=lambda c: c["cameras"])
-        axes.plot([c["cameras"] for c in own], [c["frames_per_s"] for c in own], ".-", label=f"{line[0]}x{line[1]}, {line[2]:,}")
+        axes.plot(
+            [c["cameras"] for c in own],
+            [c["frames_per_s"] for c in own],
+            ".-",
+            label=f"{line[0]}x{line[1]}, {line[2]:,}",
+        )
     axes.set(xscale="log", yscale="log", xlabel="cameras in a batch", ylabel="frames per second")
     axes.set_title("size and splats of a scene", loc="left", fontsize=10)
     if lines:

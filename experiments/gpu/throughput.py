@@ -51,7 +51,10 @@ from tensordict import TensorDict
 
 BATCH_ROUNDING = 256
 """Cameras are rendered in batches of multiples of this, so that buffers for few sizes are made."""
-GOALS = {"physics_steps_per_s": ("640x480 at 10 Hz", 100_000.0), "control_steps_per_s": ("84x48 at 50 Hz", 100_000.0)}
+GOALS = {
+    "physics_steps_per_s": ("640x480 at 10 Hz", 100_000.0),
+    "control_steps_per_s": ("84x48 at 50 Hz", 100_000.0),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,10 +111,13 @@ def make_scene(job: tuple[int, str, int, Path, bool]) -> Path:
     return place
 
 
-def open_scenes(plan: Plan, folder: Path, lod_px: float | None, workers: int) -> tuple[list[Scene], list[Any]]:
+def open_scenes(
+    plan: Plan, folder: Path, lod_px: float | None, workers: int
+) -> tuple[list[Scene], list[Any]]:
     """Scenes for physics and what the renderer shows of each; made in processes of their own."""
     jobs = [
-        (number, plan.kinds[number % len(plan.kinds)], plan.splats, folder, lod_px is not None) for number in range(plan.distinct)
+        (number, plan.kinds[number % len(plan.kinds)], plan.splats, folder, lod_px is not None)
+        for number in range(plan.distinct)
     ]
     if workers > 1:
         with multiprocessing.get_context("spawn").Pool(workers) as pool:
@@ -141,7 +147,9 @@ class Camera:
         device: Where they are.
     """
 
-    def __init__(self, shown: list[Any], width: int, height: int, factor: int, most: int, device: torch.device) -> None:
+    def __init__(
+        self, shown: list[Any], width: int, height: int, factor: int, most: int, device: torch.device
+    ) -> None:
         self.renderer = SplatRenderer(shown, width, height, backend="cuda", device=device)
         self.factor, self.frames = factor, 0
         room = -(-most // BATCH_ROUNDING) * BATCH_ROUNDING if most >= BATCH_ROUNDING else most
@@ -154,7 +162,9 @@ class Camera:
         self._ids = torch.zeros(room, dtype=torch.long, device=device)
         self._mask = torch.zeros(room, dtype=torch.bool, device=device)
 
-    def render(self, c2w: torch.Tensor, K: torch.Tensor, scene_ids: torch.Tensor, *, mask: Any = None) -> SimpleNamespace:
+    def render(
+        self, c2w: torch.Tensor, K: torch.Tensor, scene_ids: torch.Tensor, *, mask: Any = None
+    ) -> SimpleNamespace:
         """See `gaussgym_sim.sensors.camera.CameraRenderer`."""
         assert mask is None
         count = len(c2w)
@@ -164,7 +174,9 @@ class Camera:
         self._ks[:count, :2] *= self.factor
         self._mask[:count], self._mask[count:] = True, False
         out = Frames(self._rgb[:batch], self._depth[:batch], self._alpha[:batch])
-        self.renderer.render(self._c2w[:batch], self._ks[:batch], self._ids[:batch], mask=self._mask[:batch], out=out)
+        self.renderer.render(
+            self._c2w[:batch], self._ks[:batch], self._ids[:batch], mask=self._mask[:batch], out=out
+        )
         return SimpleNamespace(rgb=averaged(out.rgb[:count], self.factor))
 
 
@@ -250,7 +262,9 @@ def physics_alone(sim: VecSim, plan: Plan) -> dict[str, Any]:
 class Contestant:
     """Environment, camera and policy at one image size and camera rate."""
 
-    def __init__(self, sim: VecSim, shown: list[Any], size: tuple[int, int, int], rate_hz: float, plan: Plan) -> None:
+    def __init__(
+        self, sim: VecSim, shown: list[Any], size: tuple[int, int, int], rate_hz: float, plan: Plan
+    ) -> None:
         width, height, factor = size
         self.plan, self.device, self.parts = plan, sim.device, Parts(sim.device)
         self.camera = Camera(shown, width, height, factor, plan.robots, sim.device)
@@ -309,9 +323,13 @@ class Contestant:
     def learner(self) -> AdaptivePPO:
         """PPO as the recipe has it, all of it on the device."""
         network, cfg, plan = self.recipe.network, self.recipe.ppo, self.plan
-        read = {*network.actor_groups, *network.critic_groups, network.aux_group, "rgb_new"} & set(self.layout)
+        read = {*network.actor_groups, *network.critic_groups, network.aux_group, "rgb_new"} & set(
+            self.layout
+        )
         self.groups = sorted(read)
-        sample = sample_observations({name: self.layout[name] for name in self.groups}, plan.robots).to(self.device)
+        sample = sample_observations({name: self.layout[name] for name in self.groups}, plan.robots).to(
+            self.device
+        )
         device = str(self.device)
         storage = RolloutStorage("rl", plan.robots, plan.rollout, sample, [self.env.num_actions], device)
         learner = AdaptivePPO(
@@ -321,7 +339,11 @@ class Contestant:
         )  # fmt: skip
         for model in (learner.actor, learner.critic):
             rnn = model.rnn.rnn if model.is_recurrent else None
-            state = None if rnn is None else torch.zeros(rnn.num_layers, plan.robots, rnn.hidden_size, device=self.device)
+            state = (
+                None
+                if rnn is None
+                else torch.zeros(rnn.num_layers, plan.robots, rnn.hidden_size, device=self.device)
+            )
             model.reset(hidden_state=state)
         return learner
 
@@ -329,7 +351,7 @@ class Contestant:
         """Rollouts and updates."""
         learner, plan = self.learner(), self.plan
         obs, rows = self.obs.select(*self.groups), []
-        for number in range(1 + plan.rounds):
+        for _ in range(1 + plan.rounds):
             timing.synchronize(self.device)
             begin = time.perf_counter()
             learner.train_mode()
@@ -352,7 +374,14 @@ class Contestant:
         return median(rows[1:])  # the first one warms up
 
 
-def measure(plan: Plan, device: torch.device, scenes: list[Scene], shown: list[Any], report: dict[str, Any], output: Path) -> list[str]:
+def measure(
+    plan: Plan,
+    device: torch.device,
+    scenes: list[Scene],
+    shown: list[Any],
+    report: dict[str, Any],
+    output: Path,
+) -> list[str]:
     """Everything, in order; what fails is reported, and its name returned."""
     begin = time.perf_counter()
     sim = make_sim("mjwarp", "go1", scenes, plan.robots, device=device)
@@ -363,10 +392,15 @@ def measure(plan: Plan, device: torch.device, scenes: list[Scene], shown: list[A
         for rate_hz in plan.rates_hz:
             name = f"{size[0]}x{size[1]} at {rate_hz:g} Hz"
 
-            def both(size: tuple[int, int, int] = size, rate_hz: float = rate_hz, name: str = name) -> dict[str, Any]:
+            def both(
+                size: tuple[int, int, int] = size, rate_hz: float = rate_hz, name: str = name
+            ) -> dict[str, Any]:
                 contestant = Contestant(sim, shown, size, rate_hz, plan)
                 try:
-                    row: dict[str, Any] = {"policy_px": [size[0] // size[2], size[1] // size[2]], "simulate": contestant.simulate()}
+                    row: dict[str, Any] = {
+                        "policy_px": [size[0] // size[2], size[1] // size[2]],
+                        "simulate": contestant.simulate(),
+                    }
                     report["rows"][name] = {"result": row}
                     write_json(output, report)  # a run that is cut short keeps what it has
                     return row | {"train": contestant.train()}
@@ -378,7 +412,9 @@ def measure(plan: Plan, device: torch.device, scenes: list[Scene], shown: list[A
     return failed
 
 
-def attempt(name: str, report: dict[str, Any], output: Path, failed: list[str], call: Callable[[], Any]) -> None:
+def attempt(
+    name: str, report: dict[str, Any], output: Path, failed: list[str], call: Callable[[], Any]
+) -> None:
     """Add a call's result, or what it raised, to the report."""
     begin = time.perf_counter()
     try:
@@ -417,18 +453,35 @@ def verdicts(report: dict[str, Any]) -> list[dict[str, Any]]:
     rows = []
     for what, (name, least) in GOALS.items():
         found = report["rows"].get(name, {}).get("result", {}).get("simulate", {}).get(what)
-        rows.append({"what": f"{what}, {name}", "found": found, "least": least, "passed": None if found is None else found >= least})
+        rows.append(
+            {
+                "what": f"{what}, {name}",
+                "found": found,
+                "least": least,
+                "passed": None if found is None else found >= least,
+            }
+        )
     return rows
 
 
 def settings() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--device", default=None, help="default cuda; with --rehearse cpu")
     parser.add_argument("--rehearse", action="store_true", help="tiny sizes")
     parser.add_argument("--robots", type=int)
-    parser.add_argument("--lod-px", type=float, help="show levels of detail at this threshold [px]; default: the scenes themselves")
-    parser.add_argument("--scenes-dir", type=Path, help="where scenes are kept for the next run; default: nowhere")
-    parser.add_argument("--workers", type=int, default=min(16, os.cpu_count() or 1), help="processes that make scenes")
+    parser.add_argument(
+        "--lod-px",
+        type=float,
+        help="show levels of detail at this threshold [px]; default: the scenes themselves",
+    )
+    parser.add_argument(
+        "--scenes-dir", type=Path, help="where scenes are kept for the next run; default: nowhere"
+    )
+    parser.add_argument(
+        "--workers", type=int, default=min(16, os.cpu_count() or 1), help="processes that make scenes"
+    )
     folder = Path(os.environ.get("OUT", "."))
     parser.add_argument("--output", type=Path, default=folder / "throughput_gpu.json")
     return parser.parse_args()
@@ -441,7 +494,9 @@ def main() -> None:
         plan = replace(plan, robots=args.robots, scenes=min(plan.scenes, args.robots))
     device = torch.device(args.device or ("cpu" if args.rehearse else "cuda"))
     if timing.on_gpu(device) and not torch.cuda.is_available():
-        raise SystemExit(f"error: device {args.device!r}: torch {torch.__version__} finds no CUDA device; --rehearse needs none")
+        raise SystemExit(
+            f"error: device {args.device!r}: torch {torch.__version__} finds no CUDA device; --rehearse needs none"
+        )
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.scenes_dir or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
@@ -459,7 +514,9 @@ def main() -> None:
         failed = measure(plan, device, scenes, shown, report, args.output)
     report["verdicts"] = verdicts(report)
     for row in report["verdicts"]:
-        print(f"{ {True: 'ok', False: 'MISSED', None: 'not run'}[row['passed']]:<8}{row['what']}: {row['found']} (at least {row['least']:g})")
+        print(
+            f"{ {True: 'ok', False: 'MISSED', None: 'not run'}[row['passed']]:<8}{row['what']}: {row['found']} (at least {row['least']:g})"
+        )
     write_json(args.output, report)
     print(args.output)
     if failed:

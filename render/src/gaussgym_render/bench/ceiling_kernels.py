@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import warp as wp  # noqa: TID253 (imported by those who measure a GPU)
 
+wp.set_module_options({"enable_backward": False})
+
 ROUNDS = 512
 FLOP_PER_ROUND = 16
 """Eight independent multiply-adds: enough in flight to hide their latency."""
 
 
 @wp.kernel
-def multiply_adds(start: wp.array(dtype=wp.float32), rounds: int, out: wp.array(dtype=wp.float32)):  # type: ignore[valid-type]
+def multiply_adds(start: wp.array[wp.float32], rounds: int, out: wp.array[wp.float32]) -> None:
     """Eight chains `x = x·x + c` a thread, which stay within 0..1 for `c` in -1/4..0 and starts in 0..1."""
     i = wp.tid()
     c = -0.125 * start[i]

@@ -75,14 +75,21 @@ def _chunk_counts(chunk_range, bounds, skip, errors_m, threshold_px, view, k, ne
     while chunk < chunk_range[1]:
         tested += 1
         visible = projection.chunk_visible(bounds[chunk], view, k, near, tan_limit, tile)
-        takes = visible and projection.detailed_enough(bounds[chunk], errors_m[chunk], view, focal, threshold_px)
+        takes = visible and projection.detailed_enough(
+            bounds[chunk], errors_m[chunk], view, focal, threshold_px
+        )
         drawn += 1 if takes else 0
         chunk += 1 if visible and not takes else skip[chunk]
     return tested, drawn
 
 
 def count_frame(
-    splats: Splats | LodSplats, atlas: Atlas, c2w: NDArray[np.float64], k: NDArray[np.float64], width: int, height: int
+    splats: Splats | LodSplats,
+    atlas: Atlas,
+    c2w: NDArray[np.float64],
+    k: NDArray[np.float64],
+    width: int,
+    height: int,
 ) -> Counts:
     """Counts of one camera.
 
@@ -120,7 +127,9 @@ def count_frame(
 
 def _boxes(p: oracle.Projection, width: int, height: int) -> NDArray[np.int64]:
     """Pixels that each splat can reach, `[V, 4]` as x0, y0, x1, y1, ends exclusive."""
-    extent = np.minimum(oracle.MAX_EXTENT, np.sqrt(2.0 * np.log(np.maximum(p.opacities / oracle.MIN_ALPHA, 1.0))))
+    extent = np.minimum(
+        oracle.MAX_EXTENT, np.sqrt(2.0 * np.log(np.maximum(p.opacities / oracle.MIN_ALPHA, 1.0)))
+    )
     reach = extent[:, None] * np.sqrt(np.diagonal(p.covariances_px, axis1=1, axis2=2))
     # The pixels whose centres lie within reach.
     low = np.ceil(p.means_px - reach - 0.5)

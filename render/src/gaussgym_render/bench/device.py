@@ -1,7 +1,7 @@
 """Timing on a GPU: events around calls, medians and spread, single kernels, memory, and whether a call waits for the device.
 
-On a CPU device the same functions use the host's clock, so that what a machine with a GPU is to run once can be rehearsed without one;
-what only a GPU can answer is None there.
+On a CPU device the same functions use the host's clock, so that what a machine with a GPU is to run once can be rehearsed
+without one; what only a GPU can answer is None there.
 """
 
 from __future__ import annotations
@@ -126,9 +126,10 @@ def time_in_turns(
 
 
 def kernel_times(call: Callable[[], object], device: Any, *, repeats: int = 5) -> dict[str, dict[str, float]]:
-    """Device time of a call by kernel, copies and fills included: `{name: {"ms": per call, "launches": per call}}`, longest first.
+    """Device time of a call by kernel, copies and fills included, longest first: `{name: {"ms": …, "launches": …}}` per call.
 
-    On a GPU torch's profiler sees every kernel, those of Warp and of graphs too. On a CPU the launches of Warp are timed one by one.
+    On a GPU torch's profiler sees every kernel, those of Warp and of graphs too. On a CPU the launches of Warp are timed one by
+    one.
     """
     call()
     synchronize(device)
@@ -172,9 +173,11 @@ def _launched(call: Callable[[], object], repeats: int) -> dict[str, tuple[float
     def kernel_name(*args: Any, **options: Any) -> str:
         return (args[0] if args else options["kernel"]).key
 
-    with _replaced(wp, "launch", timed(wp.launch, kernel_name)), _replaced(
-        wp, "launch_tiled", timed(wp.launch_tiled, kernel_name)
-    ), _replaced(wp.Launch, "launch", timed(wp.Launch.launch, lambda self, *_, **__: self.kernel.key)):
+    with (
+        _replaced(wp, "launch", timed(wp.launch, kernel_name)),
+        _replaced(wp, "launch_tiled", timed(wp.launch_tiled, kernel_name)),
+        _replaced(wp.Launch, "launch", timed(wp.Launch.launch, lambda self, *_, **__: self.kernel.key)),
+    ):
         for _ in range(repeats):
             call()
     return rows

@@ -1,8 +1,8 @@
 """Other splat renderers on a GPU, each in the way it is meant to be used, with images that stay there.
 
-Unlike `rivals`, where images are fetched, a call here launches work and returns: learners read images where they are drawn. What is called in
-parts (minibatches, scenes, cameras) is called with the parts that suit it best, where the rival leaves the choice. What a rival draws less
-(no depth, one band of colour, no filter) it is not charged for.
+Unlike `rivals`, where images are fetched, a call here launches work and returns: learners read images where they are drawn.
+What is called in parts (minibatches, scenes, cameras) is called with the parts that suit it best, where the rival leaves the
+choice. What a rival draws less (no depth, one band of colour, no filter) is timed as it is.
 """
 
 from __future__ import annotations
@@ -86,7 +86,9 @@ def _lacks_gsplat() -> str | None:
         return f"gsplat {found} is installed, expected {GSPLAT}"
     from gsplat.cuda import _backend  # compiles gsplat's kernels on first use, which takes minutes
 
-    return None if _backend._C is not None else "gsplat has no compiled kernels and found no CUDA toolkit (nvcc)"
+    return (
+        None if _backend._C is not None else "gsplat has no compiled kernels and found no CUDA toolkit (nvcc)"
+    )
 
 
 def _lacks_inference() -> str | None:
@@ -102,9 +104,18 @@ def _lacks_inference() -> str | None:
 
 def _tensors(load: Workload, device: Any) -> list[dict[str, torch.Tensor]]:
     """Each scene as gsplat takes it."""
-    names = {"means": "means", "quats": "quats_wxyz", "scales": "scales", "opacities": "opacities", "colors": "sh"}
+    names = {
+        "means": "means",
+        "quats": "quats_wxyz",
+        "scales": "scales",
+        "opacities": "opacities",
+        "colors": "sh",
+    }
     return [
-        {to: torch.tensor(getattr(scene, name), dtype=torch.float32, device=device) for to, name in names.items()}
+        {
+            to: torch.tensor(getattr(scene, name), dtype=torch.float32, device=device)
+            for to, name in names.items()
+        }
         for scene in plain_scenes(load)
     ]
 
@@ -152,7 +163,9 @@ def _gsplat_batched(load: Workload, device: Any) -> Iterator[Drawn]:
         def draw(stacked: list[Any] = stacked, parts: list[torch.Tensor] = parts) -> None:
             parts.clear()
             with torch.inference_mode():
-                parts.extend(gsplat.rasterization(**scene, **call, **settings)[0].flatten(0, 1) for call in stacked)
+                parts.extend(
+                    gsplat.rasterization(**scene, **call, **settings)[0].flatten(0, 1) for call in stacked
+                )
 
         def images(parts: list[torch.Tensor] = parts, order: NDArray[np.int64] = order) -> NDArray[np.uint8]:
             return _bytes_of(parts, order)
@@ -184,7 +197,9 @@ def _gaussgym_loop(load: Workload, device: Any) -> Iterator[Drawn]:
                 parts.append(gsplat.rasterization(**scenes[scene], **views, **settings)[0])
 
     yield Drawn(
-        draw, lambda: _bytes_of(parts, np.concatenate([rows for _, rows in pieces])), f"{GAUSSGYM_MINIBATCH} cameras a call"
+        draw,
+        lambda: _bytes_of(parts, np.concatenate([rows for _, rows in pieces])),
+        f"{GAUSSGYM_MINIBATCH} cameras a call",
     )
 
 
@@ -206,7 +221,9 @@ def _gsplat_inference(load: Workload, device: Any) -> Iterator[Drawn]:
     def draw() -> None:
         with torch.inference_mode():
             for camera, scene in enumerate(load.scene_ids.tolist()):
-                shown = renderers[scene].render(viewmat=views["viewmats"][camera], K=views["Ks"][camera], **size)
+                shown = renderers[scene].render(
+                    viewmat=views["viewmats"][camera], K=views["Ks"][camera], **size
+                )
                 frames[camera] = shown.frame[0]
 
     yield Drawn(draw, lambda: _bytes_of([frames], np.arange(len(load))), "1 camera a call")

@@ -1,8 +1,8 @@
 """How fast a GPU could draw frames at all: the bytes that must move over its bandwidth, the operations over its rate.
 
-The larger of the two times is the floor; what was measured over it is the gap. Bytes are counted twice: `least` is every input read once
-and every output written once, which no renderer avoids; `design` adds what this one hands from kernel to kernel through memory
-(projected records, sort keys, segments), as if none of it stayed in the cache.
+The larger of the two times is the floor; what was measured over it is the gap. Bytes are counted in two ways: `least` is every
+input read once and every output written once, which no renderer avoids; `design` adds what this one hands from kernel to kernel
+through memory (projected records, sort keys, segments), as if none of it stayed in the cache.
 """
 
 from __future__ import annotations

@@ -1,24 +1,33 @@
 """Registers, shared memory, stack and occupancy of compiled kernels, read from their binaries: takes no GPU and no CUDA toolkit.
 
-A `.cubin` is an ELF file: `.nv.info` says the registers and the stack frame of each kernel, `.nv.shared.<kernel>` is as long as its static
-shared memory, and Warp writes down beside it how much dynamic shared memory a kernel's tiles take. Source: NVIDIA, "CUDA Binary Utilities"
-(attribute names as `cuobjdump -elf` prints them); occupancy after the CUDA C++ Programming Guide, "Compute Capabilities".
+A `.cubin` is an ELF file: `.nv.info` says the registers and the stack frame of each kernel, `.nv.shared.<kernel>` is as long as
+its static shared memory, and Warp writes down beside it how much dynamic shared memory a kernel's tiles take. Source: NVIDIA,
+"CUDA Binary Utilities" (attribute names as `cuobjdump -elf` prints them); occupancy after the CUDA C++ Programming Guide,
+"Compute Capabilities".
+
+    python -m gaussgym_render.bench.kernel_report [--arch 90] [--json FILE]
 """
 
 from __future__ import annotations
 
+import argparse
 import json
+import pkgutil
 import re
 import struct
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from importlib import import_module
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from gaussgym_scene import InputError
 
 _FRAME_SIZE, _MIN_STACK_SIZE, _REGISTER_COUNT = 0x11, 0x12, 0x2F
-_SECTION = struct.Struct("<IIQQQQIIQQ")  # name, type, flags, address, offset, size, link, info, align, entry size
+_SECTION = struct.Struct(
+    "<IIQQQQIIQQ"
+)  # name, type, flags, address, offset, size, link, info, align, entry size
 _SYMBOL = struct.Struct("<IBBHQQ")  # name, info, other, section, value, size
 _KERNEL_END = "_cuda_kernel_forward"
 _RESERVED_BYTES = 1024
@@ -50,9 +59,10 @@ class KernelReport:
     """One kernel on one architecture.
 
     Attributes:
+        module: Python module that it is in.
         kernel: Its name.
         arch: Compute capability times ten.
-        threads: Of a block.
+        threads: Of a block, as its module sets it; a launch may ask for others.
         registers: A thread.
         shared_bytes: Of a block, static and dynamic.
         stack_bytes: A thread, in local memory: spilled registers, arrays indexed at run time.
@@ -60,6 +70,7 @@ class KernelReport:
         limited_by: What keeps more out: 'registers', 'shared', 'blocks', or 'warps' where it is full.
     """
 
+    module: str
     kernel: str
     arch: int
     threads: int
@@ -89,7 +100,7 @@ def occupancy(arch: int, threads: int, registers: int, shared_bytes: int) -> tup
 
 
 def read_cubin(path: Path) -> dict[str, dict[str, int]]:
-    """`registers`, `stack_bytes` and static `shared_bytes` of each kernel in a binary.
+    """`registers`, `stack_bytes` and static `shared_bytes` of each of Warp's (forward) kernels in a binary.
 
     Raises:
         InputError: It is no 64-bit ELF file.
@@ -99,11 +110,11 @@ def read_cubin(path: Path) -> dict[str, dict[str, int]]:
         raise InputError(f"{path}: not a 64-bit ELF file, expected a cubin")
     sections = dict(_sections(data))
     kernels: dict[str, dict[str, int]] = {}
-    for name, (_, size, _) in sections.items():
-        if name.startswith(".text."):
+    for name in sections:
+        if name.startswith(".text.") and name.endswith(_KERNEL_END):
             kernel = name.removeprefix(".text.")
             shared = sections.get(f".nv.shared.{kernel}", (0, 0, 0))[1]
-            kernels[kernel] = {"registers": 0, "stack_bytes": 0, "shared_bytes": shared, "code_bytes": size}
+            kernels[kernel] = {"registers": 0, "stack_bytes": 0, "shared_bytes": shared}
     symbols = _symbol_names(data, sections)
     offset, size, _ = sections[".nv.info"]
     for attribute, (symbol, value) in _attributes(data[offset : offset + size]):
@@ -133,7 +144,9 @@ def _text(data: bytes, offset: int) -> str:
 def _symbol_names(data: bytes, sections: dict[str, tuple[int, int, int]]) -> list[str]:
     offset, size, _ = sections[".symtab"]
     strings = sections[".strtab"][0]
-    return [_text(data, strings + _SYMBOL.unpack_from(data, offset + i)[0]) for i in range(0, size, _SYMBOL.size)]
+    return [
+        _text(data, strings + _SYMBOL.unpack_from(data, offset + i)[0]) for i in range(0, size, _SYMBOL.size)
+    ]
 
 
 def _attributes(block: bytes) -> Iterator[tuple[int, tuple[int, int]]]:
@@ -149,8 +162,8 @@ def _attributes(block: bytes) -> Iterator[tuple[int, tuple[int, int]]]:
         at += size
 
 
-def report_folder(folder: Path, arch: int) -> list[KernelReport]:
-    """Reports of all kernels in a folder that `warp.compile_aot_module` wrote, one architecture."""
+def report_folder(folder: Path, module: str, arch: int) -> list[KernelReport]:
+    """Reports of all kernels in a folder that `warp.compile_aot_module` wrote for one module and architecture."""
     reports = []
     for cubin in sorted(folder.glob("*.cubin")):
         sources = list(folder.glob(f"{cubin.name.split('.sm')[0]}*.cu"))
@@ -163,6 +176,7 @@ def report_folder(folder: Path, arch: int) -> list[KernelReport]:
             share, limit = occupancy(arch, threads, row["registers"], shared)
             reports.append(
                 KernelReport(
+                    module=module,
                     kernel=re.sub(r"_[0-9a-f]{8}$", "", name.removesuffix(_KERNEL_END)),
                     arch=arch,
                     threads=threads,
@@ -190,15 +204,50 @@ def compile_and_report(modules: Iterable[Any], arch: int, folder: Path) -> list[
     for module in modules:
         place = folder / f"{module}.sm{arch}"
         wp.compile_aot_module(module, arch=arch, module_dir=place, use_ptx=False)
-        reports += report_folder(place, arch)
+        reports += report_folder(place, module, arch)
     return reports
+
+
+def modules_with_kernels(package: str = "gaussgym_render.cuda") -> list[str]:
+    """Names of a package's modules that hold Warp kernels."""
+    import warp as wp
+
+    folder = import_module(package)
+    names = [f"{package}.{module.name}" for module in pkgutil.iter_modules(folder.__path__)]
+    for name in names:
+        import_module(name)
+    return [name for name in names if wp.get_module(name).kernels]
 
 
 def print_reports(reports: Sequence[KernelReport]) -> None:
     """A table."""
-    print(f"{'kernel':<34} {'arch':<5} threads  registers  shared [B]  stack [B]  occupancy")
+    print(f"{'kernel':<40} {'arch':<5} threads  registers  shared [B]  stack [B]  occupancy")
     for r in reports:
+        name = f"{r.module.rsplit('.', 1)[-1]}.{r.kernel}"
         print(
-            f"{r.kernel:<34} {r.arch:<5} {r.threads:<8} {r.registers:<10} {r.shared_bytes:<11} {r.stack_bytes:<10} "
+            f"{name:<40} {r.arch:<5} {r.threads:<8} {r.registers:<10} {r.shared_bytes:<11} {r.stack_bytes:<10} "
             f"{100 * r.occupancy:.0f} % ({r.limited_by})"
         )
+
+
+def main() -> None:
+    """Compile all kernels of the renderer for all architectures and print, and write, what they take."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument(
+        "--arch", type=int, nargs="+", choices=list(MULTIPROCESSORS), default=list(MULTIPROCESSORS)
+    )
+    parser.add_argument("--json", type=Path, help="also write the numbers into this file")
+    args = parser.parse_args()
+    modules = modules_with_kernels()
+    reports = []
+    with TemporaryDirectory() as folder:
+        for arch in args.arch:
+            reports += compile_and_report(modules, arch, Path(folder))
+    print_reports(reports)
+    if args.json is not None:
+        args.json.write_text(json.dumps([asdict(report) for report in reports], indent=1) + "\n")
+        print(args.json)
+
+
+if __name__ == "__main__":
+    main()
