@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from gaussgym_render import Frames, SplatRenderer, available_backends, register_backend
+from gaussgym_render import Frames, SplatRenderer, available_backends, cuda_backend, register_backend
 from gaussgym_render.renderer import _BACKENDS
 from gaussgym_render.testing import pinhole, random_cameras, random_splats
 from gaussgym_scene import InputError
@@ -101,17 +101,27 @@ def test_background_shows_through_the_transmittance(scenes, cameras):
     np.testing.assert_array_equal(black.alpha, blue.alpha)
 
 
-def test_auto_says_what_it_took(scenes, caplog):
+def test_auto_says_what_it_took(scenes, caplog, monkeypatch):
+    monkeypatch.setattr(cuda_backend, "count_devices", lambda: 0)
     with caplog.at_level(logging.INFO, logger="gaussgym_render"):
         renderer = SplatRenderer(scenes, 8, 8)
     assert renderer.backend == "cpu"
     assert "'auto' took 'cpu'" in caplog.text
 
 
-@pytest.mark.parametrize("name", ["cuda", "nonsense"])
-def test_missing_backend_names_those_that_exist(scenes, name):
-    with pytest.raises(InputError, match=rf"'{name}' is not available.*cpu, reference"):
-        SplatRenderer(scenes, 8, 8, backend=name)
+def test_missing_backend_names_those_that_exist(scenes):
+    with pytest.raises(InputError, match=r"'nonsense' is not available.*cpu, reference"):
+        SplatRenderer(scenes, 8, 8, backend="nonsense")
+
+
+def test_cuda_says_what_it_lacks_and_auto_passes_it_by(scenes, monkeypatch):
+    monkeypatch.setattr(cuda_backend, "count_devices", lambda: 0)
+    with pytest.raises(
+        InputError, match=r"'cuda' cannot run here: .*; available: cpu, reference.*\(or 'auto'\)"
+    ):
+        SplatRenderer(scenes, 8, 8, backend="cuda")
+    assert SplatRenderer(scenes, 8, 8).backend == "cpu"
+    assert "cuda" not in available_backends()
 
 
 def test_a_package_can_register_a_backend(scenes, cameras):

@@ -94,8 +94,8 @@ class ScenePool:
         self._sizes = [scene.num_chunks for scene in scenes]
         max_rest = max((scene.num_rest for scene in scenes), default=0)
         with_labels = any(scene.labels for scene in scenes)
-        per_chunk = chunk_bytes(max_rest, labels=with_labels)
-        self._capacity = min(budget_bytes // per_chunk, sum(self._sizes), _MAX_CHUNKS)
+        per_chunk = self._chunk_bytes(max_rest, with_labels)
+        self._capacity = min(budget_bytes // per_chunk, sum(self._sizes), self._max_chunks(max_rest))
         largest = int(np.argmax(self._sizes))
         if self._sizes[largest] > self._capacity:
             raise InputError(
@@ -103,9 +103,8 @@ class ScenePool:
                 f"the memory budget is {budget_bytes}; give more, or fewer colour bands with sh_degree"
             )
         self.bytes_per_chunk = per_chunk
-        self.atlas = _empty_atlas(scenes, self._capacity, max_rest)
-        self.labels = np.full(self._capacity * CHUNK if with_labels else 0, -1, np.int32)
         self._rest_stride = int(np.prod(rest_shape(max_rest)))
+        self._make_room(max_rest, with_labels)
         self._state = [_ABSENT if size else _RESIDENT for size in self._sizes]
         self._pins, self._errors = [0] * len(scenes), {}
         self._last_use = [_NEVER] * len(scenes)
@@ -113,6 +112,19 @@ class ScenePool:
         self._clock = 0
         self._stats = PagingStats(bytes_capacity=self._capacity * per_chunk)
         self._start_threads()
+
+    def _chunk_bytes(self, max_rest: int, with_labels: bool) -> int:
+        """What a chunk takes."""
+        return chunk_bytes(max_rest, labels=with_labels)
+
+    def _max_chunks(self, max_rest: int) -> int:
+        """Most chunks that can be told apart."""
+        return _MAX_CHUNKS
+
+    def _make_room(self, max_rest: int, with_labels: bool) -> None:
+        """Make the arrays."""
+        self.atlas = _empty_atlas(self._scenes, self._capacity, max_rest)
+        self.labels = np.full(self._capacity * CHUNK if with_labels else 0, -1, np.int32)
 
     def _start_threads(self) -> None:
         self._changed = threading.Condition()
@@ -288,7 +300,17 @@ class ScenePool:
         labels = self.labels[slots] if len(self.labels) else None
         at = first * self._rest_stride
         rest = atlas.rest[at : at + packed.num_chunks * int(np.prod(rest_shape(packed.num_rest)))]
-        in_order = {name: arrays[name] for name in CHUNK_ARRAYS}
+        self._read_packed(scene, arrays, rest, labels)
+
+    def _read_packed(
+        self,
+        scene: int,
+        arrays: dict[str, NDArray[Any]],
+        rest: NDArray[np.float16],
+        labels: NDArray[np.int32] | None,
+    ) -> None:
+        """Fill arrays from a scene's file, which is made again if it is missing or damaged."""
+        packed, in_order = self._scenes[scene], {name: arrays[name] for name in CHUNK_ARRAYS}
         try:
             packed.read_into(in_order, rest, labels)
         except (FileNotFoundError, DamagedError):

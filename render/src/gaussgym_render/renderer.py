@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from gaussgym_scene import InputError, Splats
 from numpy.typing import NDArray
 
-from gaussgym_render import channels, gsplat_backend
+from gaussgym_render import channels, cuda_backend, gsplat_backend
 from gaussgym_render.arrays import Array, device_of, to_numpy
 from gaussgym_render.atlas import build_atlas
 from gaussgym_render.channels import ChannelArrays
@@ -79,6 +79,7 @@ class RasterizerCfg:
         features: Feature channels of each scene's splats `[N, F]`, None for none.
         memory_budget_bytes: Most that the scenes' arrays may take [B]; None: all scenes stay in memory.
         cache_dir: Where scenes that take turns lie packed; None: `gaussgym_render.packed.default_cache_dir`.
+        device: Where to render, for backends that have a choice, such as 'cuda:1'; None: they choose.
     """
 
     width: int
@@ -90,6 +91,7 @@ class RasterizerCfg:
     features: Sequence[NDArray[np.float32]] | None = None
     memory_budget_bytes: int | None = None
     cache_dir: Path | None = None
+    device: str | None = None
 
 
 class Rasterizer(Protocol):
@@ -110,6 +112,28 @@ class Rasterizer(Protocol):
         sizes: NDArray[np.int64] | None = None,
     ) -> None:
         """See `gaussgym_render.cpu.CpuRasterizer.render`."""
+        ...
+
+
+@runtime_checkable
+class DeviceRasterizer(Rasterizer, Protocol):
+    """A backend that also takes arrays where they lie, such as on a GPU."""
+
+    def takes(self, array: Array) -> bool:
+        """Whether an array lies on its device."""
+        ...
+
+    def render_arrays(
+        self,
+        c2w: Array,
+        ks: Array,
+        scene_ids: Array,
+        mask: Array | None,
+        sizes: Array | None,
+        background: NDArray[np.float32],
+        out: tuple[Array, Array, Array] | None,
+    ) -> tuple[Array, Array, Array]:
+        """See `gaussgym_render.cuda.backend.CudaRasterizer.render_arrays`."""
         ...
 
 
@@ -192,6 +216,10 @@ def _make_paged_cpu(sources: Sequence[SceneSource], cfg: RasterizerCfg, budget_b
 
 
 register_backend("cpu", _make_cpu, abilities=ABILITIES)
+register_backend("cuda", cuda_backend.make_cuda, abilities=("sizes",), missing=cuda_backend.missing)
+register_backend(
+    "warp-cpu", cuda_backend.make_warp_cpu, abilities=("sizes",), missing=cuda_backend.missing_warp
+)
 register_backend("reference", ReferenceRasterizer, abilities=("objects", "edits", "outputs", "sizes"))
 for _name, _batch_scenes in (("gsplat", False), ("gsplat-batched", True)):
     register_backend(
@@ -215,7 +243,8 @@ class SplatRenderer:
         width: Image width [px].
         height: Image height [px].
         backend: One of `available_backends()`, or 'auto'.
-        device: Device of returned torch tensors where inputs are numpy and torch is wanted; None: as the input.
+        device: Device of returned torch tensors where inputs are numpy and torch is wanted; None: as the input. Backend 'cuda'
+            renders there, on the current CUDA device if None.
         near: Splats whose mean lies nearer than this along +Z are not drawn [m].
         antialiased: Compensate opacity for the 0.3 px² low-pass (Mip-Splatting); needed at robot resolutions.
         sh_degree: Highest SH degree to use; None: all that each scene has.
@@ -289,8 +318,9 @@ class SplatRenderer:
             features=_check_features(features, splats),
             memory_budget_bytes=memory_budget_bytes,
             cache_dir=None if cache_dir is None else Path(cache_dir),
+            device=None if device is None else str(device),
         )
-        self.backend, factory = _choose(backend)
+        self.backend, factory = _choose(backend, paged=memory_budget_bytes is not None)
         if memory_budget_bytes is not None:
             self._need("memory_budget_bytes")
         self.rasterizer = factory(splats, self.cfg)  # type: ignore[arg-type]
@@ -334,6 +364,9 @@ class SplatRenderer:
     ) -> Frames:
         """Render one image per camera.
 
+        Arrays on the device of a backend that takes them there (CUDA tensors for 'cuda') stay there: nothing is copied, nobody
+        waits, and so no value is looked at; cameras that cannot be rendered are left out and counted by the rasterizer.
+
         Args:
             c2w: Camera to world `[C, 4, 4]`, OpenCV axes (+X right, +Y down, +Z forward), rigid.
             K: Calibration matrices `[C, 3, 3]` [px], pixel centres at +0.5, no skew.
@@ -354,6 +387,10 @@ class SplatRenderer:
             InputError: On wrong shapes, poses that are not rigid or not finite, scene or object ids out of range, or
                 something that the backend or the scenes do not offer.
         """
+        if isinstance(self.rasterizer, DeviceRasterizer) and self.rasterizer.takes(c2w):
+            return self._render_there(
+                self.rasterizer, c2w, K, scene_ids, mask, out, objects, edits, outputs, sizes
+            )
         torch_device = device_of(c2w) if self.device is None else self.device
         poses = to_numpy(c2w, np.float64)
         ks = to_numpy(K, np.float64)
@@ -383,6 +420,32 @@ class SplatRenderer:
             )
         self.rasterizer.render(poses, ks, ids, chosen, self.background, frames, **options)
         return deliver(frames, {"instances": options.get("seen"), **more}, out, torch_device)
+
+    def _render_there(
+        self,
+        rasterizer: DeviceRasterizer,
+        c2w: Array,
+        K: Array,
+        scene_ids: Array,
+        mask: Array | None,
+        out: Frames | None,
+        objects: Instances | None,
+        edits: SceneEdits | None,
+        outputs: Collection[str],
+        sizes: Array | None,
+    ) -> Frames:
+        """`render` from and into arrays on the rasterizer's device, none of which passes through main memory."""
+        for ability, given in (
+            ("objects", objects),
+            ("edits", edits),
+            ("outputs", outputs or None),
+            ("sizes", sizes),
+        ):
+            if given is not None:
+                self._need(ability)
+        target = None if out is None else (out.rgb, out.depth, out.alpha)
+        frames = rasterizer.render_arrays(c2w, K, scene_ids, mask, sizes, self.background, target)
+        return Frames(*frames) if out is None else out
 
     def _check_sizes(self, sizes: NDArray[Any], count: int) -> NDArray[np.int64]:
         """Validate image sizes `[C, 2]`."""
@@ -493,11 +556,16 @@ class SplatRenderer:
         return check_instances(arrays, num_cameras, cameras)
 
 
-def _choose(name: str) -> tuple[str, BackendFactory]:
-    """Resolve a backend's name."""
+def _choose(name: str, *, paged: bool) -> tuple[str, BackendFactory]:
+    """Resolve a backend's name; 'auto' takes one that can page where scenes are to take turns."""
     found = _find_backends()
     if name == "auto":
-        name = next(candidate for candidate in AUTO_PREFERENCE if candidate in found)
+        name = next(
+            candidate
+            for candidate in AUTO_PREFERENCE
+            if candidate in available_backends()
+            and not (paged and "memory_budget_bytes" not in _ABILITIES.get(candidate, ()))
+        )
         logger.info("splat renderer backend 'auto' took %r (available: %s)", name, ", ".join(sorted(found)))
     lacking = _MISSING[name]() if name in _MISSING else None
     if name not in found or lacking:

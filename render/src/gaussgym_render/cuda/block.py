@@ -31,6 +31,8 @@ PRELUDE = """
     auto gg_top = [](unsigned bits) -> int { return 32 - __clz(bits); };
     auto gg_lowest = [](unsigned bits) -> int { return __ffs(bits) - 1; };
     auto gg_ballot = [](bool vote) -> unsigned { return __ballot_sync(0xffffffffu, vote); };
+    auto gg_warp_any = [](bool vote) -> bool { return __any_sync(0xffffffffu, vote); };
+    auto gg_sync_or = [](bool vote) -> bool { return __syncthreads_or(vote); };
     auto gg_warp_min = [](unsigned value) -> unsigned {
         GG_UNROLL
         for (int o = 16; o > 0; o >>= 1) value = min(value, __shfl_xor_sync(0xffffffffu, value, o));
@@ -76,6 +78,15 @@ PRELUDE = """
         GG_SYNC();
         return bits;
     };
+    auto gg_warp_any = [](bool vote) -> bool { return vote; };
+    auto gg_sync_or = [&](bool vote) -> bool {
+        gg_words[t] = vote;
+        GG_SYNC();
+        bool any = false;
+        for (int i = 0; i < WP_TILE_BLOCK_DIM; ++i) any = any || gg_words[i];
+        GG_SYNC();
+        return any;
+    };
     auto gg_warp_min = [&](unsigned value) -> unsigned {
         gg_words[t] = value;
         GG_SYNC();
@@ -101,7 +112,74 @@ PRELUDE = """
     };
 #endif
     (void)gg_add; (void)gg_count; (void)gg_top; (void)gg_lowest; (void)gg_ballot; (void)gg_warp_min;
-    (void)gg_warp_before; (void)gg_peers; (void)lane; (void)warp_id;
+    (void)gg_warp_any; (void)gg_sync_or; (void)gg_warp_before; (void)gg_peers; (void)lane; (void)warp_id;
+"""
+
+# Numbers: single precision, and pairs of halves in a word (the lower half first). PTX from sm_80 on; the CPU rounds likewise.
+NUMBERS = """
+#if defined(__CUDA_ARCH__)
+    auto gg_exp2 = [](float a) -> float { float r; asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(a)); return r; };
+    auto gg_sqrt = [](float a) -> float { float r; asm("sqrt.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(a)); return r; };
+    auto gg_ratio = [](float a, float b) -> float { return __fdividef(a, b); };
+    auto gg_ceil = [](float a) -> float { return ceilf(a); };
+    auto gg_floor = [](float a) -> float { return floorf(a); };
+    auto gg_abs = [](float a) -> float { return fabsf(a); };
+    auto gg_pack = [](float low, float high) -> unsigned {
+        unsigned r; asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low)); return r;
+    };
+    auto gg_part = [](unsigned pair, int which) -> float {
+        float r; asm("cvt.f32.f16 %0, %1;" : "=f"(r) : "h"((unsigned short)(pair >> (16 * which)))); return r;
+    };
+    auto gg_fma2 = [](unsigned a, unsigned b, unsigned c) -> unsigned {
+        unsigned r; asm("fma.rn.f16x2 %0, %1, %2, %3;" : "=r"(r) : "r"(a), "r"(b), "r"(c)); return r;
+    };
+    auto gg_mul2 = [](unsigned a, unsigned b) -> unsigned {
+        unsigned r; asm("mul.rn.f16x2 %0, %1, %2;" : "=r"(r) : "r"(a), "r"(b)); return r;
+    };
+    auto gg_sub2 = [](unsigned a, unsigned b) -> unsigned {
+        unsigned r; asm("sub.rn.f16x2 %0, %1, %2;" : "=r"(r) : "r"(a), "r"(b)); return r;
+    };
+    auto gg_min2 = [](unsigned a, unsigned b) -> unsigned {
+        unsigned r; asm("min.f16x2 %0, %1, %2;" : "=r"(r) : "r"(a), "r"(b)); return r;
+    };
+    auto gg_exp2_2 = [](unsigned a) -> unsigned {
+        unsigned r; asm("ex2.approx.f16x2 %0, %1;" : "=r"(r) : "r"(a)); return r;
+    };
+    auto gg_at_least2 = [](unsigned a, unsigned b) -> unsigned {  // ones in the halves where it holds
+        unsigned r; asm("set.ge.u32.f16x2 %0, %1, %2;" : "=r"(r) : "r"(a), "r"(b)); return r;
+    };
+#else
+    auto gg_exp2 = [](float a) -> float { return wp::exp(0.69314718f * a); };
+    auto gg_sqrt = [](float a) -> float { return wp::sqrt(a); };
+    auto gg_ratio = [](float a, float b) -> float { return a / b; };
+    auto gg_ceil = [](float a) -> float { return wp::ceil(a); };
+    auto gg_floor = [](float a) -> float { return wp::floor(a); };
+    auto gg_abs = [](float a) -> float { return a < 0.0f ? -a : a; };
+    auto gg_pack = [](float low, float high) -> unsigned {
+        return (unsigned)wp::float_to_half(low).u | ((unsigned)wp::float_to_half(high).u << 16);
+    };
+    auto gg_part = [](unsigned pair, int which) -> float {
+        wp::half number; number.u = (unsigned short)(pair >> (16 * which)); return wp::half_to_float(number);
+    };
+    auto gg_fma2 = [&](unsigned a, unsigned b, unsigned c) -> unsigned {
+        return gg_pack(gg_part(a, 0) * gg_part(b, 0) + gg_part(c, 0), gg_part(a, 1) * gg_part(b, 1) + gg_part(c, 1));
+    };
+    auto gg_mul2 = [&](unsigned a, unsigned b) -> unsigned {
+        return gg_pack(gg_part(a, 0) * gg_part(b, 0), gg_part(a, 1) * gg_part(b, 1));
+    };
+    auto gg_sub2 = [&](unsigned a, unsigned b) -> unsigned {
+        return gg_pack(gg_part(a, 0) - gg_part(b, 0), gg_part(a, 1) - gg_part(b, 1));
+    };
+    auto gg_min2 = [&](unsigned a, unsigned b) -> unsigned {
+        return gg_pack(min(gg_part(a, 0), gg_part(b, 0)), min(gg_part(a, 1), gg_part(b, 1)));
+    };
+    auto gg_exp2_2 = [&](unsigned a) -> unsigned { return gg_pack(gg_exp2(gg_part(a, 0)), gg_exp2(gg_part(a, 1))); };
+    auto gg_at_least2 = [&](unsigned a, unsigned b) -> unsigned {
+        return (gg_part(a, 0) >= gg_part(b, 0) ? 0xffffu : 0u) | (gg_part(a, 1) >= gg_part(b, 1) ? 0xffff0000u : 0u);
+    };
+#endif
+    (void)gg_exp2; (void)gg_sqrt; (void)gg_ratio; (void)gg_ceil; (void)gg_floor; (void)gg_abs; (void)gg_pack; (void)gg_part;
+    (void)gg_fma2; (void)gg_mul2; (void)gg_sub2; (void)gg_min2; (void)gg_exp2_2; (void)gg_at_least2;
 """
 
 

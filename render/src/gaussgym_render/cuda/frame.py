@@ -18,6 +18,7 @@ from gaussgym_render.cuda.device_atlas import DeviceAtlas
 from gaussgym_render.cuda.overflow import BINS, Counters, make_limit
 from gaussgym_render.cuda.project import WORDS, Records
 from gaussgym_render.cuda.scan import Scan
+from gaussgym_render.cuda.sort import SortBuffers, sort_segments
 
 BLOCK = CHUNK
 """Threads of a block."""
@@ -34,11 +35,15 @@ class CudaCfg:
         visible_per_camera: Splats that a wave has room for, divided by its cameras, which share it; None: all of the largest
             scene, at most 65536.
         pairs_per_visible: Room for pairs of splat and macro-tile, for each visible splat; images of one macro-tile need none.
+        fast: Whether to take the kernels written for speed, which have not run on a GPU yet, instead of the plain ones.
+        graphs: Whether repeated calls become CUDA graphs; None: on CUDA devices.
     """
 
     wave_cameras: int = 256
     visible_per_camera: int | None = None
     pairs_per_visible: float = 2.0
+    fast: bool = False
+    graphs: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -157,12 +162,23 @@ class Frame:
             self.capacity if self.grid.count == 1 else int(self.capacity * cfg.pairs_per_visible)
         )
         self.segments = make_segments(self.wave_size, self.grid, self.records, self.pair_capacity, device)
+        self.sort_buffers, self.sorted_pairs = None, (self.segments.keys, self.segments.values)
+        if cfg.fast:
+            self.sort_buffers, self.sorted_pairs = self._make_sort()
         self.segment_counts = wp.zeros(self.num_segments + 1, dtype=wp.int32, device=device)
         self.room, self.pair_room = make_limit(self.capacity, device), make_limit(self.pair_capacity, device)
         self.scan = Scan(max(self.wave_size * atlas.max_chunks, self.num_segments) + 1, device)
         self.ranked = wp.zeros(self.pair_capacity, dtype=wp.int32, device=device)
         self.num_blocks = BLOCKS_PER_SM * device.sm_count if device.is_cuda else 1
         self.num_threads = BLOCK * self.num_blocks if device.is_cuda else 1
+
+    def _make_sort(self) -> tuple[SortBuffers, tuple[Any, Any]]:
+        """Buffers of `sort_segments` and what it sorts: the first halves of keys and values, the second are its spares."""
+        count, pairs = self.pair_capacity, (self.segments.keys, self.segments.values)
+        buffers = SortBuffers.create(self.num_segments, 1, self.device)
+        spare_keys, spare_values = (array[count : 2 * count] for array in pairs)
+        keys, values = (array[:count] for array in pairs)
+        return SortBuffers(buffers.lists, buffers.queue, spare_keys, spare_values), (keys, values)
 
     def counters(self) -> Counters:
         """What went wrong since the last call of this; waits for the device."""
@@ -180,7 +196,7 @@ class Frame:
     def render(self, inputs: FrameInputs, images: Any) -> None:
         """Render cameras into `images` (see `blend.Images`): launches only, on the device's current stream."""
         self.prepare(inputs)
-        for start in range(0, self.num_cameras, self.wave_size):
+        for start in range(0, inputs.c2w.shape[0], self.wave_size):
             self.wave.start = start
             self.project_wave()
             self.bin_wave()
@@ -189,7 +205,7 @@ class Frame:
 
     def prepare(self, inputs: FrameInputs) -> None:
         """Prepare all cameras, and put those of a scene together."""
-        c = self.num_cameras
+        c = inputs.c2w.shape[0]
         scenes = self.atlas.num_scenes
         self.launch(
             preparing.prepare_cameras,
@@ -243,7 +259,13 @@ class Frame:
     def sort_wave(self) -> None:
         """Sort the segments by depth, ties by the splats' order in the input."""
         segments = self.segments
-        wp.utils.segmented_sort_pairs(segments.keys, segments.values, self.pair_capacity, segments.offsets)
+        if self.sort_buffers is None:
+            wp.utils.segmented_sort_pairs(
+                segments.keys, segments.values, self.pair_capacity, segments.offsets
+            )
+        else:
+            keys, values = self.sorted_pairs
+            sort_segments(segments.offsets, keys, values, self.sort_buffers)
         ties = [segments, self.num_segments, self.ranked, self.num_threads]
         self.launch(bins.rank_ties, self.num_threads, [self.atlas.scenes, self.records, *ties])
         self.launch(bins.keep_ties, self.num_threads, ties)

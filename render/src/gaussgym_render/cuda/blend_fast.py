@@ -1,0 +1,383 @@
+"""Sorted splats into pixels, front to back: the fast kernels, a block for every 32x32 pixels of a macro-tile.
+
+A block walks its macro-tile's segment in batches of 256 records. Each thread takes one of them, finds which of the block's
+sixteen sub-tiles (8x8 pixels) its ellipse can touch, and leaves it in shared memory; ballots turn the records' masks of
+sub-tiles into the sub-tiles' masks of records. Then each warp blends two sub-tiles, a lane two pixels of each, over the records
+whose bits are set, while the next batch is on its way from memory. Batches lie in two places in turn, so that one barrier a
+batch suffices. A warp leaves a sub-tile, and the block its segment, when no pixel of it is open any more.
+
+Two kernels: `blend_single`, float32, is the plain kernel's twin to rounding; `blend_half` evaluates and blends both pixels of a
+lane in one instruction of half precision, over no more than a batch at a time, and keeps float32 sums across batches. Pixels
+stop where the oracle's do; `stop_below` lets them stop early besides, where 8-bit colours need no more (`STOP_BELOW_8_BIT`).
+
+The same text runs on Warp's CPU device as fibers (see `gaussgym_render.cuda.block`), in half precision too, which is rounded
+there after every operation; only the approximations of `ex2` are the GPU's own.
+"""
+
+# Warp reads annotations and indices in a way of its own.
+# pyright: reportIndexIssue=false, reportOperatorIssue=false, reportArgumentType=false, reportCallIssue=false
+# pyright: reportGeneralTypeIssues=false, reportAssignmentType=false, reportAttributeAccessIssue=false
+# ruff: noqa: ANN202
+
+from __future__ import annotations
+
+from typing import Any
+
+import warp as wp  # noqa: TID253  (imported only where the backend is asked for)
+from gaussgym_scene.errors import InputError
+
+from gaussgym_render import oracle
+from gaussgym_render.cuda import block
+from gaussgym_render.cuda.bins import Segments
+from gaussgym_render.cuda.blend import Images
+from gaussgym_render.cuda.cameras import Cameras, Wave, wave_camera
+from gaussgym_render.cuda.project import LOG2_MIN_ALPHA, SLACK_PX, Records
+
+THREADS = 256
+PORTION_PX = 32
+"""Side of what one block blends: sixteen sub-tiles, two for each of its warps."""
+STOP_BELOW_8_BIT = 1.0 / 512.0
+"""A transmittance with which nothing behind changes an 8-bit colour by more than half a step."""
+
+# Where this thread's record goes, what it can touch, and the next one: `mine` is filled by the variants.
+_WALK = """
+    struct alignas(16) Four { float x, y, z, w; };
+    struct alignas(8) Two { float x, y; };
+    GG_SHARED unsigned masks[2][16][8];
+STORAGE
+    const Four* all_geometry = (const Four*)geometry.data;
+    const Two* all_peaks = (const Two*)peaks.data;
+    const Four* all_colors = (const Four*)colors.data;
+    const int column = lane & 7, row = lane >> 3;
+STATE
+    int coming = begin + t < end ? values.data[begin + t] : -1;
+    Four shape = {}, color = {};
+    Two peak = {};
+    auto fetch = [&](int record) {
+        if (record < 0) return;
+        shape = all_geometry[record];
+        peak = all_peaks[record];
+        color = all_colors[record];
+    };
+    fetch(coming);
+    coming = begin + THREADS + t < end ? values.data[begin + THREADS + t] : -1;
+    int turn = 0;
+    for (int start = begin; start < end; start += THREADS, turn ^= 1) {
+        unsigned touched = 0u;
+        if (start + t < end) {
+            const float reach = peak.y - LOG2_MIN_ALPHA;
+            GG_UNROLL
+            for (int band = 0; band < 4; ++band) {
+                const float top = (float)(y_first + 8 * band) + 0.5f - shape.y, bottom = top + 7.0f;
+                const float nearest = min(max(0.0f, top), bottom);
+                const float above = reach - peak.x * nearest * nearest;
+                const float half = gg_sqrt(gg_ratio(max(above, 0.0f), shape.w)) + SLACK_PX;
+                const float at_top = shape.z * top, at_bottom = shape.z * bottom;
+                const float origin = shape.x - (float)x_first;
+                const float low = (origin + min(at_top, at_bottom) - half - 7.5f) * 0.125f;
+                const float high = (origin + max(at_top, at_bottom) + half - 0.5f) * 0.125f;
+                const int from = (int)gg_ceil(min(max(low, 0.0f), 4.0f));
+                const int to = (int)gg_floor(max(min(high, 3.0f), -1.0f));
+                if (above >= -1.0e-4f && from <= to) touched |= ((2u << to) - (1u << from)) << (4 * band);
+            }
+            STORE
+        }
+        unsigned word = 0u;
+        GG_UNROLL
+        for (int sub = 0; sub < 16; ++sub) {
+            const unsigned votes = gg_ballot((touched >> sub) & 1u);
+            if (lane == sub) word = votes;
+        }
+        if (lane < 16) masks[turn][lane][warp_id] = word;
+        fetch(coming);
+        const int later = start + 2 * THREADS + t;
+        coming = later < end ? values.data[later] : -1;
+        bool open = false;
+        GG_UNROLL
+        for (int k = 0; k < 2; ++k) open = open || OPEN(k);
+        if (!gg_sync_or(open)) break;
+        GG_UNROLL
+        for (int k = 0; k < 2; ++k) {
+            if (!gg_warp_any(OPEN(k))) continue;
+            const int sub = warp_id + 8 * k;
+            BEGIN
+            for (int chunk = 0; chunk < 8; ++chunk) {
+                unsigned bits = masks[turn][sub][chunk];
+                while (bits) {
+                    const int j = 32 * chunk + gg_lowest(bits);
+                    bits &= bits - 1u;
+                    BLEND
+                }
+                STOP
+            }
+            FINISH
+        }
+    }
+    GG_UNROLL
+    for (int k = 0; k < 2; ++k) {
+        GG_UNROLL
+        for (int p = 0; p < 2; ++p) {
+            const int x = x_first + 8 * ((warp_id + 8 * k) & 3) + column;
+            const int y = y_first + 8 * ((warp_id + 8 * k) >> 2) + row + 4 * p;
+            if (x >= x_end || y >= y_end) continue;
+            const float rest = left[k][p] < 0.0f ? -left[k][p] : left[k][p], solid = 1.0f - rest;
+            const float shown[3] = {red[k][p] + rest * background[0], green[k][p] + rest * background[1],
+                                    blue[k][p] + rest * background[2]};
+            char* at = (char*)rgb.data + camera * rgb.strides[0] + y * rgb.strides[1] + x * rgb.strides[2];
+            GG_UNROLL
+            for (int c = 0; c < 3; ++c)
+                *(unsigned char*)(at + c * rgb.strides[3]) = (unsigned char)(min(max(shown[c], 0.0f), 1.0f) * 255.0f + 0.5f);
+            *(float*)((char*)depth.data + camera * depth.strides[0] + y * depth.strides[1] + x * depth.strides[2]) =
+                solid > 0.0f ? far[k][p] / solid : 0.0f;
+            *(float*)((char*)alpha.data + camera * alpha.strides[0] + y * alpha.strides[1] + x * alpha.strides[2]) = solid;
+        }
+    }
+    GG_SYNC();
+"""
+
+# `left` is negative where a pixel is closed: outside the image, or where the next splat would have taken it to the end.
+_STATE = """
+    float left[2][2], red[2][2], green[2][2], blue[2][2], far[2][2];
+    GG_UNROLL
+    for (int k = 0; k < 2; ++k) {
+        GG_UNROLL
+        for (int p = 0; p < 2; ++p) {
+            const int x = x_first + 8 * ((warp_id + 8 * k) & 3) + column;
+            const int y = y_first + 8 * ((warp_id + 8 * k) >> 2) + row + 4 * p;
+            left[k][p] = x < x_end && y < y_end ? 1.0f : -1.0f;
+            red[k][p] = green[k][p] = blue[k][p] = far[k][p] = 0.0f;
+        }
+    }
+#undef OPEN
+#define OPEN(k) (left[k][0] >= stop_below || left[k][1] >= stop_below)
+"""
+
+_SINGLE = {
+    "STORAGE": """
+    GG_SHARED Four shapes[2][THREADS], shades[2][THREADS];
+    GG_SHARED Two tops[2][THREADS];
+""",
+    "STORE": "shapes[turn][t] = shape; tops[turn][t] = peak; shades[turn][t] = color;",
+    "BEGIN": """
+            const float x = (float)(x_first + 8 * (sub & 3) + column) + 0.5f;
+            const float y = (float)(y_first + 8 * (sub >> 2) + row) + 0.5f;
+""",
+    "BLEND": """
+                    const Four form = shapes[turn][j];
+                    const Two top = tops[turn][j];
+                    const float dx = x - form.x;
+                    GG_UNROLL
+                    for (int p = 0; p < 2; ++p) {
+                        const float dy = y + 4.0f * p - form.y, across = dx - form.z * dy;
+                        const float power = top.y - (top.x * dy) * dy - (form.w * across) * across;
+                        const float opaque = min(MAX_ALPHA, gg_exp2(power));
+                        if (opaque < MIN_ALPHA) continue;
+                        const float weight = left[k][p] * opaque, after = left[k][p] - weight;
+                        if (after > MIN_TRANSMITTANCE) {
+                            const Four shade = shades[turn][j];
+                            red[k][p] += weight * shade.x;
+                            green[k][p] += weight * shade.y;
+                            blue[k][p] += weight * shade.z;
+                            far[k][p] += weight * shade.w;
+                            left[k][p] = after;
+                        } else if (left[k][p] > 0.0f) left[k][p] = -left[k][p];
+                    }
+""",
+    "STOP": "if (!gg_warp_any(OPEN(k))) break;",
+    "FINISH": "",
+}
+
+# Two halves in a word: the pixels of a lane. Transmittances and sums are those since the batch began; the threshold that closes
+# a pixel is divided by what was left then. A closed pixel's transmittance is negative here too.
+_HALF = {
+    "STORAGE": """
+    struct alignas(16) Place { float x, y, slope; unsigned top; };
+    struct alignas(8) Form { unsigned across, down; };
+    struct alignas(16) Shade { unsigned x, y, z, w; };
+    GG_SHARED Place places[2][THREADS];
+    GG_SHARED Form forms[2][THREADS];
+    GG_SHARED Shade shades[2][THREADS];
+    const unsigned most = gg_pack(MAX_ALPHA, MAX_ALPHA), least = gg_pack(MIN_ALPHA, MIN_ALPHA);
+""",
+    "STORE": """
+            places[turn][t] = {shape.x, shape.y, shape.z, gg_pack(peak.y, peak.y)};
+            forms[turn][t] = {gg_pack(-shape.w, -shape.w), gg_pack(-peak.x, -peak.x)};
+            shades[turn][t] = {gg_pack(color.x, color.x), gg_pack(color.y, color.y), gg_pack(color.z, color.z),
+                               gg_pack(color.w, color.w)};
+""",
+    "BEGIN": """
+            const float x = (float)(x_first + 8 * (sub & 3) + column) + 0.5f;
+            const float y = (float)(y_first + 8 * (sub >> 2) + row) + 0.5f;
+            const unsigned close = gg_pack(MIN_TRANSMITTANCE / gg_abs(left[k][0]), MIN_TRANSMITTANCE / gg_abs(left[k][1]));
+            unsigned share = gg_pack(left[k][0] > 0.0f ? 1.0f : -1.0f, left[k][1] > 0.0f ? 1.0f : -1.0f);
+            unsigned reds = 0u, greens = 0u, blues = 0u, fars = 0u;
+""",
+    "BLEND": """
+                    const Place place = places[turn][j];
+                    const Form form = forms[turn][j];
+                    // Distances in single precision: along a thin splat they are differences of large numbers.
+                    const float dy = y - place.y, first = x - place.x - place.slope * dy;
+                    const unsigned dys = gg_pack(dy, dy + 4.0f), across = gg_pack(first, first - 4.0f * place.slope);
+                    unsigned power = gg_fma2(gg_mul2(form.down, dys), dys, place.top);
+                    power = gg_fma2(gg_mul2(form.across, across), across, power);
+                    unsigned opaque = gg_min2(gg_exp2_2(power), most);
+                    opaque &= gg_at_least2(opaque, least);
+                    const unsigned weight = gg_mul2(share, opaque), after = gg_sub2(share, weight);
+                    const unsigned kept = gg_at_least2(after, close);
+                    const unsigned added = weight & kept;
+                    share = (after & kept) | ((share | 0x80008000u) & ~kept);
+                    const Shade shade = shades[turn][j];
+                    reds = gg_fma2(added, shade.x, reds);
+                    greens = gg_fma2(added, shade.y, greens);
+                    blues = gg_fma2(added, shade.z, blues);
+                    fars = gg_fma2(added, shade.w, fars);
+""",
+    "STOP": "",
+    "FINISH": """
+            GG_UNROLL
+            for (int p = 0; p < 2; ++p) {
+                const float before = gg_abs(left[k][p]);
+                red[k][p] += before * gg_part(reds, p);
+                green[k][p] += before * gg_part(greens, p);
+                blue[k][p] += before * gg_part(blues, p);
+                far[k][p] += before * gg_part(fars, p);
+                left[k][p] = before * gg_part(share, p);
+            }
+""",
+}
+
+
+def _text(parts: dict[str, str]) -> str:
+    """A variant's snippet with its constants filled in."""
+    text = _WALK
+    for name, part in {**parts, "STATE": _STATE}.items():
+        text = text.replace(name + "\n", part + "\n")
+    constants = {
+        "LOG2_MIN_ALPHA": LOG2_MIN_ALPHA,
+        "MIN_ALPHA": oracle.MIN_ALPHA,
+        "MAX_ALPHA": oracle.MAX_ALPHA,
+        "MIN_TRANSMITTANCE": oracle.MIN_TRANSMITTANCE,
+        "SLACK_PX": float(SLACK_PX),
+    }
+    for name, number in constants.items():
+        text = text.replace(name, f"({number!r}f)")
+    return block.PRELUDE + block.NUMBERS + text.replace("THREADS", str(THREADS))
+
+
+def _make_blend(name: str, parts: dict[str, str]) -> Any:
+    """A kernel of blocks, one for each portion of each macro-tile."""
+
+    @wp.func_native(_text(parts))
+    def blend_portion(
+        geometry: wp.array[wp.vec4],
+        peaks: wp.array[wp.vec2],
+        colors: wp.array[wp.vec4],
+        values: wp.array[wp.int32],
+        begin: int,
+        end: int,
+        x_first: int,
+        y_first: int,
+        x_end: int,
+        y_end: int,
+        stop_below: float,
+        camera: int,
+        background: wp.vec3,
+        rgb: wp.array4d[wp.uint8],
+        depth: wp.array3d[wp.float32],
+        alpha: wp.array3d[wp.float32],
+    ): ...
+
+    @wp.kernel(name=name, module="unique", enable_backward=False, launch_bounds=THREADS)
+    def blend(
+        cameras: Cameras,
+        wave: Wave,
+        records: Records,
+        segments: Segments,
+        images: Images,
+        portions: wp.vec2i,
+        stop_below: float,
+    ):
+        item = wp.tid() // wp.static(THREADS)
+        portion = item % (portions[0] * portions[1])
+        segment = item // (portions[0] * portions[1])
+        tile = segment % (segments.columns * segments.rows)
+        camera = wave_camera(wave, segment // (segments.columns * segments.rows))
+        if camera < 0:
+            return
+        size = cameras.sizes[camera]
+        x_tile = (tile % segments.columns) * segments.tile_width
+        y_tile = (tile // segments.columns) * segments.tile_height
+        x_first = x_tile + (portion % portions[0]) * wp.static(PORTION_PX)
+        y_first = y_tile + (portion // portions[0]) * wp.static(PORTION_PX)
+        x_end = wp.min(size[0], x_tile + segments.tile_width)
+        y_end = wp.min(size[1], y_tile + segments.tile_height)
+        if x_first >= x_end or y_first >= y_end:
+            return
+        blend_portion(
+            records.geometry,
+            records.peak,
+            records.color,
+            segments.values,
+            segments.offsets[segment],
+            segments.offsets[segment + 1],
+            x_first,
+            y_first,
+            x_end,
+            y_end,
+            stop_below,
+            camera,
+            images.background,
+            images.rgb,
+            images.depth,
+            images.alpha,
+        )
+
+    return blend
+
+
+blend_single = _make_blend("blend_single", _SINGLE)
+blend_half = _make_blend("blend_half", _HALF)
+BLOCK_KERNELS = {blend_single: THREADS, blend_half: THREADS}
+"""Kernels of whole blocks and their threads; for compiling ahead of time and reports."""
+
+
+def blend(
+    cameras: Any,
+    wave: Any,
+    records: Any,
+    segments: Any,
+    images: Any,
+    *,
+    half_precision: bool = False,
+    stop_below: float = 0.0,
+) -> None:
+    """Blend a wave's macro-tiles, on the current stream.
+
+    Args:
+        cameras: Prepared (`project.Cameras`).
+        wave: Whose cameras they are (`project.Wave`).
+        records: Of the wave (`project.Records`).
+        segments: Sorted (`bins.Segments`).
+        images: To be written (`blend.Images`); pixels outside a camera's own size are left alone.
+        half_precision: Whether to blend in half precision.
+        stop_below: Transmittance under which pixels may stop before the oracle's do; 0: never.
+
+    Raises:
+        InputError: If the device runs no blocks of threads: Warp's CPU device, unless `warp.config.enable_cpu_blocks`.
+    """
+    device = records.geometry.device
+    if not block.can_run_blocks(device):
+        raise InputError(
+            f"The fast blend kernels need blocks of threads, which Warp's device '{device}' runs only with "
+            "warp.config.enable_cpu_blocks; set that, or take the plain kernel."
+        )
+    across = -(-segments.tile_width // PORTION_PX)
+    down = -(-segments.tile_height // PORTION_PX)
+    blocks = (len(segments.offsets) - 1) * across * down
+    wp.launch(
+        blend_half if half_precision else blend_single,
+        blocks * THREADS,
+        [cameras, wave, records, segments, images, wp.vec2i(across, down), stop_below],
+        device=device,
+        block_dim=THREADS,
+    )

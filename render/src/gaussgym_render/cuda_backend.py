@@ -1,0 +1,50 @@
+"""Whether this machine can run the renderer on CUDA, found out without importing what that needs; and its two backends."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gaussgym_render.renderer import Rasterizer, RasterizerCfg
+
+_NEEDS_WARP = "NVIDIA Warp is not installed (pip install 'gaussgym-render[cuda]')"
+
+
+def missing() -> str | None:
+    """What the renderer on CUDA would need and this machine does not have; None if nothing is missing."""
+    return missing_warp() or (None if count_devices() > 0 else "there is no CUDA device, or no driver for it")
+
+
+def missing_warp() -> str | None:
+    """That Warp is not installed; None if it is."""
+    return None if importlib.util.find_spec("warp") else _NEEDS_WARP
+
+
+def count_devices() -> int:
+    """How many CUDA devices the driver shows, 0 without one; asks the driver, since importing Warp or torch takes seconds."""
+    try:
+        driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError:
+        return 0
+    count = ctypes.c_int(0)
+    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
+        return 0
+    return count.value
+
+
+def make_cuda(splats: Sequence[Any], cfg: RasterizerCfg) -> Rasterizer:
+    """See `gaussgym_render.cuda.backend.make_cuda`."""
+    from gaussgym_render.cuda import backend
+
+    return backend.make_cuda(splats, cfg)
+
+
+def make_warp_cpu(splats: Sequence[Any], cfg: RasterizerCfg) -> Rasterizer:
+    """See `gaussgym_render.cuda.backend.make_warp_cpu`."""
+    from gaussgym_render.cuda import backend
+
+    return backend.make_warp_cpu(splats, cfg)
