@@ -150,13 +150,13 @@ class Camera:
     def __init__(
         self, shown: list[Any], width: int, height: int, factor: int, most: int, device: torch.device
     ) -> None:
-        self.renderer = SplatRenderer(shown, width, height, backend="cuda", device=device)
+        backend = "cuda" if timing.on_gpu(device) else "warp-cpu"
+        self.renderer = SplatRenderer(shown, width, height, backend=backend, device=str(device))
         self.factor, self.frames = factor, 0
         room = -(-most // BATCH_ROUNDING) * BATCH_ROUNDING if most >= BATCH_ROUNDING else most
-        images = {"device": device, "size": (room, height, width)}
-        self._rgb = torch.zeros(*images["size"], 3, dtype=torch.uint8, device=device)
-        self._depth = torch.zeros(*images["size"], device=device)
-        self._alpha = torch.zeros(*images["size"], device=device)
+        self._rgb = torch.zeros(room, height, width, 3, dtype=torch.uint8, device=device)
+        self._depth = torch.zeros(room, height, width, device=device)
+        self._alpha = torch.zeros(room, height, width, device=device)
         self._c2w = torch.eye(4, device=device).repeat(room, 1, 1)
         self._ks = torch.eye(3, device=device).repeat(room, 1, 1)
         self._ids = torch.zeros(room, dtype=torch.long, device=device)

@@ -101,13 +101,14 @@ def count_frame(
         width: Image width [px].
         height: Image height [px].
     """
+    c2w, k = np.ascontiguousarray(c2w), np.ascontiguousarray(k)
     view, tan_limit = np.empty(12), np.empty(6)
-    projection.place_camera(np.ascontiguousarray(c2w), view)
-    projection.tan_limits(np.ascontiguousarray(k), np.array([width, height], np.int64), tan_limit)
+    projection.place_camera(c2w, view)
+    projection.tan_limits(k, np.array([width, height], np.int64), tan_limit)
     tile = np.array([0, 0, width, height], np.int64)
     chunks, drawn = _chunk_counts(
-        atlas.chunk_ranges[0], atlas.bounds_w, atlas.skip, atlas.errors_m, atlas.thresholds_px[0], view, np.ascontiguousarray(k), 0.01,
-        tan_limit, tile,
+        atlas.chunk_ranges[0], atlas.bounds_w, atlas.skip, atlas.errors_m, atlas.thresholds_px[0], view, k,
+        0.01, tan_limit, tile,
     )  # fmt: skip
     shown = splats.take(splats.splats_of(splats.select(c2w, k))) if isinstance(splats, LodSplats) else splats
     p = oracle.project(shown, c2w, k, width, height)

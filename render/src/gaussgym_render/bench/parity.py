@@ -1,4 +1,4 @@
-"""Whether a backend draws the right pictures: against the float64 reference, the CPU backend, gsplat, and itself in other batches."""
+"""Whether a backend draws the right pictures: against the reference, the CPU backend, gsplat, and itself in other batches."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BACKGROUND = (0.2, 0.4, 0.6)
 
 @dataclass(frozen=True)
 class Gate:
-    """What a backend has to keep: PSNR of the worst image [dB]; of all but one of 10,000 values, the error of a channel (0..1) and
+    """What a backend has to keep: PSNR of the worst image [dB]; of all but 1 in 10,000 values, the error of a channel (0..1) and
     the relative error of a depth where at least half of the light is used up.
     """
 
@@ -36,7 +36,7 @@ GATES = {
     "cpu": Gate(60.0, 2.0 / 255.0, 1e-3),
     "gsplat": Gate(60.0, 2.0 / 255.0, 1e-2),
 }
-"""By what it is compared with; the CPU backend has the same scenes in half precision, the others have them in single or double."""
+"""By what it is compared with; the CPU backend has the same scenes in half precision, the others in single or double."""
 
 
 @dataclass(frozen=True)
