@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 wp = pytest.importorskip("warp")
 wp.config.quiet = True
@@ -18,6 +19,7 @@ from gaussgym_render import (  # noqa: E402
     sensor,
     shutter,
 )
+from gaussgym_render.cuda import camera_calls  # noqa: E402
 from gaussgym_render.cuda import lens as device_lens  # noqa: E402
 from gaussgym_render.cuda import robot_camera as device_camera  # noqa: E402
 from gaussgym_render.cuda import sensor as device_sensor  # noqa: E402
@@ -192,6 +194,15 @@ def test_kernels_compile_for_gpus(arch, tmp_path):
         (
             device_lens,
             (device_lens.draw_lenses, device_lens.trace_outline, device_lens.trace, device_lens.cover),
+        ),
+        (
+            camera_calls,
+            (
+                camera_calls.widen_matrices,
+                camera_calls.widen_rows,
+                camera_calls.copy_ids,
+                camera_calls.copy_scenes,
+            ),
         ),
         (device_camera, (device_camera.draw_keys, device_camera.count_call, device_camera.develop)),
     ):
@@ -461,3 +472,121 @@ def test_ideal_parts_change_nothing(scenes, batch):
     ours, plain = render(make_effects(idle), *batch, empty_frames(COUNT)), renderer.render(*batch)
     for name in ("rgb", "depth", "alpha"):
         np.testing.assert_array_equal(getattr(ours, name), getattr(plain, name))
+
+
+@pytest.fixture(scope="module")
+def rehearsal(scenes):
+    """The backend of GPUs on the CPU device, where tensors in main memory are its own."""
+    return make_robot_camera(
+        scenes, pinhole(WIDTH, HEIGHT), WIDTH, HEIGHT, TYPICAL, seed=3, backend="warp-cpu"
+    )
+
+
+def tensors(values):
+    if isinstance(values, dict):
+        return {name: torch.as_tensor(value) for name, value in values.items()}
+    return [torch.as_tensor(value) for value in values]
+
+
+def torch_frames(count, fill=0):
+    shape = (count, HEIGHT, WIDTH)
+    return Frames(
+        torch.full((*shape, 3), fill, dtype=torch.uint8),
+        torch.full(shape, float(fill)),
+        torch.full(shape, float(fill)),
+    )
+
+
+def as_numpy(frames):
+    return Frames(*(np.asarray(getattr(frames, name)) for name in ("rgb", "depth", "alpha")))
+
+
+def test_tensors_stay_where_they_are(batch, options, rehearsal):
+    """Of either precision, against numpy arrays, which the processor's effects serve from the same pinhole images."""
+    expected = rehearsal.render(*batch, **options)
+    frames = rehearsal.render(*tensors(batch), **tensors(options))
+    assert isinstance(frames.rgb, torch.Tensor)
+    assert_alike(as_numpy(frames), expected)
+    single = [t.float() if t.is_floating_point() else t.int() for t in tensors(batch)]
+    motion = {name: t.float() if t.is_floating_point() else t for name, t in tensors(options).items()}
+    expected = rehearsal.render(
+        *(np.asarray(t) for t in single), **{k: np.asarray(v) for k, v in motion.items()}
+    )
+    assert_alike(as_numpy(rehearsal.render(*single, **motion)), expected)
+    strided = [t.repeat_interleave(2, dim=0)[::2] for t in single]
+    assert_alike(as_numpy(rehearsal.render(*strided, **motion)), expected)
+
+
+def test_tensors_masked_into_given_frames(batch, options, rehearsal):
+    expected = rehearsal.render(*batch, **options)
+    mask = np.array([True, False, True, False, True, True])
+    bad = batch[0].copy()
+    bad[1] = np.nan  # nobody looks at it
+    out = torch_frames(COUNT, 7)
+    given = tensors((bad, *batch[1:]))
+    assert rehearsal.render(*given, **tensors(options), mask=torch.as_tensor(mask), out=out) is out
+    assert_alike(as_numpy(out), expected, mask)
+    assert (out.rgb[torch.as_tensor(~mask)] == 7).all()
+    assert (out.depth[torch.as_tensor(~mask)] == 7).all()
+
+
+def test_tensors_without_motion_or_ids(scenes, batch):
+    cameras = [
+        make_robot_camera(scenes, pinhole(WIDTH, HEIGHT), WIDTH, HEIGHT, TYPICAL, backend="warp-cpu")
+        for _ in range(2)
+    ]
+    for _ in range(2):
+        assert_alike(as_numpy(cameras[0].render(*tensors(batch))), cameras[1].render(*batch))
+
+
+def test_no_memory_is_taken_after_the_first_call(batch, options, rehearsal, monkeypatch):
+    given, motion, out = tensors(batch), tensors(options), torch_frames(COUNT)
+    mask = torch.ones(COUNT, dtype=torch.bool)
+    rehearsal.render(*given, **motion, mask=mask, out=out)
+    taken = []
+    allocator = type(wp.get_device("cpu").default_allocator)
+    allocate = allocator.allocate
+    monkeypatch.setattr(
+        allocator, "allocate", lambda self, size, *a: (taken.append(size), allocate(self, size, *a))[1]
+    )
+    wp.zeros(3, dtype=float, device="cpu")
+    assert taken == [12]  # the counter counts
+    taken.clear()
+    for count in (COUNT, 4, COUNT):
+        part = Frames(*(getattr(out, n)[:count] for n in ("rgb", "depth", "alpha")))
+        rehearsal.render(
+            *(t[:count] for t in given),
+            **{k: t[:count] for k, t in motion.items()},
+            mask=mask[:count],
+            out=part,
+        )
+    assert taken == []
+
+
+def test_bad_tensors(batch, rehearsal):
+    c2w, ks, ids = tensors(batch)
+    for changes, text in (
+        ({"K": ks[:3]}, r"K is float64 \(3, 3, 3\), expected float32 or float64 \(6, 3, 3\)"),
+        ({"scene_ids": ids.double()}, "scene_ids is float64"),
+        ({"twist_c": torch.zeros(COUNT, 3)}, r"twist_c is float32 \(6, 3\)"),
+        ({"camera_ids": np.arange(COUNT)}, "camera_ids is a ndarray on cpu, expected it beside c2w on cpu"),
+        ({"mask": torch.ones(COUNT)}, "mask is float32"),
+        (
+            {"out": Frames(*(t[:, ::2] for t in vars(torch_frames(2 * COUNT)).values() if t is not None))},
+            "out.rgb is",
+        ),
+    ):
+        with pytest.raises(InputError, match=text):
+            rehearsal.render(**{"c2w": c2w, "K": ks, "scene_ids": ids, **changes})
+    wide = ks.clone()
+    wide[2, :2, :2] *= 0.1
+    fresh = make_robot_camera(
+        [random_splats(9, np.random.default_rng(0))],
+        pinhole(WIDTH, HEIGHT),
+        WIDTH,
+        HEIGHT,
+        TYPICAL,
+        backend="warp-cpu",
+    )
+    with pytest.raises(InputError, match="opencv lens"):
+        fresh.render(c2w, wide, torch.zeros(COUNT, dtype=torch.long))

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numba
 import numpy as np
@@ -25,6 +25,7 @@ from gaussgym_render.lens import LensCfg
 from gaussgym_render.objects import Instances
 from gaussgym_render.packed import SceneSource
 from gaussgym_render.renderer import (
+    DeviceRasterizer,
     FrameArrays,
     Frames,
     SplatRenderer,
@@ -34,6 +35,9 @@ from gaussgym_render.renderer import (
 )
 from gaussgym_render.sensor import SensorCfg
 from gaussgym_render.shutter import ShutterCfg
+
+if TYPE_CHECKING:
+    from gaussgym_render.cuda.camera_calls import CameraCalls
 
 BLOCK_PIXELS = 1 << 23
 """Pixels of pinhole images that are held at once, 11 B each (15 B with objects); larger batches are rendered in blocks."""
@@ -215,7 +219,7 @@ class RobotCamera:
     Attributes:
         takes_motion: That `render` wants to know how cameras move and which they are.
         num_calls: Calls of `render` so far.
-        num_images: Pinhole images rendered for them.
+        num_images: Pinhole images rendered for them, less those of calls whose arrays stayed on a device: there only it knows.
 
     Raises:
         InputError: Another size without distortion.
@@ -258,6 +262,7 @@ class RobotCamera:
         self._rays, self._source_focals = np.zeros((0, 1, 1, 2)), np.zeros((0, 4))
         self._pool: ThreadPoolExecutor | None = None
         self._pool_pid = -1
+        self._there: CameraCalls | None = None
         with _COMPILING:  # two threads must not compile the same function at once
             self._render_block(np.zeros(0, np.int64), *self._nothing())
 
@@ -297,6 +302,9 @@ class RobotCamera:
     ) -> Frames:
         """Render one image per camera.
 
+        Arrays on the device of a backend that takes them there stay there, as with `SplatRenderer.render`; the effects run there
+        too.
+
         Args:
             c2w: Camera to world at the end of the frame's exposure `[C, 4, 4]`, OpenCV axes, rigid.
             K: Calibration matrices of the distorted cameras `[C, 3, 3]` [px], pixel centres at +0.5, no skew.
@@ -322,6 +330,11 @@ class RobotCamera:
         call, self.num_calls = self.num_calls, self.num_calls + 1
         if self.cfg.ideal:
             return self.renderer.render(c2w, K, scene_ids, mask=mask, out=out, objects=objects, edits=edits)
+        rasterizer = self.renderer.rasterizer
+        if isinstance(rasterizer, DeviceRasterizer) and rasterizer.takes(c2w):
+            return self._render_there(
+                (c2w, K, scene_ids), mask, out, (twist_c, camera_ids, frame_ids), objects, edits
+            )
         torch_device = device_of(c2w) if self.renderer.device is None else self.renderer.device
         poses, ks, scenes = to_numpy(c2w, np.float64), to_numpy(K, np.float64), to_numpy(scene_ids, None)
         chosen = self.renderer.check(poses, ks, scenes, mask)
@@ -357,6 +370,28 @@ class RobotCamera:
                 edits,
             )
         return deliver(frames, {"instances": seen}, out, torch_device)
+
+    def _render_there(
+        self,
+        cameras: tuple[Array, Array, Array],
+        mask: Array | None,
+        out: Frames | None,
+        motion: tuple[Array | None, Array | None, Array | None],
+        objects: Instances | None,
+        edits: SceneEdits | None,
+    ) -> Frames:
+        """`render` from and into arrays on the rasterizer's device, none of which passes through main memory."""
+        if objects is not None:
+            raise InputError("found objects and a backend whose arrays stay on its device; it draws none yet")
+        if edits is not None or not self.cfg.appearance.ideal:
+            raise InputError("found edits and a backend whose arrays stay on its device; it takes none yet")
+        if self._there is None:
+            from gaussgym_render.cuda.camera_calls import CameraCalls
+
+            self._there = CameraCalls(self.renderer, self.cfg, (self.width, self.height), seed=self.seed)
+        target = None if out is None else (out.rgb, out.depth, out.alpha)
+        frames = self._there.render(*cameras, mask, target, *motion)
+        return Frames(*frames) if out is None else out
 
     def _render_block(
         self,

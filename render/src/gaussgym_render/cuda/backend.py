@@ -145,7 +145,7 @@ class CudaRasterizer:
         Raises:
             InputError: On wrong shapes, types or devices.
         """
-        with self._stream_of(c2w):
+        with self.stream_of(c2w):
             inputs = self._inputs(c2w, ks, scene_ids, mask, sizes)
             count = inputs.c2w.shape[0]
             given = self._new_frames(count, c2w) if out is None else out
@@ -251,7 +251,7 @@ class CudaRasterizer:
         kinds = (((*shape, 3), wp.uint8), (shape, wp.float32), (shape, wp.float32))
         return tuple(wp.zeros(s, dtype=d, device=self.device) for s, d in kinds)  # type: ignore[return-value]
 
-    def _stream_of(self, array: Any) -> Any:
+    def stream_of(self, array: Any) -> Any:
         """Context in which launches go to the stream that the caller works on."""
         stream = None
         if self.device.is_cuda and device_of(array) is not None:
