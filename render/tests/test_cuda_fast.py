@@ -59,7 +59,7 @@ def render(scenes, c2w, ks, ids, width, height, **cfg):
 def test_frames_are_the_plain_kernels(width, height, cfg, least_db, most):
     load = workload(width, height)
     fast, rasterizer = render(*load, width, height, **cfg)
-    assert rasterizer.frame.fast
+    assert rasterizer.reserve(7).fast
     plain, _ = render(*load, width, height, fast=False)
     error = fast[0].astype(float) - plain[0]
     assert np.abs(error).max() <= most
@@ -84,5 +84,5 @@ def test_without_blocks_the_twins_run():
     fast, _ = render(*load, 40, 30)
     wp.config.enable_cpu_blocks = False
     plain, rasterizer = render(*load, 40, 30)
-    assert not rasterizer.frame.fast
+    assert not rasterizer.reserve(7).fast
     assert np.abs(fast[0].astype(int) - plain[0]).max() <= 1

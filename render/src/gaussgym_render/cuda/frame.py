@@ -38,7 +38,7 @@ class CudaCfg:
         pairs_per_visible: Room for pairs of splat and macro-tile, for each visible splat; images of one macro-tile need none.
         fast: Whether to sort and blend with the kernels written for speed, which work in blocks of threads, where those run: on
             CUDA devices, and on Warp's CPU device with `warp.config.enable_cpu_blocks`. Else, and if False, the plain ones.
-        half_precision: Whether the fast kernels blend in half precision: 45 dB and two steps of a byte from the oracle, not 80 dB.
+        half_precision: Whether the fast kernels blend in half precision: 45 dB from the oracle, not 80 dB.
         stop_below: Transmittance under which the fast kernels may stop before the oracle does; 0: never. 1/512 changes no 8-bit
             colour by more than half a step.
         graphs: Whether repeated calls become CUDA graphs; None: on CUDA devices.
