@@ -7,8 +7,9 @@ machines without a GPU, slower than the 'cpu' backend.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import warp as wp  # noqa: TID253  (this package is imported only where the backend is asked for)
@@ -28,8 +29,10 @@ if TYPE_CHECKING:
 _REALS, _INTEGERS = (wp.float32, wp.float64), (wp.int32, wp.int64)
 
 
-def make_cuda(splats: Sequence[AnySplats], cfg: RasterizerCfg) -> CudaRasterizer:
-    """The rasterizer on a CUDA device, `cfg.device` or the current one.
+def make_cuda(
+    splats: Sequence[AnySplats], cfg: RasterizerCfg, *, kernels: Literal["plain", "fast", "half"] = "plain"
+) -> CudaRasterizer:
+    """The rasterizer on a CUDA device, `cfg.device` or the current one, with `CudaCfg.kernels`.
 
     Raises:
         InputError: There is no such device.
@@ -44,7 +47,7 @@ def make_cuda(splats: Sequence[AnySplats], cfg: RasterizerCfg) -> CudaRasterizer
         raise InputError(
             f"renderer device is {wanted!r}, expected 'cuda' or 'cuda:N' (backend 'warp-cpu' for the CPU)"
         )
-    return CudaRasterizer(splats, cfg, device)
+    return CudaRasterizer(splats, cfg, device, CudaCfg(kernels=kernels))
 
 
 def make_warp_cpu(splats: Sequence[AnySplats], cfg: RasterizerCfg) -> CudaRasterizer:
@@ -70,7 +73,8 @@ class CudaRasterizer:
         cuda_cfg: CudaCfg | None = None,
     ) -> None:
         self.cfg, self.cuda_cfg, self.device = cfg, cuda_cfg or CudaCfg(), device
-        self.atlas = upload(build_atlas(splats, sh_degree=cfg.sh_degree), device)
+        with fitting(device, f"{len(splats)} scenes"):
+            self.atlas = upload(build_atlas(splats, sh_degree=cfg.sh_degree), device)
         graphs = self.cuda_cfg.graphs
         self.graphs = GraphCache(device, enabled=device.is_cuda if graphs is None else graphs)
         self.frame: Frame | None = None
@@ -86,10 +90,21 @@ class CudaRasterizer:
         return Counters(0, 0, 0, 0) if self.frame is None else self.frame.counters()
 
     def reserve(self, num_cameras: int) -> Frame:
-        """Make room for calls of up to that many cameras, if there is none yet."""
-        if self.frame is None or self.frame.num_cameras < num_cameras:
-            self.graphs.clear()
-            self.frame = None  # before the new buffers come, so that both need not fit
+        """Make room for calls of up to that many cameras, if there is none yet; waits for the device then.
+
+        Raises:
+            InputError: They do not fit the device, or a graph is being captured.
+        """
+        if self.frame is not None and self.frame.num_cameras >= num_cameras:
+            return self.frame
+        if self.device.is_capturing:
+            raise InputError(
+                f"found a graph being captured and no room for {num_cameras} cameras yet; render as many once before capturing"
+            )
+        wp.synchronize_device(self.device)  # launches that use the old buffers, on whatever stream
+        self.graphs.clear()
+        self.frame = None  # before the new buffers come, so that both need not fit
+        with fitting(self.device, f"buffers for {num_cameras} cameras"):
             self.frame = Frame(
                 self.atlas,
                 num_cameras,
@@ -267,6 +282,20 @@ class CudaRasterizer:
             held = self._staging[name] = wp.empty(array.shape, dtype=dtype, device=self.device)
         held.assign(array)
         return held
+
+
+@contextmanager
+def fitting(device: Any, what: str) -> Iterator[None]:
+    """Say clearly that something does not fit a device, where Warp fails to allocate it."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if "allocat" not in str(error):
+            raise
+        free = f"{device.free_memory / 2**30:.1f} GiB free" if device.is_cuda else "out of memory"
+        raise InputError(
+            f"{what} do not fit device {device} ({free}): {error}; take fewer cameras a call, or smaller scenes"
+        ) from error
 
 
 def as_warp(array: Any) -> Any:
