@@ -260,7 +260,7 @@ class Frame:
                 self.cameras, self.sorted_scenes, self.order, self.refused,
             ],
         )  # fmt: skip
-        wp.utils.radix_sort_pairs(self.sorted_scenes, self.order, c)
+        wp.utils.radix_sort_pairs(self.sorted_scenes, self.order, c, 0, scenes.bit_length())
         self.active.zero_()
         self.launch(preparing.count_active, c, [self.sorted_scenes, c, scenes, self.active])
 
