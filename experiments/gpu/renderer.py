@@ -162,7 +162,10 @@ class Ours:
     """The renderer at work on a workload, inputs and images on the device."""
 
     def __init__(self, load: Workload, run: Run, *, fast: bool | None = None) -> None:
-        settings = replace(room_for(len(load.scenes[0])), fast=run.fast() if fast is None else fast)
+        settings = replace(
+            room_for(len(load.scenes[0])),
+            kernels="fast" if (run.fast() if fast is None else fast) else "plain",
+        )
         backend = backend_with(run.device, settings)
         self.device = run.device
         self.renderer = SplatRenderer(

@@ -220,13 +220,17 @@ def _make_paged_cpu(sources: Sequence[SceneSource], cfg: RasterizerCfg, budget_b
 
 
 register_backend("cpu", _make_cpu, abilities=ABILITIES)
-register_backend(
-    "cuda", cuda_backend.make_cuda, abilities=("sizes", "memory_budget_bytes"), missing=cuda_backend.missing
-)
+for _name, _kernels in cuda_backend.KERNELS.items():
+    register_backend(
+        _name,
+        partial(cuda_backend.make_cuda, kernels=_kernels),
+        abilities=cuda_backend.ABILITIES,
+        missing=cuda_backend.missing,
+    )
 register_backend(
     "warp-cpu",
     cuda_backend.make_warp_cpu,
-    abilities=("sizes", "memory_budget_bytes"),
+    abilities=cuda_backend.ABILITIES,
     missing=cuda_backend.missing_warp,
 )
 register_backend("reference", ReferenceRasterizer, abilities=("objects", "edits", "outputs", "sizes"))

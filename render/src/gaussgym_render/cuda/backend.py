@@ -7,9 +7,10 @@ machines without a GPU, slower than the 'cpu' backend.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import warp as wp  # noqa: TID253  (this package is imported only where the backend is asked for)
@@ -31,23 +32,22 @@ if TYPE_CHECKING:
 _REALS, _INTEGERS = (wp.float32, wp.float64), (wp.int32, wp.int64)
 
 
-def make_cuda(splats: Sequence[SceneSource], cfg: RasterizerCfg) -> CudaRasterizer:
-    """The rasterizer on a CUDA device, `cfg.device` or the current one.
+def make_cuda(
+    splats: Sequence[SceneSource], cfg: RasterizerCfg, *, kernels: Literal["plain", "fast", "half"] = "plain"
+) -> CudaRasterizer:
+    """The rasterizer on a CUDA device, `cfg.device` or the current one, with `CudaCfg.kernels`.
 
     Raises:
         InputError: There is no such device.
     """
-    wanted = "cuda" if cfg.device is None else cfg.device
+    # Another kind of device is where the caller wants tensors, not where to render.
+    wanted = cfg.device if cfg.device is not None and cfg.device.startswith("cuda") else "cuda"
     try:
         device = wp.get_device(wanted)
     except (ValueError, RuntimeError) as error:
         found = ", ".join(str(d) for d in wp.get_cuda_devices()) or "none"
         raise InputError(f"renderer device {wanted!r} does not exist; CUDA devices here: {found}") from error
-    if not device.is_cuda:
-        raise InputError(
-            f"renderer device is {wanted!r}, expected 'cuda' or 'cuda:N' (backend 'warp-cpu' for the CPU)"
-        )
-    return CudaRasterizer(splats, cfg, device)
+    return CudaRasterizer(splats, cfg, device, CudaCfg(kernels=kernels))
 
 
 def make_warp_cpu(splats: Sequence[SceneSource], cfg: RasterizerCfg) -> CudaRasterizer:
@@ -76,8 +76,9 @@ class CudaRasterizer:
         cuda_cfg: CudaCfg | None = None,
     ) -> None:
         self.cfg, self.cuda_cfg, self.device = cfg, cuda_cfg or CudaCfg(), device
-        self.paged = None if cfg.memory_budget_bytes is None else paging.make_paged(splats, cfg, device)
-        self.atlas = self._upload(splats) if self.paged is None else self.paged.pool.device_atlas
+        with fitting(device, f"{len(splats)} scenes"):
+            self.paged = None if cfg.memory_budget_bytes is None else paging.make_paged(splats, cfg, device)
+            self.atlas = self._upload(splats) if self.paged is None else self.paged.pool.device_atlas
         graphs = self.cuda_cfg.graphs
         self.graphs = GraphCache(device, enabled=device.is_cuda if graphs is None else graphs)
         self.frame: Frame | None = None
@@ -87,6 +88,7 @@ class CudaRasterizer:
             wp.int32: wp.zeros((0, 2), dtype=wp.int32, device=device),
             wp.int64: wp.zeros((0, 2), dtype=wp.int64, device=device),
         }
+        wp.synchronize_device(device)  # calls may come on other streams than the one that filled the arrays
 
     def _upload(self, splats: Sequence[SceneSource]) -> DeviceAtlas:
         return upload(build_atlas(splats, sh_degree=self.cfg.sh_degree), self.device)  # type: ignore[arg-type]
@@ -101,10 +103,21 @@ class CudaRasterizer:
         return Counters(0, 0, 0, 0) if self.frame is None else self.frame.counters()
 
     def reserve(self, num_cameras: int) -> Frame:
-        """Make room for calls of up to that many cameras, if there is none yet."""
-        if self.frame is None or self.frame.num_cameras < num_cameras:
-            self.graphs.clear()
-            self.frame = None  # before the new buffers come, so that both need not fit
+        """Make room for calls of up to that many cameras, if there is none yet; waits for the device then.
+
+        Raises:
+            InputError: They do not fit the device, or a graph is being captured.
+        """
+        if self.frame is not None and self.frame.num_cameras >= num_cameras:
+            return self.frame
+        if self.device.is_capturing:
+            raise InputError(
+                f"found a graph being captured and no room for {num_cameras} cameras yet; render as many once before capturing"
+            )
+        wp.synchronize_device(self.device)  # launches that use the old buffers, on whatever stream
+        self.graphs.clear()
+        self.frame = None  # before the new buffers come, so that both need not fit
+        with fitting(self.device, f"buffers for {num_cameras} cameras"):
             self.frame = Frame(
                 self.atlas,
                 num_cameras,
@@ -114,6 +127,7 @@ class CudaRasterizer:
                 antialiased=self.cfg.antialiased,
                 cfg=self.cuda_cfg,
             )
+        wp.synchronize_device(self.device)
         return self.frame
 
     def takes(self, array: Any) -> bool:
@@ -151,7 +165,8 @@ class CudaRasterizer:
     ) -> tuple[Any, Any, Any]:
         """Render from arrays on the device into arrays there: no copy, no wait, no look at a value.
 
-        Work goes to torch's current stream if `c2w` is a tensor, to Warp's otherwise. Cameras that cannot be rendered are left
+        Work goes to torch's current stream if `c2w` is a tensor, to Warp's otherwise; calls share buffers, so that those on one
+        stream must be done before they come on another. Cameras that cannot be rendered are left
         out, and counted: see `counters`.
 
         Args:
@@ -204,6 +219,7 @@ class CudaRasterizer:
         """See `gaussgym_render.cpu.CpuRasterizer.render`; frames go through main memory."""
         if len(cameras) == 0:
             return
+        wp.synchronize_device(self.device)  # the last call may have been on a stream of torch's
         mask = np.zeros(len(c2w), np.bool_)
         mask[cameras] = True
         inputs = FrameInputs(
@@ -307,6 +323,20 @@ class CudaRasterizer:
             held = self._staging[name] = wp.empty(array.shape, dtype=dtype, device=self.device)
         held.assign(array)
         return held
+
+
+@contextmanager
+def fitting(device: Any, what: str) -> Iterator[None]:
+    """Say clearly that something does not fit a device, where Warp fails to allocate it."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if "allocat" not in str(error):
+            raise
+        free = f"{device.free_memory / 2**30:.1f} GiB free" if device.is_cuda else "out of memory"
+        raise InputError(
+            f"{what} do not fit device {device} ({free}): {error}; take fewer cameras a call, or smaller scenes"
+        ) from error
 
 
 def as_warp(array: Any) -> Any:
