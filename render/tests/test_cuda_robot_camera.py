@@ -578,6 +578,27 @@ def test_no_memory_is_taken_after_the_first_call(batch, options, rehearsal, monk
     assert taken == []
 
 
+def test_nobody_waits_for_the_device(batch, options, rehearsal, monkeypatch):
+    """No value is brought to the host: whatever does it fails."""
+    given, motion, out = tensors(batch), tensors(options), torch_frames(COUNT)
+    rehearsal.render(*given, **motion, out=out)
+
+    def refuse(*args, **options):
+        raise AssertionError("the host looked at the device")
+
+    for kind, names in (
+        (wp.array, ("numpy", "list")),
+        (torch.Tensor, ("numpy", "cpu", "item", "tolist", "nonzero")),
+    ):
+        for name in names:
+            monkeypatch.setattr(kind, name, refuse)
+    for name in ("synchronize", "synchronize_device", "synchronize_stream", "synchronize_event"):
+        monkeypatch.setattr(wp, name, refuse)
+    rehearsal.render(*given, **motion, out=out)
+    with pytest.raises(AssertionError, match="looked at"):
+        rehearsal._there.effects.check_lenses()
+
+
 def test_bad_tensors(batch, rehearsal):
     c2w, ks, ids = tensors(batch)
     for changes, text in (

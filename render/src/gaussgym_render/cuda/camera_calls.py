@@ -14,6 +14,7 @@ from gaussgym_scene import InputError
 
 from gaussgym_render.arrays import Array, device_of
 from gaussgym_render.cuda.backend import as_warp
+from gaussgym_render.cuda.graphs import joined_capture
 from gaussgym_render.cuda.robot_camera import CameraBatch, CameraEffects, PathBatch
 
 if TYPE_CHECKING:
@@ -96,6 +97,9 @@ class CameraCalls:
         self._no_poses = wp.zeros(0, dtype=wp.mat44d, device=self.device)
         self._no_twists = wp.zeros((0, 6), dtype=wp.float64, device=self.device)
         self._nothing_seen = wp.zeros((0, 1, 1), dtype=int, device=self.device)
+        wp.synchronize_device(
+            self.device
+        )  # calls may come on other streams than the one that filled the arrays
 
     def render(
         self,
@@ -124,7 +128,8 @@ class CameraCalls:
             rgb uint8 `[C, H, W, 3]`, depth and alpha float32 `[C, H, W]`.
 
         Raises:
-            InputError: On wrong shapes, types or devices; in the first call of a size, also on a lens that no pinhole covers.
+            InputError: On wrong shapes, types or devices; while a graph is captured, without room yet; in the first call of a size,
+                also on a lens that no pinhole covers.
         """
         count = int(c2w.shape[0])
         shape = (count, self._height, self._width)
@@ -159,16 +164,17 @@ class CameraCalls:
     def _launch(self, count: int, arrays: dict[str, Any], frames: list[Any]) -> None:
         """Render, by a graph where this was done before with the same frames; inputs are copied, so that they may move."""
         made, graphs = self.effects.allocations, self._rasterizer.graphs
-        batch = self._batch(count, arrays, frames)
-        if self._rasterizer.paged is None:
-            key = (id(self), count, *arrays, *(frame.ptr for frame in frames))
-            graphs.run(key, lambda: self.effects.render(batch))
-        else:
-            self.effects.render(batch)
+        with joined_capture(self.device):
+            batch = self._batch(count, arrays, frames)
+            if self._rasterizer.paged is None:
+                key = (id(self), count, *arrays, *(frame.ptr for frame in frames))
+                graphs.run(key, lambda: self.effects.render(batch))
+            else:
+                self.effects.render(batch)
         if self.effects.allocations > made:
+            wp.synchronize_device(self.device)  # calls to come may be on other streams
             graphs.clear()  # which hold buffers that are gone
-            if not self.device.is_capturing:
-                self.effects.check_lenses()
+            self.effects.check_lenses()
 
     def _batch(self, count: int, arrays: dict[str, Any], frames: list[Any]) -> CameraBatch:
         """Launch what makes the kernels' inputs of the caller's arrays."""
@@ -220,6 +226,11 @@ class CameraCalls:
         count = shape if isinstance(shape, int) else shape[0]
         held = self._held.get(name)
         if held is None or held.shape[0] < count:
+            if self.device.is_capturing:
+                raise InputError(
+                    "found a graph being captured and other arguments than before; render once before capturing"
+                )
+            wp.synchronize_device(self.device)
             self.effects.allocations += 1
             held = self._held[name] = wp.zeros(shape, dtype=dtype, device=self.device)
         return held[:count] if count else held

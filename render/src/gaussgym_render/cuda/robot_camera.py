@@ -320,9 +320,18 @@ class CameraEffects:
         return wp.zeros(shape, dtype=dtype, device=self.device)
 
     def _grow(self, count: int) -> None:
-        """Make room for that many cameras."""
+        """Make room for that many cameras.
+
+        Raises:
+            InputError: A graph is being captured: its buffers have to be there before.
+        """
         if count <= self._capacity:
             return
+        if self.device.is_capturing:
+            raise InputError(
+                f"found a graph being captured and no room for {count} cameras yet; render as many once before capturing"
+            )
+        wp.synchronize_device(self.device)  # launches that use the old buffers, on whatever stream
         self._capacity = count
         self._keys, self._frame_keys = self._new(count, wp.uint64), self._new(count, wp.uint64)
         self._focals, self._views = self._new(count, wp.vec4d), self._new(count, wp.vec4f)
