@@ -131,18 +131,27 @@ class CudaRasterizer:
         return self.frame
 
     def takes(self, array: Any) -> bool:
-        """Whether an array lies on the device, so that `render_arrays` can take it as it is; numpy arrays never do."""
+        """Whether an array lies on the device, so that `render_arrays` can take it as it is; numpy arrays never do.
+
+        Raises:
+            InputError: It lies on another CUDA device than the one that renders.
+        """
         if isinstance(array, np.ndarray):
             return False
         if isinstance(array, wp.array):
-            return array.device == self.device
-        tensor_device = device_of(array)
-        if tensor_device is not None:
-            return wp.device_from_torch(tensor_device) == self.device
-        if hasattr(array, "__dlpack_device__"):
+            where = str(array.device)
+        elif device_of(array) is not None:
+            where = str(wp.device_from_torch(device_of(array)))
+        elif hasattr(array, "__dlpack_device__"):
             kind, number = array.__dlpack_device__()
-            return kind == 2 and self.device.is_cuda and number == self.device.ordinal
-        return hasattr(array, "__cuda_array_interface__") and self.device.is_cuda
+            where = {1: "cpu", 2: f"cuda:{number}"}.get(int(kind), "another device")
+        else:
+            return hasattr(array, "__cuda_array_interface__") and self.device.is_cuda
+        if self.device.is_cuda and where.startswith("cuda") and where != str(self.device):
+            raise InputError(
+                f"found an array on {where}, expected it on {self.device}, where this renderer is"
+            )
+        return where == str(self.device)
 
     def render_arrays(
         self,
