@@ -153,6 +153,13 @@ class CudaRasterizer:
             )
         return where == str(self.device)
 
+    def is_on(self, device: Any) -> bool:
+        """Whether arrays of a torch device lie here."""
+        try:
+            return wp.device_from_torch(device) == self.device
+        except (RuntimeError, ValueError):  # a device that Warp does not know
+            return False
+
     def render_arrays(
         self,
         c2w: Any,
