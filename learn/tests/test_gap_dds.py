@@ -9,7 +9,7 @@ from gaussgym_learn.gap.compare import CompareCfg, compare
 from gaussgym_scene import synthesize
 
 pytestmark = pytest.mark.slow
-PLANTED = {"motor_strength": 0.85, "joint_friction_nm": 0.3, "joint_damping_nms": 0.2, "friction": 0.6}
+PLANTED = {"motor_strength": 0.85, "joint_friction_nm": 0.3, "joint_damping_nms": 0.2, "friction": 0.45}
 DELAY_S, GAIN = 0.01, 0.8
 
 

@@ -251,6 +251,7 @@ def test_devices_without_blocks_are_refused():
 
 
 def test_constants_are_the_oracle_s():
-    text = blend_fast._text(blend_fast._SINGLE)
-    for number in (oracle.MAX_ALPHA, oracle.MIN_ALPHA, oracle.MIN_TRANSMITTANCE):
-        assert f"({number!r}f)" in text
+    for parts in (blend_fast._SINGLE, blend_fast._HALF):
+        text = blend_fast._text(parts)
+        for number in (oracle.MAX_ALPHA, float(np.log2(oracle.MIN_ALPHA)), oracle.MIN_TRANSMITTANCE):
+            assert f"({number!r}f)" in text

@@ -25,6 +25,7 @@ from gaussgym_sim.vecsim import VecSim, make_sim
 from rsl_rl.env import VecEnv
 from tensordict import TensorDict
 
+from gaussgym_learn.calibrated import calibrated, is_calibration
 from gaussgym_learn.rotation import AHEAD, SceneRotation, ScenesCfg, SlotRenderer, slot_renderer
 
 if TYPE_CHECKING:
@@ -278,7 +279,8 @@ def make_env(
         clearance: see `GaussgymVecEnv`.
         num_threads: of physics and rendering.
         starts: fixed episodes to run instead of drawn ones.
-        camera_model: lens, shutter and sensor of the camera, see `gaussgym_render.robot_camera.CAMERA_MODELS`.
+        camera_model: lens, shutter and sensor of the camera, see `gaussgym_render.robot_camera.CAMERA_MODELS`; a file that
+            `gaussgym-deploy calibrate` wrote gives optics and mount instead, see `gaussgym_learn.calibrated`.
         show_robot: draw the robot's own body into its images, from its collision and visual shapes.
         show_others: draw up to so many other robots of the same scene, the nearest. They are pictures: robots of different
             environments pass through each other (and are not drawn where they overlap), and images then depend on the batch.
@@ -301,6 +303,9 @@ def make_env(
             f"found scene memory of {memory.memory_gb} GB for a policy without a camera; expected none: leave it out"
         )
     cfg = EnvCfg.for_task(task) if cfg is None else dataclasses.replace(cfg, task=task)
+    if renderer is not None and is_calibration(camera_model):
+        cfg = dataclasses.replace(cfg, camera=calibrated(cfg.camera, camera_model))
+        camera_model = "ideal"
     sources = _listed(scenes)
     rotation = None
     if memory.at_once is not None:

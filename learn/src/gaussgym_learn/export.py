@@ -212,7 +212,7 @@ def _leg(model: mujoco.MjModel, robot: RobotCfg, name: str, foot: str, chain: li
 
 def camera_spec(robot: RobotCfg, camera: CameraCfg) -> CameraSpec:
     """Size, intrinsics and mount of a robot's camera, as the bundle states them."""
-    k, mount = intrinsics(camera).tolist(), mount_pose(robot).double().numpy()
+    k, mount = intrinsics(camera).tolist(), mount_pose(robot, camera).double().numpy()
     return CameraSpec(
         width=camera.width,
         height=camera.height,

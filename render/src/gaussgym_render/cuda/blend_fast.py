@@ -1,10 +1,10 @@
 """Sorted splats into pixels, front to back: the fast kernels, a block for every 32x32 pixels of a macro-tile.
 
-A block walks its macro-tile's segment in batches of 256 records. Each thread takes one of them, finds which of the block's
-sixteen sub-tiles (8x8 pixels) its ellipse can touch, and leaves it in shared memory; ballots turn the records' masks of
-sub-tiles into the sub-tiles' masks of records. Then each warp blends two sub-tiles, a lane two pixels of each, over the records
-whose bits are set, while the next batch is on its way from memory. Batches lie in two places in turn, so that one barrier a
-batch suffices. A warp leaves a sub-tile, and the block its segment, when no pixel of it is open any more.
+A block walks its macro-tile's segment 256 records at a time. Each thread takes one of them, finds which of the block's sixteen
+sub-tiles (8x8 pixels) its ellipse can touch, and appends it to a ring in shared memory if there is any, while the next ones are
+on their way from memory. Whenever the ring holds 256 records, ballots turn the records' masks of sub-tiles into the sub-tiles'
+masks of records, and each warp blends two sub-tiles, a lane two pixels of each, over the records whose bits are set. A warp
+leaves a sub-tile out, and the block ends, when no pixel of it is open any more.
 
 Two kernels: `blend_single`, float32, is the plain kernel's twin to rounding; `blend_half` evaluates and blends both pixels of a
 lane in one instruction of half precision, over no more than a batch at a time, and keeps float32 sums across batches. Pixels
@@ -39,18 +39,30 @@ PORTION_PX = 32
 STOP_BELOW_8_BIT = 1.0 / 512.0
 """A transmittance with which nothing behind changes an 8-bit colour by more than half a step."""
 
-# Where this thread's record goes, what it can touch, and the next one: `mine` is filled by the variants.
+# The walk of a block: `STORE` fills a slot of the ring, `BEGIN`, `BLEND` and `FINISH` are a lane's two pixels of a sub-tile.
 _WALK = """
     struct alignas(16) Four { float x, y, z, w; };
     struct alignas(8) Two { float x, y; };
-    GG_SHARED unsigned masks[2][16][8];
-STORAGE
+SLOT
+    GG_SHARED Slot ring[2 * THREADS];  // records that touch a sub-tile, in order; half of it is blended at a time
+    GG_SHARED unsigned masks[16][8];
+    GG_SHARED int counts[2][8];
     const Four* all_geometry = (const Four*)geometry.data;
     const Two* all_peaks = (const Two*)peaks.data;
     const Four* all_colors = (const Four*)colors.data;
     const int column = lane & 7, row = lane >> 3;
-STATE
-    int coming = begin + t < end ? values.data[begin + t] : -1;
+    // `left` is negative where a pixel is closed: outside the image, or where the next splat would have taken it to the end.
+    float left[2][2], red[2][2], green[2][2], blue[2][2], far[2][2];
+    GG_UNROLL
+    for (int k = 0; k < 2; ++k) {
+        GG_UNROLL
+        for (int p = 0; p < 2; ++p) {
+            const int x = x_first + 8 * ((warp_id + 8 * k) & 3) + column;
+            const int y = y_first + 8 * ((warp_id + 8 * k) >> 2) + row + 4 * p;
+            left[k][p] = x < x_end && y < y_end ? 1.0f : -1.0f;
+            red[k][p] = green[k][p] = blue[k][p] = far[k][p] = 0.0f;
+        }
+    }
     Four shape = {}, color = {};
     Two peak = {};
     auto fetch = [&](int record) {
@@ -59,13 +71,13 @@ STATE
         peak = all_peaks[record];
         color = all_colors[record];
     };
-    fetch(coming);
-    coming = begin + THREADS + t < end ? values.data[begin + THREADS + t] : -1;
-    int turn = 0;
+    fetch(begin + t < end ? values.data[begin + t] : -1);
+    int coming = begin + THREADS + t < end ? values.data[begin + THREADS + t] : -1;
+    int head = 0, tail = 0, turn = 0;
     for (int start = begin; start < end; start += THREADS, turn ^= 1) {
         unsigned touched = 0u;
         if (start + t < end) {
-            const float reach = peak.y - LOG2_MIN_ALPHA;
+            const float reach = peak.y - LOG2_MIN_ALPHA, origin = shape.x - (float)x_first;
             GG_UNROLL
             for (int band = 0; band < 4; ++band) {
                 const float top = (float)(y_first + 8 * band) + 0.5f - shape.y, bottom = top + 7.0f;
@@ -73,44 +85,66 @@ STATE
                 const float above = reach - peak.x * nearest * nearest;
                 const float half = gg_sqrt(gg_ratio(max(above, 0.0f), shape.w)) + SLACK_PX;
                 const float at_top = shape.z * top, at_bottom = shape.z * bottom;
-                const float origin = shape.x - (float)x_first;
                 const float low = (origin + min(at_top, at_bottom) - half - 7.5f) * 0.125f;
                 const float high = (origin + max(at_top, at_bottom) + half - 0.5f) * 0.125f;
                 const int from = (int)gg_ceil(min(max(low, 0.0f), 4.0f));
                 const int to = (int)gg_floor(max(min(high, 3.0f), -1.0f));
                 if (above >= -1.0e-4f && from <= to) touched |= ((2u << to) - (1u << from)) << (4 * band);
             }
+        }
+        const unsigned votes = gg_ballot(touched != 0u);
+        if (lane == 0) counts[turn][warp_id] = gg_count(votes);
+        const bool open = max(max(left[0][0], left[0][1]), max(left[1][0], left[1][1])) > stop_below;
+        if (!gg_sync_or(open)) break;  // behind it no warp reads what is overwritten next
+        int before = 0, all = 0;
+        GG_UNROLL
+        for (int w = 0; w < 8; ++w) {
+            const int count = counts[turn][w];
+            all += count;
+            before += w < warp_id ? count : 0;
+        }
+        if (touched != 0u) {
+            Slot& slot = ring[(tail + before + gg_count(votes & ((1u << lane) - 1u))) & (2 * THREADS - 1)];
             STORE
         }
-        unsigned word = 0u;
-        GG_UNROLL
-        for (int sub = 0; sub < 16; ++sub) {
-            const unsigned votes = gg_ballot((touched >> sub) & 1u);
-            if (lane == sub) word = votes;
-        }
-        if (lane < 16) masks[turn][lane][warp_id] = word;
+        tail += all;
         fetch(coming);
         const int later = start + 2 * THREADS + t;
         coming = later < end ? values.data[later] : -1;
-        bool open = false;
-        GG_UNROLL
-        for (int k = 0; k < 2; ++k) open = open || OPEN(k);
-        if (!gg_sync_or(open)) break;
-        GG_UNROLL
-        for (int k = 0; k < 2; ++k) {
-            if (!gg_warp_any(OPEN(k))) continue;
-            const int sub = warp_id + 8 * k;
-            BEGIN
-            for (int chunk = 0; chunk < 8; ++chunk) {
-                unsigned bits = masks[turn][sub][chunk];
-                while (bits) {
-                    const int j = 32 * chunk + gg_lowest(bits);
-                    bits &= bits - 1u;
-                    BLEND
-                }
-                STOP
+        const bool last = start + THREADS >= end;
+        while (tail - head >= THREADS || (last && tail > head)) {
+            GG_SYNC();
+            const Slot* batch = ring + (head & (2 * THREADS - 1));
+            const unsigned mine = head + t < tail ? batch[t].touched : 0u;
+            unsigned word = 0u;
+            GG_UNROLL
+            for (int sub = 0; sub < 16; ++sub) {
+                const unsigned touching = gg_ballot((mine >> sub) & 1u);
+                if (lane == sub) word = gg_reverse(touching);
             }
-            FINISH
+            if (lane < 16) masks[lane][warp_id] = word;
+            GG_SYNC();
+            GG_UNROLL
+            for (int k = 0; k < 2; ++k) {
+                if (!gg_warp_any(max(left[k][0], left[k][1]) > stop_below)) continue;
+                const int sub = warp_id + 8 * k;
+                const float x = (float)(x_first + 8 * (sub & 3) + column) + 0.5f;
+                const float y = (float)(y_first + 8 * (sub >> 2) + row) + 0.5f;
+                BEGIN
+                GG_ROLLED
+                for (int chunk = 0; chunk < 8; ++chunk) {
+                    unsigned bits = masks[sub][chunk];  // the first record at the top
+                    GG_ROLLED
+                    while (bits) {
+                        const int bit = gg_top(bits) - 1;
+                        bits &= ~(1u << bit);
+                        const Slot* slot = batch + 32 * chunk + 31 - bit;
+                        BLEND
+                    }
+                }
+                FINISH
+            }
+            head += THREADS;
         }
     }
     GG_UNROLL
@@ -120,7 +154,7 @@ STATE
             const int x = x_first + 8 * ((warp_id + 8 * k) & 3) + column;
             const int y = y_first + 8 * ((warp_id + 8 * k) >> 2) + row + 4 * p;
             if (x >= x_end || y >= y_end) continue;
-            const float rest = left[k][p] < 0.0f ? -left[k][p] : left[k][p], solid = 1.0f - rest;
+            const float rest = gg_abs(left[k][p]), solid = 1.0f - rest;
             const float shown[3] = {red[k][p] + rest * background[0], green[k][p] + rest * background[1],
                                     blue[k][p] + rest * background[2]};
             char* at = (char*)rgb.data + camera * rgb.strides[0] + y * rgb.strides[1] + x * rgb.strides[2];
@@ -135,114 +169,87 @@ STATE
     GG_SYNC();
 """
 
-# `left` is negative where a pixel is closed: outside the image, or where the next splat would have taken it to the end.
-_STATE = """
-    float left[2][2], red[2][2], green[2][2], blue[2][2], far[2][2];
-    GG_UNROLL
-    for (int k = 0; k < 2; ++k) {
-        GG_UNROLL
-        for (int p = 0; p < 2; ++p) {
-            const int x = x_first + 8 * ((warp_id + 8 * k) & 3) + column;
-            const int y = y_first + 8 * ((warp_id + 8 * k) >> 2) + row + 4 * p;
-            left[k][p] = x < x_end && y < y_end ? 1.0f : -1.0f;
-            red[k][p] = green[k][p] = blue[k][p] = far[k][p] = 0.0f;
-        }
-    }
-#undef OPEN
-#define OPEN(k) (left[k][0] >= stop_below || left[k][1] >= stop_below)
-"""
-
 _SINGLE = {
-    "STORAGE": """
-    GG_SHARED Four shapes[2][THREADS], shades[2][THREADS];
-    GG_SHARED Two tops[2][THREADS];
+    "SLOT": """
+    struct alignas(16) Slot { Four shape; Two peak; unsigned touched; Four color; };
 """,
-    "STORE": "shapes[turn][t] = shape; tops[turn][t] = peak; shades[turn][t] = color;",
-    "BEGIN": """
-            const float x = (float)(x_first + 8 * (sub & 3) + column) + 0.5f;
-            const float y = (float)(y_first + 8 * (sub >> 2) + row) + 0.5f;
-""",
+    "STORE": "slot.shape = shape; slot.peak = peak; slot.touched = touched; slot.color = color;",
+    "BEGIN": "",
     "BLEND": """
-                    const Four form = shapes[turn][j];
-                    const Two top = tops[turn][j];
-                    const float dx = x - form.x;
-                    GG_UNROLL
-                    for (int p = 0; p < 2; ++p) {
-                        const float dy = y + 4.0f * p - form.y, across = dx - form.z * dy;
-                        const float power = top.y - (top.x * dy) * dy - (form.w * across) * across;
-                        const float opaque = min(MAX_ALPHA, gg_exp2(power));
-                        if (opaque < MIN_ALPHA) continue;
-                        const float weight = left[k][p] * opaque, after = left[k][p] - weight;
-                        if (after > MIN_TRANSMITTANCE) {
-                            const Four shade = shades[turn][j];
+                        const Four form = slot->shape, shade = slot->color;
+                        const Two top = slot->peak;
+                        const float dx = x - form.x, dys[2] = {y - form.y, y - form.y + 4.0f};
+                        GG_UNROLL
+                        for (int p = 0; p < 2; ++p) {
+                            const float dy = dys[p], across = dx - form.z * dy;
+                            const float power = top.y - (top.x * dy) * dy - (form.w * across) * across;
+                            const float opaque = power >= LOG2_MIN_ALPHA ? min(MAX_ALPHA, gg_exp2(power)) : 0.0f;
+                            const float after = left[k][p] - left[k][p] * opaque;
+                            const bool kept = after > MIN_TRANSMITTANCE;
+                            const float weight = kept ? left[k][p] * opaque : 0.0f;
                             red[k][p] += weight * shade.x;
                             green[k][p] += weight * shade.y;
                             blue[k][p] += weight * shade.z;
                             far[k][p] += weight * shade.w;
-                            left[k][p] = after;
-                        } else if (left[k][p] > 0.0f) left[k][p] = -left[k][p];
-                    }
+                            left[k][p] = kept ? after : -gg_abs(left[k][p]);
+                        }
 """,
-    "STOP": "if (!gg_warp_any(OPEN(k))) break;",
     "FINISH": "",
 }
 
 # Two halves in a word: the pixels of a lane. Transmittances and sums are those since the batch began; the threshold that closes
 # a pixel is divided by what was left then. A closed pixel's transmittance is negative here too.
 _HALF = {
-    "STORAGE": """
-    struct alignas(16) Place { float x, y, slope; unsigned top; };
-    struct alignas(8) Form { unsigned across, down; };
+    "SLOT": """
     struct alignas(16) Shade { unsigned x, y, z, w; };
-    GG_SHARED Place places[2][THREADS];
-    GG_SHARED Form forms[2][THREADS];
-    GG_SHARED Shade shades[2][THREADS];
+    struct alignas(16) Slot { float x, y, slope; unsigned top, across, down, touched; Shade color; };
     const unsigned most = gg_pack(MAX_ALPHA, MAX_ALPHA), least = gg_pack(MIN_ALPHA, MIN_ALPHA);
 """,
     "STORE": """
-            places[turn][t] = {shape.x, shape.y, shape.z, gg_pack(peak.y, peak.y)};
-            forms[turn][t] = {gg_pack(-shape.w, -shape.w), gg_pack(-peak.x, -peak.x)};
-            shades[turn][t] = {gg_pack(color.x, color.x), gg_pack(color.y, color.y), gg_pack(color.z, color.z),
-                               gg_pack(color.w, color.w)};
+            slot.x = shape.x;
+            slot.y = shape.y;
+            slot.slope = shape.z;
+            slot.top = gg_pack(peak.y, peak.y);
+            slot.across = gg_pack(-shape.w, -shape.w);
+            slot.down = gg_pack(-peak.x, -peak.x);
+            slot.touched = touched;
+            slot.color = {gg_pack(color.x, color.x), gg_pack(color.y, color.y), gg_pack(color.z, color.z),
+                          gg_pack(color.w, color.w)};
 """,
     "BEGIN": """
-            const float x = (float)(x_first + 8 * (sub & 3) + column) + 0.5f;
-            const float y = (float)(y_first + 8 * (sub >> 2) + row) + 0.5f;
-            const unsigned close = gg_pack(MIN_TRANSMITTANCE / gg_abs(left[k][0]), MIN_TRANSMITTANCE / gg_abs(left[k][1]));
-            unsigned share = gg_pack(left[k][0] > 0.0f ? 1.0f : -1.0f, left[k][1] > 0.0f ? 1.0f : -1.0f);
-            unsigned reds = 0u, greens = 0u, blues = 0u, fars = 0u;
+                const unsigned close = gg_pack(gg_ratio(MIN_TRANSMITTANCE, gg_abs(left[k][0])),
+                                               gg_ratio(MIN_TRANSMITTANCE, gg_abs(left[k][1])));
+                unsigned share = gg_pack(left[k][0] > 0.0f ? 1.0f : -1.0f, left[k][1] > 0.0f ? 1.0f : -1.0f);
+                unsigned reds = 0u, greens = 0u, blues = 0u, fars = 0u;
 """,
     "BLEND": """
-                    const Place place = places[turn][j];
-                    const Form form = forms[turn][j];
-                    // Distances in single precision: along a thin splat they are differences of large numbers.
-                    const float dy = y - place.y, first = x - place.x - place.slope * dy;
-                    const unsigned dys = gg_pack(dy, dy + 4.0f), across = gg_pack(first, first - 4.0f * place.slope);
-                    unsigned power = gg_fma2(gg_mul2(form.down, dys), dys, place.top);
-                    power = gg_fma2(gg_mul2(form.across, across), across, power);
-                    unsigned opaque = gg_min2(gg_exp2_2(power), most);
-                    opaque &= gg_at_least2(opaque, least);
-                    const unsigned weight = gg_mul2(share, opaque), after = gg_sub2(share, weight);
-                    const unsigned kept = gg_at_least2(after, close);
-                    const unsigned added = weight & kept;
-                    share = (after & kept) | ((share | 0x80008000u) & ~kept);
-                    const Shade shade = shades[turn][j];
-                    reds = gg_fma2(added, shade.x, reds);
-                    greens = gg_fma2(added, shade.y, greens);
-                    blues = gg_fma2(added, shade.z, blues);
-                    fars = gg_fma2(added, shade.w, fars);
+                        // Distances in single precision: along a thin splat they are differences of large numbers.
+                        const float dy = y - slot->y, first = x - slot->x - slot->slope * dy;
+                        const unsigned dys = gg_pack(dy, dy + 4.0f), across = gg_pack(first, first - 4.0f * slot->slope);
+                        unsigned power = gg_fma2(gg_mul2(slot->down, dys), dys, slot->top);
+                        power = gg_fma2(gg_mul2(slot->across, across), across, power);
+                        unsigned opaque = gg_min2(gg_exp2_2(power), most);
+                        opaque &= gg_at_least2(opaque, least);
+                        const unsigned weight = gg_mul2(share, opaque), after = gg_sub2(share, weight);
+                        const unsigned kept = gg_at_least2(after, close);
+                        const unsigned added = weight & kept;
+                        share = (after & kept) | ((share | 0x80008000u) & ~kept);
+                        const Shade shade = slot->color;
+                        reds = gg_fma2(added, shade.x, reds);
+                        greens = gg_fma2(added, shade.y, greens);
+                        blues = gg_fma2(added, shade.z, blues);
+                        fars = gg_fma2(added, shade.w, fars);
 """,
-    "STOP": "",
     "FINISH": """
-            GG_UNROLL
-            for (int p = 0; p < 2; ++p) {
-                const float before = gg_abs(left[k][p]);
-                red[k][p] += before * gg_part(reds, p);
-                green[k][p] += before * gg_part(greens, p);
-                blue[k][p] += before * gg_part(blues, p);
-                far[k][p] += before * gg_part(fars, p);
-                left[k][p] = before * gg_part(share, p);
-            }
+                GG_UNROLL
+                for (int p = 0; p < 2; ++p) {
+                    const float whole = gg_abs(left[k][p]);
+                    red[k][p] += whole * gg_part(reds, p);
+                    green[k][p] += whole * gg_part(greens, p);
+                    blue[k][p] += whole * gg_part(blues, p);
+                    far[k][p] += whole * gg_part(fars, p);
+                    left[k][p] = whole * gg_part(share, p);
+                }
 """,
 }
 
@@ -250,7 +257,7 @@ _HALF = {
 def _text(parts: dict[str, str]) -> str:
     """A variant's snippet with its constants filled in."""
     text = _WALK
-    for name, part in {**parts, "STATE": _STATE}.items():
+    for name, part in parts.items():
         text = text.replace(name + "\n", part + "\n")
     constants = {
         "LOG2_MIN_ALPHA": LOG2_MIN_ALPHA,
@@ -287,7 +294,7 @@ def _make_blend(name: str, parts: dict[str, str]) -> Any:
         alpha: wp.array3d[wp.float32],
     ): ...
 
-    @wp.kernel(name=name, module="unique", enable_backward=False, launch_bounds=THREADS)
+    @wp.kernel(name=name, module="unique", enable_backward=False, launch_bounds=(THREADS, 4))
     def blend(
         cameras: Cameras,
         wave: Wave,

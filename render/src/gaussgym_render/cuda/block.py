@@ -20,16 +20,18 @@ PRELUDE = """
 #undef GG_SYNC
 #undef GG_SYNCWARP
 #undef GG_UNROLL
+#undef GG_ROLLED
 #if defined(__CUDA_ARCH__)
 #define GG_SHARED __shared__
 #define GG_SYNC() __syncthreads()
 #define GG_SYNCWARP() __syncwarp()
 #define GG_UNROLL _Pragma("unroll")
+#define GG_ROLLED _Pragma("unroll 1")
     const int t = threadIdx.x, lane = threadIdx.x & 31, warp_id = threadIdx.x >> 5;
     auto gg_add = [](auto* at, auto value) { return atomicAdd(at, value); };
     auto gg_count = [](unsigned bits) -> int { return __popc(bits); };
     auto gg_top = [](unsigned bits) -> int { return 32 - __clz(bits); };
-    auto gg_lowest = [](unsigned bits) -> int { return __ffs(bits) - 1; };
+    auto gg_reverse = [](unsigned bits) -> unsigned { return __brev(bits); };
     auto gg_ballot = [](bool vote) -> unsigned { return __ballot_sync(0xffffffffu, vote); };
     auto gg_warp_any = [](bool vote) -> bool { return __any_sync(0xffffffffu, vote); };
     auto gg_sync_or = [](bool vote) -> bool { return __syncthreads_or(vote); };
@@ -62,6 +64,7 @@ PRELUDE = """
 #define GG_SYNC() WP_TILE_SYNC()
 #define GG_SYNCWARP() WP_TILE_SYNC()
 #define GG_UNROLL
+#define GG_ROLLED
     const int t = WP_TILE_THREAD_IDX, lane = t & 31, warp_id = t >> 5;
     using wp::max;
     using wp::min;
@@ -69,7 +72,7 @@ PRELUDE = """
     auto gg_add = [](auto* at, auto value) { auto old = *at; *at = old + value; return old; };
     auto gg_count = [](unsigned bits) -> int { return __builtin_popcount(bits); };
     auto gg_top = [](unsigned bits) -> int { return bits ? 32 - __builtin_clz(bits) : 0; };
-    auto gg_lowest = [](unsigned bits) -> int { return __builtin_ffs(bits) - 1; };
+    auto gg_reverse = [](unsigned bits) -> unsigned { return __builtin_bitreverse32(bits); };
     auto gg_ballot = [&](bool vote) -> unsigned {
         gg_words[t] = vote;
         GG_SYNC();
@@ -111,7 +114,7 @@ PRELUDE = """
         return bits;
     };
 #endif
-    (void)gg_add; (void)gg_count; (void)gg_top; (void)gg_lowest; (void)gg_ballot; (void)gg_warp_min;
+    (void)gg_add; (void)gg_count; (void)gg_top; (void)gg_reverse; (void)gg_ballot; (void)gg_warp_min;
     (void)gg_warp_any; (void)gg_sync_or; (void)gg_warp_before; (void)gg_peers; (void)lane; (void)warp_id;
 """
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import warp as wp  # noqa: TID253  (this package is imported only where the backend is asked for)
 
 from gaussgym_render.atlas import CHUNK
-from gaussgym_render.cuda import bins, overflow, project
+from gaussgym_render.cuda import bins, blend_fast, overflow, project
 from gaussgym_render.cuda import blend as blending
 from gaussgym_render.cuda import cameras as preparing
 from gaussgym_render.cuda.bins import Segments, TileGrid, tile_grid
@@ -31,19 +31,64 @@ class CudaCfg:
     """How much is rendered at once, and the memory for it.
 
     Attributes:
-        wave_cameras: Most cameras of a wave.
+        wave_cameras: Most cameras of a wave; fewer where scenes are so large that all they may see would not fit the memory.
         visible_per_camera: Splats that a wave has room for, divided by its cameras, which share it; None: all of the largest
-            scene, at most 65536.
+            scene.
+        memory_bytes: For what cameras see [B]; None: an eighth of the device's.
         pairs_per_visible: Room for pairs of splat and macro-tile, for each visible splat; images of one macro-tile need none.
-        fast: Whether to take the kernels written for speed, which have not run on a GPU yet, instead of the plain ones.
+        kernels: What sorts and blends: 'plain', or 'fast', written for blocks of threads, or 'half', which blends in half
+            precision besides. The latter two have not run on a GPU yet.
         graphs: Whether repeated calls become CUDA graphs; None: on CUDA devices.
     """
 
     wave_cameras: int = 256
     visible_per_camera: int | None = None
+    memory_bytes: int | None = None
     pairs_per_visible: float = 2.0
-    fast: bool = False
+    kernels: Literal["plain", "fast", "half"] = "plain"
     graphs: bool | None = None
+
+
+RECORD_BYTES = 44
+"""Of a record without its key and number."""
+PAIR_BYTES = 20
+"""Of a pair: key and number, room to sort them, and to put ties in order."""
+CPU_BYTES = 1 << 30
+"""What `CudaCfg.memory_bytes` is on the CPU, where nothing else is said."""
+MIN_WAVE = 32
+"""Cameras that a wave keeps, a group of one scene, even if all that they may see does not fit."""
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """Room of a frame's buffers.
+
+    Attributes:
+        wave_size: Cameras of a wave.
+        records: Splats that they see.
+        pairs: Of splat and macro-tile; those of images of one macro-tile are the records.
+    """
+
+    wave_size: int
+    records: int
+    pairs: int
+
+
+def plan_capacity(
+    cfg: CudaCfg, num_cameras: int, num_slots: int, num_tiles: int, memory_bytes: int
+) -> Capacity:
+    """Find room for what cameras can see of scenes of up to `num_slots` splats, on images of `num_tiles` macro-tiles.
+
+    Waves are made smaller before anything could overflow, but not smaller than `MIN_WAVE`: there the farthest splats may go.
+    """
+    per_record = RECORD_BYTES + PAIR_BYTES * (cfg.pairs_per_visible if num_tiles > 1 else 1.0)
+    most = max(int(memory_bytes / per_record), 1)
+    wanted = num_slots if cfg.visible_per_camera is None else min(cfg.visible_per_camera, num_slots)
+    wave_size = min(cfg.wave_cameras, num_cameras, max(most // wanted, MIN_WAVE))
+    records = min(wave_size * wanted, most)
+    return Capacity(
+        wave_size, records, records if num_tiles == 1 else max(int(records * cfg.pairs_per_visible), 1)
+    )
 
 
 @dataclass(frozen=True)
@@ -93,15 +138,15 @@ def make_wave(size: int, max_chunks: int, order: Any, active: Any, device: Any) 
     return wave
 
 
-def make_records(capacity: int, device: Any) -> Any:
-    """Room for records; keys and values too, twice, for sorting."""
+def make_records(capacity: int, device: Any, *, keyed: bool = True) -> Any:
+    """Room for records; for keys and values too, twice, for sorting, where segments are the cameras' records."""
     records = Records()
     records.geometry = wp.zeros(capacity, dtype=wp.vec4, device=device)
     records.peak = wp.zeros(capacity, dtype=wp.vec2, device=device)
     records.color = wp.zeros(capacity, dtype=wp.vec4, device=device)
     records.slot = wp.zeros(capacity, dtype=wp.int32, device=device)
-    records.keys = wp.zeros(2 * capacity, dtype=wp.int32, device=device)
-    records.values = wp.zeros(2 * capacity, dtype=wp.int32, device=device)
+    records.keys = wp.zeros(2 * capacity * keyed, dtype=wp.int32, device=device)
+    records.values = wp.zeros(2 * capacity * keyed, dtype=wp.int32, device=device)
     return records
 
 
@@ -146,10 +191,12 @@ class Frame:
         self.atlas, self.num_cameras, self.width, self.height = atlas, num_cameras, width, height
         self.near, self.antialiased, self.cfg = near, int(antialiased), cfg
         self.device = device = atlas.device
-        self.wave_size = min(cfg.wave_cameras, num_cameras)
-        slots = atlas.max_chunks * CHUNK
-        self.capacity = self.wave_size * min(cfg.visible_per_camera or 65536, slots)
         self.grid = tile_grid(width, height)
+        memory_bytes = cfg.memory_bytes or (device.total_memory // 8 if device.is_cuda else CPU_BYTES)
+        self.capacity = plan_capacity(
+            cfg, num_cameras, atlas.max_chunks * CHUNK, self.grid.count, memory_bytes
+        )
+        self.wave_size, pairs = self.capacity.wave_size, self.capacity.pairs
         self.num_segments = self.wave_size * self.grid.count
         self.cameras = make_cameras(num_cameras, device)
         self.sorted_scenes = wp.zeros(2 * num_cameras, dtype=wp.int32, device=device)
@@ -157,24 +204,21 @@ class Frame:
         self.active = wp.zeros(1, dtype=wp.int32, device=device)
         self.refused = wp.zeros(1, dtype=wp.int32, device=device)
         self.wave = make_wave(self.wave_size, atlas.max_chunks, self.order, self.active, device)
-        self.records = make_records(self.capacity, device)
-        self.pair_capacity = (
-            self.capacity if self.grid.count == 1 else int(self.capacity * cfg.pairs_per_visible)
-        )
-        self.segments = make_segments(self.wave_size, self.grid, self.records, self.pair_capacity, device)
+        self.records = make_records(self.capacity.records, device, keyed=self.grid.count == 1)
+        self.segments = make_segments(self.wave_size, self.grid, self.records, pairs, device)
         self.sort_buffers, self.sorted_pairs = None, (self.segments.keys, self.segments.values)
-        if cfg.fast:
+        if cfg.kernels != "plain":
             self.sort_buffers, self.sorted_pairs = self._make_sort()
         self.segment_counts = wp.zeros(self.num_segments + 1, dtype=wp.int32, device=device)
-        self.room, self.pair_room = make_limit(self.capacity, device), make_limit(self.pair_capacity, device)
+        self.room, self.pair_room = make_limit(self.capacity.records, device), make_limit(pairs, device)
         self.scan = Scan(max(self.wave_size * atlas.max_chunks, self.num_segments) + 1, device)
-        self.ranked = wp.zeros(self.pair_capacity, dtype=wp.int32, device=device)
+        self.ranked = wp.zeros(pairs, dtype=wp.int32, device=device)
         self.num_blocks = BLOCKS_PER_SM * device.sm_count if device.is_cuda else 1
         self.num_threads = BLOCK * self.num_blocks if device.is_cuda else 1
 
     def _make_sort(self) -> tuple[SortBuffers, tuple[Any, Any]]:
         """Buffers of `sort_segments` and what it sorts: the first halves of keys and values, the second are its spares."""
-        count, pairs = self.pair_capacity, (self.segments.keys, self.segments.values)
+        count, pairs = self.capacity.pairs, (self.segments.keys, self.segments.values)
         buffers = SortBuffers.create(self.num_segments, 1, self.device)
         spare_keys, spare_values = (array[count : 2 * count] for array in pairs)
         keys, values = (array[:count] for array in pairs)
@@ -182,6 +226,7 @@ class Frame:
 
     def counters(self) -> Counters:
         """What went wrong since the last call of this; waits for the device."""
+        wp.synchronize_device(self.device)
         refused, room, pairs = (
             array.numpy().copy() for array in (self.refused, self.room.dropped, self.pair_room.dropped)
         )
@@ -261,7 +306,7 @@ class Frame:
         segments = self.segments
         if self.sort_buffers is None:
             wp.utils.segmented_sort_pairs(
-                segments.keys, segments.values, self.pair_capacity, segments.offsets
+                segments.keys, segments.values, self.capacity.pairs, segments.offsets
             )
         else:
             keys, values = self.sorted_pairs
@@ -272,11 +317,11 @@ class Frame:
 
     def blend_wave(self, images: Any) -> None:
         """Blend the wave's images."""
-        self.launch(
-            blending.blend,
-            (self.wave_size, self.width * self.height),
-            [self.cameras, self.wave, self.records, self.segments, images],
-        )
+        arrays = [self.cameras, self.wave, self.records, self.segments, images]
+        if self.cfg.kernels == "plain":
+            self.launch(blending.blend, (self.wave_size, self.width * self.height), arrays)
+        else:
+            blend_fast.blend(*arrays, half_precision=self.cfg.kernels == "half")
 
 
 def make_images(rgb: Any, depth: Any, alpha: Any, background: Any) -> Any:

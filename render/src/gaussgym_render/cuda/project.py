@@ -66,9 +66,10 @@ class Records:
     slot: wp.array[wp.int32]
     """Slot of the splat in the atlas, `[R]`."""
     keys: wp.array[wp.int32]
-    """Bits of the depth: positive floats sort like integers, `[2 R]` (the second half is room for sorting)."""
+    """Bits of the depth: positive floats sort like integers, `[2 R]` (the second half is room for sorting); empty where
+    segments have their own."""
     values: wp.array[wp.int32]
-    """Number of the record, `[2 R]`."""
+    """Number of the record, `[2 R]`, or empty."""
 
 
 @wp.struct
@@ -441,5 +442,6 @@ def write_record(
     records.peak[place] = wp.vec2(seen.row_falloff, seen.log2_opacity)
     records.color[place] = wp.vec4(wp.max(color[0], 0.0), wp.max(color[1], 0.0), wp.max(color[2], 0.0), z)
     records.slot[place] = chunk * _CHUNK + i
-    records.keys[place] = wp.cast(z, wp.int32)
-    records.values[place] = place
+    if place < records.keys.shape[0]:
+        records.keys[place] = wp.cast(z, wp.int32)
+        records.values[place] = place

@@ -62,12 +62,27 @@ class CameraRenderer(Protocol):
 
 @dataclass(frozen=True)
 class CameraCfg:
-    """Image size, field of view and rate of the robot's camera; its mount is the robot's."""
+    """Size, optics, mount and rate of the robot's camera.
+
+    Attributes:
+        width: of the image [px].
+        height: of the image [px].
+        horizontal_fov_rad: where the optics are not calibrated: square pixels, centred.
+        rate_hz: frames a second.
+        focal_px: calibrated focal lengths along u and v [px], or None.
+        center_px: calibrated principal point u, v [px], pixel centres at +0.5; needed with `focal_px`.
+        position_b_m: calibrated optical centre in the base frame [m], or None: the robot's nominal mount.
+        quat_b_c_wxyz: calibrated rotation that takes camera vectors to base vectors; needed with `position_b_m`.
+    """
 
     width: int = 64
     height: int = 48
     horizontal_fov_rad: float = math.pi / 2
     rate_hz: float = 10.0
+    focal_px: tuple[float, float] | None = None
+    center_px: tuple[float, float] | None = None
+    position_b_m: tuple[float, float, float] | None = None
+    quat_b_c_wxyz: tuple[float, float, float, float] | None = None
 
     def period_steps(self, control_s: float) -> int:
         """Control steps between frames."""
@@ -75,13 +90,26 @@ class CameraCfg:
 
 
 def intrinsics(cfg: CameraCfg) -> Tensor:
-    """Calibration matrix K [3, 3] in pixels: square pixels, centred."""
+    """Calibration matrix K [3, 3] in pixels: as calibrated, else square pixels, centred."""
+    if cfg.focal_px is not None and cfg.center_px is not None:
+        (fx, fy), (cx, cy) = cfg.focal_px, cfg.center_px
+        return torch.tensor([[fx, 0.0, cx], [0.0, fy, cy], [0.0, 0.0, 1.0]])
     focal = cfg.width / 2 / math.tan(cfg.horizontal_fov_rad / 2)
     return torch.tensor([[focal, 0.0, cfg.width / 2], [0.0, focal, cfg.height / 2], [0.0, 0.0, 1.0]])
 
 
-def mount_pose(robot: RobotCfg) -> Tensor:
-    """T_b_c [4, 4]: camera (+X right, +Y down, +Z forward) in the base frame, looking ahead and down by the robot's tilt."""
+def mount_pose(robot: RobotCfg, cfg: CameraCfg | None = None) -> Tensor:
+    """T_b_c [4, 4]: camera (+X right, +Y down, +Z forward) in the base frame.
+
+    Args:
+        robot: its nominal mount looks ahead, and down by the robot's tilt.
+        cfg: a calibrated mount counts instead.
+    """
+    if cfg is not None and cfg.position_b_m is not None and cfg.quat_b_c_wxyz is not None:
+        pose = torch.eye(4)
+        pose[:3, :3] = matrix_from_quat(torch.tensor(cfg.quat_b_c_wxyz))
+        pose[:3, 3] = torch.tensor(cfg.position_b_m)
+        return pose
     cos, sin = math.cos(robot.camera_tilt_rad), math.sin(robot.camera_tilt_rad)
     right, down, forward = (0.0, -1.0, 0.0), (-sin, 0.0, -cos), (cos, 0.0, -sin)
     pose = torch.eye(4)
@@ -207,7 +235,7 @@ class CameraRig:
         """All envs are due for a frame."""
         count, device = len(scene_of_env), scene_of_env.device
         self.cfg, self._renderer, self._scenes = cfg, renderer, scene_of_env
-        self._mount, self._k = mount_pose(robot).to(device), intrinsics(cfg).to(device)
+        self._mount, self._k = mount_pose(robot, cfg).to(device), intrinsics(cfg).to(device)
         self.pose_b_c = self._mount.repeat(count, 1, 1)
         self.K = self._k.repeat(count, 1, 1)
         self.rgb = torch.zeros(count, 3, cfg.height, cfg.width, dtype=torch.uint8, device=device)

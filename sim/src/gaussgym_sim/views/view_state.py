@@ -150,7 +150,7 @@ class ViewSource:
     def __init__(self, env: Env, *, ray_grid: tuple[int, int] = (8, 6)) -> None:
         self._env, robot, camera = env, env.sim.robot, env.cfg.camera
         self._kinematics = BodyKinematics(robot, env.num_envs, device=env.device)
-        self._mount, self._k = mount_pose(robot).to(env.device), intrinsics(camera).to(env.device)
+        self._mount, self._k = mount_pose(robot, camera).to(env.device), intrinsics(camera).to(env.device)
         x = (torch.arange(ray_grid[0]) + 0.5) * camera.width / ray_grid[0]
         y = (torch.arange(ray_grid[1]) + 0.5) * camera.height / ray_grid[1]
         pixels = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1).reshape(-1, 2)
