@@ -7,22 +7,29 @@ machines without a GPU, slower than the 'cpu' backend.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import warp as wp  # noqa: TID253  (this package is imported only where the backend is asked for)
-from gaussgym_scene import InputError
+from gaussgym_scene import InputError, Splats
 from numpy.typing import NDArray
 
 from gaussgym_render.arrays import device_of
 from gaussgym_render.atlas import build_atlas
+from gaussgym_render.channels import OUTPUTS, shapes_of
+from gaussgym_render.cuda.channels import DeviceChannels, feature_table, label_table
 from gaussgym_render.cuda.device_atlas import upload
+from gaussgym_render.cuda.extras import Extras, Wanted, take_edits, take_instances, take_outputs
 from gaussgym_render.cuda.frame import CudaCfg, Frame, FrameInputs, make_images
 from gaussgym_render.cuda.graphs import GraphCache
 from gaussgym_render.cuda.overflow import Counters
+from gaussgym_render.edits import SceneEdits
+from gaussgym_render.objects import Instances
 
 if TYPE_CHECKING:
+    from gaussgym_render.channels import ChannelArrays
     from gaussgym_render.renderer import AnySplats, FrameArrays, RasterizerCfg
 
 _REALS, _INTEGERS = (wp.float32, wp.float64), (wp.int32, wp.int64)
@@ -70,7 +77,14 @@ class CudaRasterizer:
         cuda_cfg: CudaCfg | None = None,
     ) -> None:
         self.cfg, self.cuda_cfg, self.device = cfg, cuda_cfg or CudaCfg(), device
-        self.atlas = upload(build_atlas(splats, sh_degree=cfg.sh_degree), device)
+        atlas = build_atlas(splats, sh_degree=cfg.sh_degree)
+        self.atlas = upload(atlas, device)
+        labels = [scene.labels if isinstance(scene, Splats) else None for scene in splats]
+        self.num_features = 0 if cfg.features is None else cfg.features[0].shape[1]
+        channels = DeviceChannels(
+            label_table(atlas, labels, device), feature_table(atlas, cfg.features, device), device
+        )
+        self.extras = Extras(channels, device)
         graphs = self.cuda_cfg.graphs
         self.graphs = GraphCache(device, enabled=device.is_cuda if graphs is None else graphs)
         self.frame: Frame | None = None
@@ -83,7 +97,10 @@ class CudaRasterizer:
 
     def counters(self) -> Counters:
         """What went wrong since the last call of this; waits for the device."""
-        return Counters(0, 0, 0, 0) if self.frame is None else self.frame.counters()
+        if self.frame is None:
+            return Counters(0, 0, 0, 0)
+        counters, (instances, edits) = self.frame.counters(), self.extras.refused()
+        return replace(counters, refused_instances=instances, refused_edits=edits)
 
     def reserve(self, num_cameras: int) -> Frame:
         """Make room for calls of up to that many cameras, if there is none yet."""
@@ -124,11 +141,15 @@ class CudaRasterizer:
         sizes: Any,
         background: NDArray[np.float32],
         out: tuple[Any, Any, Any] | None,
+        objects: Instances | None = None,
+        edits: SceneEdits | None = None,
+        outputs: Mapping[str, Any] | None = None,
+        edit_rows: tuple[int, int] | None = None,
     ) -> tuple[Any, Any, Any]:
         """Render from arrays on the device into arrays there: no copy, no wait, no look at a value.
 
-        Work goes to torch's current stream if `c2w` is a tensor, to Warp's otherwise. Cameras that cannot be rendered are left
-        out, and counted: see `counters`.
+        Work goes to torch's current stream if `c2w` is a tensor, to Warp's otherwise. Cameras, instances and patches that cannot
+        be rendered are left out, and counted: see `counters`.
 
         Args:
             c2w: Camera to world `[C, 4, 4]`, float32 or float64.
@@ -138,6 +159,11 @@ class CudaRasterizer:
             sizes: Width and height of each image, of the type of `scene_ids` `[C, 2]`; None: the frame's.
             background: Linear RGB `[3]`.
             out: rgb, depth and alpha to write into; None: new ones, tensors or Warp arrays as `c2w` is one.
+            objects: Opaque objects, with arrays on the device; the shapes are brought there when they first come.
+            edits: Edits, likewise.
+            outputs: More to write into, by its name in `Frames`; see `new_output`.
+            edit_rows: Row of the edits that camera 0 has, and how many cameras that follow each other share one; None: each
+                has its own.
 
         Returns:
             rgb uint8 `[C, H, W, 3]`, depth and alpha float32 `[C, H, W]`: `out` or new ones.
@@ -155,9 +181,28 @@ class CudaRasterizer:
                 self._array(f"out.{name}", array, shape, (wp.float32,), contiguous=True)
                 for name, array in zip(("depth", "alpha"), given[1:])
             )
+            size, rows = (self.cfg.width, self.cfg.height), (0, 1) if edit_rows is None else edit_rows
+            wanted = Wanted(
+                None if objects is None else take_instances(self._array, objects, count),
+                None if edits is None else take_edits(self._array, edits, _rows_of(edits, count, rows)),
+                take_outputs(self._array, outputs or {}, count, size, self.num_features),
+                *rows,
+            )
             if count > 0:
-                self._launch(inputs, make_images(rgb, depth, alpha, background))
+                self._launch(inputs, make_images(rgb, depth, alpha, background), wanted)
         return given
+
+    def new_output(self, name: str, count: int, like: Any) -> Any:
+        """An array for one of `OUTPUTS`, or 'instances', of the kind of another array: -1 where that means nothing, else 0."""
+        shapes = {**shapes_of(count, self.cfg.width, self.cfg.height, self.num_features)}
+        shapes["instances"] = ((count, self.cfg.height, self.cfg.width), np.int32)
+        shape, dtype = shapes[name]
+        missing = -1 if name in ("labels", "instances") else 0
+        if device_of(like) is not None:
+            torch = sys.modules["torch"]
+            kind = torch.int32 if dtype is np.int32 else torch.float32
+            return torch.full(shape, missing, dtype=kind, device=like.device)
+        return wp.full(shape, missing, dtype=wp.dtype_from_numpy(dtype), device=self.device)
 
     def render(
         self,
@@ -167,10 +212,10 @@ class CudaRasterizer:
         cameras: NDArray[np.int64],
         background: NDArray[np.float32],
         frames: FrameArrays,
-        objects: Any = None,
-        seen: Any = None,
-        changes: Any = None,
-        extra: Any = None,
+        objects: Instances | None = None,
+        seen: NDArray[np.int32] | None = None,
+        changes: SceneEdits | None = None,
+        extra: ChannelArrays | None = None,
         sizes: NDArray[np.int64] | None = None,
     ) -> None:
         """See `gaussgym_render.cpu.CpuRasterizer.render`; frames go through main memory."""
@@ -191,16 +236,46 @@ class CudaRasterizer:
                 ("rgb", "depth", "alpha"), frames, (wp.uint8, wp.float32, wp.float32)
             )
         ]
-        self._launch(inputs, make_images(staged[0], staged[1], staged[2], background))
-        for frame, array in zip(frames, staged):
+        outputs = {} if extra is None else dict(zip(OUTPUTS, extra.astuple()))
+        outputs = {name: array for name, array in outputs.items() if len(array) > 0}
+        if seen is not None:
+            outputs["instances"] = seen
+        wanted = self._staged_extras(objects, changes, outputs)
+        self._launch(inputs, make_images(staged[0], staged[1], staged[2], background), wanted)
+        for frame, array in zip(
+            (*frames, *outputs.values()), (*staged, *(wanted.outputs[n] for n in outputs))
+        ):
             frame[cameras] = array.numpy()[cameras]
 
-    def _launch(self, inputs: FrameInputs, images: Any) -> None:
+    def _staged_extras(
+        self, objects: Instances | None, changes: SceneEdits | None, outputs: Mapping[str, NDArray[Any]]
+    ) -> Wanted:
+        """Objects, edits and outputs out of numpy arrays, on the device."""
+        instances = edits = None
+        if objects is not None:
+            instances = Instances(
+                objects.objects,
+                self._staged("offsets", objects.camera_offsets, wp.int64),
+                self._staged("object_ids", objects.object_ids, wp.int64),
+                self._staged("poses_w", objects.poses_w, wp.float64),
+            )
+        if changes is not None:
+            arrays = {field.name: getattr(changes, field.name) for field in fields(changes)}
+            edits = SceneEdits(
+                **{n: self._staged(n, a, wp.dtype_from_numpy(a.dtype)) for n, a in arrays.items()}
+            )
+        more = {n: self._staged(n, a, wp.dtype_from_numpy(a.dtype)) for n, a in outputs.items()}
+        return Wanted(instances, edits, more)
+
+    def _launch(self, inputs: FrameInputs, images: Any, wanted: Wanted) -> None:
         """Render, by a graph where this was done before with the same arrays."""
         frame = self.reserve(inputs.c2w.shape[0])
+        if self.extras.reserve(frame, inputs.c2w.shape[0], wanted):
+            self.graphs.clear()
         arrays = [*vars(inputs).values(), images.rgb, images.depth, images.alpha]
         key = tuple((a.ptr, a.shape, a.strides, a.dtype) for a in arrays)
-        self.graphs.run((key, tuple(images.background)), lambda: frame.render(inputs, images))
+        key = (key, tuple(images.background), wanted.key())
+        self.graphs.run(key, lambda: frame.render(inputs, images, self.extras))
 
     def _inputs(self, c2w: Any, ks: Any, scene_ids: Any, mask: Any, sizes: Any) -> FrameInputs:
         """Arrays of a call as Warp's, checked for shape, type and device."""
@@ -267,6 +342,20 @@ class CudaRasterizer:
             held = self._staging[name] = wp.empty(array.shape, dtype=dtype, device=self.device)
         held.assign(array)
         return held
+
+
+def _rows_of(edits: SceneEdits, count: int, rows: tuple[int, int]) -> int:
+    """How many rows edits must have: one a camera, or as many as they have, if that is enough.
+
+    Raises:
+        InputError: They have too few.
+    """
+    if rows == (0, 1):
+        return count
+    held, needed = int(edits.view_dependence.shape[0]), rows[0] + -(-count // rows[1])
+    if rows[0] < 0 or rows[1] < 1 or held < needed:
+        raise InputError(f"edits have {held} rows, expected at least {needed} for edit_rows {rows}")
+    return held
 
 
 def as_warp(array: Any) -> Any:

@@ -62,7 +62,12 @@ class Channels:
 
 @wp.kernel
 def find_normals(
-    scenes: Scenes, cameras: Cameras, wave: Wave, records: Records, normals: wp.array[wp.vec3], num_threads: int
+    scenes: Scenes,
+    cameras: Cameras,
+    wave: Wave,
+    records: Records,
+    normals: wp.array[wp.vec3],
+    num_threads: int,
 ) -> None:
     """Write the normals of a wave's records in their cameras' frames, facing the camera; threads take records in turn."""
     record = int(wp.tid())
@@ -77,9 +82,7 @@ def find_normals(
 
 
 @wp.func
-def label_of(
-    channels: Channels, scenes: Scenes, edits: Edits, camera: int, slot: int
-) -> int:
+def label_of(channels: Channels, scenes: Scenes, edits: Edits, camera: int, slot: int) -> int:
     """Label of a splat as a camera sees it, -1 for none."""
     own = int(-1)
     if channels.slot_labels.shape[0] > 0:
@@ -151,7 +154,9 @@ def blend_channels(
     length = wp.length(normal)
     for c in range(3):
         if with_normals:
-            channels.normals[camera, y, x, c] = wp.where(length > 1.0e-6, normal[c] / wp.max(length, 1.0e-6), 0.0)
+            channels.normals[camera, y, x, c] = wp.where(
+                length > 1.0e-6, normal[c] / wp.max(length, 1.0e-6), 0.0
+            )
         if channels.rgb_float.shape[0] > 0:
             shown = color[c] + left * channels.background[c]
             channels.rgb_float[camera, y, x, c] = wp.min(wp.max(shown, 0.0), 1.0)
@@ -250,10 +255,10 @@ class DeviceChannels:
 
     def reserve(self, frame: Frame, outputs: Mapping[str, Any]) -> bool:
         """Make room; returns whether the buffer is a new one."""
-        if "normals" not in outputs or len(self.normals) >= frame.capacity:
+        if "normals" not in outputs or len(self.normals) >= frame.capacity.records:
             return False
         self.num_allocations += 1
-        self.normals = wp.zeros(frame.capacity, dtype=wp.vec3, device=self.device)
+        self.normals = wp.zeros(frame.capacity.records, dtype=wp.vec3, device=self.device)
         return True
 
     def blend(

@@ -1,13 +1,13 @@
 """Edits of how scenes look, camera by camera, on the device: records get other colours before they are binned.
 
-What each edit does, and in which order, is said in `gaussgym_render.edits`. A splat's colour is computed anew here, since the first
-edit needs its bands apart; calls without edits pay nothing.
+What each edit does, and in which order, is said in `gaussgym_render.edits`. A splat's colour is computed anew here, since the
+first edit needs its bands apart; calls without edits pay nothing.
 """
 
 # Warp reads annotations and indices in a way of its own.
 # pyright: reportIndexIssue=false, reportOperatorIssue=false, reportArgumentType=false, reportCallIssue=false
 # pyright: reportGeneralTypeIssues=false, reportAssignmentType=false, reportAttributeAccessIssue=false, reportReturnType=false
-# ruff: noqa: UP018, RUF046  (loop variables are declared by a call; `and` evaluates both sides)
+# ruff: noqa: UP018, RUF046, SIM102  (loop variables are declared by a call; `and` evaluates both sides)
 
 from __future__ import annotations
 
@@ -238,8 +238,7 @@ def shortest_axis(factor: wp.mat33) -> int:
 
 @wp.func
 def unit_normal(factor: wp.mat33) -> wp.vec3:
-    """A splat's normal, to either side: the cross product of its two longest axes, which says more than the shortest, to unit
-    length; 0 if they have none."""
+    """A splat's normal, to either side: the cross product of its two longest axes to unit length, 0 if they have none."""
     shortest = shortest_axis(factor)
     normal = wp.cross(axis_of(factor, (shortest + 1) % 3), axis_of(factor, (shortest + 2) % 3))
     length = wp.length(normal)

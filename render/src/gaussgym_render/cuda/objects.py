@@ -1,9 +1,9 @@
 """Opaque objects among the splats, on the device: triangles into a depth buffer, and splats blended as far as it.
 
 A warp draws an instance, each thread a triangle at a time: homogeneous rasterization in float64 with the formulas of
-`gaussgym_render.zbuffer`. A pixel of the depth buffer is one integer, the bits of the depth above the number of the triangle: its
-minimum is the nearest surface, the first of equally near ones, in whatever order threads come. Colours are shaded once a pixel, in
-the end. Robots' triangles are small; one that fills the image keeps its thread busy for as long as the image has pixels.
+`gaussgym_render.zbuffer`. A pixel of the depth buffer is one integer, the bits of the depth above the number of the triangle:
+its minimum is the nearest surface, the first of equally near ones, in whatever order threads come. Colours are shaded once a
+pixel, in the end. Robots' triangles are small; one that fills the image keeps its thread busy for all its pixels.
 """
 
 # Warp reads annotations and indices in a way of its own.
@@ -24,6 +24,7 @@ from gaussgym_render.cuda.cameras import Cameras, Wave, first_above, is_rotation
 from gaussgym_render.cuda.edits import prepare_offsets
 from gaussgym_render.cuda.project import Records
 from gaussgym_render.cuda.scan import Scan
+from gaussgym_render.objects import build_objects
 
 if TYPE_CHECKING:
     from gaussgym_render.cuda.frame import Frame
@@ -112,7 +113,9 @@ def place_cameras(wave: Wave, places: wp.array[wp.int32]) -> None:
 
 
 @wp.func
-def sphere_visible(sphere: wp.vec4d, r: wp.mat33d, t: wp.vec3d, k: wp.vec4, size: wp.vec2i, near: float) -> bool:
+def sphere_visible(
+    sphere: wp.vec4d, r: wp.mat33d, t: wp.vec3d, k: wp.vec4, size: wp.vec2i, near: float
+) -> bool:
     """Whether a sphere in an object's frame can reach into the frustum of an image."""
     middle = r * wp.vec3d(sphere[0], sphere[1], sphere[2]) + t
     reach = sphere[3] * wp.float64(1.0001) + wp.float64(1e-6)  # poses are only rigid up to float32
@@ -183,9 +186,7 @@ def place_instances(
 
 for _real in (wp.float32, wp.float64):
     for _integer in (wp.int32, wp.int64):
-        wp.overload(
-            place_instances, {"ids": wp.array(dtype=_integer), "poses_w": wp.array3d(dtype=_real)}
-        )
+        wp.overload(place_instances, {"ids": wp.array(dtype=_integer), "poses_w": wp.array3d(dtype=_real)})
 
 
 @wp.kernel
@@ -434,6 +435,7 @@ class DeviceObjects:
         self.refused = wp.zeros(1, dtype=wp.int32, device=device)
         self._scan = Scan(1, device)
         self._sets: dict[int, tuple[ObjectSet, Any]] = {}  # by identity; the last is the one used last
+        self._no_shapes = upload_objects(build_objects([]), device)
 
     def reserve(self, frame: Frame, num_cameras: int, instances: Instances) -> bool:
         """Make room, and bring the shapes to the device; returns whether anything that a graph may use has gone."""
@@ -460,6 +462,10 @@ class DeviceObjects:
         del self._sets[next(iter(self._sets))]
         return True
 
+    def shapes(self, instances: Instances | None) -> Any:
+        """The shapes of a call's objects, none without any."""
+        return self._no_shapes if instances is None else self._sets[id(instances.objects)][1]
+
     def prepare(self, frame: Frame, num_cameras: int, instances: Instances) -> None:
         """Take over a call's instances, whose arrays are Warp's, on the device."""
         held, count = self.held, instances.object_ids.shape[0]
@@ -470,15 +476,15 @@ class DeviceObjects:
             place_instances,
             count + 1,
             [
-                instances.object_ids, instances.poses_w, frame.cameras, self._sets[id(instances.objects)][1], held,
-                frame.near, self.refused,
+                instances.object_ids, instances.poses_w, frame.cameras, self.shapes(instances), held, frame.near,
+                self.refused,
             ],
         )  # fmt: skip
         self._scan.run(held.num_faces[: count + 1], held.face_starts[: count + 1])
 
     def blend(self, frame: Frame, instances: Instances, images: Any, seen: Any) -> None:
         """Draw the objects of the frame's wave, and blend its images as far as their surfaces."""
-        held, shapes = self.held, self._sets[id(instances.objects)][1]
+        held, shapes = self.held, self.shapes(instances)
         pixels = (frame.wave_size, frame.width * frame.height)
         frame.launch(clear, pixels, [held])
         frame.launch(
