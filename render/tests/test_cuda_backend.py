@@ -654,6 +654,20 @@ def test_wrong_arrays_are_refused(batch, name, spoil, message):
         renderer.render(**call)
 
 
+def test_room_that_does_not_fit_is_said(batch, monkeypatch):
+    scenes, cameras = batch
+    renderer = SplatRenderer(scenes, 40, 30, backend="warp-cpu")
+
+    def no_memory(*_, **__):
+        raise RuntimeError("Failed to allocate 123 bytes on device 'cpu'")
+
+    monkeypatch.setattr("gaussgym_render.cuda.frame.make_records", no_memory)
+    with pytest.raises(
+        InputError, match=r"buffers for 6 cameras do not fit device cpu .*123 bytes.*fewer cameras"
+    ):
+        renderer.render(*cameras)
+
+
 def test_what_it_cannot_do_it_says(batch):
     scenes, cameras = batch
     renderer = SplatRenderer(scenes, 40, 30, backend="warp-cpu")

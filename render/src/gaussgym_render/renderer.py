@@ -213,7 +213,7 @@ def _make_paged_cpu(sources: Sequence[SceneSource], cfg: RasterizerCfg, budget_b
     cache = PackedCache(cfg.cache_dir)
     scenes = cache.pack_all(sources, cfg.sh_degree)
     if not cfg.antialiased and any(scene.levels for scene in scenes):
-        raise InputError(_LEVELS_ALIASED)
+        raise InputError(LEVELS_ALIASED)
     pool = ScenePool(scenes, budget_bytes, cache)
     rasterizer = CpuRasterizer(
         pool.atlas, cfg.width, cfg.height, near=cfg.near, antialiased=cfg.antialiased, num_threads=cfg.num_threads
@@ -223,11 +223,19 @@ def _make_paged_cpu(sources: Sequence[SceneSource], cfg: RasterizerCfg, budget_b
 
 
 register_backend("cpu", _make_cpu, abilities=ABILITIES)
-for _name, _factory, _lacks in (
-    ("cuda", cuda_backend.make_cuda, cuda_backend.missing),
-    ("warp-cpu", cuda_backend.make_warp_cpu, cuda_backend.missing_warp),
-):
-    register_backend(_name, _factory, abilities=("objects", "edits", "outputs", "sizes"), missing=_lacks)
+for _name, _kernels in cuda_backend.KERNELS.items():
+    register_backend(
+        _name,
+        partial(cuda_backend.make_cuda, kernels=_kernels),
+        abilities=cuda_backend.ABILITIES,
+        missing=cuda_backend.missing,
+    )
+register_backend(
+    "warp-cpu",
+    cuda_backend.make_warp_cpu,
+    abilities=cuda_backend.ABILITIES,
+    missing=cuda_backend.missing_warp,
+)
 register_backend("reference", ReferenceRasterizer, abilities=("objects", "edits", "outputs", "sizes"))
 for _name, _batch_scenes in (("gsplat", False), ("gsplat-batched", True)):
     register_backend(
@@ -236,7 +244,7 @@ for _name, _batch_scenes in (("gsplat", False), ("gsplat-batched", True)):
         missing=gsplat_backend.missing,
     )
 
-_LEVELS_ALIASED = (
+LEVELS_ALIASED = (
     "found a scene with levels of detail and antialiased=False; its merged splats are made for True"
 )
 
@@ -306,7 +314,7 @@ class SplatRenderer:
         if sh_degree is not None and not 0 <= sh_degree <= 3:
             raise InputError(f"SH degree {sh_degree}, expected 0 to 3 or None")
         if not antialiased and any(isinstance(scene, LodSplats) for scene in splats):
-            raise InputError(_LEVELS_ALIASED)
+            raise InputError(LEVELS_ALIASED)
         if num_threads is not None and num_threads < 1:
             raise InputError(f"num_threads is {num_threads}, expected at least 1 or None")
         self.background = np.asarray(background, np.float32)
@@ -338,7 +346,7 @@ class SplatRenderer:
     @property
     def pool(self) -> ScenePool | None:
         """Where scenes take turns, or None if all are in memory."""
-        return self.rasterizer.pool if isinstance(self.rasterizer, PagedRasterizer) else None
+        return getattr(self.rasterizer, "pool", None)
 
     @property
     def paging(self) -> PagingStats | None:

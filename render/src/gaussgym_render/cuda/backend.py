@@ -7,21 +7,23 @@ machines without a GPU, slower than the 'cpu' backend.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import warp as wp  # noqa: TID253  (this package is imported only where the backend is asked for)
-from gaussgym_scene import InputError, Splats
+from gaussgym_scene import InputError
 from numpy.typing import NDArray
 
 from gaussgym_render.arrays import device_of
 from gaussgym_render.atlas import build_atlas
 from gaussgym_render.channels import OUTPUTS, shapes_of
-from gaussgym_render.cuda.channels import DeviceChannels, feature_table, label_table
+from gaussgym_render.cuda import paging
+from gaussgym_render.cuda.channels import DeviceChannels, make_channels
 from gaussgym_render.cuda.device_atlas import upload
-from gaussgym_render.cuda.extras import Extras, Wanted, take_edits, take_instances, take_outputs
+from gaussgym_render.cuda.extras import Extras, Wanted, new_output, stage, take
 from gaussgym_render.cuda.frame import CudaCfg, Frame, FrameInputs, make_images
 from gaussgym_render.cuda.graphs import GraphCache
 from gaussgym_render.cuda.overflow import Counters
@@ -30,13 +32,16 @@ from gaussgym_render.objects import Instances
 
 if TYPE_CHECKING:
     from gaussgym_render.channels import ChannelArrays
-    from gaussgym_render.renderer import AnySplats, FrameArrays, RasterizerCfg
+    from gaussgym_render.packed import SceneSource
+    from gaussgym_render.renderer import FrameArrays, RasterizerCfg
 
 _REALS, _INTEGERS = (wp.float32, wp.float64), (wp.int32, wp.int64)
 
 
-def make_cuda(splats: Sequence[AnySplats], cfg: RasterizerCfg) -> CudaRasterizer:
-    """The rasterizer on a CUDA device, `cfg.device` or the current one.
+def make_cuda(
+    splats: Sequence[SceneSource], cfg: RasterizerCfg, *, kernels: Literal["plain", "fast", "half"] = "plain"
+) -> CudaRasterizer:
+    """The rasterizer on a CUDA device, `cfg.device` or the current one, with `CudaCfg.kernels`.
 
     Raises:
         InputError: There is no such device.
@@ -51,10 +56,10 @@ def make_cuda(splats: Sequence[AnySplats], cfg: RasterizerCfg) -> CudaRasterizer
         raise InputError(
             f"renderer device is {wanted!r}, expected 'cuda' or 'cuda:N' (backend 'warp-cpu' for the CPU)"
         )
-    return CudaRasterizer(splats, cfg, device)
+    return CudaRasterizer(splats, cfg, device, CudaCfg(kernels=kernels))
 
 
-def make_warp_cpu(splats: Sequence[AnySplats], cfg: RasterizerCfg) -> CudaRasterizer:
+def make_warp_cpu(splats: Sequence[SceneSource], cfg: RasterizerCfg) -> CudaRasterizer:
     """The same rasterizer on Warp's CPU device."""
     return CudaRasterizer(splats, cfg, wp.get_device("cpu"))
 
@@ -64,27 +69,34 @@ class CudaRasterizer:
 
     Args:
         splats: The scenes.
-        cfg: Image size and conventions.
+        cfg: Image size and conventions; with a memory budget the scenes take turns on the device.
         device: Warp device.
         cuda_cfg: Capacities and choices of kernels.
+
+    Attributes:
+        paged: Brings scenes in as calls need them; None if all are there.
     """
 
     def __init__(
         self,
-        splats: Sequence[AnySplats],
+        splats: Sequence[SceneSource],
         cfg: RasterizerCfg,
         device: Any,
         cuda_cfg: CudaCfg | None = None,
     ) -> None:
         self.cfg, self.cuda_cfg, self.device = cfg, cuda_cfg or CudaCfg(), device
-        atlas = build_atlas(splats, sh_degree=cfg.sh_degree)
-        self.atlas = upload(atlas, device)
-        labels = [scene.labels if isinstance(scene, Splats) else None for scene in splats]
-        self.num_features = 0 if cfg.features is None else cfg.features[0].shape[1]
-        channels = DeviceChannels(
-            label_table(atlas, labels, device), feature_table(atlas, cfg.features, device), device
-        )
-        self.extras = Extras(channels, device)
+        with fitting(device, f"{len(splats)} scenes"):
+            self.paged = None if cfg.memory_budget_bytes is None else paging.make_paged(splats, cfg, device)
+            if self.paged is None:
+                atlas = build_atlas(splats, sh_degree=cfg.sh_degree)  # type: ignore[arg-type]
+                self.atlas, channels = (
+                    upload(atlas, device),
+                    make_channels(atlas, splats, cfg.features, device),
+                )
+            else:
+                self.atlas = self.paged.pool.device_atlas
+                channels = DeviceChannels(self.paged.pool.device_labels, 0, None, device)
+            self.extras = Extras(channels, device)
         graphs = self.cuda_cfg.graphs
         self.graphs = GraphCache(device, enabled=device.is_cuda if graphs is None else graphs)
         self.frame: Frame | None = None
@@ -95,6 +107,11 @@ class CudaRasterizer:
             wp.int64: wp.zeros((0, 2), dtype=wp.int64, device=device),
         }
 
+    @property
+    def pool(self) -> paging.DeviceScenePool | None:
+        """Where scenes take turns, or None if all are on the device."""
+        return None if self.paged is None else self.paged.pool
+
     def counters(self) -> Counters:
         """What went wrong since the last call of this; waits for the device."""
         if self.frame is None:
@@ -103,10 +120,21 @@ class CudaRasterizer:
         return replace(counters, refused_instances=instances, refused_edits=edits)
 
     def reserve(self, num_cameras: int) -> Frame:
-        """Make room for calls of up to that many cameras, if there is none yet."""
-        if self.frame is None or self.frame.num_cameras < num_cameras:
-            self.graphs.clear()
-            self.frame = None  # before the new buffers come, so that both need not fit
+        """Make room for calls of up to that many cameras, if there is none yet; waits for the device then.
+
+        Raises:
+            InputError: They do not fit the device, or a graph is being captured.
+        """
+        if self.frame is not None and self.frame.num_cameras >= num_cameras:
+            return self.frame
+        if self.device.is_capturing:
+            raise InputError(
+                f"found a graph being captured and no room for {num_cameras} cameras yet; render as many once before capturing"
+            )
+        wp.synchronize_device(self.device)  # launches that use the old buffers, on whatever stream
+        self.graphs.clear()
+        self.frame = None  # before the new buffers come, so that both need not fit
+        with fitting(self.device, f"buffers for {num_cameras} cameras"):
             self.frame = Frame(
                 self.atlas,
                 num_cameras,
@@ -141,6 +169,8 @@ class CudaRasterizer:
         sizes: Any,
         background: NDArray[np.float32],
         out: tuple[Any, Any, Any] | None,
+        *,
+        scenes: Sequence[int] | None = None,
         objects: Instances | None = None,
         edits: SceneEdits | None = None,
         outputs: Mapping[str, Any] | None = None,
@@ -159,6 +189,8 @@ class CudaRasterizer:
             sizes: Width and height of each image, of the type of `scene_ids` `[C, 2]`; None: the frame's.
             background: Linear RGB `[3]`.
             out: rgb, depth and alpha to write into; None: new ones, tensors or Warp arrays as `c2w` is one.
+            scenes: Which scenes cameras may be in, where scenes take turns; None: what `scene_ids` says, see
+                `paging.PagedCalls.scenes_of`, which may wait.
             objects: Opaque objects, with arrays on the device; the shapes are brought there when they first come.
             edits: Edits, likewise.
             outputs: More to write into, by its name in `Frames`; see `new_output`.
@@ -181,28 +213,22 @@ class CudaRasterizer:
                 self._array(f"out.{name}", array, shape, (wp.float32,), contiguous=True)
                 for name, array in zip(("depth", "alpha"), given[1:])
             )
-            size, rows = (self.cfg.width, self.cfg.height), (0, 1) if edit_rows is None else edit_rows
-            wanted = Wanted(
-                None if objects is None else take_instances(self._array, objects, count),
-                None if edits is None else take_edits(self._array, edits, _rows_of(edits, count, rows)),
-                take_outputs(self._array, outputs or {}, count, size, self.num_features),
-                *rows,
-            )
+            wanted = take(self._array, self._output_shapes(count), objects, edits, outputs or {}, edit_rows)
             if count > 0:
-                self._launch(inputs, make_images(rgb, depth, alpha, background), wanted)
+                if self.paged is not None and scenes is None:
+                    scenes = self.paged.scenes_of(scene_ids)
+                self._launch(inputs, make_images(rgb, depth, alpha, background), scenes, wanted)
         return given
 
     def new_output(self, name: str, count: int, like: Any) -> Any:
         """An array for one of `OUTPUTS`, or 'instances', of the kind of another array: -1 where that means nothing, else 0."""
-        shapes = {**shapes_of(count, self.cfg.width, self.cfg.height, self.num_features)}
-        shapes["instances"] = ((count, self.cfg.height, self.cfg.width), np.int32)
-        shape, dtype = shapes[name]
-        missing = -1 if name in ("labels", "instances") else 0
-        if device_of(like) is not None:
-            torch = sys.modules["torch"]
-            kind = torch.int32 if dtype is np.int32 else torch.float32
-            return torch.full(shape, missing, dtype=kind, device=like.device)
-        return wp.full(shape, missing, dtype=wp.dtype_from_numpy(dtype), device=self.device)
+        return new_output(name, self._output_shapes(count)[name], like, self.device)
+
+    def _output_shapes(self, count: int) -> dict[str, tuple[int, ...]]:
+        """Shapes of what can be written beside images."""
+        size = (self.cfg.width, self.cfg.height)
+        shapes = shapes_of(count, *size, self.extras.channels.num_features)
+        return {"instances": (count, *size[::-1]), **{name: shape for name, (shape, _) in shapes.items()}}
 
     def render(
         self,
@@ -240,38 +266,30 @@ class CudaRasterizer:
         outputs = {name: array for name, array in outputs.items() if len(array) > 0}
         if seen is not None:
             outputs["instances"] = seen
-        wanted = self._staged_extras(objects, changes, outputs)
-        self._launch(inputs, make_images(staged[0], staged[1], staged[2], background), wanted)
-        for frame, array in zip(
-            (*frames, *outputs.values()), (*staged, *(wanted.outputs[n] for n in outputs))
-        ):
+        wanted = stage(self._staged, objects, changes, outputs)
+        scenes = np.unique(scene_ids[cameras]).tolist()
+        self._launch(inputs, make_images(staged[0], staged[1], staged[2], background), scenes, wanted)
+        staged += [wanted.outputs[name] for name in outputs]
+        for frame, array in zip((*frames, *outputs.values()), staged):
             frame[cameras] = array.numpy()[cameras]
 
-    def _staged_extras(
-        self, objects: Instances | None, changes: SceneEdits | None, outputs: Mapping[str, NDArray[Any]]
-    ) -> Wanted:
-        """Objects, edits and outputs out of numpy arrays, on the device."""
-        instances = edits = None
-        if objects is not None:
-            instances = Instances(
-                objects.objects,
-                self._staged("offsets", objects.camera_offsets, wp.int64),
-                self._staged("object_ids", objects.object_ids, wp.int64),
-                self._staged("poses_w", objects.poses_w, wp.float64),
-            )
-        if changes is not None:
-            arrays = {field.name: getattr(changes, field.name) for field in fields(changes)}
-            edits = SceneEdits(
-                **{n: self._staged(n, a, wp.dtype_from_numpy(a.dtype)) for n, a in arrays.items()}
-            )
-        more = {n: self._staged(n, a, wp.dtype_from_numpy(a.dtype)) for n, a in outputs.items()}
-        return Wanted(instances, edits, more)
+    def _launch(self, inputs: FrameInputs, images: Any, scenes: Sequence[int] | None, wanted: Wanted) -> None:
+        """Render, in turns of the scenes if they are paged."""
+        if self.paged is None:
+            self._draw(inputs, images, wanted)
+            return
 
-    def _launch(self, inputs: FrameInputs, images: Any, wanted: Wanted) -> None:
+        def draw(mask: Any) -> None:
+            self._draw(replace(inputs, mask=mask), images, wanted)
+
+        self.paged.render(scenes or (), inputs.ids, inputs.mask, draw)
+
+    def _draw(self, inputs: FrameInputs, images: Any, wanted: Wanted) -> None:
         """Render, by a graph where this was done before with the same arrays."""
         frame = self.reserve(inputs.c2w.shape[0])
-        if self.extras.reserve(frame, inputs.c2w.shape[0], wanted):
-            self.graphs.clear()
+        with fitting(self.device, "objects, edits and outputs"):
+            if self.extras.reserve(frame, inputs.c2w.shape[0], wanted):
+                self.graphs.clear()
         arrays = [*vars(inputs).values(), images.rgb, images.depth, images.alpha]
         key = tuple((a.ptr, a.shape, a.strides, a.dtype) for a in arrays)
         key = (key, tuple(images.background), wanted.key())
@@ -344,18 +362,18 @@ class CudaRasterizer:
         return held
 
 
-def _rows_of(edits: SceneEdits, count: int, rows: tuple[int, int]) -> int:
-    """How many rows edits must have: one a camera, or as many as they have, if that is enough.
-
-    Raises:
-        InputError: They have too few.
-    """
-    if rows == (0, 1):
-        return count
-    held, needed = int(edits.view_dependence.shape[0]), rows[0] + -(-count // rows[1])
-    if rows[0] < 0 or rows[1] < 1 or held < needed:
-        raise InputError(f"edits have {held} rows, expected at least {needed} for edit_rows {rows}")
-    return held
+@contextmanager
+def fitting(device: Any, what: str) -> Iterator[None]:
+    """Say clearly that something does not fit a device, where Warp fails to allocate it."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if "allocat" not in str(error):
+            raise
+        free = f"{device.free_memory / 2**30:.1f} GiB free" if device.is_cuda else "out of memory"
+        raise InputError(
+            f"{what} do not fit device {device} ({free}): {error}; take fewer cameras a call, or smaller scenes"
+        ) from error
 
 
 def as_warp(array: Any) -> Any:

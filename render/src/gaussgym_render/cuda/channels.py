@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import warp as wp  # noqa: TID253  (this package is imported only where the backend is asked for)
+from gaussgym_scene import Splats
 from numpy.typing import NDArray
 
 from gaussgym_render.atlas import CHUNK, Atlas
@@ -226,10 +227,8 @@ def label_table(atlas: Atlas, labels: Sequence[NDArray[np.int32] | None], device
     return wp.array(by_slot(atlas, labels, (), np.int32, -1), dtype=wp.int32, device=device)
 
 
-def feature_table(atlas: Atlas, features: Sequence[NDArray[np.float32]] | None, device: Any) -> Any:
-    """Feature channels of scenes' splats `[N, F]` by slot, in eights, on a device; empty without any."""
-    if features is None:
-        return wp.zeros((0, 0), dtype=vec8, device=device)
+def feature_table(atlas: Atlas, features: Sequence[NDArray[np.float32]], device: Any) -> Any:
+    """Feature channels of scenes' splats `[N, F]` by slot, in eights, on a device."""
     width = features[0].shape[1]
     table = by_slot(atlas, features, (width,), np.float32, 0.0)
     padded = np.zeros((len(table), -(-width // GROUP) * GROUP), np.float32)
@@ -237,17 +236,28 @@ def feature_table(atlas: Atlas, features: Sequence[NDArray[np.float32]] | None, 
     return wp.array(padded.reshape(len(table), -1, GROUP), dtype=vec8, device=device)
 
 
+def make_channels(
+    atlas: Atlas, scenes: Sequence[Any], features: Sequence[NDArray[np.float32]] | None, device: Any
+) -> DeviceChannels:
+    """What scenes' splats carry; those with levels of detail carry no labels."""
+    labels = [scene.labels if isinstance(scene, Splats) else None for scene in scenes]
+    width = 0 if features is None else features[0].shape[1]
+    table = None if features is None else feature_table(atlas, features, device)
+    return DeviceChannels(label_table(atlas, labels, device), width, table, device)
+
+
 class DeviceChannels:
     """What splats carry for further outputs, and room for normals.
 
     Args:
         labels: By slot, or empty.
-        features: By slot, or empty; see `feature_table`.
+        num_features: F.
+        features: By slot; see `feature_table`. None: there are none.
         device: Warp device.
     """
 
-    def __init__(self, labels: Any, features: Any, device: Any) -> None:
-        self.labels, self.features, self.device = labels, features, device
+    def __init__(self, labels: Any, num_features: int, features: Any, device: Any) -> None:
+        self.labels, self.num_features, self.features, self.device = labels, num_features, features, device
         self.num_allocations = 0
         self.normals = wp.zeros(0, dtype=wp.vec3, device=device)
         self._none = {n: wp.zeros((0,) * n, dtype=wp.float32, device=device) for n in (3, 4)}

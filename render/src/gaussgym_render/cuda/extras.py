@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import warp as wp  # noqa: TID253  (this package is imported only where the backend is asked for)
 from gaussgym_scene import InputError
+from numpy.typing import NDArray
 
-from gaussgym_render.channels import shapes_of
+from gaussgym_render.arrays import device_of
 from gaussgym_render.cuda.channels import DeviceChannels
 from gaussgym_render.cuda.edits import DeviceEdits
 from gaussgym_render.cuda.frame import Frame
@@ -18,9 +20,10 @@ from gaussgym_render.edits import SceneEdits
 from gaussgym_render.objects import Instances
 
 _REALS, _INTEGERS = (wp.float32, wp.float64), (wp.int32, wp.int64)
-_DTYPES = {"instances": wp.int32, "labels": wp.int32}
 TakeArray = Callable[..., Any]
 """Takes a name, an array of the caller, a shape and types, gives the array as Warp's; see `CudaRasterizer`."""
+StageArray = Callable[[str, NDArray[Any], Any], Any]
+"""Takes a name, a numpy array and a type, gives a copy on the device, or the array itself if that is the CPU."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,92 @@ class Wanted:
             shapes, self.first_row, self.cameras_per_row,
             *((name, a.ptr, a.shape, a.strides, a.dtype) for name, a in arrays),
         )  # fmt: skip
+
+
+def take(
+    array: TakeArray,
+    shapes: Mapping[str, tuple[int, ...]],
+    objects: Instances | None,
+    edits: SceneEdits | None,
+    outputs: Mapping[str, Any],
+    edit_rows: tuple[int, int] | None,
+) -> Wanted:
+    """What a call wants, of arrays that the caller has on the device.
+
+    Args:
+        array: Takes each.
+        shapes: Of everything that can be written, for C cameras.
+        objects: As in `CudaRasterizer.render_arrays`.
+        edits: Likewise.
+        outputs: Likewise.
+        edit_rows: Likewise.
+
+    Raises:
+        InputError: On wrong shapes, types or devices, or outputs that are not contiguous.
+    """
+    rows, count = (0, 1) if edit_rows is None else edit_rows, shapes["instances"][0]
+    return Wanted(
+        None if objects is None else take_instances(array, objects, count),
+        None
+        if edits is None
+        else take_edits(array, edits, count if edit_rows is None else _rows_of(edits, count, rows)),
+        {
+            name: array(f"out.{name}", own, shapes[name], (_dtype_of(name),), contiguous=True)
+            for name, own in outputs.items()
+        },
+        *rows,
+    )
+
+
+def stage(
+    staged: StageArray,
+    objects: Instances | None,
+    edits: SceneEdits | None,
+    outputs: Mapping[str, NDArray[Any]],
+) -> Wanted:
+    """What a call wants, of numpy arrays that were checked."""
+    return Wanted(
+        None
+        if objects is None
+        else _stage_fields(staged, objects, ("camera_offsets", "object_ids", "poses_w")),
+        None if edits is None else _stage_fields(staged, edits, [f.name for f in fields(edits)]),
+        {n: staged(n, a, wp.dtype_from_numpy(a.dtype)) for n, a in outputs.items()},
+    )
+
+
+def _stage_fields(staged: StageArray, holder: Any, names: Sequence[str]) -> Any:
+    arrays = {name: getattr(holder, name) for name in names}
+    return replace(holder, **{n: staged(n, a, wp.dtype_from_numpy(a.dtype)) for n, a in arrays.items()})
+
+
+def _dtype_of(name: str) -> Any:
+    """Type of what is written under a name."""
+    return wp.int32 if name in ("instances", "labels") else wp.float32
+
+
+def new_output(name: str, shape: tuple[int, ...], like: Any, device: Any) -> Any:
+    """An array to write something into, of the kind of another array, full of what says nothing."""
+    missing = -1 if name in ("labels", "instances") else 0
+    if device_of(like) is not None:
+        torch = sys.modules["torch"]
+        kind = torch.int32 if _dtype_of(name) is wp.int32 else torch.float32
+        return torch.full(shape, missing, dtype=kind, device=like.device)
+    return wp.full(shape, missing, dtype=_dtype_of(name), device=device)
+
+
+def _rows_of(edits: SceneEdits, count: int, rows: tuple[int, int]) -> int:
+    """How many rows edits have, if that is enough for `count` cameras.
+
+    Raises:
+        InputError: They have too few.
+    """
+    held, needed = (
+        _length("edits.view_dependence", edits.view_dependence),
+        rows[0] + -(-count // max(rows[1], 1)),
+    )
+    if rows[0] < 0 or rows[1] < 1 or held < needed:
+        raise InputError(f"edits have {held} rows, expected at least {needed} for edit_rows {rows}")
+    return held
 
 
 def take_instances(take: TakeArray, instances: Instances, num_cameras: int) -> Instances:
@@ -98,22 +187,6 @@ def take_edits(take: TakeArray, edits: SceneEdits, num_rows: int) -> SceneEdits:
     )
 
 
-def take_outputs(
-    take: TakeArray, outputs: Mapping[str, Any], count: int, size: tuple[int, int], num_features: int
-) -> dict[str, Any]:
-    """Arrays to write into, as Warp's.
-
-    Raises:
-        InputError: On wrong shapes, types or devices, or arrays that are not contiguous.
-    """
-    shapes = {name: shape for name, (shape, _) in shapes_of(count, *size, num_features).items()}
-    shapes["instances"] = (count, size[1], size[0])
-    return {
-        name: take(f"out.{name}", array, shapes[name], (_DTYPES.get(name, wp.float32),), contiguous=True)
-        for name, array in outputs.items()
-    }
-
-
 def _length(name: str, array: Any) -> int:
     if len(array.shape) != 1:
         raise InputError(f"{name} has shape {tuple(array.shape)}, expected one dimension")
@@ -148,12 +221,15 @@ class Extras:
     def reserve(self, frame: Frame, num_cameras: int, wanted: Wanted) -> bool:
         """Take a call on, and make room for it; returns whether buffers that a graph may use are gone."""
         self.wanted = wanted
+        made = self.num_allocations
         gone = self.channels.reserve(frame, wanted.outputs)
         if wanted.instances is not None:
             gone = self.objects.reserve(frame, num_cameras, wanted.instances) or gone
         if wanted.edits is not None:
             rows, patches = wanted.edits.view_dependence.shape[0], wanted.edits.patch_labels.shape[0]
             gone = self.edits.reserve(rows, patches) or gone
+        if self.num_allocations > made:
+            wp.synchronize_device(frame.device)  # new arrays are filled on one stream and used on another
         return gone
 
     def prepare(self, frame: Frame, num_cameras: int) -> None:

@@ -1,0 +1,530 @@
+"""Physics, pixels and a policy together on a GPU: how many steps and frames a second, counted apart.
+
+    python experiments/gpu/throughput.py --output throughput.json
+
+4096 Go1 in 128 procedural scenes with ground of their own (MuJoCo Warp), 200,000 splats a scene, a CNN and GRU that act on pixels. For images of
+84x48 and 640x480 px, and for a camera at 10 Hz and at every control step (50 Hz):
+
+physics   physics steps/s of 5 ms (four a control step) and control steps/s, of physics alone
+simulate  the same with observations, rewards, resets, pixels and the policy's decisions; rendered frames/s; time by part
+train     the same with what PPO stores and learns: training steps/s (control steps of robots that were learned from)
+
+The policy sees images of 640x480 averaged down to 160x120, on the device. Scenes: so many are made, and repeated in memory of their own.
+Rehearsal without a GPU: ``--rehearse`` (Warp's CPU device, a few robots).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import platform
+import tempfile
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from gaussgym_learn.models import build_actor, build_critic, sample_observations
+from gaussgym_learn.ppo import AdaptivePPO
+from gaussgym_learn.recipes import get_recipe
+from gaussgym_render import SplatRenderer
+from gaussgym_render.bench import device as timing
+from gaussgym_render.bench.scenes import exact_count
+from gaussgym_render.lod import LodSplats, build_tree
+from gaussgym_render.renderer import Frames
+from gaussgym_scene import Scene, synthesize
+from gaussgym_scene.artifact import write_json
+from gaussgym_scene.errors import GaussgymError
+from gaussgym_sim.env import Env, EnvCfg
+from gaussgym_sim.presets import randomize_preset
+from gaussgym_sim.sensors.camera import CameraCfg
+from gaussgym_sim.vecsim import VecSim, make_sim
+from rsl_rl.storage import RolloutStorage
+from tensordict import TensorDict
+
+BATCH_ROUNDING = 256
+"""Cameras are rendered in batches of multiples of this, so that buffers for few sizes are made."""
+GOALS = {
+    "physics_steps_per_s": ("640x480 at 10 Hz", 100_000.0),
+    "control_steps_per_s": ("84x48 at 50 Hz", 100_000.0),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What is measured.
+
+    Attributes:
+        kinds: Of procedural scenes, in turn (`gaussgym_scene.synthesize`).
+        robots: Environments.
+        scenes: They are spread over.
+        distinct: Different ones of these; the rest are copies.
+        splats: Of each scene.
+        sizes: Image sizes, and by how much the policy's image is smaller a side [px].
+        rates_hz: Of the camera.
+        steps: Control steps of a timed round.
+        rounds: Of which the median is taken.
+        rollout: Control steps of an update.
+        mini_batches: Of an update.
+    """
+
+    kinds: tuple[str, ...] = ("street", "rubble", "slope", "corridor", "stairs", "flat")
+    robots: int = 4096
+    scenes: int = 128
+    distinct: int = 16
+    splats: int = 200_000
+    sizes: tuple[tuple[int, int, int], ...] = ((84, 48, 1), (640, 480, 4))
+    rates_hz: tuple[float, ...] = (10.0, 50.0)
+    steps: int = 50
+    rounds: int = 3
+    rollout: int = 25
+    mini_batches: int = 8
+
+
+TINY = Plan(
+    kinds=("flat", "slope"), robots=4, scenes=2, distinct=2, splats=800, sizes=((40, 36, 1), (80, 72, 2)), rates_hz=(10.0, 50.0), steps=6, rounds=1, rollout=4,
+    mini_batches=1,
+)  # fmt: skip
+
+
+# ---------------------------------------------------------------------- scenes
+
+
+def make_scene(job: tuple[int, str, int, Path, bool]) -> Path:
+    """Make scene `number` with so many splats, and its levels of detail if asked for, unless they are there."""
+    number, kind, splats, folder, levels = job
+    place = folder / f"scene{number:03d}"
+    if not (place / "scene.json").exists():
+        made = synthesize(kind, seed=number, max_splats=max(splats, 5000), splat_spacing_m=0.02)
+        exact = exact_count(made.splats, splats, np.random.default_rng(number))
+        name = f"{made.name} {number}"
+        Scene(name, exact, made.mesh, made.heightfield, made.paths, made.metadata).save(place)
+    if levels and not (place.with_suffix(".lod") / "lod.json").exists():
+        build_tree(Scene.load(place, verify=False).splats).save(place.with_suffix(".lod"))
+    return place
+
+
+def open_scenes(
+    plan: Plan, folder: Path, lod_px: float | None, workers: int
+) -> tuple[list[Scene], list[Any]]:
+    """Scenes for physics and what the renderer shows of each; made in processes of their own."""
+    jobs = [
+        (number, plan.kinds[number % len(plan.kinds)], plan.splats, folder, lod_px is not None)
+        for number in range(plan.distinct)
+    ]
+    if workers > 1:
+        with multiprocessing.get_context("spawn").Pool(workers) as pool:
+            places = pool.map(make_scene, jobs, chunksize=1)
+    else:
+        places = [make_scene(job) for job in jobs]
+    scenes = [Scene.load(place, verify=False) for place in places]
+    shown: list[Any] = [scene.splats for scene in scenes]
+    if lod_px is not None:
+        shown = [replace(LodSplats.load(place.with_suffix(".lod")), threshold_px=lod_px) for place in places]
+    order = [slot % plan.distinct for slot in range(plan.scenes)]
+    return [scenes[i] for i in order], [shown[i] for i in order]
+
+
+# ---------------------------------------------------------------------- camera
+
+
+class Camera:
+    """`CameraRenderer` for the environment: images of all sizes of batches from buffers that stay, averaged down if asked for.
+
+    Args:
+        shown: What each of the simulator's scenes shows.
+        width: Of the images that are rendered [px].
+        height: Likewise.
+        factor: By how much the images that come out are smaller a side.
+        most: Cameras at a time.
+        device: Where they are.
+    """
+
+    def __init__(
+        self, shown: list[Any], width: int, height: int, factor: int, most: int, device: torch.device
+    ) -> None:
+        backend = "cuda" if timing.on_gpu(device) else "warp-cpu"
+        self.renderer = SplatRenderer(shown, width, height, backend=backend, device=str(device))
+        self.factor, self.frames = factor, 0
+        room = -(-most // BATCH_ROUNDING) * BATCH_ROUNDING if most >= BATCH_ROUNDING else most
+        self._rgb = torch.zeros(room, height, width, 3, dtype=torch.uint8, device=device)
+        self._depth = torch.zeros(room, height, width, device=device)
+        self._alpha = torch.zeros(room, height, width, device=device)
+        self._c2w = torch.eye(4, device=device).repeat(room, 1, 1)
+        self._ks = torch.eye(3, device=device).repeat(room, 1, 1)
+        self._ids = torch.zeros(room, dtype=torch.long, device=device)
+        self._mask = torch.zeros(room, dtype=torch.bool, device=device)
+
+    def render(
+        self, c2w: torch.Tensor, K: torch.Tensor, scene_ids: torch.Tensor, *, mask: Any = None
+    ) -> SimpleNamespace:
+        """See `gaussgym_sim.sensors.camera.CameraRenderer`."""
+        assert mask is None
+        count = len(c2w)
+        self.frames += count
+        batch = min(-(-count // BATCH_ROUNDING) * BATCH_ROUNDING, len(self._ids))
+        self._c2w[:count], self._ks[:count], self._ids[:count] = c2w, K, scene_ids
+        self._ks[:count, :2] *= self.factor
+        self._mask[:count], self._mask[count:] = True, False
+        out = Frames(self._rgb[:batch], self._depth[:batch], self._alpha[:batch])
+        self.renderer.render(
+            self._c2w[:batch], self._ks[:batch], self._ids[:batch], mask=self._mask[:batch], out=out
+        )
+        return SimpleNamespace(rgb=averaged(out.rgb[:count], self.factor))
+
+
+def averaged(rgb: torch.Tensor, factor: int) -> torch.Tensor:
+    """Images `[C, H, W, 3]` uint8, each pixel the rounded mean of `factor²` of the given ones."""
+    if factor == 1:
+        return rgb
+    count, height, width, _ = rgb.shape
+    boxes = rgb.view(count, height // factor, factor, width // factor, factor, 3)
+    area = factor * factor
+    return ((boxes.sum((2, 4), dtype=torch.int16) + area // 2) // area).to(torch.uint8)
+
+
+# ---------------------------------------------------------------------- clocks
+
+
+class Parts:
+    """Device time by part of the loop: events round calls, read when all is done. On a CPU the host's clock."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device, self.on = device, False
+        self._spans: dict[str, list[Any]] = {}
+
+    def watch(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        """The call, with its time counted to a part while `on`."""
+
+        def watched(*args: Any, **options: Any) -> Any:
+            if not self.on:
+                return call(*args, **options)
+            begin = self._mark()
+            result = call(*args, **options)
+            self._spans.setdefault(name, []).append((begin, self._mark()))
+            return result
+
+        return watched
+
+    def _mark(self) -> Any:
+        if not timing.on_gpu(self.device):
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def take(self) -> dict[str, float]:
+        """Milliseconds of each part since the last call."""
+        timing.synchronize(self.device)
+        cuda = timing.on_gpu(self.device)
+        spans, self._spans = self._spans, {}
+        return {
+            name: sum(begin.elapsed_time(end) if cuda else 1e3 * (end - begin) for begin, end in marks)
+            for name, marks in spans.items()
+        }
+
+
+def median(rows: list[dict[str, float]]) -> dict[str, Any]:
+    """Median of each number, and the least and greatest of the rates."""
+    found: dict[str, Any] = {name: float(np.median([row[name] for row in rows])) for name in rows[0]}
+    rate = [row["control_steps_per_s"] for row in rows if "control_steps_per_s" in row]
+    return found | ({"control_steps_per_s_range": [min(rate), max(rate)]} if rate else {})
+
+
+# ---------------------------------------------------------------------- what is measured
+
+
+def physics_alone(sim: VecSim, plan: Plan) -> dict[str, Any]:
+    """The simulator's own step, robots at their default pose shaken a little."""
+    pose = torch.tensor(sim.robot.default_joint_pos, device=sim.device).repeat(sim.num_envs, 1)
+    shake = 0.1 * torch.randn(8, *pose.shape, generator=torch.Generator().manual_seed(0)).to(sim.device)
+
+    def steps(count: int) -> float:
+        timing.synchronize(sim.device)
+        begin = time.perf_counter()
+        for k in range(count):
+            sim.step(pose + shake[k % 8])
+        timing.synchronize(sim.device)
+        return time.perf_counter() - begin
+
+    steps(3)
+    rates = [plan.steps * plan.robots / steps(plan.steps) for _ in range(plan.rounds)]
+    return median([{"control_steps_per_s": rate, "physics_steps_per_s": 4 * rate} for rate in rates])
+
+
+class Contestant:
+    """Environment, camera and policy at one image size and camera rate."""
+
+    def __init__(
+        self, sim: VecSim, shown: list[Any], size: tuple[int, int, int], rate_hz: float, plan: Plan
+    ) -> None:
+        width, height, factor = size
+        self.plan, self.device, self.parts = plan, sim.device, Parts(sim.device)
+        self.camera = Camera(shown, width, height, factor, plan.robots, sim.device)
+        varied, _ = randomize_preset("default").supported_by(sim.capabilities)
+        seen = CameraCfg(width=width // factor, height=height // factor, rate_hz=rate_hz)
+        cfg = replace(EnvCfg.for_task("velocity"), camera=seen, randomize=varied)
+        for name, owner in (("physics", sim), ("render", self.camera)):
+            method = "step" if owner is sim else "render"
+            setattr(owner, method, self.parts.watch(name, getattr(owner, method)))
+        self.sim, self.env = sim, Env(sim, cfg, seed=0, renderer=self.camera)
+        self.recipe = get_recipe("pixels")
+        obs = self.env.get_observations()
+        self.layout = {name: list(value.shape[1:]) for name, value in obs.items()}
+        self.actor = build_actor(self.recipe.network, self.layout, self.env.num_actions).to(self.device)
+        self.obs = self.packed(obs)
+
+    def close(self) -> None:
+        """Give the simulator its own step back."""
+        del self.sim.step  # type: ignore[attr-defined]
+
+    def packed(self, obs: dict[str, torch.Tensor]) -> TensorDict:
+        return TensorDict(obs, batch_size=[self.plan.robots])  # type: ignore[arg-type]
+
+    def simulate(self) -> dict[str, Any]:
+        """Steps on the policy's own decisions."""
+        act = self.parts.watch("policy", lambda obs: self.actor(obs))
+
+        def steps(count: int) -> None:
+            with torch.inference_mode():
+                for _ in range(count):
+                    obs, _, dones, _ = self.env.step(act(self.obs))
+                    self.obs = self.packed(obs)
+                    self.actor.reset(dones)
+
+        steps(10)
+        return median([self.round(steps) for _ in range(self.plan.rounds)])
+
+    def round(self, steps: Callable[[int], None]) -> dict[str, float]:
+        """Rates of one round of steps, once without clocks in it and once by part."""
+        frames = self.camera.frames
+        timing.synchronize(self.device)
+        begin = time.perf_counter()
+        steps(self.plan.steps)
+        timing.synchronize(self.device)
+        seconds = time.perf_counter() - begin
+        rate = self.plan.steps * self.plan.robots / seconds
+        found = {
+            "control_steps_per_s": rate, "physics_steps_per_s": 4 * rate,
+            "frames_per_s": (self.camera.frames - frames) / seconds, "ms_per_control_step": 1e3 * seconds / self.plan.steps,
+        }  # fmt: skip
+        self.parts.on = True
+        steps(self.plan.steps)
+        self.parts.on = False
+        return found | {f"{name}_ms": ms / self.plan.steps for name, ms in self.parts.take().items()}
+
+    def learner(self) -> AdaptivePPO:
+        """PPO as the recipe has it, all of it on the device."""
+        network, cfg, plan = self.recipe.network, self.recipe.ppo, self.plan
+        read = {*network.actor_groups, *network.critic_groups, network.aux_group, "rgb_new"} & set(
+            self.layout
+        )
+        self.groups = sorted(read)
+        sample = sample_observations({name: self.layout[name] for name in self.groups}, plan.robots).to(
+            self.device
+        )
+        device = str(self.device)
+        storage = RolloutStorage("rl", plan.robots, plan.rollout, sample, [self.env.num_actions], device)
+        learner = AdaptivePPO(
+            self.actor, build_critic(network, self.layout).to(self.device), storage, num_learning_epochs=cfg.epochs,
+            num_mini_batches=plan.mini_batches, gamma=cfg.gamma, lam=cfg.lam, entropy_coef=cfg.entropy_coef, learning_rate=cfg.learning_rate,
+            target_kl=cfg.target_kl, aux_cfg={"lr": cfg.aux_lr, "epochs": cfg.aux_epochs}, device=device,
+        )  # fmt: skip
+        for model in (learner.actor, learner.critic):
+            rnn = model.rnn.rnn if model.is_recurrent else None
+            state = (
+                None
+                if rnn is None
+                else torch.zeros(rnn.num_layers, plan.robots, rnn.hidden_size, device=self.device)
+            )
+            model.reset(hidden_state=state)
+        return learner
+
+    def train(self) -> dict[str, Any]:
+        """Rollouts and updates."""
+        learner, plan = self.learner(), self.plan
+        obs, rows = self.obs.select(*self.groups), []
+        for _ in range(1 + plan.rounds):
+            timing.synchronize(self.device)
+            begin = time.perf_counter()
+            learner.train_mode()
+            with torch.inference_mode():
+                for _ in range(plan.rollout):
+                    groups, rewards, dones, extras = self.env.step(learner.act(obs))
+                    obs = self.packed(groups).select(*self.groups)
+                    learner.process_env_step(obs, rewards, dones.long(), extras)
+                learner.compute_returns(obs)
+            timing.synchronize(self.device)
+            collected = time.perf_counter()
+            losses = learner.update()
+            timing.synchronize(self.device)
+            if not all(np.isfinite(value) for value in losses.values()):
+                raise RuntimeError(f"the update diverged: {losses}")
+            seconds = time.perf_counter() - begin
+            row = {"collect_s": collected - begin, "learn_s": seconds - (collected - begin)}
+            row |= {"training_steps_per_s": plan.rollout * plan.robots / seconds}
+            rows.append(row)
+        return median(rows[1:])  # the first one warms up
+
+
+def measure(
+    plan: Plan,
+    device: torch.device,
+    scenes: list[Scene],
+    shown: list[Any],
+    report: dict[str, Any],
+    output: Path,
+) -> list[str]:
+    """Everything, in order; what fails is reported, and its name returned."""
+    begin = time.perf_counter()
+    sim = make_sim("mjwarp", "go1", scenes, plan.robots, device=device)
+    report["simulator_made_s"] = time.perf_counter() - begin
+    failed = []
+    attempt("physics", report, output, failed, lambda: physics_alone(sim, plan))
+    for size in plan.sizes:
+        for rate_hz in plan.rates_hz:
+            name = f"{size[0]}x{size[1]} at {rate_hz:g} Hz"
+
+            def both(
+                size: tuple[int, int, int] = size, rate_hz: float = rate_hz, name: str = name
+            ) -> dict[str, Any]:
+                contestant = Contestant(sim, shown, size, rate_hz, plan)
+                try:
+                    row: dict[str, Any] = {
+                        "policy_px": [size[0] // size[2], size[1] // size[2]],
+                        "simulate": contestant.simulate(),
+                    }
+                    report["rows"][name] = {"result": row}
+                    write_json(output, report)  # a run that is cut short keeps what it has
+                    return row | {"train": contestant.train()}
+                finally:
+                    contestant.close()
+
+            attempt(name, report, output, failed, both)
+    sim.close()
+    return failed
+
+
+def attempt(
+    name: str, report: dict[str, Any], output: Path, failed: list[str], call: Callable[[], Any]
+) -> None:
+    """Add a call's result, or what it raised, to the report."""
+    begin = time.perf_counter()
+    try:
+        row: dict[str, Any] = {"result": call()}
+    except Exception as error:  # the next ones tell as much
+        traceback.print_exc()
+        row = report["rows"].get(name, {}) | {"error": f"{type(error).__name__}: {error}"}
+        failed.append(name)
+    row["seconds"] = time.perf_counter() - begin
+    report["rows"][name] = row
+    memory = timing.memory_of(report_device(report))
+    row["memory_bytes"] = None if memory is None else memory.used_bytes
+    write_json(output, report)
+    print_row(name, row)
+
+
+def report_device(report: dict[str, Any]) -> torch.device:
+    return torch.device(report["settings"]["device"])
+
+
+def print_row(name: str, row: dict[str, Any]) -> None:
+    for what, numbers in {"": row.get("result", {})}.items():
+        for part in ("simulate", "train"):
+            if part in numbers:
+                shown = ", ".join(f"{k} {v:,.1f}" for k, v in numbers[part].items() if isinstance(v, float))
+                print(f"  {name}, {part}{what}: {shown}", flush=True)
+        if "control_steps_per_s" in numbers:
+            shown = f"{numbers['control_steps_per_s']:,.0f} control, {numbers['physics_steps_per_s']:,.0f} physics steps/s"
+            print(f"  {name}: {shown}", flush=True)
+    if "error" in row:
+        print(f"  {name}: {row['error']}", flush=True)
+
+
+def verdicts(report: dict[str, Any]) -> list[dict[str, Any]]:
+    """What is to be reached, beside what was; None where it was not measured."""
+    rows = []
+    for what, (name, least) in GOALS.items():
+        found = report["rows"].get(name, {}).get("result", {}).get("simulate", {}).get(what)
+        rows.append(
+            {
+                "what": f"{what}, {name}",
+                "found": found,
+                "least": least,
+                "passed": None if found is None else found >= least,
+            }
+        )
+    return rows
+
+
+def settings() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--device", default=None, help="default cuda; with --rehearse cpu")
+    parser.add_argument("--rehearse", action="store_true", help="tiny sizes")
+    parser.add_argument("--robots", type=int)
+    parser.add_argument(
+        "--lod-px",
+        type=float,
+        help="show levels of detail at this threshold [px]; default: the scenes themselves",
+    )
+    parser.add_argument(
+        "--scenes-dir", type=Path, help="where scenes are kept for the next run; default: nowhere"
+    )
+    parser.add_argument(
+        "--workers", type=int, default=min(16, os.cpu_count() or 1), help="processes that make scenes"
+    )
+    folder = Path(os.environ.get("OUT", "."))
+    parser.add_argument("--output", type=Path, default=folder / "throughput_gpu.json")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = settings()
+    plan = TINY if args.rehearse else Plan()
+    if args.robots is not None:
+        plan = replace(plan, robots=args.robots, scenes=min(plan.scenes, args.robots))
+    device = torch.device(args.device or ("cpu" if args.rehearse else "cuda"))
+    if timing.on_gpu(device) and not torch.cuda.is_available():
+        raise SystemExit(
+            f"error: device {args.device!r}: torch {torch.__version__} finds no CUDA device; --rehearse needs none"
+        )
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = args.scenes_dir or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        begin = time.perf_counter()
+        scenes, shown = open_scenes(plan, folder, args.lod_px, min(args.workers, plan.distinct))
+        report: dict[str, Any] = {
+            "machine": {
+                "device": torch.cuda.get_device_name(device) if timing.on_gpu(device) else platform.processor(),
+                "torch": torch.__version__, "python": platform.python_version(),
+            },
+            "settings": {"device": str(device), "lod_px": args.lod_px, "plan": asdict(plan)}, "rows": {},
+            "scenes_made_s": time.perf_counter() - begin,
+        }  # fmt: skip
+        print(json.dumps(report["machine"]))
+        failed = measure(plan, device, scenes, shown, report, args.output)
+    report["verdicts"] = verdicts(report)
+    for row in report["verdicts"]:
+        print(
+            f"{ {True: 'ok', False: 'MISSED', None: 'not run'}[row['passed']]:<8}{row['what']}: {row['found']} (at least {row['least']:g})"
+        )
+    write_json(args.output, report)
+    print(args.output)
+    if failed:
+        raise SystemExit(f"failed: {', '.join(failed)}")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except GaussgymError as error:
+        raise SystemExit(f"error: {error}") from None
