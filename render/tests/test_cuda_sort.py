@@ -22,12 +22,12 @@ def on_device(array):
     return wp.array(np.ascontiguousarray(array).view(np.int32), dtype=int, device="cpu")
 
 
-def sorted_pairs(lengths, keys, values, buffers=None):
+def sorted_pairs(lengths, keys, values, buffers=None, **ties):
     """Keys (uint32) and values of segments after `sort_segments`."""
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
     buffers = buffers or sort.SortBuffers.create(len(lengths), max(len(keys), 1), "cpu")
     keys, values = on_device(np.asarray(keys, np.uint32)), on_device(np.asarray(values, np.int32))
-    sort.sort_segments(on_device(offsets), keys, values, buffers)
+    sort.sort_segments(on_device(offsets), keys, values, buffers, **ties)
     return keys.numpy().view(np.uint32), values.numpy()
 
 
@@ -95,6 +95,24 @@ def test_blocks_of_every_tier(fibers, keys):
 def test_long_segments(fibers, keys):
     """Buckets that fit a tile, and such that hold most of a segment (few depths: sorted by the bits of values too)."""
     check([8193, 0, 30_001], keys)
+
+
+@pytest.mark.parametrize("blocks", [False, True])
+@pytest.mark.parametrize("keys", [few_depths, one_depth, depths])
+def test_ties_by_other_numbers(fibers, blocks, keys):
+    """As splats are: a value names a record, that its splat's slot, and that its place in the input."""
+    wp.config.enable_cpu_blocks = blocks
+    rng = np.random.default_rng(4)
+    lengths = [5, 900, 2000, 12_000]
+    total = sum(lengths)
+    keys, values = keys(rng, total).astype(np.uint32), rng.permutation(total).astype(np.int32)
+    slots = rng.permutation(2 * total)[:total].astype(np.int32)
+    numbers = rng.permutation(2 * total).astype(np.int32)
+    segment = np.repeat(np.arange(4), lengths)
+    order = np.lexsort((numbers[slots[values]], keys, segment))
+    found = sorted_pairs(lengths, keys, values, slots=on_device(slots), numbers=on_device(numbers))
+    np.testing.assert_array_equal(found[0], keys[order])
+    np.testing.assert_array_equal(found[1], values[order])
 
 
 def test_long_segment_with_one_crowded_bucket(fibers):

@@ -46,16 +46,13 @@ def make_cuda(
     Raises:
         InputError: There is no such device.
     """
-    wanted = "cuda" if cfg.device is None else cfg.device
+    # Another kind of device is where the caller wants tensors, not where to render.
+    wanted = cfg.device if cfg.device is not None and cfg.device.startswith("cuda") else "cuda"
     try:
         device = wp.get_device(wanted)
     except (ValueError, RuntimeError) as error:
         found = ", ".join(str(d) for d in wp.get_cuda_devices()) or "none"
         raise InputError(f"renderer device {wanted!r} does not exist; CUDA devices here: {found}") from error
-    if not device.is_cuda:
-        raise InputError(
-            f"renderer device is {wanted!r}, expected 'cuda' or 'cuda:N' (backend 'warp-cpu' for the CPU)"
-        )
     return CudaRasterizer(splats, cfg, device, CudaCfg(kernels=kernels))
 
 
@@ -106,6 +103,7 @@ class CudaRasterizer:
             wp.int32: wp.zeros((0, 2), dtype=wp.int32, device=device),
             wp.int64: wp.zeros((0, 2), dtype=wp.int64, device=device),
         }
+        wp.synchronize_device(device)  # calls may come on other streams than the one that filled the arrays
 
     @property
     def pool(self) -> paging.DeviceScenePool | None:
@@ -144,6 +142,7 @@ class CudaRasterizer:
                 antialiased=self.cfg.antialiased,
                 cfg=self.cuda_cfg,
             )
+        wp.synchronize_device(self.device)
         return self.frame
 
     def takes(self, array: Any) -> bool:
@@ -159,6 +158,13 @@ class CudaRasterizer:
             kind, number = array.__dlpack_device__()
             return kind == 2 and self.device.is_cuda and number == self.device.ordinal
         return hasattr(array, "__cuda_array_interface__") and self.device.is_cuda
+
+    def is_on(self, device: Any) -> bool:
+        """Whether arrays of a torch device lie here."""
+        try:
+            return wp.device_from_torch(device) == self.device
+        except (RuntimeError, ValueError):  # a device that Warp does not know
+            return False
 
     def render_arrays(
         self,
@@ -178,8 +184,9 @@ class CudaRasterizer:
     ) -> tuple[Any, Any, Any]:
         """Render from arrays on the device into arrays there: no copy, no wait, no look at a value.
 
-        Work goes to torch's current stream if `c2w` is a tensor, to Warp's otherwise. Cameras, instances and patches that cannot
-        be rendered are left out, and counted: see `counters`.
+        Work goes to torch's current stream if `c2w` is a tensor, to Warp's otherwise; calls share buffers, so that those on one
+        stream must be done before they come on another. Cameras, instances and patches that cannot be rendered are left out,
+        and counted: see `counters`.
 
         Args:
             c2w: Camera to world `[C, 4, 4]`, float32 or float64.
@@ -247,6 +254,7 @@ class CudaRasterizer:
         """See `gaussgym_render.cpu.CpuRasterizer.render`; frames go through main memory."""
         if len(cameras) == 0:
             return
+        wp.synchronize_device(self.device)  # the last call may have been on a stream of torch's
         mask = np.zeros(len(c2w), np.bool_)
         mask[cameras] = True
         inputs = FrameInputs(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import warp as wp  # noqa: TID253  (this package is imported only where the backend is asked for)
@@ -225,7 +225,7 @@ class Frame:
         buffers = SortBuffers.create(self.num_segments, 1, self.device)
         spare_keys, spare_values = (array[count : 2 * count] for array in pairs)
         keys, values = (array[:count] for array in pairs)
-        return SortBuffers(buffers.lists, buffers.queue, spare_keys, spare_values), (keys, values)
+        return replace(buffers, spare_keys=spare_keys, spare_values=spare_values), (keys, values)
 
     def counters(self) -> Counters:
         """What went wrong since the last call of this; waits for the device."""
@@ -317,13 +317,12 @@ class Frame:
     def sort_wave(self) -> None:
         """Sort the segments by depth, ties by the splats' order in the input."""
         segments = self.segments
-        if self.sort_buffers is None:
-            wp.utils.segmented_sort_pairs(
-                segments.keys, segments.values, self.capacity.pairs, segments.offsets
-            )
-        else:
+        if self.sort_buffers is not None:
             keys, values = self.sorted_pairs
-            sort_segments(segments.offsets, keys, values, self.sort_buffers)
+            order = {"slots": self.records.slot, "numbers": self.atlas.scenes.source}
+            sort_segments(segments.offsets, keys, values, self.sort_buffers, **order)
+            return
+        wp.utils.segmented_sort_pairs(segments.keys, segments.values, self.capacity.pairs, segments.offsets)
         ties = [segments, self.num_segments, self.ranked, self.num_threads]
         self.launch(bins.rank_ties, self.num_threads, [self.atlas.scenes, self.records, *ties])
         self.launch(bins.keep_ties, self.num_threads, ties)
