@@ -6,7 +6,7 @@ normals are computed once a record. Feature channels are blended eight at a time
 
 # Warp reads annotations and indices in a way of its own.
 # pyright: reportIndexIssue=false, reportOperatorIssue=false, reportArgumentType=false, reportCallIssue=false
-# pyright: reportGeneralTypeIssues=false, reportAssignmentType=false, reportAttributeAccessIssue=false, reportReturnType=false
+# pyright: reportGeneralTypeIssues=false, reportAssignmentType=false, reportAttributeAccessIssue=false, reportReturnType=false, reportInvalidTypeForm=false
 # ruff: noqa: UP018, RUF046  (loop variables are declared by a call; `and` evaluates both sides)
 
 from __future__ import annotations
