@@ -123,6 +123,10 @@ class DeviceRasterizer(Rasterizer, Protocol):
         """Whether an array lies on its device."""
         ...
 
+    def is_on(self, device: Any) -> bool:
+        """Whether a torch device is its device."""
+        ...
+
     def render_arrays(
         self,
         c2w: Array,
@@ -345,6 +349,10 @@ class SplatRenderer:
     def paging(self) -> PagingStats | None:
         """What paging did so far, or None if all scenes are in memory."""
         return None if self.pool is None else self.pool.stats
+
+    def stays_on(self, device: Any) -> bool:
+        """Whether tensors on a torch device stay there in `render`, so that a mask of a few cameras costs no more than these."""
+        return isinstance(self.rasterizer, DeviceRasterizer) and self.rasterizer.is_on(device)
 
     def prefetch(self, scene_ids: Iterable[int]) -> None:
         """Start reading scenes that calls to come will need; returns at once. Does nothing where all scenes are in memory.

@@ -144,6 +144,13 @@ class CudaRasterizer:
             return kind == 2 and self.device.is_cuda and number == self.device.ordinal
         return hasattr(array, "__cuda_array_interface__") and self.device.is_cuda
 
+    def is_on(self, device: Any) -> bool:
+        """Whether arrays of a torch device lie here."""
+        try:
+            return wp.device_from_torch(device) == self.device
+        except (RuntimeError, ValueError):  # a device that Warp does not know
+            return False
+
     def render_arrays(
         self,
         c2w: Any,
