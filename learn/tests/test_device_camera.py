@@ -83,3 +83,13 @@ def test_slots_are_looked_up_once(tmp_path):
     ids[2] = 0
     shows([3, 0, 3])
     assert calls._looked_at[2] == [0, 3]
+    looked = calls._looked_at
+    with torch.inference_mode():  # as in training: nobody counts writes to what is made here
+        shows([3, 0, 3])
+        assert calls._looked_at is looked
+        slots.show(0, 1)
+        shows([1, 0, 1])
+        ids = ids.clone()
+        shows([1, 0, 1])
+        ids[0] = 1
+        shows([0, 0, 1])

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from gaussgym_render.arrays import version_of
 from gaussgym_scene.errors import InputError
 from gaussgym_scene.scene import Scene
 from gaussgym_sim.ground.terrain import ground_of
@@ -152,7 +153,7 @@ class SlotRenderer:
         self._renderer, self._place = renderer, place
         self._shown = torch.tensor([place[scene] for scene in shown])
         self.takes_motion = bool(getattr(renderer, "takes_motion", False))
-        self._last: tuple[Any, ...] = (None, None, None, None)
+        self._last: tuple[Any, ...] = (None, None, None)
 
     def stays_on(self, device: torch.device) -> bool:
         """See `gaussgym_sim.sensors.camera.CameraRenderer`."""
@@ -168,10 +169,11 @@ class SlotRenderer:
 
     def _scenes(self, slots: torch.Tensor) -> torch.Tensor:
         """Scenes of slots `[C]`; the very tensor of the last call while nothing has changed, so that nobody looks at it again."""
-        now = (slots, slots._version, self._shown._version)
-        if self._last[0] is not slots or self._last[1:3] != now[1:]:
-            self._last = (*now, self._shown.to(slots.device)[slots])
-        return self._last[3]
+        versions = version_of(slots), version_of(self._shown)
+        if None in versions or self._last[0] is not slots or self._last[1] != versions:
+            with torch.inference_mode(False):  # else nobody could tell whether it has changed
+                self._last = slots, versions, self._shown.to(slots.device)[slots]
+        return self._last[2]
 
     def prefetch(self, scenes: Sequence[int]) -> None:
         """Start reading scenes that slots will show."""
