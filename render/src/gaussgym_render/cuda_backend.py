@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from gaussgym_render.renderer import Rasterizer, RasterizerCfg
 
-ABILITIES = ("sizes", "memory_budget_bytes")
+ABILITIES = ("objects", "edits", "outputs", "sizes", "memory_budget_bytes")
 """Those of `gaussgym_render.renderer.ABILITIES` that they have."""
 KERNELS: dict[str, Literal["plain", "fast", "half"]] = {
     "cuda": "plain",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import warp as wp  # noqa: TID253  (this package is imported only where the backend is asked for)
 
@@ -19,6 +19,9 @@ from gaussgym_render.cuda.overflow import BINS, Counters, make_limit
 from gaussgym_render.cuda.project import WORDS, Records
 from gaussgym_render.cuda.scan import Scan
 from gaussgym_render.cuda.sort import SortBuffers, sort_segments
+
+if TYPE_CHECKING:
+    from gaussgym_render.cuda.extras import Extras
 
 BLOCK = CHUNK
 """Threads of a block."""
@@ -238,15 +241,25 @@ class Frame:
         """Run a kernel."""
         wp.launch(kernel, dim=dim, inputs=inputs, device=self.device, block_dim=BLOCK)
 
-    def render(self, inputs: FrameInputs, images: Any) -> None:
-        """Render cameras into `images` (see `blend.Images`): launches only, on the device's current stream."""
+    def render(self, inputs: FrameInputs, images: Any, extras: Extras | None = None) -> None:
+        """Render cameras into `images` (see `blend.Images`): launches only, on the device's current stream.
+
+        `extras` says what else is drawn, changed and written.
+        """
         self.prepare(inputs)
+        if extras is not None:
+            extras.prepare(self, inputs.c2w.shape[0])
         for start in range(0, inputs.c2w.shape[0], self.wave_size):
             self.wave.start = start
             self.project_wave()
+            if extras is not None:
+                extras.recolor(self)
             self.bin_wave()
             self.sort_wave()
-            self.blend_wave(images)
+            if extras is None:
+                self.blend_wave(images)
+            else:
+                extras.blend(self, images)
 
     def prepare(self, inputs: FrameInputs) -> None:
         """Prepare all cameras, and put those of a scene together."""

@@ -192,8 +192,7 @@ _SHARED = """
 """
 
 _TIER = (
-    block.PRELUDE
-    + _SHARED
+    _SHARED
     + _SCAN
     + _TAKE
     + """
@@ -208,8 +207,7 @@ SORT_TILE
 )
 
 _LONG = (
-    block.PRELUDE
-    + _SHARED
+    _SHARED
     + """
     GG_SHARED int ends[NUM_BUCKETS];
     GG_SHARED int bases[256];
@@ -320,7 +318,7 @@ RANK
 """
 
 
-def _text(template: str, threads: int) -> str:
+def _text(template: str, threads: int, prelude: str) -> str:
     """A snippet with its parts put together and its constants filled in."""
     for name, part in (("BIG_BUCKET", _BIG_BUCKET), ("SORT_TILE", _SORT_TILE), ("RANK", _RANK)):
         template = template.replace(f"\n{name}\n", part)
@@ -332,14 +330,14 @@ def _text(template: str, threads: int) -> str:
     }
     for name, number in constants.items():
         template = template.replace(name, str(number))
-    return template
+    return prelude + template
 
 
-def _make_tier(tier: int) -> Any:
+def _make_tier(tier: int, prelude: str) -> Any:
     """The kernel that sorts the segments of a tier, one block each at a time."""
     threads = TIERS[tier] // ITEMS
 
-    @wp.func_native(_text(_TIER, threads))
+    @wp.func_native(_text(_TIER, threads, prelude))
     def sort_in_block(
         offsets: wp.array[int],
         lists: wp.array2d[int],
@@ -367,44 +365,49 @@ def _make_tier(tier: int) -> Any:
     return sort_tier
 
 
-@wp.func_native(_text(_LONG, LONG_THREADS))
-def _sort_long_in_block(
-    offsets: wp.array[int],
-    lists: wp.array2d[int],
-    queue: wp.array2d[int],
-    tier: int,
-    keys: wp.array[int],
-    values: wp.array[int],
-    slots: wp.array[int],
-    numbers: wp.array[int],
-    spare_keys: wp.array[int],
-    spare_values: wp.array[int],
-): ...
+def _make_long(prelude: str) -> Any:
+    """The kernel that sorts the segments that no tier holds, one block each at a time."""
+
+    @wp.func_native(_text(_LONG, LONG_THREADS, prelude))
+    def sort_in_block(
+        offsets: wp.array[int],
+        lists: wp.array2d[int],
+        queue: wp.array2d[int],
+        tier: int,
+        keys: wp.array[int],
+        values: wp.array[int],
+        slots: wp.array[int],
+        numbers: wp.array[int],
+        spare_keys: wp.array[int],
+        spare_values: wp.array[int],
+    ): ...
+
+    @wp.kernel(module="unique", enable_backward=False, launch_bounds=LONG_THREADS)
+    def sort_long(
+        offsets: wp.array[int],
+        lists: wp.array2d[int],
+        queue: wp.array2d[int],
+        tier: int,
+        keys: wp.array[int],
+        values: wp.array[int],
+        slots: wp.array[int],
+        numbers: wp.array[int],
+        spare_keys: wp.array[int],
+        spare_values: wp.array[int],
+    ):
+        sort_in_block(offsets, lists, queue, tier, keys, values, slots, numbers, spare_keys, spare_values)
+
+    return sort_long
 
 
-@wp.kernel(module="unique", enable_backward=False, launch_bounds=LONG_THREADS)
-def sort_long(
-    offsets: wp.array[int],
-    lists: wp.array2d[int],
-    queue: wp.array2d[int],
-    tier: int,
-    keys: wp.array[int],
-    values: wp.array[int],
-    slots: wp.array[int],
-    numbers: wp.array[int],
-    spare_keys: wp.array[int],
-    spare_values: wp.array[int],
-) -> None:
-    """Sort the segments that no tier holds, one block each at a time."""
-    _sort_long_in_block(offsets, lists, queue, tier, keys, values, slots, numbers, spare_keys, spare_values)
+def make_block_kernels(prelude: str = block.PRELUDE) -> dict[Any, int]:
+    """The kernels of whole blocks, in the order of tiers, and their threads; `prelude`: `block.PRELUDE`, or a test's change of it."""
+    tiers = {_make_tier(tier, prelude): longest // ITEMS for tier, longest in enumerate(TIERS)}
+    return {**tiers, _make_long(prelude): LONG_THREADS}
 
 
-TIER_KERNELS = tuple(_make_tier(tier) for tier in range(len(TIERS)))
-BLOCK_KERNELS = {
-    **{kernel: longest // ITEMS for kernel, longest in zip(TIER_KERNELS, TIERS)},
-    sort_long: LONG_THREADS,
-}
-"""Kernels of whole blocks and their threads; for compiling ahead of time and reports."""
+BLOCK_KERNELS = make_block_kernels()
+"""For launches, for compiling ahead of time, and for reports."""
 
 
 @wp.kernel
@@ -554,7 +557,7 @@ def sort_segments(
     wp.launch(enqueue, segments, [offsets, buffers.lists, buffers.queue], device=device)
     for tier, (kernel, threads) in enumerate(BLOCK_KERNELS.items()):
         inputs = [offsets, buffers.lists, buffers.queue, tier, *pairs]
-        if kernel is sort_long:
+        if tier == len(TIERS):
             inputs += [buffers.spare_keys, buffers.spare_values]
         blocks = block.resident_blocks(device, BLOCKS_PER_MULTIPROCESSOR[tier])
         wp.launch(kernel, blocks * threads, inputs, device=device, block_dim=threads)
