@@ -9,7 +9,7 @@ import urllib.request
 
 import pytest
 from gaussgym_deploy.bundle import BundleError, PolicyBundle
-from gaussgym_deploy.commands.options import link_options
+from gaussgym_deploy.commands.options import link_options, merged
 from gaussgym_deploy.runtime import Runtime
 from gaussgym_deploy.states import Mode
 from gaussgym_deploy.teleop import DriveCfg
@@ -29,14 +29,49 @@ def directory(tmp_path_factory):
 
 
 def test_options_are_json_or_text():
-    assert link_options((("domain=7", "dead-man=false"), ("scene=runs/a", "wait=0.5"))) == {
+    assert link_options(("domain=7", "dead-man=false", "scene=runs/a", "wait=0.5")) == {
         "domain": 7, "dead_man": False, "scene": "runs/a", "wait": 0.5,
     }  # fmt: skip
     for bad in ("domain", "=7"):
         with pytest.raises(BundleError, match="not of the form NAME=VALUE"):
-            link_options(((bad,),))
+            link_options((bad,))
     with pytest.raises(BundleError, match="domain is given twice: 7 and 8"):
-        link_options((("domain=7",), ("domain=8",)))
+        link_options(("domain=7", "domain=8"))
+
+
+def test_an_option_may_be_given_several_times():
+    words = [
+        "run",
+        "B",
+        "--option",
+        "a=1",
+        "--seconds",
+        "3",
+        "--option=b=2",
+        "--dry-run",
+        "--option",
+        "c=3",
+        "d=--4",
+    ]
+    assert merged(words) == [
+        "run",
+        "B",
+        "--seconds",
+        "3",
+        "--dry-run",
+        "--option",
+        "a=1",
+        "b=2",
+        "c=3",
+        "d=--4",
+    ]
+    assert merged(["faults", "B", "--links", "bench", "--links", "sim"]) == [
+        "faults",
+        "B",
+        "--links",
+        "bench",
+        "sim",
+    ]
 
 
 def test_wrong_operators_and_options_end_in_one_line(directory):

@@ -5,6 +5,8 @@ import time
 
 import numpy as np
 import pytest
+import torch
+from gaussgym_render import RobotCameraCfg, SplatRenderer, make_robot_camera
 from gaussgym_render.atlas import CHUNK, build_atlas
 from gaussgym_render.lod import LodSplats
 from gaussgym_render.packed import PackedCache
@@ -205,6 +207,76 @@ def test_what_cannot_be_read_ends_the_call(tmp_path):
     assert drawn == [[True]]
     with pytest.raises(InputError, match="the memory budget is 1000"):
         DeviceScenePool(pool._scenes, 1000, pool._cache, device="cpu")
+
+
+def renderers(scenes, folder, chunks):
+    """One whose scenes take turns, and one that holds them all."""
+    paged = SplatRenderer(
+        scenes,
+        *SIZE,
+        backend="warp-cpu",
+        memory_budget_bytes=chunks * device_chunk_bytes(15),
+        cache_dir=folder,
+    )
+    return paged, SplatRenderer(scenes, *SIZE, backend="warp-cpu")
+
+
+def assert_same(a, b):
+    for name in KINDS:
+        np.testing.assert_array_equal(np.asarray(getattr(a, name)), np.asarray(getattr(b, name)), name)
+
+
+@pytest.mark.parametrize("kind", [np.asarray, torch.as_tensor])
+def test_a_renderer_with_a_budget_renders_the_same(tmp_path, kind):
+    rng = np.random.default_rng(6)
+    scenes = ragged(rng)
+    paged, whole = renderers(scenes, tmp_path, 9)
+    assert paged.paging.bytes_capacity <= 9 * device_chunk_bytes(15)
+    for _ in range(4):
+        batch = [kind(a) for a in cameras_in(rng.integers(0, len(scenes), 5), rng)]
+        mask = kind(rng.random(5) < 0.7)
+        paged.prefetch(rng.integers(0, len(scenes), 2))
+        frames = paged.render(*batch, mask=mask)
+        assert isinstance(frames.rgb, torch.Tensor) == (kind is torch.as_tensor)
+        assert_same(frames, whole.render(*batch, mask=mask))
+    assert paged.paging.evictions > 2
+    assert paged.paging.calls == 4
+
+
+def test_tensors_of_scenes_are_looked_at_once(tmp_path):
+    """And again once they were written to."""
+    rng = np.random.default_rng(7)
+    scenes = [random_splats(200, rng, sh_degree=0) for _ in range(4)]
+    paged, whole = renderers(scenes, tmp_path, 2)
+    batch = [torch.as_tensor(a) for a in cameras_in([0, 1, 1], rng)]
+    calls, looked = paged.rasterizer.paged, []
+    for _ in range(3):
+        assert_same(paged.render(*batch), whole.render(*batch))
+        looked.append(id(calls._looked_at))
+    assert len(set(looked)) == 1
+    batch[2][0] = 3
+    assert_same(paged.render(*batch), whole.render(*batch))
+    assert calls._looked_at[2] == [1, 3]
+    batch[2].numpy()[1] = 2  # behind torch's back: the camera is left out, and counted
+    assert not paged.render(*batch).alpha[1].any()
+    assert calls.missed.numpy()[0] == 1
+    same = batch[2].clone()  # another tensor, perhaps at the same place
+    assert_same(paged.render(*batch[:2], same), whole.render(*batch[:2], same))
+
+
+def test_a_robots_camera_over_scenes_that_take_turns(tmp_path):
+    rng = np.random.default_rng(8)
+    scenes = [random_splats(600, rng, sh_degree=1) for _ in range(4)]
+    size = pinhole(*SIZE), *SIZE, RobotCameraCfg.typical()
+    paged = make_robot_camera(
+        scenes, *size, backend="warp-cpu", memory_budget_bytes=7 * device_chunk_bytes(3), cache_dir=tmp_path
+    )
+    whole = make_robot_camera(scenes, *size, backend="warp-cpu")
+    motion = {"twist_c": torch.as_tensor(rng.normal(size=(5, 6)))}
+    for ids in ([0, 1, 2, 3, 0], [3, 3, 1, 1, 1]):
+        batch = [torch.as_tensor(a) for a in cameras_in(ids, rng)]
+        assert_same(paged.render(*batch, **motion), whole.render(*batch, **motion))
+    assert paged.renderer.paging.evictions > 1
 
 
 class Logged(PlainCopies):

@@ -13,6 +13,7 @@ from .commands.envelope import envelope
 from .commands.faults import faults
 from .commands.finish import finish
 from .commands.flights import replay_flight, run_endurance
+from .commands.options import merged
 from .commands.sim2sim import run_sim2sim
 
 COMMANDS = {
@@ -51,7 +52,7 @@ def main() -> None:
                 prog="gaussgym-deploy",
                 description=__doc__,
                 config=(tyro.conf.OmitArgPrefixes,),
-                args=joined(sys.argv[1:]),
+                args=merged(joined(sys.argv[1:])),
             )
         )
     )

@@ -206,7 +206,7 @@ def _make_paged_cpu(sources: Sequence[SceneSource], cfg: RasterizerCfg, budget_b
     cache = PackedCache(cfg.cache_dir)
     scenes = cache.pack_all(sources, cfg.sh_degree)
     if not cfg.antialiased and any(scene.levels for scene in scenes):
-        raise InputError(_LEVELS_ALIASED)
+        raise InputError(LEVELS_ALIASED)
     pool = ScenePool(scenes, budget_bytes, cache)
     rasterizer = CpuRasterizer(
         pool.atlas, cfg.width, cfg.height, near=cfg.near, antialiased=cfg.antialiased, num_threads=cfg.num_threads
@@ -216,9 +216,14 @@ def _make_paged_cpu(sources: Sequence[SceneSource], cfg: RasterizerCfg, budget_b
 
 
 register_backend("cpu", _make_cpu, abilities=ABILITIES)
-register_backend("cuda", cuda_backend.make_cuda, abilities=("sizes",), missing=cuda_backend.missing)
 register_backend(
-    "warp-cpu", cuda_backend.make_warp_cpu, abilities=("sizes",), missing=cuda_backend.missing_warp
+    "cuda", cuda_backend.make_cuda, abilities=("sizes", "memory_budget_bytes"), missing=cuda_backend.missing
+)
+register_backend(
+    "warp-cpu",
+    cuda_backend.make_warp_cpu,
+    abilities=("sizes", "memory_budget_bytes"),
+    missing=cuda_backend.missing_warp,
 )
 register_backend("reference", ReferenceRasterizer, abilities=("objects", "edits", "outputs", "sizes"))
 for _name, _batch_scenes in (("gsplat", False), ("gsplat-batched", True)):
@@ -228,7 +233,7 @@ for _name, _batch_scenes in (("gsplat", False), ("gsplat-batched", True)):
         missing=gsplat_backend.missing,
     )
 
-_LEVELS_ALIASED = (
+LEVELS_ALIASED = (
     "found a scene with levels of detail and antialiased=False; its merged splats are made for True"
 )
 
@@ -298,7 +303,7 @@ class SplatRenderer:
         if sh_degree is not None and not 0 <= sh_degree <= 3:
             raise InputError(f"SH degree {sh_degree}, expected 0 to 3 or None")
         if not antialiased and any(isinstance(scene, LodSplats) for scene in splats):
-            raise InputError(_LEVELS_ALIASED)
+            raise InputError(LEVELS_ALIASED)
         if num_threads is not None and num_threads < 1:
             raise InputError(f"num_threads is {num_threads}, expected at least 1 or None")
         self.background = np.asarray(background, np.float32)
@@ -330,7 +335,7 @@ class SplatRenderer:
     @property
     def pool(self) -> ScenePool | None:
         """Where scenes take turns, or None if all are in memory."""
-        return self.rasterizer.pool if isinstance(self.rasterizer, PagedRasterizer) else None
+        return getattr(self.rasterizer, "pool", None)
 
     @property
     def paging(self) -> PagingStats | None:

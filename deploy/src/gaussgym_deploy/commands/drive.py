@@ -23,7 +23,7 @@ from ..supervisor_process import SupervisedRobot
 from ..teleop import OPERATORS, DriveCfg, open_operator
 from ..teleop.keyboard import HELP
 from ..teleop.web import WebOperator
-from .options import NamedValues, link_options, listed
+from .options import link_options
 
 __all__ = ["checklist", "run"]
 
@@ -35,12 +35,12 @@ def run(
     /,
     *,
     robot: str = "bench",
-    option: NamedValues = (),
+    option: Tuple[str, ...] = (),
     scene: Optional[Path] = None,
     camera: str = NO_CAMERA,
-    camera_option: NamedValues = (),
+    camera_option: Tuple[str, ...] = (),
     operator: str = NO_OPERATOR,
-    operator_option: NamedValues = (),
+    operator_option: Tuple[str, ...] = (),
     drive: DriveCfg = DriveCfg(),  # noqa: B008 (frozen)
     goal: Tuple[float, ...] = (),
     goal_by: str = "odometry",
@@ -123,9 +123,9 @@ def checklist(
     /,
     *,
     robot: str,
-    option: NamedValues = (),
+    option: Tuple[str, ...] = (),
     operator: str = NO_OPERATOR,
-    operator_option: NamedValues = (),
+    operator_option: Tuple[str, ...] = (),
     drive: DriveCfg = DriveCfg(),  # noqa: B008 (frozen)
     picture: Path = Path("camera.png"),
     run_s: float = 5.0,
@@ -222,12 +222,12 @@ def _camera(name: str, bundle: PolicyBundle, options: Dict[str, Any]) -> Iterato
 
 
 @contextlib.contextmanager
-def _operator(name: str, drive: DriveCfg, options: NamedValues) -> Iterator[Optional[CommandSource]]:
+def _operator(name: str, drive: DriveCfg, options: Tuple[str, ...]) -> Iterator[Optional[CommandSource]]:
     """The operator by name, let go of at the end whatever happens."""
     if name == NO_OPERATOR:
         if options:
             raise BundleError(
-                f"--operator-option {listed(options)[0]} needs an --operator: {', '.join(sorted(OPERATORS))}"
+                f"--operator-option {options[0]} needs an --operator: {', '.join(sorted(OPERATORS))}"
             )
         yield None
         return

@@ -10,7 +10,6 @@ from ..envelope.plot import write_svg
 from ..envelope.sweep import NOMINAL, EnvelopeCfg, measure_envelope, parse_sweeps
 from ..reporting import ProgressLine
 from ..simulated_robot import SimulatedRobotCfg
-from .options import Words, listed
 
 __all__ = ["envelope", "table"]
 
@@ -20,7 +19,7 @@ def envelope(
     /,
     *,
     scene: Path,
-    sweep: Words = (),
+    sweep: Tuple[str, ...] = (),
     episodes: int = 64,
     starts: Optional[Path] = None,
     workers: Optional[int] = None,
@@ -47,7 +46,7 @@ def envelope(
         if path is not None and not path.exists():
             raise BundleError(f"{path}: not found")
     loaded = PolicyBundle.load(bundle)
-    cfg = EnvelopeCfg(parse_sweeps(listed(sweep)), episodes, starts, robot, workers)
+    cfg = EnvelopeCfg(parse_sweeps(sweep), episodes, starts, robot, workers)
     lines: List[ProgressLine] = []
 
     def progress(report: Mapping[str, Any], total: int) -> None:

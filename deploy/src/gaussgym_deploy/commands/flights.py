@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Optional
+from typing import Optional, Tuple
 
 from ..bundle import BundleError, PolicyBundle
 from ..endurance import endurance
@@ -12,7 +12,7 @@ from ..recorder import read_flight
 from ..replay import replay
 from ..reporting import counts, write_json
 from ..robot_io import LinkError
-from .options import NamedValues, link_options
+from .options import link_options
 
 __all__ = ["replay_flight", "run_endurance"]
 
@@ -45,7 +45,7 @@ def run_endurance(
     /,
     *,
     robot: str = "bench",
-    option: NamedValues = (),
+    option: Tuple[str, ...] = (),
     seconds: float = 600.0,
     flight: Optional[Path] = None,
     json: Optional[Path] = None,

@@ -4,38 +4,53 @@ from __future__ import annotations
 
 import json
 import os
-from typing import Any, Dict, Tuple
-
-import tyro
-from typing_extensions import Annotated  # tyro's own need; typing has it from Python 3.9 on
+from typing import Any, Dict, List, Sequence, Tuple
 
 from ..bundle import BundleError
 
-__all__ = ["NamedValues", "Words", "link_options", "listed"]
+__all__ = ["LISTS", "link_options", "merged"]
 
-# Without it tyro, like argparse, silently keeps the last of several `--option`s alone.
-Words = Annotated[Tuple[Tuple[str, ...], ...], tyro.conf.UseAppendAction]
-"""Words of an option that may be given several times, with one or more words each time."""
-NamedValues = Words
-"""Words of the form NAME=VALUE."""
+LISTS = ("--option", "--camera-option", "--operator-option", "--sweep", "--links", "--kinds")
+"""Options that take any number of words."""
 
 
-def listed(words: Tuple[Tuple[str, ...], ...]) -> Tuple[str, ...]:
-    """All words, in the order given."""
-    return tuple(word for given in words for word in given)
+def merged(words: Sequence[str]) -> List[str]:
+    """The words with all of a list option's behind its first mention.
+
+    Otherwise tyro, as argparse does, would silently keep the last of several ``--option``s alone.
+
+    Args:
+        words: Of the command line.
+    """
+    lists: Dict[str, List[str]] = {}
+    rest: List[str] = []
+    filling = rest
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not word.startswith("--"):
+            filling.append(word)
+        elif name in LISTS:
+            filling = lists.setdefault(name, [])
+            if equals:
+                filling.append(value)
+                filling = rest
+        else:
+            filling = rest
+            rest.append(word)
+    return rest + [word for name, values in lists.items() for word in (name, *values)]
 
 
-def link_options(words: Tuple[Tuple[str, ...], ...]) -> Dict[str, Any]:
+def link_options(pairs: Tuple[str, ...]) -> Dict[str, Any]:
     """Values by name; a value that is JSON (a number, true, null, a list) is what it says, anything else is text.
 
     Args:
-        words: ``NAME=VALUE``.
+        pairs: ``NAME=VALUE``.
 
     Raises:
         BundleError: For another form, or a name given twice.
     """
     options: Dict[str, Any] = {}
-    for pair in listed(words):
+    for pair in pairs:
         name, equals, value = pair.partition("=")
         name = name.replace("-", "_")
         if not name or not equals:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,18 +18,20 @@ from numpy.typing import NDArray
 
 from gaussgym_render.arrays import device_of
 from gaussgym_render.atlas import build_atlas
-from gaussgym_render.cuda.device_atlas import upload
+from gaussgym_render.cuda import paging
+from gaussgym_render.cuda.device_atlas import DeviceAtlas, upload
 from gaussgym_render.cuda.frame import CudaCfg, Frame, FrameInputs, make_images
 from gaussgym_render.cuda.graphs import GraphCache
 from gaussgym_render.cuda.overflow import Counters
 
 if TYPE_CHECKING:
-    from gaussgym_render.renderer import AnySplats, FrameArrays, RasterizerCfg
+    from gaussgym_render.packed import SceneSource
+    from gaussgym_render.renderer import FrameArrays, RasterizerCfg
 
 _REALS, _INTEGERS = (wp.float32, wp.float64), (wp.int32, wp.int64)
 
 
-def make_cuda(splats: Sequence[AnySplats], cfg: RasterizerCfg) -> CudaRasterizer:
+def make_cuda(splats: Sequence[SceneSource], cfg: RasterizerCfg) -> CudaRasterizer:
     """The rasterizer on a CUDA device, `cfg.device` or the current one.
 
     Raises:
@@ -47,7 +50,7 @@ def make_cuda(splats: Sequence[AnySplats], cfg: RasterizerCfg) -> CudaRasterizer
     return CudaRasterizer(splats, cfg, device)
 
 
-def make_warp_cpu(splats: Sequence[AnySplats], cfg: RasterizerCfg) -> CudaRasterizer:
+def make_warp_cpu(splats: Sequence[SceneSource], cfg: RasterizerCfg) -> CudaRasterizer:
     """The same rasterizer on Warp's CPU device."""
     return CudaRasterizer(splats, cfg, wp.get_device("cpu"))
 
@@ -57,20 +60,24 @@ class CudaRasterizer:
 
     Args:
         splats: The scenes.
-        cfg: Image size and conventions.
+        cfg: Image size and conventions; with a memory budget the scenes take turns on the device.
         device: Warp device.
         cuda_cfg: Capacities and choices of kernels.
+
+    Attributes:
+        paged: Brings scenes in as calls need them; None if all are there.
     """
 
     def __init__(
         self,
-        splats: Sequence[AnySplats],
+        splats: Sequence[SceneSource],
         cfg: RasterizerCfg,
         device: Any,
         cuda_cfg: CudaCfg | None = None,
     ) -> None:
         self.cfg, self.cuda_cfg, self.device = cfg, cuda_cfg or CudaCfg(), device
-        self.atlas = upload(build_atlas(splats, sh_degree=cfg.sh_degree), device)
+        self.paged = None if cfg.memory_budget_bytes is None else paging.make_paged(splats, cfg, device)
+        self.atlas = self._upload(splats) if self.paged is None else self.paged.pool.device_atlas
         graphs = self.cuda_cfg.graphs
         self.graphs = GraphCache(device, enabled=device.is_cuda if graphs is None else graphs)
         self.frame: Frame | None = None
@@ -80,6 +87,14 @@ class CudaRasterizer:
             wp.int32: wp.zeros((0, 2), dtype=wp.int32, device=device),
             wp.int64: wp.zeros((0, 2), dtype=wp.int64, device=device),
         }
+
+    def _upload(self, splats: Sequence[SceneSource]) -> DeviceAtlas:
+        return upload(build_atlas(splats, sh_degree=self.cfg.sh_degree), self.device)  # type: ignore[arg-type]
+
+    @property
+    def pool(self) -> paging.DeviceScenePool | None:
+        """Where scenes take turns, or None if all are on the device."""
+        return None if self.paged is None else self.paged.pool
 
     def counters(self) -> Counters:
         """What went wrong since the last call of this; waits for the device."""
@@ -124,6 +139,8 @@ class CudaRasterizer:
         sizes: Any,
         background: NDArray[np.float32],
         out: tuple[Any, Any, Any] | None,
+        *,
+        scenes: Sequence[int] | None = None,
     ) -> tuple[Any, Any, Any]:
         """Render from arrays on the device into arrays there: no copy, no wait, no look at a value.
 
@@ -138,6 +155,8 @@ class CudaRasterizer:
             sizes: Width and height of each image, of the type of `scene_ids` `[C, 2]`; None: the frame's.
             background: Linear RGB `[3]`.
             out: rgb, depth and alpha to write into; None: new ones, tensors or Warp arrays as `c2w` is one.
+            scenes: Which scenes cameras may be in, where scenes take turns; None: what `scene_ids` says, see
+                `paging.PagedCalls.scenes_of`, which may wait.
 
         Returns:
             rgb uint8 `[C, H, W, 3]`, depth and alpha float32 `[C, H, W]`: `out` or new ones.
@@ -156,7 +175,9 @@ class CudaRasterizer:
                 for name, array in zip(("depth", "alpha"), given[1:])
             )
             if count > 0:
-                self._launch(inputs, make_images(rgb, depth, alpha, background))
+                if self.paged is not None and scenes is None:
+                    scenes = self.paged.scenes_of(scene_ids)
+                self._launch(inputs, make_images(rgb, depth, alpha, background), scenes)
         return given
 
     def render(
@@ -191,11 +212,23 @@ class CudaRasterizer:
                 ("rgb", "depth", "alpha"), frames, (wp.uint8, wp.float32, wp.float32)
             )
         ]
-        self._launch(inputs, make_images(staged[0], staged[1], staged[2], background))
+        scenes = np.unique(scene_ids[cameras]).tolist()
+        self._launch(inputs, make_images(staged[0], staged[1], staged[2], background), scenes)
         for frame, array in zip(frames, staged):
             frame[cameras] = array.numpy()[cameras]
 
-    def _launch(self, inputs: FrameInputs, images: Any) -> None:
+    def _launch(self, inputs: FrameInputs, images: Any, scenes: Sequence[int] | None) -> None:
+        """Render, in turns of the scenes if they are paged."""
+        if self.paged is None:
+            self._draw(inputs, images)
+            return
+
+        def draw(mask: Any) -> None:
+            self._draw(replace(inputs, mask=mask), images)
+
+        self.paged.render(scenes or (), inputs.ids, inputs.mask, draw)
+
+    def _draw(self, inputs: FrameInputs, images: Any) -> None:
         """Render, by a graph where this was done before with the same arrays."""
         frame = self.reserve(inputs.c2w.shape[0])
         arrays = [*vars(inputs).values(), images.rgb, images.depth, images.alpha]

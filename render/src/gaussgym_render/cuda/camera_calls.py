@@ -89,6 +89,7 @@ class CameraCalls:
             device=self.device,
             render_path=self._render_path,
         )
+        self._scenes: list[int] | None = None  # of a call, where scenes take turns
         self._held: dict[str, Any] = {}  # inputs as the kernels take them
         self._no_flags = wp.zeros(0, dtype=wp.bool, device=self.device)
         self._no_ids = wp.zeros(0, dtype=wp.int64, device=self.device)
@@ -150,6 +151,8 @@ class CameraCalls:
             ):
                 if array is not None:
                     arrays[name] = self._array(name, array, (count, *tail), dtypes)
+            if self._rasterizer.paged is not None:
+                self._scenes = self._rasterizer.paged.scenes_of(scene_ids)
             self._launch(count, arrays, frames)
         return given
 
@@ -157,8 +160,11 @@ class CameraCalls:
         """Render, by a graph where this was done before with the same frames; inputs are copied, so that they may move."""
         made, graphs = self.effects.allocations, self._rasterizer.graphs
         batch = self._batch(count, arrays, frames)
-        key = (id(self), count, *arrays, *(frame.ptr for frame in frames))
-        graphs.run(key, lambda: self.effects.render(batch))
+        if self._rasterizer.paged is None:
+            key = (id(self), count, *arrays, *(frame.ptr for frame in frames))
+            graphs.run(key, lambda: self.effects.render(batch))
+        else:
+            self.effects.render(batch)
         if self.effects.allocations > made:
             graphs.clear()  # which hold buffers that are gone
             if not self.device.is_capturing:
@@ -205,7 +211,8 @@ class CameraCalls:
     def _render_path(self, path: PathBatch) -> None:
         """Render a block's pinhole images."""
         self._rasterizer.render_arrays(
-            path.poses, path.ks, path.scene_ids, path.due, None, self._background, (path.rgb, path.depth, path.alpha)
+            path.poses, path.ks, path.scene_ids, path.due, None, self._background, (path.rgb, path.depth, path.alpha),
+            scenes=self._scenes,
         )  # fmt: skip
 
     def _hold(self, name: str, shape: Any, dtype: Any) -> Any:

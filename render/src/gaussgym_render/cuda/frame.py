@@ -37,7 +37,7 @@ class CudaCfg:
         memory_bytes: For what cameras see [B]; None: an eighth of the device's.
         pairs_per_visible: Room for pairs of splat and macro-tile, for each visible splat; images of one macro-tile need none.
         kernels: What sorts and blends: 'plain', or 'fast', written for blocks of threads, or 'half', which blends in half
-            precision besides. The latter two have not run on a GPU yet.
+            precision besides (45 dB from the oracle) and stops where 8-bit colours need no more. None has run on a GPU yet.
         graphs: Whether repeated calls become CUDA graphs; None: on CUDA devices.
     """
 
@@ -321,7 +321,9 @@ class Frame:
         if self.cfg.kernels == "plain":
             self.launch(blending.blend, (self.wave_size, self.width * self.height), arrays)
         else:
-            blend_fast.blend(*arrays, half_precision=self.cfg.kernels == "half")
+            half = self.cfg.kernels == "half"
+            stop_below = blend_fast.STOP_BELOW_8_BIT if half else 0.0
+            blend_fast.blend(*arrays, half_precision=half, stop_below=stop_below)
 
 
 def make_images(rgb: Any, depth: Any, alpha: Any, background: Any) -> Any:

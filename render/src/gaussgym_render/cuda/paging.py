@@ -16,16 +16,22 @@ from __future__ import annotations
 
 import queue
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import warp as wp  # noqa: TID253  (this module is imported only where the backend is asked for)
+from gaussgym_scene import InputError
 from numpy.typing import NDArray
 
+from gaussgym_render.arrays import to_numpy
 from gaussgym_render.atlas import CHUNK, CHUNK_ARRAYS, NUM_SHAPE
 from gaussgym_render.cuda.device_atlas import DeviceAtlas, Scenes, nested_boxes, tree_parents
 from gaussgym_render.packed import PackedCache, PackedScene, rest_shape
 from gaussgym_render.paging import PoolAtlas, ScenePool
+
+if TYPE_CHECKING:
+    from gaussgym_render.packed import SceneSource
+    from gaussgym_render.renderer import RasterizerCfg
 
 wp.set_module_options({"enable_backward": False})
 
@@ -312,6 +318,24 @@ def _places(scenes: Sequence[PackedScene]) -> PoolAtlas:
     )
 
 
+def make_paged(
+    sources: Sequence[SceneSource], cfg: RasterizerCfg, device: Any, *, num_loaders: int = 2
+) -> PagedCalls:
+    """Calls of scenes that take turns within `cfg.memory_budget_bytes` on a Warp device.
+
+    Raises:
+        InputError: A scene cannot be read, is larger than the budget, or has levels of detail that need antialiasing.
+    """
+    from gaussgym_render.renderer import LEVELS_ALIASED
+
+    cache = PackedCache(cfg.cache_dir)
+    scenes = cache.pack_all(sources, cfg.sh_degree)
+    if not cfg.antialiased and any(scene.levels for scene in scenes):
+        raise InputError(LEVELS_ALIASED)
+    budget = cfg.memory_budget_bytes or 0
+    return PagedCalls(DeviceScenePool(scenes, budget, cache, device=device, num_loaders=num_loaders))
+
+
 @wp.kernel
 def set_places(table: wp.array2d[wp.int64], scenes: Scenes) -> None:
     """Say where scenes lie, from `table [S, 4]`: first chunk, one past the last, first of the bands, whether it may be used."""
@@ -403,6 +427,7 @@ class PagedCalls:
             wp.zeros(count, dtype=wp.bool, device=pool.device),
         )
         self._last_announced: list[int] = []
+        self._looked_at: tuple[Any, Any, list[int]] = None, None, []
         self._chosen = wp.zeros(0, dtype=wp.bool, device=pool.device)
         self.missed = wp.zeros(1, dtype=wp.int32, device=pool.device)
         self._last: Any = None  # event after the last call, which the next one's tables must not overtake
@@ -417,9 +442,13 @@ class PagedCalls:
             draw: Renders the cameras of a mask, bool `[C]`, whose scenes are then in the pool's `device_atlas`.
 
         Raises:
-            InputError: A scene cannot be read.
+            InputError: A scene cannot be read, or the call is being captured.
         """
         pool, count = self.pool, scene_ids.shape[0]
+        if pool.device.is_capturing:
+            raise InputError(
+                "found a renderer whose scenes take turns in a captured graph; expected one that holds them all"
+            )
         if self._chosen.shape[0] != count:
             self._chosen = wp.zeros(count, dtype=wp.bool, device=pool.device)
         if self._last is not None:
@@ -440,6 +469,20 @@ class PagedCalls:
                 pool.give_back(group)
             left, first = [scene for scene in left if scene not in set(group)], False
         self._last = pool.copies.after_frame()
+
+    def scenes_of(self, scene_ids: Any) -> list[int]:
+        """The scenes that an array `[C]` on the device names, ascending.
+
+        Looks at it on the host, which waits for the device; but not if it is the very tensor that was looked at last and nobody
+        has written to it since by torch. (What is written to its memory in other ways shows in `missed`.)
+        """
+        version = getattr(scene_ids, "_version", None)
+        if version is None or self._looked_at[0] is not scene_ids or self._looked_at[1] != version:
+            array = scene_ids if isinstance(scene_ids, wp.array) else to_numpy(scene_ids, None)
+            values = np.unique(array.numpy() if isinstance(array, wp.array) else array)
+            valid = values[(values >= 0) & (values < self._announced.shape[0])]
+            self._looked_at = scene_ids, version, valid.tolist()
+        return self._looked_at[2]
 
     def _launch(self, kernel: Any, dim: int, inputs: list[Any]) -> None:
         wp.launch(kernel, dim, inputs, device=self.pool.device)
