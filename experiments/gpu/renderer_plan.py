@@ -20,6 +20,7 @@ class Plan:
         flat_scenes: Numbers of scenes that are compared, smallest first.
         matrix_sizes, matrix_cameras, matrix_scenes, matrix_splats: The matrix; splats in the order in which they are measured.
         parity_sizes, parity_splats: Of the correctness cases.
+        kernels: Whose pictures are checked, the plain ones first.
         counted_cameras: On which operations are counted.
         seconds: For each measurement [s].
         copy_bytes: Of the copy that measures bandwidth.
@@ -40,6 +41,7 @@ class Plan:
     matrix_splats: tuple[int, ...] = (200_000, 50_000, 1_000_000)
     parity_sizes: tuple[tuple[int, int], ...] = ((64, 64), (84, 48), (130, 70), (320, 240), (640, 480))
     parity_splats: int = 3000
+    kernels: tuple[str, ...] = ("plain", "fast", "half")
     counted_cameras: int = 8
     seconds: float = 1.0
     copy_bytes: int = 2**32

@@ -24,7 +24,7 @@ for stage in scene render recon sim learn deploy app; do
   PYTHONPATH=$tree/$stage/src${PYTHONPATH:+:$PYTHONPATH}
 done
 export PYTHONPATH
-tiny=() scenes=$folder/scenes
+tiny=() scenes=${TMPDIR:-/tmp}/gaussgym-gpu-scenes
 [ -n "${REHEARSE:-}" ] && tiny=(--rehearse)
 
 step() { # name, limit [s], command ...

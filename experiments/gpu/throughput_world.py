@@ -61,7 +61,7 @@ TINY = Plan(
 def make_scene(job: tuple[int, str, int, Path, bool]) -> Path:
     """Make scene `number` with so many splats, and its levels of detail if asked for, unless they are there."""
     number, kind, splats, folder, levels = job
-    place = folder / f"scene{number:03d}"
+    place = folder / f"{kind}-{number:03d}-{splats}"
     if not (place / "scene.json").exists():
         made = synthesize(kind, seed=number, max_splats=max(splats, 5000), splat_spacing_m=0.02)
         exact = exact_count(made.splats, splats, np.random.default_rng(number))
