@@ -174,6 +174,7 @@ def headline_step(run: Run) -> list[dict[str, Any]]:
             "memory_bytes": None if before is None or after is None else after.used_bytes - before.used_bytes,
             "in_a_graph": graph_speed(ours, run.device, plan),
         })  # fmt: skip
+        rows[-1]["device_counts"] = ours.counted()
         print_headline(rows[-1])
         del ours
         free(run.device)
@@ -203,6 +204,11 @@ def print_headline(row: dict[str, Any]) -> None:
     )
     for name, kernel in row["kernels"].items():
         print(f"    {kernel['ms']:9.3f} ms in {kernel['launches']:4.0f} launches  {name[:90]}")
+    own, counts = row["device_counts"], row["counts"]
+    print(
+        f"    {own['visible']:,.0f} splats seen and {own['pairs']:,.0f} pairs a frame (counted on the CPU: {counts['visible']:,.0f} and "
+        f"{counts['pairs']:,.0f}; {counts['evaluated']:,.0f} evaluations, {counts['contributing']:,.0f} of them contribute)"
+    )
     for name, bound in row["floors"].items():
         print(
             f"    floor ({name}): {1e3 * bound['floor_s']:.2f} ms, gap {bound['gap']:.1f}; with memory between kernels "

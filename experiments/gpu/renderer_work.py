@@ -110,6 +110,19 @@ class Ours:
         counters = self.renderer.rasterizer.counters()
         return counters.dropped_splats + counters.dropped_pairs + counters.refused
 
+    def counted(self) -> dict[str, float]:
+        """Splats seen and pairs of splat and macro-tile of a camera, means of one wave as the device counted them."""
+        frame = self.renderer.rasterizer.frame
+        self.use(self.load.take(np.arange(min(frame.wave_size, len(self.load)))))
+        visible, pairs = (
+            int(offsets.numpy()[-1]) for offsets in (frame.wave.offsets, frame.segments.offsets)
+        )
+        return {
+            "cameras": len(self.load),
+            "visible": visible / len(self.load),
+            "pairs": pairs / len(self.load),
+        }
+
     def images(self) -> np.ndarray:
         """What the last `draw` drew, uint8 `[C, H, W, 3]`."""
         return parity.as_numpy(self.out.rgb)

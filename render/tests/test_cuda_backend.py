@@ -5,6 +5,7 @@ Every test runs on Warp's CPU device; where there is a GPU, those that take `bac
 
 import subprocess
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -19,12 +20,13 @@ from gaussgym_scene import InputError, Splats
 wp = pytest.importorskip("warp")
 
 from gaussgym_render.cuda.backend import CudaRasterizer  # noqa: E402
-from gaussgym_render.cuda.device_atlas import nested_boxes, tree_parents  # noqa: E402
+from gaussgym_render.cuda.device_atlas import nested_boxes, tree_parents, upload  # noqa: E402
 from gaussgym_render.cuda.frame import CudaCfg, plan_capacity  # noqa: E402
 from gaussgym_render.cuda.scan import Scan  # noqa: E402
 
 BACKGROUND = (0.2, 0.4, 0.6)
 HAS_GPU = cuda_backend.missing() is None
+ON_GPU = [pytest.mark.gpu, pytest.mark.skipif(not HAS_GPU, reason="no CUDA device")]
 
 
 @pytest.fixture(
@@ -41,7 +43,7 @@ def backend(request):
 
 def place(backend):
     """Torch device of a backend."""
-    return "cuda" if backend == "cuda" else "cpu"
+    return "cpu" if backend == "warp-cpu" else "cuda"
 
 
 def psnr_db(a, b):
@@ -73,7 +75,7 @@ def tuned(renderer, **cfg):
     """The renderer with other capacities."""
     old = renderer.rasterizer
     renderer.rasterizer = CudaRasterizer.__new__(CudaRasterizer)
-    renderer.rasterizer.__dict__.update(old.__dict__, cuda_cfg=CudaCfg(**cfg), frame=None)
+    renderer.rasterizer.__dict__.update(old.__dict__, cuda_cfg=replace(old.cuda_cfg, **cfg), frame=None)
     return renderer
 
 
@@ -159,6 +161,39 @@ def test_parity_with_the_oracle_on_the_same_numbers(backend, width, height, monk
         np.array([i.alpha for i in images]),
     )
     assert_close(ours, truth, least_db=80)
+
+
+def test_records_are_the_oracles_projections(monkeypatch):
+    """Splat by splat: centre, covariance, opacity, colour, and the depth to the last bit."""
+    scene = random_splats(6000, np.random.default_rng(15))
+    c2w, ks, ids = cameras_of(2, 64, 48, np.random.default_rng(16), 1)
+    c2w[:, :3, 3] *= 0.3
+    renderer = SplatRenderer([scene], 64, 48, backend="warp-cpu")
+    renderer.render(c2w, ks, ids)
+    frame, exact = renderer.rasterizer.frame, rounded(scene, monkeypatch)
+    geometry, peak, color, slot = (
+        getattr(frame.records, name).numpy() for name in ("geometry", "peak", "color", "slot")
+    )
+    starts = frame.segments.offsets.numpy()
+    source = frame.atlas.scenes.source.numpy()
+    for c in range(2):
+        truth = oracle.project(exact, c2w[c], ks[c], 64, 48)
+        own = np.arange(starts[c], starts[c + 1])
+        # The oracle's boxes are rounded up to whole pixels: some of its splats touch no pixel's centre.
+        rank = {index: i for i, index in enumerate(truth.index)}
+        rows = np.array([rank[index] for index in source[slot[own]]])
+        assert len(own) > 0.8 * len(truth.index) > 100
+        covariance = truth.covariances_px[rows]
+        np.testing.assert_array_equal(color[own, 3], truth.depths_m[rows].astype(np.float32))
+        np.testing.assert_allclose(color[own, :3], truth.colors[rows], atol=1e-5)
+        np.testing.assert_allclose(geometry[own, :2], truth.means_px[rows], rtol=1e-4, atol=2e-3)
+        # The precision matrix, its square completed in x.
+        slope, falloff, row_falloff = geometry[own, 2], geometry[own, 3], peak[own, 0]
+        np.testing.assert_allclose(slope, covariance[:, 0, 1] / covariance[:, 1, 1], rtol=1e-3, atol=1e-3)
+        np.testing.assert_allclose(row_falloff, 0.5 / np.log(2) / covariance[:, 1, 1], rtol=1e-3)
+        precision = np.linalg.inv(covariance)[:, 0, 0]
+        np.testing.assert_allclose(falloff, 0.5 / np.log(2) * precision, rtol=1e-3)
+        np.testing.assert_allclose(peak[own, 1], np.log2(truth.opacities[rows]), atol=1e-3)
 
 
 def test_parity_on_a_street(backend):
@@ -652,6 +687,54 @@ def test_wrong_arrays_are_refused(batch, name, spoil, message):
         call[name] = spoil(call[name])
     with pytest.raises(InputError, match=message):
         renderer.render(**call)
+
+
+def test_room_that_does_not_fit_is_said(batch, monkeypatch):
+    scenes, cameras = batch
+    renderer = SplatRenderer(scenes, 40, 30, backend="warp-cpu")
+
+    def no_memory(*_, **__):
+        raise RuntimeError("Failed to allocate 123 bytes on device 'cpu'")
+
+    monkeypatch.setattr("gaussgym_render.cuda.frame.make_records", no_memory)
+    with pytest.raises(
+        InputError, match=r"buffers for 6 cameras do not fit device cpu .*123 bytes.*fewer cameras"
+    ):
+        renderer.render(*cameras)
+
+
+def test_a_device_that_does_not_exist_is_said(batch, monkeypatch):
+    monkeypatch.setattr(cuda_backend, "count_devices", lambda: 1)
+    with pytest.raises(InputError, match=r"renderer device 'cuda:99' does not exist; CUDA devices here: "):
+        SplatRenderer(batch[0], 40, 30, backend="cuda", device="cuda:99")
+
+
+@pytest.mark.parametrize(("device", "taken"), [((2, 0), True), ((1, 0), False), ((10, 0), False)])
+def test_where_arrays_lie(device, taken):
+    """As DLPack numbers devices: 1 is the CPU, 2 CUDA, 10 ROCm."""
+
+    class Array:
+        shape = (1,)
+
+        def __dlpack_device__(self):
+            return device
+
+    class Device(SimpleNamespace):
+        def __str__(self):
+            return "cuda:0"
+
+    rasterizer = SimpleNamespace(device=Device(is_cuda=True))
+    assert CudaRasterizer.takes(rasterizer, Array()) is taken
+    device = (2, 1)
+    with pytest.raises(InputError, match="an array on cuda:1, expected it on cuda:0"):
+        CudaRasterizer.takes(rasterizer, Array())
+
+
+def test_more_splats_than_can_be_numbered_are_refused(monkeypatch):
+    atlas = build_atlas([random_splats(1000, np.random.default_rng(0))])
+    monkeypatch.setattr("gaussgym_render.cuda.device_atlas.MAX_CHUNKS", 3)
+    with pytest.raises(InputError, match=r"4 chunks of 256 splats, expected at most 3 .*take turns"):
+        upload(atlas, "cpu")
 
 
 def test_what_it_cannot_do_it_says(batch):

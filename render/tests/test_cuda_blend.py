@@ -1,5 +1,7 @@
 """The fast blend kernels, executed on Warp's CPU fibers, against the plain one and by hand."""
 
+from functools import cache
+
 import numpy as np
 import pytest
 from gaussgym_render import oracle
@@ -9,7 +11,7 @@ from gaussgym_scene.errors import InputError
 
 wp = pytest.importorskip("warp")
 
-from gaussgym_render.cuda import blend, blend_fast  # noqa: E402
+from gaussgym_render.cuda import blend, blend_fast, block  # noqa: E402
 from gaussgym_render.cuda.bins import Segments  # noqa: E402
 from gaussgym_render.cuda.device_atlas import upload  # noqa: E402
 from gaussgym_render.cuda.frame import CudaCfg, Frame, FrameInputs, make_cameras, make_images, make_wave  # noqa: E402
@@ -24,12 +26,29 @@ MODES = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def fibers():
-    """Blocks of threads on the CPU; `plain` turns them off."""
-    before, wp.config.enable_cpu_blocks = wp.config.enable_cpu_blocks, True
-    yield
-    wp.config.enable_cpu_blocks = before
+DEVICE = {"name": "cpu"}
+
+
+@pytest.fixture(
+    autouse=True,
+    params=[
+        "forwards",
+        pytest.param("backwards", marks=pytest.mark.slow),
+        pytest.param("cuda", marks=pytest.mark.gpu),
+    ],
+)
+def blocks(request, monkeypatch):
+    """Block kernels on CPU fibers, in either order of threads between barriers, and on a GPU."""
+    monkeypatch.setattr(wp.config, "enable_cpu_blocks", True)
+    monkeypatch.setitem(DEVICE, "name", "cuda" if request.param == "cuda" else "cpu")
+    if request.param == "backwards":
+        monkeypatch.setattr(blend_fast, "BLOCK_KERNELS", backwards_kernels())
+
+
+@cache
+def backwards_kernels():
+    """Made once: they are compiled."""
+    return blend_fast.make_block_kernels(block.BACKWARDS)
 
 
 class Drawing:
@@ -37,10 +56,10 @@ class Drawing:
 
     def __init__(self, width, height, geometry, peaks, colors, *, tile=None):
         self.shape = (1, height, width)
-        self.cameras = make_cameras(1, "cpu")
-        self.cameras.sizes = wp.array([[width, height]], dtype=wp.vec2i, device="cpu")
-        order, active = (wp.array([n], dtype=wp.int32, device="cpu") for n in (0, 1))
-        self.wave = make_wave(1, 1, order, active, "cpu")
+        self.cameras = make_cameras(1, DEVICE["name"])
+        self.cameras.sizes = wp.array([[width, height]], dtype=wp.vec2i, device=DEVICE["name"])
+        order, active = (wp.array([n], dtype=wp.int32, device=DEVICE["name"]) for n in (0, 1))
+        self.wave = make_wave(1, 1, order, active, DEVICE["name"])
         self.records, self.segments = Records(), Segments()
         # Every record twice, and the segment names the second ones: numbers are not places.
         for name, rows, dtype in (
@@ -49,22 +68,26 @@ class Drawing:
             ("color", colors, wp.vec4),
         ):
             rows = np.asarray(rows, np.float32).reshape(len(geometry), -1)
-            setattr(self.records, name, wp.array(np.concatenate([0 * rows, rows]), dtype=dtype, device="cpu"))
+            setattr(
+                self.records,
+                name,
+                wp.array(np.concatenate([0 * rows, rows]), dtype=dtype, device=DEVICE["name"]),
+            )
         columns, rows = 1, 1
         self.segments.tile_width, self.segments.tile_height = tile or (width, height)
         if tile:
             columns, rows = -(-width // tile[0]), -(-height // tile[1])
         self.segments.columns, self.segments.rows = columns, rows
         count, tiles = len(geometry), columns * rows
-        self.segments.offsets = wp.array(count * np.arange(tiles + 1, dtype=np.int32), device="cpu")
+        self.segments.offsets = wp.array(count * np.arange(tiles + 1, dtype=np.int32), device=DEVICE["name"])
         self.segments.values = wp.array(
-            np.tile(np.arange(count, 2 * count, dtype=np.int32), tiles), device="cpu"
+            np.tile(np.arange(count, 2 * count, dtype=np.int32), tiles), device=DEVICE["name"]
         )
 
     def images(self):
         """Empty frames."""
-        rgb = wp.zeros((*self.shape, 3), dtype=wp.uint8, device="cpu")
-        depth, alpha = (wp.zeros(self.shape, dtype=wp.float32, device="cpu") for _ in range(2))
+        rgb = wp.zeros((*self.shape, 3), dtype=wp.uint8, device=DEVICE["name"])
+        depth, alpha = (wp.zeros(self.shape, dtype=wp.float32, device=DEVICE["name"]) for _ in range(2))
         return make_images(rgb, depth, alpha, BACKGROUND)
 
     def fast(self, **mode):
@@ -78,7 +101,7 @@ class Drawing:
         images = self.images()
         _, height, width = self.shape
         inputs = [self.cameras, self.wave, self.records, self.segments, images]
-        wp.launch(blend.blend, (1, height * width), inputs, device="cpu")
+        wp.launch(blend.blend, (1, height * width), inputs, device=DEVICE["name"])
         return tuple(a.numpy()[0] for a in (images.rgb, images.depth, images.alpha))
 
 
@@ -168,7 +191,7 @@ def test_what_lies_behind_closed_pixels_costs_and_changes_nothing(mode):
     before = drawing.fast(**mode)
     colors = drawing.records.color.numpy()
     colors[-1200:] = np.nan
-    drawing.records.color = wp.array(colors, dtype=wp.vec4, device="cpu")
+    drawing.records.color = wp.array(colors, dtype=wp.vec4, device=DEVICE["name"])
     for found, wanted in zip(drawing.fast(**mode), before):
         np.testing.assert_array_equal(found, wanted)
 
@@ -205,18 +228,22 @@ def test_projected_scenes(mode):
     c2w, ids = random_cameras(3, rng), np.array([0, 1, 0])
     ks = np.tile(pinhole(100, 90), (3, 1, 1))
     wp.config.enable_cpu_blocks = False
-    frame = Frame(upload(build_atlas(scenes), "cpu"), 3, 100, 90, near=0.01, antialiased=True, cfg=CudaCfg())
+    frame = Frame(
+        upload(build_atlas(scenes), DEVICE["name"]), 3, 100, 90, near=0.01, antialiased=True, cfg=CudaCfg()
+    )
     inputs = FrameInputs(
-        wp.array(c2w, dtype=wp.float64, device="cpu"),
-        wp.array(ks, dtype=wp.float64, device="cpu"),
-        wp.array(ids, dtype=wp.int64, device="cpu"),
-        wp.array([True, True, False], dtype=wp.bool, device="cpu"),
-        wp.array([[100, 90], [70, 33], [100, 90]], dtype=wp.int64, device="cpu"),
+        wp.array(c2w, dtype=wp.float64, device=DEVICE["name"]),
+        wp.array(ks, dtype=wp.float64, device=DEVICE["name"]),
+        wp.array(ids, dtype=wp.int64, device=DEVICE["name"]),
+        wp.array([True, True, False], dtype=wp.bool, device=DEVICE["name"]),
+        wp.array([[100, 90], [70, 33], [100, 90]], dtype=wp.int64, device=DEVICE["name"]),
     )
 
     def images():
-        rgb = wp.full((3, 90, 100, 3), 7, dtype=wp.uint8, device="cpu")
-        depth, alpha = (wp.full((3, 90, 100), -7.0, dtype=wp.float32, device="cpu") for _ in range(2))
+        rgb = wp.full((3, 90, 100, 3), 7, dtype=wp.uint8, device=DEVICE["name"])
+        depth, alpha = (
+            wp.full((3, 90, 100), -7.0, dtype=wp.float32, device=DEVICE["name"]) for _ in range(2)
+        )
         return make_images(rgb, depth, alpha, BACKGROUND)
 
     plain, fast = images(), images()
@@ -232,7 +259,7 @@ def test_projected_scenes(mode):
 
 @pytest.mark.parametrize("arch", [80, 120, *(pytest.param(n, marks=pytest.mark.slow) for n in (86, 89, 90))])
 def test_kernels_compile_ahead_of_time(tmp_path, arch):
-    for kernel, threads in blend_fast.BLOCK_KERNELS.items():
+    for kernel, threads in blend_fast.make_block_kernels().items():
         kernel.module.options["block_dim"] = threads
         folder = tmp_path / kernel.key
         wp.compile_aot_module(kernel.module, arch=arch, module_dir=folder, use_ptx=True)
@@ -240,12 +267,14 @@ def test_kernels_compile_ahead_of_time(tmp_path, arch):
         text = ptx.read_text()
         assert f".target sm_{arch}" in text
         assert f".entry {kernel.key}_" in text
-        assert ("ex2.approx.f16x2" in text) == (kernel is blend_fast.blend_half)
+        assert ("ex2.approx.f16x2" in text) == (kernel.key == "blend_half")
         assert "__local_depot" not in text
 
 
 def test_devices_without_blocks_are_refused():
     wp.config.enable_cpu_blocks = False
+    if DEVICE["name"] == "cuda":
+        pytest.skip("a GPU has blocks")
     with pytest.raises(InputError, match="enable_cpu_blocks"):
         random_drawing(np.random.default_rng(0), 4, 9, 9).fast()
 

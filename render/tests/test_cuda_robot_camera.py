@@ -19,12 +19,13 @@ from gaussgym_render import (  # noqa: E402
     sensor,
     shutter,
 )
-from gaussgym_render.cuda import camera_calls  # noqa: E402
+from gaussgym_render.cuda import appearance, camera_calls  # noqa: E402
 from gaussgym_render.cuda import lens as device_lens  # noqa: E402
 from gaussgym_render.cuda import robot_camera as device_camera  # noqa: E402
 from gaussgym_render.cuda import sensor as device_sensor  # noqa: E402
 from gaussgym_render.cuda import shutter as device_shutter  # noqa: E402
 from gaussgym_render.cuda.robot_camera import CameraBatch, CameraEffects  # noqa: E402
+from gaussgym_render.edits import AppearanceCfg, draw_edits  # noqa: E402
 from gaussgym_render.lens import LensCfg  # noqa: E402
 from gaussgym_render.objects import Instances, box, build_objects  # noqa: E402
 from gaussgym_render.sensor import SensorCfg  # noqa: E402
@@ -181,6 +182,7 @@ def assert_alike(ours, truth, cameras=slice(None)):
 def test_kernels_compile_for_gpus(arch, tmp_path):
     """NVRTC comes with Warp and needs no driver, so that a machine without a GPU sees what would not compile for one."""
     for module, launched in (
+        (appearance, (appearance.draw_looks,)),
         (device_sensor, (device_sensor.draw_sensors, device_sensor.encoding_curves)),
         (
             device_shutter,
@@ -222,6 +224,19 @@ def test_cameras_draw_the_same_sensors():
     ranges = device(device_sensor.sensor_ranges(cfg), wp.float64)
     launch(device_sensor.draw_sensors, drawn.shape, device(keys, wp.uint64), ranges, drawn)
     np.testing.assert_allclose(drawn.numpy(), sensor.draw_sensors(cfg, keys), rtol=1e-7)
+
+
+def test_worlds_look_the_same_to_the_same_cameras():
+    cfg = AppearanceCfg.typical()
+    keys = sensor.camera_keys(7, [0, 1, 5, 2**62, -3])
+    color, light = (wp.zeros((5, 3, 4), dtype=wp.float64, device="cpu") for _ in range(2))
+    gain = wp.zeros(5, dtype=wp.float64, device="cpu")
+    ranges = device(appearance.look_ranges(cfg), wp.float64)
+    launch(appearance.draw_looks, 5, device(keys, wp.uint64), ranges, color, gain, light)
+    expected = draw_edits(cfg, keys)
+    np.testing.assert_allclose(color.numpy(), expected.color, atol=1e-14)
+    np.testing.assert_allclose(light.numpy(), expected.light, atol=1e-14)
+    np.testing.assert_allclose(gain.numpy(), expected.view_dependence, atol=1e-14)
 
 
 @pytest.mark.parametrize("gamma", [1.0, 0.7, 1.4])

@@ -1,33 +1,51 @@
 """Sorting on the device: the twin, and the block kernels themselves on Warp's CPU fibers, against numpy."""
 
+from functools import cache
+
 import numpy as np
 import pytest
 
 wp = pytest.importorskip("warp")
 
 from gaussgym_render.cuda import block, sort  # noqa: E402
+
+DEVICE = {"name": "cpu"}
 from gaussgym_scene.errors import InputError  # noqa: E402
 
 
-@pytest.fixture
-def fibers():
-    """Blocks of threads on the CPU."""
-    before, wp.config.enable_cpu_blocks = wp.config.enable_cpu_blocks, True
-    yield
-    wp.config.enable_cpu_blocks = before
+@pytest.fixture(
+    params=[
+        "forwards",
+        pytest.param("backwards", marks=pytest.mark.slow),
+        pytest.param("cuda", marks=pytest.mark.gpu),
+    ]
+)
+def blocks(request, monkeypatch):
+    """Block kernels on CPU fibers, in either order of threads between barriers, and on a GPU."""
+    monkeypatch.setattr(wp.config, "enable_cpu_blocks", True)
+    monkeypatch.setitem(DEVICE, "name", "cuda" if request.param == "cuda" else "cpu")
+    if request.param == "backwards":
+        monkeypatch.setattr(sort, "BLOCK_KERNELS", backwards_kernels())
+
+
+@cache
+def backwards_kernels():
+    """Made once: they are compiled."""
+    assert block.BACKWARDS != block.PRELUDE
+    return sort.make_block_kernels(block.BACKWARDS)
 
 
 def on_device(array):
     """An array of 32-bit numbers as a Warp array of int32."""
-    return wp.array(np.ascontiguousarray(array).view(np.int32), dtype=int, device="cpu")
+    return wp.array(np.ascontiguousarray(array).view(np.int32), dtype=int, device=DEVICE["name"])
 
 
-def sorted_pairs(lengths, keys, values, buffers=None):
+def sorted_pairs(lengths, keys, values, buffers=None, **ties):
     """Keys (uint32) and values of segments after `sort_segments`."""
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
-    buffers = buffers or sort.SortBuffers.create(len(lengths), max(len(keys), 1), "cpu")
+    buffers = buffers or sort.SortBuffers.create(len(lengths), max(len(keys), 1), DEVICE["name"])
     keys, values = on_device(np.asarray(keys, np.uint32)), on_device(np.asarray(values, np.int32))
-    sort.sort_segments(on_device(offsets), keys, values, buffers)
+    sort.sort_segments(on_device(offsets), keys, values, buffers, **ties)
     return keys.numpy().view(np.uint32), values.numpy()
 
 
@@ -71,7 +89,7 @@ def descending(rng, count):
 KEYS = [depths, any_bits, sixteen_bits, few_depths, one_depth, descending]
 
 
-def test_hand_made_segments(fibers):
+def test_hand_made_segments(blocks):
     keys, values = sorted_pairs([3, 0, 1, 4], [5, 2, 5, 9, 1, 1, 1, 0], [8, 6, 7, 1, 40, 20, 30, 50])
     assert keys.tolist() == [2, 5, 5, 9, 0, 1, 1, 1]
     assert values.tolist() == [6, 7, 8, 1, 50, 20, 30, 40]
@@ -84,7 +102,7 @@ def test_plain_twin(keys):
 
 
 @pytest.mark.parametrize("keys", KEYS)
-def test_blocks_of_every_tier(fibers, keys):
+def test_blocks_of_every_tier(blocks, keys):
     """Lengths at both ends of every tier, and a partly filled warp."""
     check([0, 1, 2, 3, 33, 255, 1024], keys)
     check([1025, 2048, 2049, 4096], keys)
@@ -92,12 +110,35 @@ def test_blocks_of_every_tier(fibers, keys):
 
 
 @pytest.mark.parametrize("keys", KEYS)
-def test_long_segments(fibers, keys):
+def test_long_segments(blocks, keys):
     """Buckets that fit a tile, and such that hold most of a segment (few depths: sorted by the bits of values too)."""
     check([8193, 0, 30_001], keys)
 
 
-def test_long_segment_with_one_crowded_bucket(fibers):
+@pytest.mark.parametrize("keys", [few_depths, one_depth, depths])
+def test_ties_by_other_numbers(blocks, keys):
+    check_numbers([5, 900, 2000, 12_000], keys)
+
+
+def test_ties_by_other_numbers_in_the_twin():
+    check_numbers([5, 900, 3000], few_depths)
+
+
+def check_numbers(lengths, keys):
+    """As splats are: a value names a record, that its splat's slot, and that its place in the input."""
+    rng = np.random.default_rng(4)
+    total = sum(lengths)
+    keys, values = keys(rng, total).astype(np.uint32), rng.permutation(total).astype(np.int32)
+    slots = rng.permutation(2 * total)[:total].astype(np.int32)
+    numbers = rng.permutation(2 * total).astype(np.int32)
+    segment = np.repeat(np.arange(len(lengths)), lengths)
+    order = np.lexsort((numbers[slots[values]], keys, segment))
+    found = sorted_pairs(lengths, keys, values, slots=on_device(slots), numbers=on_device(numbers))
+    np.testing.assert_array_equal(found[0], keys[order])
+    np.testing.assert_array_equal(found[1], values[order])
+
+
+def test_long_segment_with_one_crowded_bucket(blocks):
     """A wall at one depth, and a few splats far before and behind it."""
 
     def wall(rng, count):
@@ -109,7 +150,7 @@ def test_long_segment_with_one_crowded_bucket(fibers):
     check([25_000], wall)
 
 
-def test_negative_values_and_repeated_pairs(fibers):
+def test_negative_values_and_repeated_pairs(blocks):
     keys = np.tile(np.array([4, 4, 1], np.uint32), 4000)
     values = np.tile(np.array([-3, 5, -3], np.int32), 4000)
     for length in (3000, 12_000):
@@ -119,8 +160,8 @@ def test_negative_values_and_repeated_pairs(fibers):
         np.testing.assert_array_equal(found[1], values[:length][order])
 
 
-def test_buffers_serve_again(fibers):
-    buffers = sort.SortBuffers.create(4, 10_000, "cpu")
+def test_buffers_serve_again(blocks):
+    buffers = sort.SortBuffers.create(4, 10_000, DEVICE["name"])
     for seed in range(3):
         rng = np.random.default_rng(seed)
         lengths = [100 * seed, 1500, 7000 - seed]

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from gaussgym_render import RobotCameraCfg, SplatRenderer, make_robot_camera, sensor
+from gaussgym_render import RobotCameraCfg, SplatRenderer, cuda_backend, make_robot_camera, sensor
 from gaussgym_render.edits import AppearanceCfg, SceneEdits, draw_edits, patch_pose
 from gaussgym_render.robot_camera import get_camera_model
 from gaussgym_render.testing import (
@@ -17,7 +17,14 @@ from gaussgym_render.testing import (
 )
 from gaussgym_scene import InputError
 
-BOTH = pytest.mark.parametrize("backend", ["cpu", "reference"])
+WARP = [
+    pytest.param("warp-cpu", marks=pytest.mark.skipif(bool(cuda_backend.missing_warp()), reason="no Warp")),
+    pytest.param(
+        "cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(bool(cuda_backend.missing()), reason="no CUDA")]
+    ),
+]
+EVERY = pytest.mark.parametrize("backend", ["cpu", "reference", *WARP])
+FAST = pytest.mark.parametrize("backend", ["cpu", *WARP])
 
 
 def one_pixel(splats, edits, backend="cpu", outputs=()):
@@ -30,7 +37,7 @@ def color_of(splats, edits, backend="cpu"):
     return frames.rgb_float[0, 0, 0] / frames.alpha[0, 0, 0]
 
 
-@BOTH
+@EVERY
 def test_recolour_is_an_affine_map(backend):
     edits = SceneEdits.none(1)
     edits.color[0] = [[0, 0.5, 0, 0.25], [0, 0, 0.5, 0], [-2, 0, 0, 0]]
@@ -38,7 +45,7 @@ def test_recolour_is_an_affine_map(backend):
     np.testing.assert_allclose(color_of(splats, edits, backend), [0.5, 0.375, 0.0], atol=1e-3)
 
 
-@BOTH
+@EVERY
 def test_view_dependence_scales_the_bands_above_the_first(backend):
     splats = covering_splat(1.0, 0.75, 0, color=(0.5, 0.5, 0.5))
     bands = np.zeros((1, 4, 3), np.float32)
@@ -50,7 +57,7 @@ def test_view_dependence_scales_the_bands_above_the_first(backend):
         np.testing.assert_allclose(color_of(splats, edits, backend), [red, 0.5, blue], atol=1e-3)
 
 
-@BOTH
+@EVERY
 def test_light_shades_by_the_normal_that_faces_the_camera(backend):
     splats = covering_splat(1.0, 0.75, 0, color=(0.5, 0.5, 0.5))  # seen from -z: its normal is -z
     edits = SceneEdits.none(1)
@@ -61,7 +68,7 @@ def test_light_shades_by_the_normal_that_faces_the_camera(backend):
     np.testing.assert_allclose(color_of(ball, edits, backend), [0.5, 0.4, 0.5], atol=1e-3)  # has no normal
 
 
-@BOTH
+@EVERY
 def test_a_patch_colours_and_labels_what_lies_in_its_turned_box(backend):
     grey = covering_splat(2.0, 0.75, 3, color=(0.5, 0.5, 0.5))
     pose = patch_pose((0.3, 0.0, 2.0), yaw_rad=np.pi / 2)  # its own y points along the world's -x
@@ -93,11 +100,12 @@ def edited_scene():
     return splats, cameras, np.tile(pinhole(64, 48), (8, 1, 1)), np.zeros(8, int), edits
 
 
-def test_edits_agree_with_the_oracle():
+@FAST
+def test_edits_agree_with_the_oracle(backend):
     splats, c2w, k, ids, edits = edited_scene()
     fast, slow, plain = (
         SplatRenderer([splats], 64, 48, backend=name).render(c2w, k, ids, edits=own, outputs=("labels",))
-        for name, own in (("cpu", edits), ("reference", edits), ("cpu", None))
+        for name, own in ((backend, edits), ("reference", edits), (backend, None))
     )
     difference = np.abs(fast.rgb.astype(int) - slow.rgb)
     assert (difference.max(-1) <= 2).mean() > 0.9999
@@ -108,9 +116,10 @@ def test_edits_agree_with_the_oracle():
     np.testing.assert_array_equal(fast.alpha, plain.alpha)
 
 
-def test_edits_are_a_cameras_own():
+@FAST
+def test_edits_are_a_cameras_own(backend):
     splats, c2w, k, ids, edits = edited_scene()
-    renderer = SplatRenderer([splats], 64, 48, backend="cpu")
+    renderer = SplatRenderer([splats], 64, 48, backend=backend)
     together = renderer.render(c2w, k, ids, edits=edits)
     order = np.array([5, 0, 5, 3])
     some = renderer.render(c2w[order], k[order], ids[order], edits=edits.take(order))

@@ -10,6 +10,7 @@ from gaussgym_render import (
     SplatRenderer,
     build_objects,
     cpu,
+    cuda_backend,
     harmonics,
     objects,
     register_backend,
@@ -27,7 +28,14 @@ from gaussgym_scene.frames import matrix_from_quat_wxyz, rigid
 
 AHEAD = np.eye(4)  # camera at the origin, looking along +Z of the world
 TOWARDS_CAMERA = (0.0, 0.0, -1.0)
-BOTH = pytest.mark.parametrize("backend", ["cpu", "reference"])
+WARP = [
+    pytest.param("warp-cpu", marks=pytest.mark.skipif(bool(cuda_backend.missing_warp()), reason="no Warp")),
+    pytest.param(
+        "cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(bool(cuda_backend.missing()), reason="no CUDA")]
+    ),
+]
+EVERY = pytest.mark.parametrize("backend", ["cpu", "reference", *WARP])
+FAST = pytest.mark.parametrize("backend", ["cpu", *WARP])
 NAMES = ("rgb", "depth", "alpha")
 
 
@@ -78,7 +86,7 @@ def rays(size, k):
     return (u - k[0][2]) / k[0][0], (v - k[1][2]) / k[1][1]
 
 
-@BOTH
+@EVERY
 def test_a_square_covers_the_pixels_whose_centres_lie_inside(backend):
     k = [[20.0, 0, 8], [0, 25.0, 6], [0, 0, 1]]
     z, (u0, u1), (v0, v1) = 2.0, (3.7, 9.2), (2.3, 6.6)
@@ -92,7 +100,7 @@ def test_a_square_covers_the_pixels_whose_centres_lie_inside(backend):
     np.testing.assert_array_equal(rgb, np.where(inside[..., None], [200, 100, 50], [0, 0, 255]))
 
 
-@BOTH
+@EVERY
 def test_depth_of_a_slanted_plane_at_every_pixel_centre(backend):
     # The plane 0.6 x - 0.3 y - z + 3 = 0 meets the ray (x, y, 1)·z at z = 3 / (1 + 0.3 y - 0.6 x).
     k = [[18.0, 0, 11.3], [0, 22.0, 6.2], [0, 0, 1]]
@@ -105,7 +113,7 @@ def test_depth_of_a_slanted_plane_at_every_pixel_centre(backend):
     assert expected.max() > 1.5 * expected.min()
 
 
-@BOTH
+@EVERY
 def test_ground_that_runs_from_behind_the_camera_to_the_horizon(backend):
     k = [[16.0, 0, 16], [0, 16.0, 12], [0, 0, 1]]
     ground = quad([(-500, 0.3, -500), (500, 0.3, -500), (500, 0.3, 500), (-500, 0.3, 500)])
@@ -116,7 +124,7 @@ def test_ground_that_runs_from_behind_the_camera_to_the_horizon(backend):
     np.testing.assert_allclose(depth[below], 0.3 / y[below], rtol=1e-6)
 
 
-@BOTH
+@EVERY
 def test_camera_inside_a_box_sees_its_walls(backend):
     # Some triangles begin behind the camera; a wall at distance 1 is met at depth 1, 1/|x| or 1/|y|.
     k = [[6.0, 0, 10.2], [0, 6.0, 7.7], [0, 0, 1]]
@@ -126,7 +134,7 @@ def test_camera_inside_a_box_sees_its_walls(backend):
     np.testing.assert_allclose(depth, 1 / np.maximum(1, np.maximum(np.abs(x), np.abs(y))), rtol=1e-6)
 
 
-@BOTH
+@EVERY
 def test_camera_off_the_middle_of_a_turned_box_sees_its_walls(backend):
     # In the box's frame a ray from o along d leaves the cube [-1, 1]³ at the smallest (±1 - o)/d over the axes.
     k = [[6.0, 0, 10.2], [0, 6.0, 7.7], [0, 0, 1]]
@@ -144,7 +152,7 @@ def test_camera_off_the_middle_of_a_turned_box_sees_its_walls(backend):
         np.testing.assert_allclose(depth, expected, rtol=1e-5)
 
 
-@BOTH
+@EVERY
 def test_what_lies_before_the_near_plane_is_cut_away(backend):
     k = [[10.0, 0, 8], [0, 10.0, 8], [0, 0, 1]]
     pose = [at(0, 0, 1.0)]  # from 0.5 to 1.5 m
@@ -155,13 +163,14 @@ def test_what_lies_before_the_near_plane_is_cut_away(backend):
     assert cut[cut > 0].min() >= 1.0
 
 
-def test_silhouette_and_depth_of_a_sphere():
+@FAST
+def test_silhouette_and_depth_of_a_sphere(backend):
     size, k = (65, 65), [[100.0, 0, 32.5], [0, 100.0, 32.5], [0, 0, 1]]
     radius, distance = 1.0, 4.0
     ball = objects.sphere(radius, around=128)
     # A rotation without symmetry: poles and seams anywhere.
     pose = rigid(matrix_from_quat_wxyz([0.3, -0.5, 0.7, 0.2]), (0, 0, distance))
-    _, depth, alpha = render_one([ball], size, k, poses=[pose])
+    _, depth, alpha = render_one([ball], size, k, poses=[pose], backend=backend)
     x, y = rays(size, k)
     slope_sq = x * x + y * y
     edge = radius / np.sqrt(distance**2 - radius**2)  # tan(asin(r/d))
@@ -195,7 +204,7 @@ def test_primitives_are_closed_and_wound_outwards(mesh, volume, tolerance):
     assert np.linalg.norm(np.cross(b - a, c - a), axis=1).min() > 0
 
 
-@BOTH
+@EVERY
 def test_brightness_follows_the_normal_towards_the_camera(backend):
     k = [[8.0, 0, 4], [0, 8.0, 4], [0, 0, 1]]
     tilt = np.radians(35.0)  # about a skew axis, so that no transposed rotation gives the same
@@ -228,7 +237,7 @@ def test_brightness_follows_the_normal_towards_the_camera(backend):
         assert np.abs(dark.rgb[0] - 255 * 0.25).max() <= 0.51
 
 
-@BOTH
+@EVERY
 def test_nearest_surface_wins_whatever_the_order(backend):
     k = [[10.0, 0, 8], [0, 10.0, 8], [0, 0, 1]]
     red, green = wall(2.0, 0.48, (255, 0, 0)), wall(3.0, 100, (0, 255, 0))
@@ -241,7 +250,7 @@ def test_nearest_surface_wins_whatever_the_order(backend):
         np.testing.assert_allclose(depth, np.where(near, 2.0, 3.0), rtol=1e-6)
 
 
-@BOTH
+@EVERY
 def test_two_planes_that_cross_hide_each_other_by_halves(backend):
     k = [[10.0, 0, 8], [0, 10.0, 8], [0, 0, 1]]
     left = quad([(-9, -9, 2.0), (9, -9, 12.0), (9, 9, 12.0), (-9, 9, 2.0)], (255, 0, 0))
@@ -252,7 +261,7 @@ def test_two_planes_that_cross_hide_each_other_by_halves(backend):
     assert (rgb.max(-1) > 0).all()
 
 
-@BOTH
+@EVERY
 def test_splats_before_an_object_veil_it_and_those_behind_do_not_show(backend):
     k = [[50.0, 0, 0.5], [0, 50, 0.5], [0, 0, 1]]  # one pixel, centre on the axis
     before, same = splat((0, 0, 1), 1, 0.6, (1, 0, 0)), splat((0, 0, 2), 1, 0.5, (0, 0, 1))
@@ -266,7 +275,7 @@ def test_splats_before_an_object_veil_it_and_those_behind_do_not_show(backend):
     np.testing.assert_allclose(depth[0, 0], 0.6 * 1 + 0.4 * 2, rtol=5e-4)
 
 
-@BOTH
+@EVERY
 def test_an_opaque_splat_hides_an_object(backend):
     k = [[50.0, 0, 0.5], [0, 50, 0.5], [0, 0, 1]]
     parts = [splat((0, 0, 1 + 0.1 * i), 1, 1.0, (1, 0, 0)) for i in range(3)]
@@ -279,7 +288,7 @@ def test_an_opaque_splat_hides_an_object(backend):
     np.testing.assert_allclose(alpha[0, 0], 1.0)
 
 
-@BOTH
+@EVERY
 def test_instances_name_the_object_that_makes_up_most_of_a_pixel(backend):
     k = np.array([[[10.0, 0, 8], [0, 10.0, 8], [0, 0, 1]]])
     shapes = build_objects([wall(0.0), wall(0.0, 0.48)])
@@ -307,15 +316,18 @@ def test_instances_name_the_object_that_makes_up_most_of_a_pixel(backend):
         renderer.render(*cameras, objects=instances, out=dataclasses.replace(out, instances=expected))
 
 
-def test_object_inside_a_cloud_shows_behind_the_splats_before_it():
+@FAST
+def test_object_inside_a_cloud_shows_behind_the_splats_before_it(backend):
     """A wall across the view: the splats before it alone, and what they let through is the wall."""
     rng = np.random.default_rng(3)
     cloud = random_splats(600, rng, size_m=(1.5, 1.5, 0.8))
     cloud.means[:, 2] += 2.0
     before = cloud.subset(np.flatnonzero(cloud.means[:, 2] < 2.0))
     k = pinhole(48, 32)
-    rgb, depth, alpha = render_one([wall(2.0, color=(90, 160, 40))], (48, 32), k, splats=cloud)
-    alone = SplatRenderer([before], 48, 32, backend="cpu").render(AHEAD[None], k[None], np.zeros(1, int))
+    rgb, depth, alpha = render_one(
+        [wall(2.0, color=(90, 160, 40))], (48, 32), k, splats=cloud, backend=backend
+    )
+    alone = SplatRenderer([before], 48, 32, backend=backend).render(AHEAD[None], k[None], np.zeros(1, int))
     left = 1 - alone.alpha[0]
     assert 0.05 < left.mean() < 0.95
     expected = np.clip(alone.rgb[0] + left[..., None] * [90, 160, 40], 0, 255)
@@ -361,14 +373,14 @@ def skewed_pinhole(width, height):
     return k
 
 
-@pytest.fixture(scope="module")
-def batch():
+@pytest.fixture(scope="module", params=["cpu", *WARP])
+def batch(request):
     rng = np.random.default_rng(21)
     scenes = [random_splats(1500, rng), Splats.empty(1), random_splats(300, rng, sh_degree=1)]
     c2w, ids = random_cameras(14, rng), np.arange(14) % 3
     k = np.tile(skewed_pinhole(40, 30), (14, 1, 1))
     instances = random_instances(c2w, rng)
-    renderer = SplatRenderer(scenes, 40, 30, backend="cpu", background=(0.2, 0.4, 0.6))
+    renderer = SplatRenderer(scenes, 40, 30, backend=request.param, background=(0.2, 0.4, 0.6))
     return scenes, c2w, k, ids, instances, renderer, renderer.render(c2w, k, ids, objects=instances)
 
 
@@ -403,14 +415,15 @@ def test_parity_on_random_ragged_scenes(batch):
     assert_parity(frames, truth)
 
 
-def test_parity_with_a_quadruped_among_splats():
+@FAST
+def test_parity_with_a_quadruped_among_splats(backend):
     rng = np.random.default_rng(22)
     scene = random_splats(1200, rng, log_scale_mean=-3.0)
     c2w, k = random_cameras(3, rng), np.tile(skewed_pinhole(64, 48), (3, 1, 1))
     instances = quadruped_before(c2w)
     fast, slow = (
         SplatRenderer([scene], 64, 48, backend=name).render(c2w, k, np.zeros(3, int), objects=instances)
-        for name in ("cpu", "reference")
+        for name in (backend, "reference")
     )
     assert 0.03 < (slow.alpha == 1).mean() < 0.9
     assert_parity(fast, slow)
@@ -448,10 +461,10 @@ def test_a_camera_alone_equals_itself_in_the_batch(batch):
 
 
 def test_images_do_not_depend_on_threads_or_buffers(batch):
-    scenes, c2w, k, ids, instances, _, together = batch
+    scenes, c2w, k, ids, instances, first, together = batch
     for threads in (1, 3):
         renderer = SplatRenderer(
-            scenes, 40, 30, backend="cpu", background=(0.2, 0.4, 0.6), num_threads=threads
+            scenes, 40, 30, backend=first.backend, background=(0.2, 0.4, 0.6), num_threads=threads
         )
         plain = renderer.render(c2w, k, ids)
         small = Instances.dense(
@@ -501,7 +514,7 @@ def test_tensors_and_any_layout_use_the_one_compiled_kernel(batch):
     frozen = dataclasses.replace(instances, poses_w=np.asfortranarray(instances.poses_w))
     frozen.poses_w.flags.writeable = False
     assert_same(renderer.render(c2w, k, ids, objects=frozen), together)
-    assert len(cpu._render_jobs.signatures) == 1
+    assert renderer.backend != "cpu" or len(cpu._render_jobs.signatures) == 1
 
 
 def test_quadruped_stands_on_four_feet():
@@ -573,7 +586,9 @@ def test_a_backend_that_takes_no_objects_says_which_do(batch):
     try:
         renderer = SplatRenderer(scenes, 40, 30, backend="white")
         assert (renderer.render(c2w, k, ids).rgb == 255).all()
-        with pytest.raises(InputError, match="'white' cannot take objects; those that can: cpu, reference"):
+        with pytest.raises(
+            InputError, match=r"'white' cannot take objects; those that can: cpu, .*reference"
+        ):
             renderer.render(c2w, k, ids, objects=instances)
     finally:
         del _BACKENDS["white"]

@@ -199,6 +199,70 @@ def test_a_renderer_that_takes_motion_is_told_who_and_how_fast():
     assert torch.equal(renderers[1].motions[-1][0], expected)
 
 
+class PaintingRenderer:
+    """Paints each image by all that it is told of its camera; with ``place`` it can be told which are due, on the device."""
+
+    takes_motion = True
+
+    def __init__(self, cfg, place=None):
+        self.cfg, self.place, self.calls = cfg, place, []
+
+    def stays_on(self, device):
+        return self.place is not None and str(device) == self.place
+
+    def render(self, c2w, K, scene_ids, *, twist_c, camera_ids, frame_ids, mask=None, out=None):
+        told = (
+            c2w.flatten(1),
+            K.flatten(1),
+            scene_ids[:, None],
+            twist_c,
+            camera_ids[:, None],
+            frame_ids[:, None],
+        )
+        numbers = torch.cat([t.double() for t in told], dim=1)
+        weights = torch.rand(
+            numbers.shape[1], generator=torch.Generator().manual_seed(0), dtype=torch.float64
+        )
+        codes = (torch.sin(numbers) @ weights * 1e3).remainder(256).to(torch.uint8)
+        images = codes[:, None, None, None].repeat(1, self.cfg.height, self.cfg.width, 3)
+        self.calls.append(len(c2w) if mask is None else int(mask.sum()))
+        if mask is None:
+            return SimpleNamespace(rgb=images)
+        out = SimpleNamespace(rgb=torch.zeros_like(images)) if out is None else out
+        out.rgb[mask] = images[mask]
+        return out
+
+
+def test_frames_rendered_in_place_are_those_of_the_chosen_envs():
+    """Through resets, staggered clocks, unwatched envs and a saved state."""
+    cfg = replace(EnvCfg(), camera=CameraCfg(width=8, height=6), episode_s=0.3)
+    renderers = [PaintingRenderer(cfg.camera, place) for place in (None, "cpu")]
+    envs = [
+        Env(make_sim("mujoco", "go1", [flat_scene(), wavy_scene()], 6), cfg, renderer=renderer, seed=3)
+        for renderer in renderers
+    ]
+    assert [env.camera._in_place for env in envs] == [False, True]
+    generator = torch.Generator().manual_seed(1)
+    saved = None
+    for step in range(40):
+        action = torch.randn(6, 12, generator=generator)
+        if step == 20:
+            saved = [env.state_dict() for env in envs]
+        if step == 30:
+            for env, state in zip(envs, saved):
+                env.load_state_dict(state)
+        for env in envs:
+            env.camera.unwatched[step % 6] = step > 10
+        (chosen, *_), (in_place, *_) = (env.step(action) for env in envs)
+        assert torch.equal(chosen["rgb"], in_place["rgb"])
+        assert torch.equal(chosen["rgb_new"], in_place["rgb_new"])
+        assert in_place["rgb"].is_contiguous()
+    asked = [[n for n in renderer.calls if n] for renderer in renderers]
+    assert asked[0] == asked[1]
+    assert 0 < min(asked[0]) < 6
+    assert envs[1].camera.rgb.data_ptr() == envs[1].camera._frames.rgb.data_ptr()  # no image is copied
+
+
 class SeeingRenderer(CountingRenderer):
     """Also asks where the robots are."""
 

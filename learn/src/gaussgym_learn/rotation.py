@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from gaussgym_render.arrays import version_of
 from gaussgym_scene.errors import InputError
 from gaussgym_scene.scene import Scene
 from gaussgym_sim.ground.terrain import ground_of
@@ -152,6 +153,11 @@ class SlotRenderer:
         self._renderer, self._place = renderer, place
         self._shown = torch.tensor([place[scene] for scene in shown])
         self.takes_motion = bool(getattr(renderer, "takes_motion", False))
+        self._last: tuple[Any, ...] = (None, None, None)
+
+    def stays_on(self, device: torch.device) -> bool:
+        """See `gaussgym_sim.sensors.camera.CameraRenderer`."""
+        return hasattr(self._renderer, "stays_on") and self._renderer.stays_on(device)
 
     def show(self, slot: int, scene: int) -> None:
         """Another scene comes into a slot."""
@@ -159,7 +165,15 @@ class SlotRenderer:
 
     def render(self, c2w: Any, K: Any, scene_ids: Any, **options: Any) -> Any:
         """See `gaussgym_render.SplatRenderer.render`."""
-        return self._renderer.render(c2w, K, self._shown[scene_ids], **options)
+        return self._renderer.render(c2w, K, self._scenes(scene_ids), **options)
+
+    def _scenes(self, slots: torch.Tensor) -> torch.Tensor:
+        """Scenes of slots `[C]`; the very tensor of the last call while nothing has changed, so that nobody looks at it again."""
+        versions = version_of(slots), version_of(self._shown)
+        if None in versions or self._last[0] is not slots or self._last[1] != versions:
+            with torch.inference_mode(False):  # else nobody could tell whether it has changed
+                self._last = slots, versions, self._shown.to(slots.device)[slots]
+        return self._last[2]
 
     def prefetch(self, scenes: Sequence[int]) -> None:
         """Start reading scenes that slots will show."""

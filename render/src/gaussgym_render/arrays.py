@@ -23,3 +23,10 @@ def to_numpy(array: Array, dtype: Any) -> NDArray[Any]:
     if device_of(array) is not None:
         array = array.detach().cpu().numpy()
     return np.asarray(array) if dtype is None else np.ascontiguousarray(array, dtype)
+
+
+def version_of(array: Array) -> int | None:
+    """How often torch has written to a tensor; None where that is not counted: other arrays, tensors made in inference mode."""
+    if device_of(array) is None or array.is_inference():
+        return None
+    return array._version

@@ -1,4 +1,4 @@
-"""Whether this machine can run the renderer on CUDA, found out without importing what that needs; and its two backends."""
+"""Whether this machine can run the renderer on CUDA, found out without importing what that needs; and its backends."""
 
 from __future__ import annotations
 
@@ -6,10 +6,19 @@ import ctypes
 import importlib.util
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from gaussgym_render.renderer import Rasterizer, RasterizerCfg
+
+ABILITIES = ("objects", "edits", "outputs", "sizes", "memory_budget_bytes")
+"""Those of `gaussgym_render.renderer.ABILITIES` that they have."""
+KERNELS: dict[str, Literal["plain", "fast", "half"]] = {
+    "cuda": "plain",
+    "cuda-fast": "fast",
+    "cuda-half": "half",
+}
+"""Backends on CUDA devices, and what sorts and blends in them; see `gaussgym_render.cuda.frame.CudaCfg`."""
 
 _NEEDS_WARP = "NVIDIA Warp is not installed (pip install 'gaussgym-render[cuda]')"
 
@@ -36,11 +45,13 @@ def count_devices() -> int:
     return count.value
 
 
-def make_cuda(splats: Sequence[Any], cfg: RasterizerCfg) -> Rasterizer:
+def make_cuda(
+    splats: Sequence[Any], cfg: RasterizerCfg, *, kernels: Literal["plain", "fast", "half"] = "plain"
+) -> Rasterizer:
     """See `gaussgym_render.cuda.backend.make_cuda`."""
     from gaussgym_render.cuda import backend
 
-    return backend.make_cuda(splats, cfg)
+    return backend.make_cuda(splats, cfg, kernels=kernels)
 
 
 def make_warp_cpu(splats: Sequence[Any], cfg: RasterizerCfg) -> Rasterizer:

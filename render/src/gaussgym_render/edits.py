@@ -33,8 +33,10 @@ from gaussgym_render.objects import is_rigid
 from gaussgym_render.shutter import Range, check_range
 
 _F = np.float32
-_LUMA = (0.2126, 0.7152, 0.0722)  # ITU-R BT.709
-_GAMMA = 2.2  # of the stored colours, nearly
+LUMA = (0.2126, 0.7152, 0.0722)
+"""Shares of red, green and blue in brightness (ITU-R BT.709)."""
+GAMMA = 2.2
+"""Of the stored colours, nearly."""
 
 
 @dataclass(frozen=True)
@@ -223,7 +225,7 @@ def draw_edits(cfg: AppearanceCfg, keys: NDArray[np.uint64]) -> SceneEdits:
     turn = sensor.uniform(own, len(names) + 3, 0.0, 2.0 * np.pi)
     flat = np.sqrt(1.0 - height**2)
     towards = np.stack([flat * np.cos(turn), flat * np.sin(turn), height], -1)
-    gains = 2.0 ** ((drawn["exposure_ev"][:, None] + np.stack([red, 0 * red, blue], -1)) / _GAMMA)
+    gains = 2.0 ** ((drawn["exposure_ev"][:, None] + np.stack([red, 0 * red, blue], -1)) / GAMMA)
     edits = SceneEdits.none(len(keys))
     edits.light[:, :, 1:] = (drawn["light"][:, None] * towards)[:, None]
     edits.view_dependence[:] = drawn["view_dependence"]
@@ -239,7 +241,7 @@ def _hue_saturation(hue_rad: NDArray[np.float64], saturation: NDArray[np.float64
     cross = np.array([[0, -axis[2], axis[1]], [axis[2], 0, -axis[0]], [-axis[1], axis[0], 0]])
     sine, cosine = np.sin(hue_rad)[:, None, None], np.cos(hue_rad)[:, None, None]
     turn = cosine * np.eye(3) + sine * cross + (1.0 - cosine) * np.outer(axis, axis)
-    grey = np.tile(np.array(_LUMA), (3, 1))
+    grey = np.tile(np.array(LUMA), (3, 1))
     s = saturation[:, None, None]
     return (s * np.eye(3) + (1.0 - s) * grey) @ turn
 

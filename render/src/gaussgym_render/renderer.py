@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import entry_points
@@ -123,6 +123,10 @@ class DeviceRasterizer(Rasterizer, Protocol):
         """Whether an array lies on its device."""
         ...
 
+    def is_on(self, device: Any) -> bool:
+        """Whether a torch device is its device."""
+        ...
+
     def render_arrays(
         self,
         c2w: Array,
@@ -132,8 +136,15 @@ class DeviceRasterizer(Rasterizer, Protocol):
         sizes: Array | None,
         background: NDArray[np.float32],
         out: tuple[Array, Array, Array] | None,
+        objects: Instances | None = None,
+        edits: SceneEdits | None = None,
+        outputs: Mapping[str, Array] | None = None,
     ) -> tuple[Array, Array, Array]:
         """See `gaussgym_render.cuda.backend.CudaRasterizer.render_arrays`."""
+        ...
+
+    def new_output(self, name: str, count: int, like: Array) -> Array:
+        """See `gaussgym_render.cuda.backend.CudaRasterizer.new_output`."""
         ...
 
 
@@ -216,13 +227,17 @@ def _make_paged_cpu(sources: Sequence[SceneSource], cfg: RasterizerCfg, budget_b
 
 
 register_backend("cpu", _make_cpu, abilities=ABILITIES)
-register_backend(
-    "cuda", cuda_backend.make_cuda, abilities=("sizes", "memory_budget_bytes"), missing=cuda_backend.missing
-)
+for _name, _kernels in cuda_backend.KERNELS.items():
+    register_backend(
+        _name,
+        partial(cuda_backend.make_cuda, kernels=_kernels),
+        abilities=cuda_backend.ABILITIES,
+        missing=cuda_backend.missing,
+    )
 register_backend(
     "warp-cpu",
     cuda_backend.make_warp_cpu,
-    abilities=("sizes", "memory_budget_bytes"),
+    abilities=cuda_backend.ABILITIES,
     missing=cuda_backend.missing_warp,
 )
 register_backend("reference", ReferenceRasterizer, abilities=("objects", "edits", "outputs", "sizes"))
@@ -342,6 +357,10 @@ class SplatRenderer:
         """What paging did so far, or None if all scenes are in memory."""
         return None if self.pool is None else self.pool.stats
 
+    def stays_on(self, device: Any) -> bool:
+        """Whether tensors on a torch device stay there in `render`, so that a mask of a few cameras costs no more than these."""
+        return isinstance(self.rasterizer, DeviceRasterizer) and self.rasterizer.is_on(device)
+
     def prefetch(self, scene_ids: Iterable[int]) -> None:
         """Start reading scenes that calls to come will need; returns at once. Does nothing where all scenes are in memory.
 
@@ -448,9 +467,36 @@ class SplatRenderer:
         ):
             if given is not None:
                 self._need(ability)
+        names = list(outputs)
+        if outputs:
+            self._check_outputs(
+                outputs, self._has_labels or (edits is not None and len(edits.patch_labels) > 0)
+            )
+        if objects is not None and (out is None or out.instances is not None):
+            names.append("instances")
+        more = {name: None if out is None else getattr(out, name) for name in names}
+        more = {
+            name: rasterizer.new_output(name, len(c2w), c2w) if array is None else array
+            for name, array in more.items()
+        }
         target = None if out is None else (out.rgb, out.depth, out.alpha)
-        frames = rasterizer.render_arrays(c2w, K, scene_ids, mask, sizes, self.background, target)
-        return Frames(*frames) if out is None else out
+        frames = rasterizer.render_arrays(
+            c2w,
+            K,
+            scene_ids,
+            mask,
+            sizes,
+            self.background,
+            target,
+            objects=objects,
+            edits=edits,
+            outputs=more,
+        )
+        if out is None:
+            return Frames(*frames, **more)
+        for name, array in more.items():
+            setattr(out, name, array)
+        return out
 
     def _check_sizes(self, sizes: NDArray[Any], count: int) -> NDArray[np.int64]:
         """Validate image sizes `[C, 2]`."""
@@ -472,10 +518,8 @@ class SplatRenderer:
                 f"renderer backend {self.backend!r} cannot take {ability}; those that can: {', '.join(able)}"
             )
 
-    def _more(
-        self, outputs: Collection[str], count: int, out: Frames | None, labelled: bool
-    ) -> dict[str, NDArray[Any]]:
-        """Arrays for further outputs: those of `out`, where it has them, else new ones."""
+    def _check_outputs(self, outputs: Collection[str], labelled: bool) -> None:
+        """Raise an `InputError` unless the backend and the scenes, some of which may be `labelled`, have what outputs need."""
         self._need("outputs")
         channels.check_outputs(outputs)
         if "features" in outputs and self.cfg.features is None:
@@ -484,6 +528,12 @@ class SplatRenderer:
             raise InputError(
                 "output 'labels', but no scene and no patch has labels; expected Splats with labels"
             )
+
+    def _more(
+        self, outputs: Collection[str], count: int, out: Frames | None, labelled: bool
+    ) -> dict[str, NDArray[Any]]:
+        """Arrays for further outputs: those of `out`, where it has them, else new ones."""
+        self._check_outputs(outputs, labelled)
         width = 0 if self.cfg.features is None else self.cfg.features[0].shape[1]
         made = {}
         for name, (shape, dtype) in channels.shapes_of(count, self.width, self.height, width).items():

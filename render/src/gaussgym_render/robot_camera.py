@@ -266,6 +266,10 @@ class RobotCamera:
         with _COMPILING:  # two threads must not compile the same function at once
             self._render_block(np.zeros(0, np.int64), *self._nothing())
 
+    def stays_on(self, device: Any) -> bool:
+        """See `SplatRenderer.stays_on`."""
+        return self.renderer.stays_on(device)
+
     def prefetch(self, scene_ids: Iterable[int]) -> None:
         """See `SplatRenderer.prefetch`."""
         self.renderer.prefetch(scene_ids)

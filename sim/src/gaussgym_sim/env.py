@@ -482,7 +482,9 @@ class Env:
         for name, term in self.task.observations.items():
             groups[name] = term(self)
         if self.camera is not None:
-            groups["rgb"], groups["rgb_new"] = self.camera.rgb.clone(), self.camera.new.clone()
+            # A renderer's own frames are laid out otherwise than images are.
+            groups["rgb"] = self.camera.rgb.clone(memory_format=torch.contiguous_format)
+            groups["rgb_new"] = self.camera.new.clone()
         return groups
 
     def _capture(self) -> None:

@@ -254,7 +254,7 @@ _HALF = {
 }
 
 
-def _text(parts: dict[str, str]) -> str:
+def _text(parts: dict[str, str], prelude: str = block.PRELUDE) -> str:
     """A variant's snippet with its constants filled in."""
     text = _WALK
     for name, part in parts.items():
@@ -268,13 +268,13 @@ def _text(parts: dict[str, str]) -> str:
     }
     for name, number in constants.items():
         text = text.replace(name, f"({number!r}f)")
-    return block.PRELUDE + block.NUMBERS + text.replace("THREADS", str(THREADS))
+    return prelude + block.NUMBERS + text.replace("THREADS", str(THREADS))
 
 
-def _make_blend(name: str, parts: dict[str, str]) -> Any:
+def _make_blend(name: str, parts: dict[str, str], prelude: str) -> Any:
     """A kernel of blocks, one for each portion of each macro-tile."""
 
-    @wp.func_native(_text(parts))
+    @wp.func_native(_text(parts, prelude))
     def blend_portion(
         geometry: wp.array[wp.vec4],
         peaks: wp.array[wp.vec2],
@@ -342,10 +342,14 @@ def _make_blend(name: str, parts: dict[str, str]) -> Any:
     return blend
 
 
-blend_single = _make_blend("blend_single", _SINGLE)
-blend_half = _make_blend("blend_half", _HALF)
-BLOCK_KERNELS = {blend_single: THREADS, blend_half: THREADS}
-"""Kernels of whole blocks and their threads; for compiling ahead of time and reports."""
+def make_block_kernels(prelude: str = block.PRELUDE) -> dict[Any, int]:
+    """Both kernels, single and half precision, and their threads; `prelude` is `block.PRELUDE` or a test's change of it."""
+    variants = {"blend_single": _SINGLE, "blend_half": _HALF}
+    return {_make_blend(name, parts, prelude): THREADS for name, parts in variants.items()}
+
+
+BLOCK_KERNELS = make_block_kernels()
+"""For launches, for compiling ahead of time, and for reports."""
 
 
 def blend(
@@ -381,8 +385,9 @@ def blend(
     across = -(-segments.tile_width // PORTION_PX)
     down = -(-segments.tile_height // PORTION_PX)
     blocks = (len(segments.offsets) - 1) * across * down
+    kernel = tuple(BLOCK_KERNELS)[int(half_precision)]
     wp.launch(
-        blend_half if half_precision else blend_single,
+        kernel,
         blocks * THREADS,
         [cameras, wave, records, segments, images, wp.vec2i(across, down), stop_below],
         device=device,

@@ -118,6 +118,11 @@ PRELUDE = """
     (void)gg_warp_any; (void)gg_sync_or; (void)gg_warp_before; (void)gg_peers; (void)lane; (void)warp_id;
 """
 
+BACKWARDS = PRELUDE.replace("t = WP_TILE_THREAD_IDX", "t = WP_TILE_BLOCK_DIM - 1 - WP_TILE_THREAD_IDX")
+"""`PRELUDE` for tests on the CPU: threads get from barrier to barrier in the opposite order, so that a missing barrier shows which
+one order hides (a thread reads what a thread before it wrote).
+"""
+
 # Numbers: single precision, and pairs of halves in a word (the lower half first). PTX from sm_80 on; the CPU rounds likewise.
 NUMBERS = """
 #if defined(__CUDA_ARCH__)

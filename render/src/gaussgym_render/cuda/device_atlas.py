@@ -10,9 +10,13 @@ from typing import Any
 
 import numpy as np
 import warp as wp  # noqa: TID253  (this package is imported only where the backend is asked for)
+from gaussgym_scene import InputError
 from numpy.typing import NDArray
 
-from gaussgym_render.atlas import Atlas
+from gaussgym_render.atlas import CHUNK, NUM_SHAPE, Atlas
+
+MAX_CHUNKS = (2**31 - 1) // (NUM_SHAPE * CHUNK)
+"""Chunks of all scenes together, 214 million splats: places in the arrays, `rest` apart, are 32-bit numbers."""
 
 
 @wp.struct
@@ -100,7 +104,16 @@ def nested_boxes(
 
 
 def upload(atlas: Atlas, device: Any) -> DeviceAtlas:
-    """Copy an atlas to a Warp device."""
+    """Copy an atlas to a Warp device.
+
+    Raises:
+        InputError: It has more chunks than 32-bit numbers reach.
+    """
+    if len(atlas.bounds_w) > MAX_CHUNKS:
+        raise InputError(
+            f"found {len(atlas.bounds_w)} chunks of 256 splats, expected at most {MAX_CHUNKS} on one device; share the scenes "
+            "between devices, or let them take turns (memory_budget_bytes)"
+        )
     parents = tree_parents(atlas.chunk_ranges, atlas.skip)
     low, high = nested_boxes(atlas.bounds_w, parents)
     scenes = Scenes()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
 
 import warp as wp  # noqa: TID253  (this package is imported only where the backend is asked for)
 
@@ -19,6 +19,9 @@ from gaussgym_render.cuda.overflow import BINS, Counters, make_limit
 from gaussgym_render.cuda.project import WORDS, Records
 from gaussgym_render.cuda.scan import Scan
 from gaussgym_render.cuda.sort import SortBuffers, sort_segments
+
+if TYPE_CHECKING:
+    from gaussgym_render.cuda.extras import Extras
 
 BLOCK = CHUNK
 """Threads of a block."""
@@ -222,7 +225,7 @@ class Frame:
         buffers = SortBuffers.create(self.num_segments, 1, self.device)
         spare_keys, spare_values = (array[count : 2 * count] for array in pairs)
         keys, values = (array[:count] for array in pairs)
-        return SortBuffers(buffers.lists, buffers.queue, spare_keys, spare_values), (keys, values)
+        return replace(buffers, spare_keys=spare_keys, spare_values=spare_values), (keys, values)
 
     def counters(self) -> Counters:
         """What went wrong since the last call of this; waits for the device."""
@@ -238,15 +241,25 @@ class Frame:
         """Run a kernel."""
         wp.launch(kernel, dim=dim, inputs=inputs, device=self.device, block_dim=BLOCK)
 
-    def render(self, inputs: FrameInputs, images: Any) -> None:
-        """Render cameras into `images` (see `blend.Images`): launches only, on the device's current stream."""
+    def render(self, inputs: FrameInputs, images: Any, extras: Extras | None = None) -> None:
+        """Render cameras into `images` (see `blend.Images`): launches only, on the device's current stream.
+
+        `extras` says what else is drawn, changed and written.
+        """
         self.prepare(inputs)
+        if extras is not None:
+            extras.prepare(self, inputs.c2w.shape[0])
         for start in range(0, inputs.c2w.shape[0], self.wave_size):
             self.wave.start = start
             self.project_wave()
+            if extras is not None:
+                extras.recolor(self)
             self.bin_wave()
             self.sort_wave()
-            self.blend_wave(images)
+            if extras is None:
+                self.blend_wave(images)
+            else:
+                extras.blend(self, images)
 
     def prepare(self, inputs: FrameInputs) -> None:
         """Prepare all cameras, and put those of a scene together."""
@@ -260,7 +273,7 @@ class Frame:
                 self.cameras, self.sorted_scenes, self.order, self.refused,
             ],
         )  # fmt: skip
-        wp.utils.radix_sort_pairs(self.sorted_scenes, self.order, c)
+        wp.utils.radix_sort_pairs(self.sorted_scenes, self.order, c, 0, scenes.bit_length())
         self.active.zero_()
         self.launch(preparing.count_active, c, [self.sorted_scenes, c, scenes, self.active])
 
@@ -304,13 +317,12 @@ class Frame:
     def sort_wave(self) -> None:
         """Sort the segments by depth, ties by the splats' order in the input."""
         segments = self.segments
-        if self.sort_buffers is None:
-            wp.utils.segmented_sort_pairs(
-                segments.keys, segments.values, self.capacity.pairs, segments.offsets
-            )
-        else:
+        if self.sort_buffers is not None:
             keys, values = self.sorted_pairs
-            sort_segments(segments.offsets, keys, values, self.sort_buffers)
+            order = {"slots": self.records.slot, "numbers": self.atlas.scenes.source}
+            sort_segments(segments.offsets, keys, values, self.sort_buffers, **order)
+            return
+        wp.utils.segmented_sort_pairs(segments.keys, segments.values, self.capacity.pairs, segments.offsets)
         ties = [segments, self.num_segments, self.ranked, self.num_threads]
         self.launch(bins.rank_ties, self.num_threads, [self.atlas.scenes, self.records, *ties])
         self.launch(bins.keep_ties, self.num_threads, ties)

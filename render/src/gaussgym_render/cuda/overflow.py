@@ -50,12 +50,16 @@ class Counters:
         dropped_splats: Visible splats for which a wave had no room, the farthest.
         dropped_pairs: Pairs of splat and macro-tile for which it had none, the farthest.
         overflowed_waves: Waves in which that happened.
+        refused_instances: Object instances that were left out: a pose that is not rigid, or an object out of range.
+        refused_edits: Cameras' edits and patches that were left out: a value that is not finite, or a pose that is not rigid.
     """
 
     refused: int
     dropped_splats: int
     dropped_pairs: int
     overflowed_waves: int
+    refused_instances: int = 0
+    refused_edits: int = 0
 
 
 def make_limit(capacity: int, device: Any) -> Any:

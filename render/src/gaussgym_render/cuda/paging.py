@@ -23,7 +23,7 @@ import warp as wp  # noqa: TID253  (this module is imported only where the backe
 from gaussgym_scene import InputError
 from numpy.typing import NDArray
 
-from gaussgym_render.arrays import to_numpy
+from gaussgym_render.arrays import to_numpy, version_of
 from gaussgym_render.atlas import CHUNK, CHUNK_ARRAYS, NUM_SHAPE
 from gaussgym_render.cuda.device_atlas import DeviceAtlas, Scenes, nested_boxes, tree_parents
 from gaussgym_render.packed import PackedCache, PackedScene, rest_shape
@@ -476,7 +476,7 @@ class PagedCalls:
         Looks at it on the host, which waits for the device; but not if it is the very tensor that was looked at last and nobody
         has written to it since by torch. (What is written to its memory in other ways shows in `missed`.)
         """
-        version = getattr(scene_ids, "_version", None)
+        version = version_of(scene_ids)
         if version is None or self._looked_at[0] is not scene_ids or self._looked_at[1] != version:
             array = scene_ids if isinstance(scene_ids, wp.array) else to_numpy(scene_ids, None)
             values = np.unique(array.numpy() if isinstance(array, wp.array) else array)

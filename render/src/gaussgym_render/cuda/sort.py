@@ -2,9 +2,10 @@
 
 Segments up to 8192 pairs are sorted inside one block: least significant digit first, eight bits at a time, only over the bits in
 which the segment's keys differ (two passes for 16-bit keys, three for the float32 depths of a tile). Pairs are ranked within
-their warp by ballots (as in Onesweep, Adinets and Merrill, 2022), and runs of equal keys are put into the order of their values
-at the end. Longer segments are first distributed over up to 2048 buckets by their leading bits, then sorted in groups of whole
-buckets; a bucket that is too long for a block itself is sorted digit by digit, its values' bits included, through memory.
+their warp by ballots (as in Onesweep, Adinets and Merrill, 2022), and runs of equal keys are put into the order of their
+values, or of other numbers, at the end. Longer segments are first distributed over up to 2048 buckets by their leading bits,
+then sorted in groups of whole buckets; a bucket that is too long for a block itself is sorted digit by digit, its numbers' bits
+included, through memory.
 
 The kernels of whole blocks take segments from a queue for each tier of lengths. Where blocks do not run (Warp's CPU device,
 unless `warp.config.enable_cpu_blocks`), `sort_segments` launches the plain twin, one thread a segment.
@@ -150,19 +151,21 @@ RANK
             }
             GG_SYNC();
             GG_UNROLL
-            for (int i = 0; i < ITEMS; ++i) words[slot + 32 * i] = (unsigned)value[i];
+            for (int i = 0; i < ITEMS; ++i)
+                if (rank[i] - (int)key[i] > 1) words[slot + 32 * i] = (unsigned)number_of(value[i]);
             GG_SYNC();
             GG_UNROLL
             for (int i = 0; i < ITEMS; ++i) {
                 const int at = slot + 32 * i, start = (int)key[i];
                 if (at >= count) continue;
                 int to = start;
-                if (rank[i] - start > 1)
+                if (rank[i] - start > 1) {
+                    const int own = (int)words[at];
                     for (int j = start; j < rank[i]; ++j) {
                         const int other = (int)words[j];
-                        to += other < value[i] || (other == value[i] && j < at);
+                        to += other < own || (other == own && j < at);
                     }
-                else to = at;
+                } else to = at;
                 values.data[first + to] = value[i];
             }
             GG_SYNC();
@@ -183,12 +186,13 @@ _SHARED = """
     GG_SHARED unsigned words[THREADS * ITEMS];  // a tile's keys or values; before that, counters
     GG_SHARED int totals[256], warp_sums[32], taken;
     unsigned* all_keys = (unsigned*)keys.data;
+    const bool numbered = numbers.shape[0] > 0;
+    auto number_of = [&](int value) -> int { return numbered ? numbers.data[slots.data[value]] : value; };
     unsigned short* counters = (unsigned short*)words;
 """
 
 _TIER = (
-    block.PRELUDE
-    + _SHARED
+    _SHARED
     + _SCAN
     + _TAKE
     + """
@@ -203,8 +207,7 @@ SORT_TILE
 )
 
 _LONG = (
-    block.PRELUDE
-    + _SHARED
+    _SHARED
     + """
     GG_SHARED int ends[NUM_BUCKETS];
     GG_SHARED int bases[256];
@@ -270,7 +273,7 @@ _BIG_BUCKET = """
                 const int many = end - begun;
                 unsigned key_low = 0xffffffffu, key_high = 0u, value_low = 0xffffffffu, value_high = 0u;
                 for (int j = t; j < many; j += THREADS) {
-                    const unsigned moved = (unsigned)from_values[j] ^ 0x80000000u;  // signed order
+                    const unsigned moved = (unsigned)number_of(from_values[j]) ^ 0x80000000u;  // signed order
                     key_low = min(key_low, from_keys[j]); key_high = max(key_high, from_keys[j]);
                     value_low = min(value_low, moved); value_high = max(value_high, moved);
                 }
@@ -283,7 +286,7 @@ _BIG_BUCKET = """
                     const int shift = 8 * (by_value ? pass : pass - value_passes);
                     auto digit_of = [&](int j) -> unsigned {
                         if (copy) return 0u;
-                        const unsigned all = by_value ? ((unsigned)from_values[j] ^ 0x80000000u) - value_low
+                        const unsigned all = by_value ? ((unsigned)number_of(from_values[j]) ^ 0x80000000u) - value_low
                                                       : from_keys[j] - key_low;
                         return (all >> shift) & 255u;
                     };
@@ -315,7 +318,7 @@ RANK
 """
 
 
-def _text(template: str, threads: int) -> str:
+def _text(template: str, threads: int, prelude: str) -> str:
     """A snippet with its parts put together and its constants filled in."""
     for name, part in (("BIG_BUCKET", _BIG_BUCKET), ("SORT_TILE", _SORT_TILE), ("RANK", _RANK)):
         template = template.replace(f"\n{name}\n", part)
@@ -327,14 +330,14 @@ def _text(template: str, threads: int) -> str:
     }
     for name, number in constants.items():
         template = template.replace(name, str(number))
-    return template
+    return prelude + template
 
 
-def _make_tier(tier: int) -> Any:
+def _make_tier(tier: int, prelude: str) -> Any:
     """The kernel that sorts the segments of a tier, one block each at a time."""
     threads = TIERS[tier] // ITEMS
 
-    @wp.func_native(_text(_TIER, threads))
+    @wp.func_native(_text(_TIER, threads, prelude))
     def sort_in_block(
         offsets: wp.array[int],
         lists: wp.array2d[int],
@@ -342,6 +345,8 @@ def _make_tier(tier: int) -> Any:
         tier: int,
         keys: wp.array[int],
         values: wp.array[int],
+        slots: wp.array[int],
+        numbers: wp.array[int],
     ): ...
 
     @wp.kernel(name=f"sort_{TIERS[tier]}", module="unique", enable_backward=False, launch_bounds=threads)
@@ -352,46 +357,57 @@ def _make_tier(tier: int) -> Any:
         tier: int,
         keys: wp.array[int],
         values: wp.array[int],
+        slots: wp.array[int],
+        numbers: wp.array[int],
     ):
-        sort_in_block(offsets, lists, queue, tier, keys, values)
+        sort_in_block(offsets, lists, queue, tier, keys, values, slots, numbers)
 
     return sort_tier
 
 
-@wp.func_native(_text(_LONG, LONG_THREADS))
-def _sort_long_in_block(
-    offsets: wp.array[int],
-    lists: wp.array2d[int],
-    queue: wp.array2d[int],
-    tier: int,
-    keys: wp.array[int],
-    values: wp.array[int],
-    spare_keys: wp.array[int],
-    spare_values: wp.array[int],
-): ...
+def _make_long(prelude: str) -> Any:
+    """The kernel that sorts the segments that no tier holds, one block each at a time."""
+
+    @wp.func_native(_text(_LONG, LONG_THREADS, prelude))
+    def sort_in_block(
+        offsets: wp.array[int],
+        lists: wp.array2d[int],
+        queue: wp.array2d[int],
+        tier: int,
+        keys: wp.array[int],
+        values: wp.array[int],
+        slots: wp.array[int],
+        numbers: wp.array[int],
+        spare_keys: wp.array[int],
+        spare_values: wp.array[int],
+    ): ...
+
+    @wp.kernel(module="unique", enable_backward=False, launch_bounds=LONG_THREADS)
+    def sort_long(
+        offsets: wp.array[int],
+        lists: wp.array2d[int],
+        queue: wp.array2d[int],
+        tier: int,
+        keys: wp.array[int],
+        values: wp.array[int],
+        slots: wp.array[int],
+        numbers: wp.array[int],
+        spare_keys: wp.array[int],
+        spare_values: wp.array[int],
+    ):
+        sort_in_block(offsets, lists, queue, tier, keys, values, slots, numbers, spare_keys, spare_values)
+
+    return sort_long
 
 
-@wp.kernel(module="unique", enable_backward=False, launch_bounds=LONG_THREADS)
-def sort_long(
-    offsets: wp.array[int],
-    lists: wp.array2d[int],
-    queue: wp.array2d[int],
-    tier: int,
-    keys: wp.array[int],
-    values: wp.array[int],
-    spare_keys: wp.array[int],
-    spare_values: wp.array[int],
-) -> None:
-    """Sort the segments that no tier holds, one block each at a time."""
-    _sort_long_in_block(offsets, lists, queue, tier, keys, values, spare_keys, spare_values)
+def make_block_kernels(prelude: str = block.PRELUDE) -> dict[Any, int]:
+    """The kernels of whole blocks, in the order of tiers, and their threads; `prelude`: `block.PRELUDE`, or a test's change of it."""
+    tiers = {_make_tier(tier, prelude): longest // ITEMS for tier, longest in enumerate(TIERS)}
+    return {**tiers, _make_long(prelude): LONG_THREADS}
 
 
-TIER_KERNELS = tuple(_make_tier(tier) for tier in range(len(TIERS)))
-BLOCK_KERNELS = {
-    **{kernel: longest // ITEMS for kernel, longest in zip(TIER_KERNELS, TIERS)},
-    sort_long: LONG_THREADS,
-}
-"""Kernels of whole blocks and their threads; for compiling ahead of time and reports."""
+BLOCK_KERNELS = make_block_kernels()
+"""For launches, for compiling ahead of time, and for reports."""
 
 
 @wp.kernel
@@ -407,9 +423,21 @@ def enqueue(offsets: wp.array[int], lists: wp.array2d[int], queue: wp.array2d[in
 
 
 @wp.func
-def _after(key: int, value: int, other_key: int, other_value: int) -> bool:
+def number_of(value: int, slots: wp.array[int], numbers: wp.array[int]) -> int:
+    """What pairs of equal keys are sorted by."""
+    if numbers.shape[0] == 0:
+        return value
+    return int(numbers[slots[value]])
+
+
+@wp.func
+def comes_after(
+    key: int, value: int, other_key: int, other_value: int, slots: wp.array[int], numbers: wp.array[int]
+) -> bool:
     """Whether a pair belongs behind another."""
-    return wp.uint32(key) > wp.uint32(other_key) or (key == other_key and value > other_value)
+    if key != other_key:
+        return wp.uint32(key) > wp.uint32(other_key)
+    return number_of(value, slots, numbers) > number_of(other_value, slots, numbers)
 
 
 @wp.func
@@ -424,7 +452,13 @@ def swap_pairs(keys: wp.array[int], values: wp.array[int], i: int, j: int) -> No
 
 
 @wp.kernel
-def sort_plain(offsets: wp.array[int], keys: wp.array[int], values: wp.array[int]) -> None:
+def sort_plain(
+    offsets: wp.array[int],
+    keys: wp.array[int],
+    values: wp.array[int],
+    slots: wp.array[int],
+    numbers: wp.array[int],
+) -> None:
     """The twin of all kernels above: heapsort, one thread a segment."""
     segment = wp.tid()
     first = offsets[segment]
@@ -442,11 +476,12 @@ def sort_plain(offsets: wp.array[int], keys: wp.array[int], values: wp.array[int
         hole = int(root)
         child = 2 * hole + 1
         while child < end:
-            if child + 1 < end and _after(
-                keys[first + child + 1], values[first + child + 1], keys[first + child], values[first + child]
+            at = first + child
+            if child + 1 < end and comes_after(
+                keys[at + 1], values[at + 1], keys[at], values[at], slots, numbers
             ):
                 child += 1
-            if _after(keys[first + child], values[first + child], key, value):
+            if comes_after(keys[first + child], values[first + child], key, value, slots, numbers):
                 keys[first + hole] = keys[first + child]
                 values[first + hole] = values[first + child]
                 hole = int(child)
@@ -468,6 +503,8 @@ class SortBuffers:
     spare_keys: wp.array
     spare_values: wp.array
     """A second place for pairs, `[P]` each."""
+    none: wp.array
+    """No numbers."""
 
     @staticmethod
     def create(num_segments: int, num_pairs: int, device: wp.context.Devicelike = None) -> SortBuffers:
@@ -478,10 +515,19 @@ class SortBuffers:
             wp.zeros((tiers, 2), dtype=int, device=device),
             wp.zeros(num_pairs, dtype=int, device=device),
             wp.zeros(num_pairs, dtype=int, device=device),
+            wp.zeros(0, dtype=int, device=device),
         )
 
 
-def sort_segments(offsets: wp.array, keys: wp.array, values: wp.array, buffers: SortBuffers) -> None:
+def sort_segments(
+    offsets: wp.array,
+    keys: wp.array,
+    values: wp.array,
+    buffers: SortBuffers,
+    *,
+    slots: wp.array | None = None,
+    numbers: wp.array | None = None,
+) -> None:
     """Sort each segment of pairs in place, by key and then by value, on the current stream.
 
     Args:
@@ -490,6 +536,8 @@ def sort_segments(offsets: wp.array, keys: wp.array, values: wp.array, buffers: 
         keys: `[P]` int32, compared as unsigned (so do the bits of positive floats); P may exceed the last offset.
         values: `[P]` int32.
         buffers: Made by `SortBuffers.create` for S segments and P pairs or more.
+        slots: With `numbers`: pairs of equal keys are sorted by `numbers[slots[value]]` instead, `[R]` int32.
+        numbers: `[N]` int32, distinct within a segment.
 
     Raises:
         InputError: If the buffers are too small.
@@ -500,15 +548,16 @@ def sort_segments(offsets: wp.array, keys: wp.array, values: wp.array, buffers: 
             f"{segments} segments of {len(keys)} pairs do not fit sort buffers for {buffers.lists.shape[1]} segments of "
             f"{len(buffers.spare_keys)} pairs; make larger ones."
         )
+    ties = [buffers.none if array is None else array for array in (slots, numbers)]
+    pairs = [keys, values, *ties]
     if not block.can_run_blocks(device):
-        wp.launch(sort_plain, segments, [offsets, keys, values], device=device)
+        wp.launch(sort_plain, segments, [offsets, *pairs], device=device)
         return
     buffers.queue.zero_()
     wp.launch(enqueue, segments, [offsets, buffers.lists, buffers.queue], device=device)
-    shared = [offsets, buffers.lists, buffers.queue]
     for tier, (kernel, threads) in enumerate(BLOCK_KERNELS.items()):
-        spare = [buffers.spare_keys, buffers.spare_values] if kernel is sort_long else []
+        inputs = [offsets, buffers.lists, buffers.queue, tier, *pairs]
+        if tier == len(TIERS):
+            inputs += [buffers.spare_keys, buffers.spare_values]
         blocks = block.resident_blocks(device, BLOCKS_PER_MULTIPROCESSOR[tier])
-        wp.launch(
-            kernel, blocks * threads, [*shared, tier, keys, values, *spare], device=device, block_dim=threads
-        )
+        wp.launch(kernel, blocks * threads, inputs, device=device, block_dim=threads)

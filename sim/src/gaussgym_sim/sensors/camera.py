@@ -43,6 +43,10 @@ class CameraRenderer(Protocol):
     no such robot; and if it takes motion ``body_twists_b`` [C, 1 + K, B, 6], velocities in the bodies' own frames, linear [m/s]
     then angular [rad/s]. All are overwritten by the next call.
 
+    One with a method ``stays_on(device)`` that returns True for the envs' device is always given all envs, so that nobody waits
+    to know which are due: ``mask`` [C] bool on the device says so, and ``out``, what its first call returned, whose other rows it
+    leaves as they are. Not where it takes bodies or patches, or where frames arrive late.
+
     One with an attribute ``takes_patches`` that is true is, by tasks that have them, also given coloured squares on the ground,
     sides along the world's axes: ``patch_pos_w`` [C, K, 3] centres [m], ``patch_half_m`` [C, K] half sides [m], negative where
     there is none, and ``patch_rgb`` [C, K, 3] in 0..1.
@@ -258,6 +262,10 @@ class CameraRig:
             if getattr(renderer, "takes_bodies", False)
             else None
         )
+        stays_on = getattr(renderer, "stays_on", None)
+        late_or_more = self._late is not None or self._takes_patches or self._in_view is not None
+        self._in_place = stays_on is not None and not late_or_more and bool(stays_on(device))
+        self._frames: RenderedFrames | None = None  # of all envs, where they are rendered in place
         self._generator: torch.Generator | None = None
         self._camera_ids = torch.zeros(count, dtype=torch.long, device=device)
         self._frame_ids = torch.zeros(count, dtype=torch.long, device=device)
@@ -341,6 +349,9 @@ class CameraRig:
         self._steps += 1
         due = self.clock.tick(uniform)
         self.new[:, 0] = due
+        if self._in_place:
+            self._render_in_place(due & ~self.unwatched, state, lin_vel_b)
+            return
         ids = (due & ~self.unwatched).nonzero().squeeze(1)
         frames = self._take(ids, state, lin_vel_b, patches) if len(ids) else None
         if self._late is None:
@@ -348,6 +359,22 @@ class CameraRig:
                 self.rgb[ids] = frames
             return
         self._deliver(self._late, ids, frames)
+
+    def _render_in_place(self, due: Tensor, state: SimState, lin_vel_b: Tensor) -> None:
+        """Have the frames of envs that are ``due`` [E] written to where `rgb` shows them, without knowing which these are."""
+        c2w = camera_to_world(state.root_pos_w, state.root_quat_wxyz, self.pose_b_c)
+        given: dict[str, Any] = {"mask": due}
+        if self._takes_motion:
+            twist_c = camera_twist(lin_vel_b, state.root_ang_vel_b, self.pose_b_c)
+            given |= {"camera_ids": self._camera_ids, "frame_ids": self._frame_ids, "twist_c": twist_c}
+        if self._frames is not None:
+            given["out"] = self._frames
+        frames = self._renderer.render(c2w, self.K, self._scenes, **given)
+        self._frame_ids += due
+        if self._frames is None:
+            self._frames, images = frames, frames.rgb.permute(0, 3, 1, 2)
+            images.copy_(torch.where(due[:, None, None, None], images, self.rgb))
+            self.rgb = images
 
     def _take(
         self, ids: Tensor, state: SimState, lin_vel_b: Tensor, patches: Callable[[], dict[str, Tensor]] | None
