@@ -6,7 +6,7 @@ Steps, the most important first; each adds its part to the output as soon as it 
 
 machine   the GPU, and what it does at most: a large copy, multiply-adds
 correct   pictures against the float64 reference, the CPU backend, and themselves in other batches; overflow
-variants  the kernels written for speed against the plain ones; what follows uses the faster, if it is right
+variants  kernels and cameras at a time; what follows uses the fastest that draw the same as the plain kernels
 headline  4096 cameras in 128 scenes of 200,000 splats at 84x48 and 640x480: time by kernel, counts, floors, memory, waits
 lod       the same with levels of detail, at 40 dB or more against the full scene, 84x48
 flat      the cost of a frame from 256 to 16,384 cameras and from 1 to 512 scenes
@@ -27,181 +27,28 @@ import platform
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import warp as wp
-from gaussgym_render import SplatRenderer, register_backend
 from gaussgym_render.bench import device as timing
 from gaussgym_render.bench import parity
 from gaussgym_render.bench.comparison import psnr_db
 from gaussgym_render.bench.counts import count_workload
-from gaussgym_render.bench.device_rivals import DEVICE_RIVALS, DeviceRival, Drawn
-from gaussgym_render.bench.floors import SPLAT_BYTES, Chip, chip_of, floors
-from gaussgym_render.bench.scenes import Place, Workload, make_workload, synthetic_place
-from gaussgym_render.cuda.backend import CudaRasterizer
+from gaussgym_render.bench.floors import SPLAT_BYTES, floors
 from gaussgym_render.cuda.frame import CudaCfg
 from gaussgym_render.lod import LodSplats, build_tree
 from gaussgym_scene.artifact import write_json
 from gaussgym_scene.errors import GaussgymError
 from renderer_goals import FLATNESS, LOD_PSNR_DB, print_verdicts, verdicts
+from renderer_plan import TINY, Plan
+from renderer_rivals import gsplat_step, rivals_step
+from renderer_work import BYTES_PER_PIXEL, Ours, Run, backend_with, copies, free, speed, where
 
 MEMORY_SHARE = 0.8
-BYTES_PER_PIXEL = 11
-"""rgb uint8, depth and alpha float32."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What is measured.
-
-    Attributes:
-        kind: Of the procedural scene (`gaussgym_scene.synthesize`, seed 0); many scenes are copies of it in memory of their own.
-        splats: Of each scene.
-        scenes: Of the headline.
-        cameras: Of the headline.
-        sizes: Of the headline, the small one first [px].
-        flat_cameras: Batch sizes that are compared, smallest first.
-        flat_scenes: Numbers of scenes that are compared, smallest first.
-        matrix_sizes, matrix_cameras, matrix_scenes, matrix_splats: The matrix; splats in the order in which they are measured.
-        parity_sizes, parity_splats: Of the correctness cases.
-        counted_cameras: On which operations are counted.
-        seconds: For each measurement [s].
-        copy_bytes: Of the copy that measures bandwidth.
-    """
-
-    kind: str = "street"
-    splats: int = 200_000
-    scenes: int = 128
-    cameras: int = 4096
-    sizes: tuple[tuple[int, int], ...] = ((84, 48), (640, 480))
-    flat_cameras: tuple[int, ...] = (256, 1024, 4096, 16384)
-    flat_scenes: tuple[int, ...] = (1, 8, 128, 512)
-    matrix_sizes: tuple[tuple[int, int], ...] = ((64, 64), (84, 48), (128, 128), (320, 240), (640, 480))
-    matrix_cameras: tuple[int, ...] = (64, 256, 1024, 4096, 16384)
-    matrix_scenes: tuple[int, ...] = (1, 16, 128, 512)
-    matrix_splats: tuple[int, ...] = (200_000, 50_000, 1_000_000)
-    parity_sizes: tuple[tuple[int, int], ...] = ((64, 64), (84, 48), (130, 70), (320, 240), (640, 480))
-    parity_splats: int = 3000
-    counted_cameras: int = 8
-    seconds: float = 1.0
-    copy_bytes: int = 2**32
-
-
-TINY = Plan(
-    kind="flat", splats=1500, scenes=2, cameras=8, sizes=((16, 12), (40, 24)), flat_cameras=(4, 8), flat_scenes=(1, 2),
-    matrix_sizes=((16, 12),), matrix_cameras=(2, 4), matrix_scenes=(1, 2), matrix_splats=(600,), parity_sizes=((16, 12), (70, 20)),
-    parity_splats=150, counted_cameras=2, seconds=0.02, copy_bytes=2**16,
-)  # fmt: skip
-
-
-@dataclass
-class Run:
-    """Settings, and what the steps share."""
-
-    plan: Plan
-    device: torch.device
-    limit_s: float
-    lod: Path | None
-    report: dict[str, Any]
-
-    def fast(self) -> bool:
-        """Whether the kernels written for speed won, and were right."""
-        return bool((self.result("variants") or {}).get("fast"))
-
-    def place(self, splats: int) -> Place:
-        """The scene with so many splats."""
-        return synthetic_place(self.plan.kind, splats)
-
-    def result(self, step: str) -> Any:
-        """What an earlier step found, None if it did not run."""
-        return self.report["steps"].get(step, {}).get("result")
-
-    def chips(self) -> dict[str, Chip]:
-        """The GPU by its data sheet and as measured, where they are known."""
-        name = self.report["machine"]["device"]
-        sheet, measured = chip_of(name), self.result("machine")
-        found = {} if sheet is None else {"data_sheet": sheet}
-        if measured is not None:
-            found["measured"] = Chip(
-                name=f"{name}, as measured", bytes_per_s=measured["copy_bytes_per_s"], flop_per_s=measured["flop_per_s"],
-                half_factor=1.0 if sheet is None else sheet.half_factor, cache_bytes=0.0 if sheet is None else sheet.cache_bytes,
-            )  # fmt: skip
-        return found
-
-
-def copies(place: Place, scenes: int, cameras: int, width: int, height: int) -> Workload:
-    """Cameras round copies of a scene, each of which lies in memory of its own on the device."""
-    load = make_workload(place, 1, cameras, width, height)
-    return replace(load, scenes=[place.splats] * scenes, scene_ids=np.arange(cameras) % scenes)
-
-
-def backend_with(device: torch.device, settings: CudaCfg | None) -> str:
-    """Name of the backend on a device, with capacities and kernels of its own if settings are given."""
-    if settings is None:
-        return "cuda" if timing.on_gpu(device) else "warp-cpu"
-    name = f"{device.type}, {settings}"
-
-    def make(splats: Any, cfg: Any) -> CudaRasterizer:
-        return CudaRasterizer(splats, cfg, wp.get_device(str(device)), settings)
-
-    register_backend(name, make, abilities=("sizes",))
-    return name
-
-
-def room_for(splats: int) -> CudaCfg:
-    """Capacities for scenes of so many splats: at most 60 % are visible at a time, and 2^26 records lie in memory at a time."""
-    visible = max(int(0.6 * splats), 1024)
-    return CudaCfg(wave_cameras=int(np.clip(2**26 // visible, 16, 256)), visible_per_camera=visible)
-
-
-class Ours:
-    """The renderer at work on a workload, inputs and images on the device."""
-
-    def __init__(self, load: Workload, run: Run, *, fast: bool | None = None) -> None:
-        settings = replace(
-            room_for(len(load.scenes[0])),
-            kernels="fast" if (run.fast() if fast is None else fast) else "plain",
-        )
-        backend = backend_with(run.device, settings)
-        self.device = run.device
-        self.renderer = SplatRenderer(
-            load.scenes, load.width, load.height, backend=backend, device=str(run.device)
-        )
-        self.use(load)
-
-    def use(self, load: Workload) -> None:
-        """Draw other cameras in the same scenes."""
-        self.out = None  # before the next one is made
-        self.c2w = torch.as_tensor(load.c2w, dtype=torch.float32, device=self.device)
-        self.ks = torch.as_tensor(load.K, dtype=torch.float32, device=self.device)
-        self.ids = torch.as_tensor(load.scene_ids, device=self.device)
-        self.load = load
-        self.out = self.renderer.render(self.c2w, self.ks, self.ids)
-
-    def draw(self) -> None:
-        """Launch the drawing of all cameras."""
-        self.renderer.render(self.c2w, self.ks, self.ids, out=self.out)
-
-    def left_out(self) -> int:
-        """Splats for which there was no room since this was last asked, and cameras that could not be rendered."""
-        counters = self.renderer.rasterizer.counters()
-        return counters.dropped_splats + counters.dropped_pairs + counters.refused
-
-    def images(self) -> np.ndarray:
-        """What the last `draw` drew, uint8 `[C, H, W, 3]`."""
-        return parity.as_numpy(self.out.rgb)
-
-
-def speed(count: int, times: timing.Timing) -> dict[str, Any]:
-    """Frames per second of batches of `count` frames."""
-    return {
-        "frames_per_s": 1e3 * count / times.median_ms, "frames_per_s_min": 1e3 * count / times.max_ms,
-        "frames_per_s_max": 1e3 * count / times.min_ms, "batch": asdict(times),
-    }  # fmt: skip
 
 
 # ---------------------------------------------------------------------- steps
@@ -214,20 +61,41 @@ def machine_step(run: Run) -> dict[str, Any]:
 
 
 def correct_step(run: Run) -> dict[str, Any]:
+    """Pictures of the plain kernels, and of those written for speed, which may be wrong without spoiling the plain ones' verdict."""
+    found: dict[str, Any] = {}
+    cases = parity.cases(run.plan.parity_sizes, run.plan.parity_splats)
+    trusted = {"cpu": [parity.drawn_by("cpu")(case) for case in cases]}
+    # The reference takes its time: small images only.
+    small = [case.width * case.height <= 130 * 70 for case in cases]
+    trusted["reference"] = [parity.drawn_by_oracle(case) if few else {} for case, few in zip(cases, small)]
+    for kernels in run.plan.kernels:
+        try:
+            found[kernels] = check_pictures(run, kernels, cases, trusted)
+        except Exception as error:  # kernels that have never run may not run; the next ones may
+            traceback.print_exc()
+            found[kernels] = {"passed": False, "error": f"{type(error).__name__}: {error}"}
+        print(f"  {kernels}: {'right' if found[kernels]['passed'] else 'WRONG'}")
+    return {"passed": found["plain"]["passed"], "kernels": found}
+
+
+def check_pictures(
+    run: Run, kernels: str, cases: list[parity.Case], trusted: dict[str, list[dict[str, np.ndarray]]]
+) -> dict[str, Any]:
+    """Compare with others, and with the same cameras in other batches."""
     rows: list[parity.Parity] = []
     batches: dict[str, dict[str, bool]] = {}
-    backend = backend_with(run.device, None)
-    ours = parity.drawn_by(backend, run.device)
-    for case in parity.cases(run.plan.parity_sizes, run.plan.parity_splats):
-        own = ours(case)
-        rows.append(parity.compare(case, own, parity.drawn_by("cpu")(case), "cpu"))
-        if case.width * case.height <= 130 * 70:  # the reference takes its time
-            rows.append(parity.compare(case, own, parity.drawn_by_oracle(case), "reference"))
+    draw = parity.drawn_by(backend_with(run.device, CudaCfg(kernels=kernels)), run.device)  # type: ignore[arg-type]
+    for number, case in enumerate(cases):
+        own = draw(case)
+        for against, images in trusted.items():
+            if images[number]:
+                gate = "reference" if kernels == "half" else against
+                rows.append(parity.compare(case, own, images[number], against, gate=parity.GATES[gate]))
         if case.name == "ragged scenes":
-            batches[f"{case.width}x{case.height}"] = parity.batch_checks(case, ours)
+            batches[f"{case.width}x{case.height}"] = parity.batch_checks(case, draw)
     for row in rows:
         print(
-            f"  {'ok' if row.passed else 'FAIL':<5}{row.case:<18}{row.width_px}x{row.height_px:<6}against {row.against:<10}"
+            f"  {'ok' if row.passed else 'FAIL':<5}{kernels:<6}{row.case:<18}{row.width_px}x{row.height_px:<6}against {row.against:<10}"
             f"{row.psnr_db:7.1f} dB, largest error {row.max_error:.2e}, depth {row.max_depth_error:.1e}"
         )
     print(f"  batches: {batches}")
@@ -235,31 +103,48 @@ def correct_step(run: Run) -> dict[str, Any]:
     return {"passed": passed, "parity": [asdict(row) for row in rows], "batches": batches}
 
 
-def variants_step(run: Run) -> dict[str, Any]:
-    """The kernels written for speed against the plain ones: the same pictures, and which are faster; at both sizes of the headline."""
+def variants_step(run: Run) -> list[dict[str, Any]]:
+    """Which kernels and how many cameras at a time are fastest, of those that draw the same pictures as the plain ones."""
     plan, rows = run.plan, []
     for size in plan.sizes:
-        load, images, times = copies(run.place(plan.splats), plan.scenes, plan.cameras, *size), {}, {}
-        for fast in (False, True):
-            ours = Ours(load, run, fast=fast)
-            times[fast] = timing.time_calls(ours.draw, run.device, seconds=plan.seconds)
-            images[fast] = ours.images()
-            del ours
+        load, tried = copies(run.place(plan.splats), plan.scenes, plan.cameras, *size), []
+        plain: np.ndarray | None = None
+        best = {"kernels": "plain"}
+        for options in plan.variants:
+            chosen = {**best, **options}
+            try:
+                ours = Ours(load, run, CudaCfg(**chosen))
+                times, images = timing.time_calls(ours.draw, run.device, seconds=plan.seconds), ours.images()
+                plain = images if plain is None else plain
+                row = {**chosen, **speed(len(load), times), "left_out": ours.left_out()}
+                row["psnr_db"] = float(psnr_db(images, plain).min())
+                drawn = (run.result("correct") or {}).get("kernels", {}).get(row["kernels"], {"passed": True})
+                row["right"] = (
+                    drawn["passed"]
+                    and row["psnr_db"] >= parity.GATES["reference"].psnr_db
+                    and row["left_out"] == 0
+                )
+                print(
+                    f"  {size[0]}x{size[1]} {chosen}: {row['frames_per_s']:,.0f} frames/s, {row['psnr_db']:.1f} dB"
+                )
+            except Exception as error:  # kernels that have never run may not run; the plain ones do
+                traceback.print_exc()
+                row = {
+                    **chosen,
+                    "error": f"{type(error).__name__}: {error}",
+                    "right": False,
+                    "frames_per_s": 0.0,
+                }
+            ours = None
             free(run.device)
-        worst_db = float(psnr_db(images[True], images[False]).min())
-        rows.append({
-            **where(load), "plain": speed(len(load), times[False]), "fast": speed(len(load), times[True]), "psnr_db": worst_db
-        })  # fmt: skip
-        print(
-            f"  {size[0]}x{size[1]}: plain {rows[-1]['plain']['frames_per_s']:,.0f}, fast {rows[-1]['fast']['frames_per_s']:,.0f} "
-            f"frames/s, alike to {worst_db:.1f} dB"
-        )
-    alike = all(row["psnr_db"] >= parity.GATES["reference"].psnr_db for row in rows)
-    faster = (
-        sum(row["fast"]["batch"]["median_ms"] < row["plain"]["batch"]["median_ms"] for row in rows)
-        > len(rows) / 2
-    )
-    return {"fast": alike and faster, "alike": alike, "rows": rows}
+            tried.append(row)
+            fastest = max(
+                (each for each in tried if each["right"]), key=lambda each: each["frames_per_s"], default=None
+            )
+            if fastest is not None:
+                best = {name: fastest[name] for name in ("kernels", "wave_cameras") if name in fastest}
+        rows.append({**where(load), "tried": tried, "chosen": best})
+    return rows
 
 
 def headline_step(run: Run) -> list[dict[str, Any]]:
@@ -289,6 +174,7 @@ def headline_step(run: Run) -> list[dict[str, Any]]:
             "memory_bytes": None if before is None or after is None else after.used_bytes - before.used_bytes,
             "in_a_graph": graph_speed(ours, run.device, plan),
         })  # fmt: skip
+        rows[-1]["device_counts"] = ours.counted()
         print_headline(rows[-1])
         del ours
         free(run.device)
@@ -310,13 +196,6 @@ def graph_speed(ours: Ours, device: torch.device, plan: Plan) -> dict[str, Any] 
     return {**speed(len(ours.load), times), "same_images": bool(np.array_equal(ours.images(), expected))}
 
 
-def where(load: Workload) -> dict[str, int]:
-    return {
-        "width_px": load.width, "height_px": load.height, "cameras": len(load), "scenes": len(load.scenes),
-        "splats": len(load.scenes[0]),
-    }  # fmt: skip
-
-
 def print_headline(row: dict[str, Any]) -> None:
     print(
         f"  {row['width_px']}x{row['height_px']}, {row['cameras']} cameras, {row['scenes']} scenes of {row['splats']}: "
@@ -325,6 +204,11 @@ def print_headline(row: dict[str, Any]) -> None:
     )
     for name, kernel in row["kernels"].items():
         print(f"    {kernel['ms']:9.3f} ms in {kernel['launches']:4.0f} launches  {name[:90]}")
+    own, counts = row["device_counts"], row["counts"]
+    print(
+        f"    {own['visible']:,.0f} splats seen and {own['pairs']:,.0f} pairs a frame (counted on the CPU: {counts['visible']:,.0f} and "
+        f"{counts['pairs']:,.0f}; {counts['evaluated']:,.0f} evaluations, {counts['contributing']:,.0f} of them contribute)"
+    )
     for name, bound in row["floors"].items():
         print(
             f"    floor ({name}): {1e3 * bound['floor_s']:.2f} ms, gap {bound['gap']:.1f}; with memory between kernels "
@@ -397,95 +281,6 @@ def flat_step(run: Run) -> dict[str, Any]:
     return found
 
 
-def gsplat_step(run: Run) -> dict[str, Any]:
-    """Pictures against gsplat's own kernels."""
-    absent = next(r for r in DEVICE_RIVALS if r.name == "gsplat-batched").absence()
-    if absent is not None:
-        return {"absent": absent}
-    rows = []
-    for case in parity.cases(run.plan.parity_sizes, run.plan.parity_splats):
-        if case.name != "levels of detail":
-            theirs = parity.drawn_by("gsplat")(case)
-            rows.append(
-                parity.compare(
-                    case, parity.drawn_by(backend_with(run.device, None), run.device)(case), theirs, "gsplat"
-                )
-            )
-            print(f"  {case.name} {case.width}x{case.height}: {rows[-1].psnr_db:.1f} dB")
-    return {"parity": [asdict(row) for row in rows], "least_psnr_db": min(row.psnr_db for row in rows)}
-
-
-def rivals_step(run: Run) -> list[dict[str, Any]]:
-    rows = []
-    for size in run.plan.sizes:
-        load = copies(run.place(run.plan.splats), run.plan.scenes, run.plan.cameras, *size)
-        for rival in DEVICE_RIVALS:
-            row: dict[str, Any] = {
-                "rival": rival.name,
-                "differs": rival.differs,
-                **where(load),
-                "absent": rival.absence(),
-            }
-            if row["absent"] is None:
-                row |= {"version": rival.version()}
-                try:
-                    row |= duel(run, rival, load)
-                except Exception as error:  # one that breaks says so, and leaves the next its turn
-                    row["absent"] = (
-                        f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-                    )
-                free(run.device)
-            rows.append(row)
-            print_duel(row)
-    return rows
-
-
-def duel(run: Run, rival: DeviceRival, load: Workload) -> dict[str, Any]:
-    """A rival against the renderer in turns, on as many of the cameras as the rival draws in a few seconds."""
-    few = load.take(np.arange(len(load.scenes)))
-    drawn = next(iter(rival.make(few, run.device)))
-    alone = timing.time_calls(drawn.draw, run.device, seconds=0.0, repeats=(1, 1), warm_up=1).median_ms / len(
-        few
-    )
-    del drawn
-    free(run.device)
-    rounds = min(len(load) // len(few), int(4e3 * run.plan.seconds / (alone * len(few))))
-    chosen = load.take(np.arange(max(rounds, 1) * len(few)))
-    best: tuple[float, Drawn] | None = None
-    for drawn in rival.make(chosen, run.device):
-        try:
-            ms = timing.time_calls(drawn.draw, run.device, seconds=0.0, repeats=(1, 2), warm_up=1).median_ms
-        except torch.OutOfMemoryError:
-            free(run.device)
-            continue
-        if best is None or ms < best[0]:
-            best = (ms, drawn)
-    if best is None:
-        raise MemoryError("no way to call it fits into the device's memory")
-    ours = Ours(chosen, run)
-    times = timing.time_in_turns(
-        {"theirs": best[1].draw, "ours": ours.draw}, run.device, seconds=run.plan.seconds
-    )
-    checked = best[1].images()
-    ours.draw()
-    return {
-        "cameras": len(chosen), "setting": best[1].setting, "theirs": speed(len(chosen), times["theirs"]),
-        "ours": speed(len(chosen), times["ours"]), "times_as_fast": times["theirs"].median_ms / times["ours"].median_ms,
-        "psnr_db": float(psnr_db(checked, ours.images()).mean()),
-    }  # fmt: skip
-
-
-def print_duel(row: dict[str, Any]) -> None:
-    size = f"{row['width_px']}x{row['height_px']}"
-    if row["absent"] is not None:
-        print(f"  {size} {row['rival']}: absent, {row['absent']}")
-        return
-    print(
-        f"  {size} {row['rival']} {row['version']}: {row['theirs']['frames_per_s']:,.0f} frames/s ({row['setting']}), here "
-        f"{row['ours']['frames_per_s']:,.0f}: {row['times_as_fast']:.1f} times as fast; {row['psnr_db']:.1f} dB alike"
-    )
-
-
 def matrix_step(run: Run) -> list[dict[str, Any]]:
     """Cells in the order of the plan, until the time is up; what does not fit into memory is skipped, and says so."""
     plan, cells, end = run.plan, [], time.monotonic() + run.limit_s
@@ -502,6 +297,9 @@ def matrix_step(run: Run) -> list[dict[str, Any]]:
                     cell["skipped"] = "out of time"
                     continue
                 need = scenes * splats * SPLAT_BYTES + cameras * size[0] * size[1] * BYTES_PER_PIXEL
+                if scenes * splats > plan.most_splats:
+                    cell["skipped"] = f"{scenes * splats:,} splats"
+                    continue
                 if timing.on_gpu(run.device) and need > MEMORY_SHARE * torch.cuda.mem_get_info(run.device)[0]:
                     cell["skipped"] = f"takes more than {need / 1e9:.1f} GB"
                     continue
@@ -518,15 +316,6 @@ def matrix_step(run: Run) -> list[dict[str, Any]]:
             del ours
             free(run.device)
     return cells
-
-
-def free(device: torch.device) -> None:
-    """Give back what nobody holds any more."""
-    import gc
-
-    gc.collect()
-    if timing.on_gpu(device):
-        torch.cuda.empty_cache()
 
 
 STEPS: dict[str, Callable[[Run], Any]] = {
@@ -546,6 +335,13 @@ def describe(device: torch.device) -> dict[str, Any]:
         "device": torch.cuda.get_device_name(device) if cuda else platform.processor() or platform.machine(),
         "cuda": torch.version.cuda, "torch": torch.__version__, "warp": warp.__version__, "python": platform.python_version(),
     }  # fmt: skip
+
+
+def finished(step: dict[str, Any]) -> bool:
+    """Whether an earlier run has a step's result, with nothing that was absent then."""
+    found = step.get("result")
+    rows = found if isinstance(found, list) else [found or {}]
+    return found is not None and not any(row.get("absent") for row in rows)
 
 
 def settings() -> argparse.Namespace:
@@ -584,9 +380,11 @@ def main() -> None:
         ):
             raise SystemExit(f"error: {args.output}: of another machine or plan; move it away")
         report["steps"] = before["steps"]
+    if not timing.on_gpu(device):
+        wp.config.enable_cpu_blocks = True  # without, the fast kernels do not run on a CPU
     run, failed = Run(plan, device, args.limit_s, args.lod, report), []
     for name in args.steps:
-        if "result" in report["steps"].get(name, {}) and not args.again:
+        if finished(report["steps"].get(name, {})) and not args.again:
             continue
         print(name, flush=True)
         begin = time.perf_counter()
@@ -605,9 +403,10 @@ def main() -> None:
         print_verdicts(report["verdicts"])
         write_json(args.output, report)
     if args.plot is not None:
-        from renderer_plot import draw
+        from renderer_plot import PANELS, draw
 
-        draw(report, args.plot)
+        if any(name in PANELS and finished(step) for name, step in report["steps"].items()):
+            draw(report, args.plot)
     print(args.output)
     if failed:
         raise SystemExit(f"failed: {', '.join(failed)}")

@@ -20,11 +20,7 @@ def draw(report: dict[str, Any], path: Path) -> Path:
         InputError: The report has nothing to draw.
     """
     results = {name: step["result"] for name, step in report["steps"].items() if step.get("result")}
-    panels = [
-        (panel, results[name])
-        for name, panel in (("rivals", _rivals), ("headline", _kernels), ("flat", _flat), ("matrix", _matrix))
-        if name in results
-    ]
+    panels = [(panel, results[name]) for name, panel in PANELS.items() if name in results]
     if not panels:
         raise InputError(f"{path}: nothing was measured, there is nothing to draw")
     figure = Figure(figsize=(7 * len(panels), 5), layout="constrained")
@@ -96,3 +92,7 @@ def _matrix(axes: Any, cells: list[dict[str, Any]]) -> None:
     axes.set_title("size and splats of a scene", loc="left", fontsize=10)
     if lines:
         axes.legend(fontsize=6)
+
+
+PANELS = {"rivals": _rivals, "headline": _kernels, "flat": _flat, "matrix": _matrix}
+"""By step, in the order in which they are drawn."""

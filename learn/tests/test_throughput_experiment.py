@@ -1,6 +1,6 @@
 """`experiments/gpu/throughput.py`, which a machine with a GPU is to run once: rehearsed, and its parts."""
 
-import importlib.util
+import importlib
 import json
 import subprocess
 import sys
@@ -18,26 +18,29 @@ for needed in ("warp", "mujoco_warp"):
 
 @pytest.fixture(scope="module")
 def script():
-    spec = importlib.util.spec_from_file_location("throughput", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["throughput"] = module  # dataclasses look there
-    spec.loader.exec_module(module)
-    return module
+    sys.path.insert(0, str(SCRIPT.parent))
+    yield importlib.import_module("throughput")
+    sys.path.remove(str(SCRIPT.parent))
 
 
-def test_images_are_averaged_over_boxes(script):
+@pytest.fixture(scope="module")
+def world(script):
+    return importlib.import_module("throughput_world")
+
+
+def test_images_are_averaged_over_boxes(world):
     rgb = torch.randint(0, 256, (3, 8, 12, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    small = script.averaged(rgb, 4)
+    small = world.averaged(rgb, 4)
     for c, y, x, channel in ((0, 0, 0, 0), (1, 1, 2, 1), (2, 1, 0, 2)):
         box = rgb[c, 4 * y : 4 * y + 4, 4 * x : 4 * x + 4, channel].double()
         assert int(small[c, y, x, channel]) == int(box.mean() + 0.5)
     assert small.shape == (3, 2, 3, 3)
     white = torch.full((1, 4, 4, 3), 255, dtype=torch.uint8)
-    assert int(script.averaged(white, 4).min()) == 255
-    assert script.averaged(rgb, 1) is rgb
+    assert int(world.averaged(white, 4).min()) == 255
+    assert world.averaged(rgb, 1) is rgb
 
 
-def test_the_camera_draws_any_number_from_the_same_buffers(script, monkeypatch):
+def test_the_camera_draws_any_number_from_the_same_buffers(world, monkeypatch):
     """Fewer cameras than a batch: the rest are masked out, and images are those of a renderer of its own."""
     import numpy as np
     from gaussgym_render import SplatRenderer
@@ -48,11 +51,11 @@ def test_the_camera_draws_any_number_from_the_same_buffers(script, monkeypatch):
     poses = torch.tensor(random_cameras(7, rng), dtype=torch.float32)
     k = torch.tensor(pinhole(12, 8), dtype=torch.float32).repeat(7, 1, 1)
     ids = torch.arange(7) % 2
-    monkeypatch.setattr(script, "BATCH_ROUNDING", 4)
-    camera = script.Camera(scenes, 24, 16, 2, 7, torch.device("cpu"))
+    monkeypatch.setattr(world, "BATCH_ROUNDING", 4)
+    camera = world.Camera(scenes, 24, 16, 2, 7, torch.device("cpu"))
     full = k.clone()
     full[:, :2] *= 2
-    expected = script.averaged(SplatRenderer(scenes, 24, 16, backend="cpu").render(poses, full, ids).rgb, 2)
+    expected = world.averaged(SplatRenderer(scenes, 24, 16, backend="cpu").render(poses, full, ids).rgb, 2)
     for rows in (torch.arange(7), torch.tensor([6, 1, 3]), torch.tensor([2, 4, 5, 0, 1])):
         got = camera.render(poses[rows], k[rows], ids[rows]).rgb
         assert (got.int() - expected[rows].int()).abs().max() <= 1

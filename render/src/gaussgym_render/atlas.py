@@ -92,7 +92,9 @@ def build_atlas(scenes: Sequence[Splats | LodSplats], *, sh_degree: int | None =
     Returns:
         The atlas.
     """
-    parts = [pack_scene(scene, sh_degree) for scene in scenes]
+    distinct = {id(scene): scene for scene in scenes}  # one that is given several times is packed once
+    packed = {key: pack_scene(scene, sh_degree) for key, scene in distinct.items()}
+    parts = [packed[id(scene)] for scene in scenes]
     ends = np.cumsum([part.num_chunks for part in parts], dtype=np.int64)
     rest_sizes = np.array([part.rest.size for part in parts], np.int64)
     joined = {name: np.concatenate([part.arrays[name] for part in parts]) for name in CHUNK_ARRAYS}

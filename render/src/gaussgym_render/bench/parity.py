@@ -185,16 +185,24 @@ class Parity:
     passed: bool
 
 
-def compare(case: Case, own: dict[str, NDArray[Any]], other: dict[str, NDArray[Any]], against: str) -> Parity:
+def compare(
+    case: Case,
+    own: dict[str, NDArray[Any]],
+    other: dict[str, NDArray[Any]],
+    against: str,
+    *,
+    gate: Gate | None = None,
+) -> Parity:
     """Compare what two renderers drew.
 
     Args:
         case: What.
         own: By the backend in question.
         other: By the one that is trusted.
-        against: Its name, of `GATES`.
+        against: Its name.
+        gate: What to keep; None: that of `GATES` for this name.
     """
-    gate = GATES[against]
+    gate = gate or GATES[against]
     exact = "rgb_float" in own and "rgb_float" in other
     if exact:
         pair = [np.clip(np.asarray(each["rgb_float"], np.float64), 0.0, 1.0) for each in (own, other)]

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from gaussgym_render.atlas import CHUNK, Atlas
 from gaussgym_render.channels import by_slot
 from gaussgym_render.cuda.bins import Segments, camera_of_record
-from gaussgym_render.cuda.blend import MIN_TRANSMITTANCE, alpha_at
+from gaussgym_render.cuda.blend import MIN_TRANSMITTANCE, alpha_at, num_threads, pixel_of
 from gaussgym_render.cuda.cameras import Cameras, Wave, wave_camera
 from gaussgym_render.cuda.device_atlas import Scenes
 from gaussgym_render.cuda.edits import Edits, patch_label, unit_normal
@@ -105,15 +105,16 @@ def blend_channels(
     channels: Channels,
 ) -> None:
     """Blend every pixel's segment front to back, as `objects.blend_before_surfaces`, and write what is wanted of it."""
-    w, pixel = wp.tid()
+    w, thread = wp.tid()
     camera = wave_camera(wave, w)
     if camera < 0:
         return
     size = cameras.sizes[camera]
-    x, y = pixel % width, pixel // width
+    pixel = pixel_of(thread, width)
+    x, y = pixel[0], pixel[1]
     if x >= size[0] or y >= size[1]:
         return
-    surface = surface_at(surfaces, w, pixel)
+    surface = surface_at(surfaces, w, y * width + x)
     closing = surface[3]
     with_normals = channels.normals.shape[0] > 0
     segment = (w * segments.rows + y // segments.tile_height) * segments.columns + x // segments.tile_width
@@ -186,15 +187,16 @@ def blend_features(
         width: Of the images [px].
         features: Filled, `[C, H, W, F]`.
     """
-    w, pixel, group = wp.tid()
+    w, group, thread = wp.tid()
     camera = wave_camera(wave, w)
     if camera < 0:
         return
     size = cameras.sizes[camera]
-    x, y = pixel % width, pixel // width
+    pixel = pixel_of(thread, width)
+    x, y = pixel[0], pixel[1]
     if x >= size[0] or y >= size[1]:
         return
-    surface = surface_at(surfaces, w, pixel)
+    surface = surface_at(surfaces, w, y * width + x)
     closing = surface[3]
     segment = (w * segments.rows + y // segments.tile_height) * segments.columns + x // segments.tile_width
     total, left = vec8(), float(1.0)
@@ -277,11 +279,11 @@ class DeviceChannels:
         """Write further outputs of the frame's wave, whose names are those of `gaussgym_render.channels.OUTPUTS`."""
         if not outputs:
             return
-        wave, pixels = frame.wave, frame.width * frame.height
+        wave, threads = frame.wave, num_threads(frame.width, frame.height)
         if "features" in outputs:
             frame.launch(
                 blend_features,
-                (frame.wave_size, pixels, self.features.shape[1]),
+                (frame.wave_size, self.features.shape[1], threads),
                 [
                     frame.cameras, wave, frame.records, frame.segments, surfaces, self.features, frame.width,
                     outputs["features"],
@@ -304,7 +306,7 @@ class DeviceChannels:
         channels.slot_labels, channels.record_normals = self.labels, self.normals
         frame.launch(
             blend_channels,
-            (frame.wave_size, pixels),
+            (frame.wave_size, threads),
             [
                 frame.atlas.scenes, frame.cameras, wave, frame.records, frame.segments, surfaces, edits,
                 frame.width, channels,

@@ -329,10 +329,8 @@ class Frame:
 
     def blend_wave(self, images: Any, surfaces: Any = None, seen: Any = None) -> None:
         """Blend the wave's images, as far as surfaces if there are any; see `objects.blend_before_surfaces`."""
-        arrays, pixels = (
-            [self.cameras, self.wave, self.records, self.segments, images],
-            self.width * self.height,
-        )
+        arrays = [self.cameras, self.wave, self.records, self.segments, images]
+        threads = (self.wave_size, blending.num_threads(self.width, self.height))
         if self.cfg.kernels != "plain":
             half = self.cfg.kernels == "half"
             stop_below = blend_fast.STOP_BELOW_8_BIT if half else 0.0
@@ -340,9 +338,9 @@ class Frame:
                 *arrays, half_precision=half, stop_below=stop_below, surfaces=surfaces, seen=seen
             )
         elif surfaces is None:
-            self.launch(blending.blend, (self.wave_size, pixels), arrays)
+            self.launch(blending.blend, threads, arrays)
         else:
-            self.launch(objects.blend_before_surfaces, (self.wave_size, pixels), [*arrays, surfaces, seen])
+            self.launch(objects.blend_before_surfaces, threads, [*arrays, surfaces, seen])
 
 
 def make_images(rgb: Any, depth: Any, alpha: Any, background: Any) -> Any:

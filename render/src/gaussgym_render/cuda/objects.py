@@ -19,7 +19,7 @@ import numpy as np
 import warp as wp  # noqa: TID253  (this package is imported only where the backend is asked for)
 
 from gaussgym_render.cuda.bins import Segments
-from gaussgym_render.cuda.blend import MIN_TRANSMITTANCE, Images, alpha_at, write_pixel
+from gaussgym_render.cuda.blend import MIN_TRANSMITTANCE, Images, alpha_at, pixel_of, write_pixel
 from gaussgym_render.cuda.cameras import Cameras, Wave, first_above, is_rotation, wave_camera
 from gaussgym_render.cuda.edits import prepare_offsets
 from gaussgym_render.cuda.graphs import before_growth
@@ -360,15 +360,16 @@ def blend_before_surfaces(
     seen: wp.array3d[wp.int32],
 ) -> None:
     """`blend.blend` as far as each pixel's surface, which what is left shows; instances that are mostly veiled give it up."""
-    w, pixel = wp.tid()
+    w, thread = wp.tid()
     camera = wave_camera(wave, w)
     if camera < 0:
         return
     width, size = images.depth.shape[2], cameras.sizes[camera]
-    x, y = pixel % width, pixel // width
+    pixel = pixel_of(thread, width)
+    x, y = pixel[0], pixel[1]
     if x >= size[0] or y >= size[1]:
         return
-    surface = surface_at(surfaces, w, pixel)
+    surface = surface_at(surfaces, w, y * width + x)
     closing = surface[3]
     segment = (w * segments.rows + y // segments.tile_height) * segments.columns + x // segments.tile_width
     color, depth, left = wp.vec3(0.0, 0.0, 0.0), float(0.0), float(1.0)
