@@ -10,7 +10,7 @@ from gaussgym_scene import synthesize
 
 pytestmark = pytest.mark.slow
 PLANTED = {"motor_strength": 0.85, "joint_friction_nm": 0.3, "joint_damping_nms": 0.2, "friction": 0.45}
-DELAY_S, GAIN = 0.01, 0.8
+DELAY_S, GAIN = 0.04, 0.8
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,8 @@ def test_what_was_planted_over_dds_is_found_within_a_tenth(bundle, scene, tmp_pa
     assert found["joint_friction_nm"] == pytest.approx(PLANTED["joint_friction_nm"], rel=0.1)
     assert found["joint_damping_nms"] == pytest.approx(PLANTED["joint_damping_nms"], rel=0.1)
     assert found["ground_friction"] == pytest.approx(PLANTED["friction"], rel=0.1)
-    # The wire has a delay of its own, which the unchanged robot shows.
-    assert found["delay_s"] - plain["fit"]["delay_s"]["value"] == pytest.approx(DELAY_S, rel=0.1)
+    # From the runtime's sending to the effect: supervisor, wire and the robot's own turns are in it, by 1 to 4 ms.
+    assert found["delay_s"] == pytest.approx(DELAY_S, rel=0.1)
+    assert 0.0 < plain["fit"]["delay_s"]["value"] < 0.005
     assert changed["camera"]["gain"] == pytest.approx([GAIN] * 3, rel=0.1)
     assert plain["fit"]["strength"]["value"] == pytest.approx(1.0, rel=0.03)

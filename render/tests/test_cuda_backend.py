@@ -705,6 +705,7 @@ def test_room_that_does_not_fit_is_said(batch, monkeypatch):
 
 def test_a_device_that_does_not_exist_is_said(batch, monkeypatch):
     monkeypatch.setattr(cuda_backend, "count_devices", lambda: 1)
+    monkeypatch.setattr(cuda_backend, "driver_version", lambda: 13)
     with pytest.raises(InputError, match=r"renderer device 'cuda:99' does not exist; CUDA devices here: "):
         SplatRenderer(batch[0], 40, 30, backend="cuda", device="cuda:99")
 

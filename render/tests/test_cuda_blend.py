@@ -101,7 +101,7 @@ class Drawing:
         images = self.images()
         _, height, width = self.shape
         inputs = [self.cameras, self.wave, self.records, self.segments, images]
-        wp.launch(blend.blend, (1, height * width), inputs, device=DEVICE["name"])
+        wp.launch(blend.blend, (1, blend.num_threads(width, height)), inputs, device=DEVICE["name"])
         return tuple(a.numpy()[0] for a in (images.rgb, images.depth, images.alpha))
 
 

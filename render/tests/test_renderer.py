@@ -124,6 +124,28 @@ def test_cuda_says_what_it_lacks_and_auto_passes_it_by(scenes, monkeypatch):
     assert "cuda" not in available_backends()
 
 
+@pytest.mark.parametrize(
+    ("devices", "driver", "warp", "text"),
+    [
+        (1, 13, "1.19.0", None),
+        (1, 12, "1.19.0+cu12", None),
+        (1, 12, "1.19.0", "the NVIDIA driver is for CUDA 12, Warp 1.19.0 needs one for 13"),
+        (0, 13, "1.19.0", "there is no CUDA device, or no driver for it"),
+    ],
+)
+def test_what_cuda_lacks(monkeypatch, devices, driver, warp, text):
+    monkeypatch.setattr(cuda_backend, "missing_warp", lambda: None)
+    monkeypatch.setattr(cuda_backend, "count_devices", lambda: devices)
+    monkeypatch.setattr(cuda_backend, "driver_version", lambda: driver)
+    monkeypatch.setattr(cuda_backend, "version", lambda name: warp)
+    assert cuda_backend.missing() == text
+
+
+def test_without_warp_cuda_says_how_to_get_it(monkeypatch):
+    monkeypatch.setattr(cuda_backend.importlib.util, "find_spec", lambda name: None)
+    assert "pip install 'gaussgym-render[cuda]'" in cuda_backend.missing()
+
+
 def test_a_package_can_register_a_backend(scenes, cameras):
     class White:
         def __init__(self, splats, cfg):

@@ -6,6 +6,7 @@ import ctypes
 import importlib.util
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -25,7 +26,12 @@ _NEEDS_WARP = "NVIDIA Warp is not installed (pip install 'gaussgym-render[cuda]'
 
 def missing() -> str | None:
     """What the renderer on CUDA would need and this machine does not have; None if nothing is missing."""
-    return missing_warp() or (None if count_devices() > 0 else "there is no CUDA device, or no driver for it")
+    lacking = missing_warp()
+    if lacking is None and count_devices() == 0:
+        lacking = "there is no CUDA device, or no driver for it"
+    if lacking is None and driver_version() < needed_version():
+        lacking = f"the NVIDIA driver is for CUDA {driver_version()}, Warp {version('warp-lang')} needs one for {needed_version()}"
+    return lacking
 
 
 def missing_warp() -> str | None:
@@ -33,16 +39,31 @@ def missing_warp() -> str | None:
     return None if importlib.util.find_spec("warp") else _NEEDS_WARP
 
 
+def needed_version() -> int:
+    """Major version of CUDA that the installed Warp's driver must be for: 13, or 12 if Warp was built for that ('+cu12')."""
+    return 12 if version("warp-lang").endswith("+cu12") else 13
+
+
 def count_devices() -> int:
     """How many CUDA devices the driver shows, 0 without one; asks the driver, since importing Warp or torch takes seconds."""
+    return _ask_driver("cuDeviceGetCount")
+
+
+def driver_version() -> int:
+    """Major version of CUDA that the driver is for, 0 without one."""
+    return _ask_driver("cuDriverGetVersion") // 1000
+
+
+def _ask_driver(function: str) -> int:
+    """The number that a function of the CUDA driver gives, 0 if there is no driver or it refuses."""
     try:
         driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
     except OSError:
         return 0
-    count = ctypes.c_int(0)
-    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
+    number = ctypes.c_int(0)
+    if driver.cuInit(0) != 0 or getattr(driver, function)(ctypes.byref(number)) != 0:
         return 0
-    return count.value
+    return number.value
 
 
 def make_cuda(

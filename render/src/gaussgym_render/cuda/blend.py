@@ -66,18 +66,32 @@ def write_pixel(
     images.depth[camera, y, x] = wp.where(alpha > 0.0, depth / wp.max(alpha, 1.0e-30), 0.0)
 
 
+def num_threads(width: int, height: int) -> int:
+    """Threads that `blend` takes for an image: those of a warp are 8x4 pixels, which mostly see the same splats."""
+    return -(-width // 8) * -(-height // 4) * 32
+
+
+@wp.func
+def pixel_of(thread: int, width: int) -> wp.vec2i:
+    """The pixel of a thread, maybe beside the image."""
+    across = (width + 7) // 8
+    block, lane = thread // 32, thread % 32
+    return wp.vec2i(block % across * 8 + lane % 8, block // across * 4 + lane // 8)
+
+
 @wp.kernel
 def blend(cameras: Cameras, wave: Wave, records: Records, segments: Segments, images: Images) -> None:
     """Blend every pixel's segment, front to back, up to where its transmittance is used up.
 
-    Neighbouring threads are neighbouring pixels of one camera, which read the same records at the same time.
+    Threads of a warp read the same records at the same time; see `num_threads`.
     """
-    w, pixel = wp.tid()
+    w, thread = wp.tid()
     camera = wave_camera(wave, w)
     if camera < 0:
         return
     width, size = images.depth.shape[2], cameras.sizes[camera]
-    x, y = pixel % width, pixel // width
+    pixel = pixel_of(thread, width)
+    x, y = pixel[0], pixel[1]
     if x >= size[0] or y >= size[1]:
         return
     segment = (w * segments.rows + y // segments.tile_height) * segments.columns + x // segments.tile_width

@@ -331,7 +331,8 @@ class Frame:
         """Blend the wave's images."""
         arrays = [self.cameras, self.wave, self.records, self.segments, images]
         if self.cfg.kernels == "plain":
-            self.launch(blending.blend, (self.wave_size, self.width * self.height), arrays)
+            threads = blending.num_threads(self.width, self.height)
+            self.launch(blending.blend, (self.wave_size, threads), arrays)
         else:
             half = self.cfg.kernels == "half"
             stop_below = blend_fast.STOP_BELOW_8_BIT if half else 0.0
