@@ -246,7 +246,7 @@ def test_a_runtime_that_closes_is_a_normal_end(name):
 
 def test_an_attached_process_that_exits_does_not_remove_the_segment(name):
     """Before Python 3.13 the attacher's resource tracker would unlink it."""
-    code = f"from gaussgym_deploy.shared_memory import _attach\nmemory = _attach({name!r}, 5.0, lambda: True)\nmemory.close()\n"
+    code = f"from gaussgym_deploy.shared_memory.segments import attach\nmemory = attach({name!r}, 5.0, lambda: True)\nmemory.close()\n"
     with make_server(name) as server:
         process = spawn(code)
         _, stderr = process.communicate(timeout=60)

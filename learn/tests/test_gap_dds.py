@@ -1,6 +1,7 @@
 """`compare` on a log of the shipped policy that walked over real DDS: what was planted in the robot is found again."""
 
 import gaussgym_learn
+import numpy as np
 import pytest
 from gaussgym_deploy.bundle import PolicyBundle
 from gaussgym_deploy.testing_command import deploy
@@ -37,6 +38,11 @@ def walk(bundle, scene, log, **options):
     return log
 
 
+def way_there_s(log):
+    """At most so long takes a command from the runtime to the robot [s]."""
+    return float(np.nanmedian(np.load(log / "flight.npz")["round_trip_s"])) + 0.002
+
+
 def fitted(log, scene, bundle):
     return compare(log, scene, CompareCfg(), camera=bundle.camera)[0]
 
@@ -51,8 +57,9 @@ def test_what_was_planted_over_dds_is_found_within_a_tenth(bundle, scene, tmp_pa
     assert found["joint_friction_nm"] == pytest.approx(PLANTED["joint_friction_nm"], rel=0.1)
     assert found["joint_damping_nms"] == pytest.approx(PLANTED["joint_damping_nms"], rel=0.1)
     assert found["ground_friction"] == pytest.approx(PLANTED["friction"], rel=0.1)
-    # From the runtime's sending to the effect: supervisor, wire and the robot's own turns are in it, by 1 to 4 ms.
-    assert found["delay_s"] == pytest.approx(DELAY_S, rel=0.1)
-    assert 0.0 < plain["fit"]["delay_s"]["value"] < 0.005
+    # From the runtime's sending to the effect: the way there (supervisor, wire, the robot's turns) is in it, which is a part of the
+    # measured round trip and of the supervisor's own turn of 2 ms.
+    assert 0.9 * DELAY_S <= found["delay_s"] <= 1.1 * DELAY_S + way_there_s(tmp_path / "changed")
+    assert 0.0 < plain["fit"]["delay_s"]["value"] <= way_there_s(tmp_path / "plain")
     assert changed["camera"]["gain"] == pytest.approx([GAIN] * 3, rel=0.1)
     assert plain["fit"]["strength"]["value"] == pytest.approx(1.0, rel=0.03)

@@ -243,6 +243,30 @@ def test_a_renderer_with_a_budget_renders_the_same(tmp_path, kind):
     assert paged.paging.calls == 4
 
 
+def test_labels_of_paged_scenes_are_an_output(tmp_path):
+    rng = np.random.default_rng(11)
+    plain = [random_splats(n, rng, sh_degree=0) for n in (300, 500)]
+    scenes = [
+        Splats(
+            s.means, s.quats_wxyz, s.scales, s.opacities, s.sh, np.arange(len(s), dtype=np.int32) + 1000 * i
+        )
+        for i, s in enumerate(plain)
+    ]
+    paged = SplatRenderer(
+        scenes, *SIZE, backend="warp-cpu", cache_dir=tmp_path,
+        memory_budget_bytes=2 * device_chunk_bytes(0, labels=True),
+    )  # fmt: skip
+    whole = SplatRenderer(scenes, *SIZE, backend="warp-cpu")
+    for ids in ([0, 0], [1, 1], [0, 1]):
+        batch = cameras_in(ids, rng)
+        expected = whole.render(*batch, outputs=["labels"])
+        for kind in (np.asarray, torch.as_tensor):
+            frames = paged.render(*(kind(a) for a in batch), outputs=["labels"])
+            np.testing.assert_array_equal(np.asarray(frames.labels), expected.labels)
+        assert expected.labels.max() > 0
+    assert paged.paging.evictions > 1
+
+
 def test_tensors_of_scenes_are_looked_at_once(tmp_path):
     """And again once they were written to."""
     rng = np.random.default_rng(7)

@@ -25,7 +25,7 @@ from gaussgym_render.cuda import robot_camera as device_camera  # noqa: E402
 from gaussgym_render.cuda import sensor as device_sensor  # noqa: E402
 from gaussgym_render.cuda import shutter as device_shutter  # noqa: E402
 from gaussgym_render.cuda.robot_camera import CameraBatch, CameraEffects  # noqa: E402
-from gaussgym_render.edits import AppearanceCfg, draw_edits  # noqa: E402
+from gaussgym_render.edits import AppearanceCfg, SceneEdits, draw_edits  # noqa: E402
 from gaussgym_render.lens import LensCfg  # noqa: E402
 from gaussgym_render.objects import Instances, box, build_objects  # noqa: E402
 from gaussgym_render.sensor import SensorCfg  # noqa: E402
@@ -202,6 +202,8 @@ def test_kernels_compile_for_gpus(arch, tmp_path):
             (
                 camera_calls.widen_matrices,
                 camera_calls.widen_rows,
+                camera_calls.widen_values,
+                camera_calls.copy_offsets,
                 camera_calls.copy_ids,
                 camera_calls.copy_scenes,
             ),
@@ -439,8 +441,8 @@ def test_a_lens_that_cannot_be_covered_is_reported_when_asked(scenes, batch, opt
         effects.check_lenses()
 
 
-def test_objects_move_while_a_frame_is_exposed(scenes, batch, options):
-    """Any number a camera, in blocks that begin in their midst."""
+def moving_objects(batch):
+    """Any number a camera, before it, each with a motion of its own."""
     rng = np.random.default_rng(5)
     shapes = build_objects([box((0.3, 0.2, 0.25), (200, 40, 30)), box((0.1, 0.5, 0.1), (20, 90, 220))])
     counts = np.array([2, 0, 3, 1, 1, 2])
@@ -449,10 +451,16 @@ def test_objects_move_while_a_frame_is_exposed(scenes, batch, options):
     poses[:, :3, 3] = (
         batch[0][owner, :3, 3] + 1.5 * batch[0][owner, :3, 2] + rng.normal(size=(len(owner), 3)) * 0.3
     )
-    objects = Instances(
+    return Instances(
         shapes, np.concatenate([[0], np.cumsum(counts)]), rng.integers(0, 2, len(owner)), poses,
         rng.normal(size=(len(owner), 6)) * 3,
     )  # fmt: skip
+
+
+def test_objects_move_while_a_frame_is_exposed(scenes, batch, options):
+    """In blocks that begin in their midst."""
+    objects = moving_objects(batch)
+    shapes = objects.objects
     camera = make_robot_camera(scenes, pinhole(WIDTH, HEIGHT), WIDTH, HEIGHT, TYPICAL, seed=3)
     effects = make_effects(
         camera, shapes, block_pixels=2 * camera.renderer.width * camera.renderer.height * 8
@@ -554,6 +562,83 @@ def test_tensors_without_motion_or_ids(scenes, batch):
         assert_alike(as_numpy(cameras[0].render(*tensors(batch))), cameras[1].render(*batch))
 
 
+def torch_objects(objects):
+    names = ("camera_offsets", "object_ids", "poses_w", "twists_o")
+    arrays = {n: getattr(objects, n) for n in names if getattr(objects, n) is not None}
+    return replace(objects, **tensors(arrays))
+
+
+def test_tensors_of_objects(batch, options, rehearsal, monkeypatch):
+    objects = moving_objects(batch)
+    mask = np.array([True, False, True, True, True, True])
+    for given in (objects, replace(objects, twists_o=None), objects):
+        expected = rehearsal.render(*batch, objects=given, **options)
+        frames = rehearsal.render(*tensors(batch), objects=torch_objects(given), **tensors(options))
+        assert_alike(as_numpy(frames), expected)
+        assert (np.asarray(frames.instances) != expected.instances).mean() < 2e-3
+        assert len(np.unique(expected.instances)) >= 5
+        out = torch_frames(COUNT, 7)
+        out.instances = torch.full((COUNT, HEIGHT, WIDTH), 7, dtype=torch.int32)
+        rehearsal.render(
+            *tensors(batch),
+            objects=torch_objects(given),
+            **tensors(options),
+            mask=torch.as_tensor(mask),
+            out=out,
+        )
+        assert_alike(as_numpy(out), expected, mask)
+        assert (out.instances[1] == 7).all()
+        assert (np.asarray(out.instances)[mask] != expected.instances[mask]).mean() < 2e-3
+        out.instances = None
+        rehearsal.render(*tensors(batch), objects=torch_objects(given), **tensors(options), out=out)
+        assert out.instances is None
+    assert rehearsal.renderer.rasterizer.counters().refused_instances == 0
+
+
+def patched_edits(batch):
+    """Every camera sees its scene in colours of its own; some have a patch before them, one has two."""
+    rng = np.random.default_rng(9)
+    edits = draw_edits(AppearanceCfg.typical(), sensor.camera_keys(1, np.arange(COUNT)))
+    owner = np.array([0, 2, 2, 5])
+    poses = np.tile(np.eye(4), (4, 1, 1))
+    poses[:, :3, 3] = batch[0][owner, :3, 3] + 2.0 * batch[0][owner, :3, 2]
+    return replace(
+        edits, patch_offsets=np.searchsorted(owner, np.arange(COUNT + 1)), patch_poses_w=poses,
+        patch_half_sizes_m=rng.uniform(0.5, 1.5, (4, 3)), patch_colors=np.tile([1.0, 0.9, 0.0, 0.8], (4, 1)),
+        patch_labels=np.arange(4),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("real", [torch.float64, torch.float32])
+def test_tensors_of_edits(batch, options, rehearsal, real):
+    edits = patched_edits(batch)
+    given = SceneEdits(
+        **{k: t.to(real) if t.is_floating_point() else t for k, t in tensors(vars(edits)).items()}
+    )
+    expected = rehearsal.render(*batch, edits=edits, **options)
+    plain = rehearsal.render(*batch, **options)
+    assert (np.abs(expected.rgb.astype(int) - plain.rgb).max((1, 2, 3)) > 10).all()
+    assert_alike(as_numpy(rehearsal.render(*tensors(batch), edits=given, **tensors(options))), expected)
+
+
+def test_worlds_are_drawn_on_the_device(scenes, batch, options):
+    """In blocks, the last of which is not full."""
+    cfg = replace(TYPICAL, appearance=AppearanceCfg.typical())
+    camera = make_robot_camera(scenes, pinhole(WIDTH, HEIGHT), WIDTH, HEIGHT, cfg, seed=3, backend="warp-cpu")
+    expected = camera.render(*batch, **options)
+    assert_alike(as_numpy(camera.render(*tensors(batch), **tensors(options))), expected)
+    size = camera.renderer.width * camera.renderer.height * cfg.shutter.max_samples
+    blocks = make_robot_camera(scenes, pinhole(WIDTH, HEIGHT), WIDTH, HEIGHT, cfg, seed=3, backend="warp-cpu")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(device_camera, "BLOCK_PIXELS", 4 * size)
+        frames = blocks.render(*tensors(batch), **tensors(options))
+    assert blocks._there.effects.rows(COUNT) == 8
+    assert_alike(as_numpy(frames), expected)
+    edits = SceneEdits(**tensors(vars(patched_edits(batch))))
+    with pytest.raises(InputError, match="found edits and a camera that draws its own appearance"):
+        blocks.render(*tensors(batch), edits=edits)
+
+
 def test_no_memory_is_taken_after_the_first_call(batch, options, rehearsal, monkeypatch):
     given, motion, out = tensors(batch), tensors(options), torch_frames(COUNT)
     mask = torch.ones(COUNT, dtype=torch.bool)
@@ -576,6 +661,27 @@ def test_no_memory_is_taken_after_the_first_call(batch, options, rehearsal, monk
             out=part,
         )
     assert taken == []
+
+
+def test_nobody_waits_for_the_device(batch, options, rehearsal, monkeypatch):
+    """No value is brought to the host: whatever does it fails."""
+    given, motion, out = tensors(batch), tensors(options), torch_frames(COUNT)
+    rehearsal.render(*given, **motion, out=out)
+
+    def refuse(*args, **options):
+        raise AssertionError("the host looked at the device")
+
+    for kind, names in (
+        (wp.array, ("numpy", "list")),
+        (torch.Tensor, ("numpy", "cpu", "item", "tolist", "nonzero")),
+    ):
+        for name in names:
+            monkeypatch.setattr(kind, name, refuse)
+    for name in ("synchronize", "synchronize_device", "synchronize_stream", "synchronize_event"):
+        monkeypatch.setattr(wp, name, refuse)
+    rehearsal.render(*given, **motion, out=out)
+    with pytest.raises(AssertionError, match="looked at"):
+        rehearsal._there.effects.check_lenses()
 
 
 def test_bad_tensors(batch, rehearsal):

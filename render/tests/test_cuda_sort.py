@@ -120,6 +120,26 @@ def test_ties_by_other_numbers(blocks, keys):
     check_numbers([5, 900, 2000, 12_000], keys)
 
 
+def check_dropped_bits(lengths):
+    """Depths that differ below the dropped bits are ties."""
+    rng = np.random.default_rng(6)
+    keys, values = depths(rng, sum(lengths)), rng.permutation(sum(lengths)).astype(np.int32)
+    kept = keys >> 12 << 12
+    assert len(np.unique(kept)) < len(np.unique(keys))
+    order = np.lexsort((values, kept, np.repeat(np.arange(len(lengths)), lengths)))
+    found = sorted_pairs(lengths, keys, values, drop=12)
+    np.testing.assert_array_equal(found[0], kept[order])
+    np.testing.assert_array_equal(found[1], values[order])
+
+
+def test_dropped_bits(blocks):
+    check_dropped_bits([700, 3000, 20_000])
+
+
+def test_dropped_bits_in_the_twin():
+    check_dropped_bits([700, 3000])
+
+
 def test_ties_by_other_numbers_in_the_twin():
     check_numbers([5, 900, 3000], few_depths)
 

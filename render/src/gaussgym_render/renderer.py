@@ -342,7 +342,7 @@ class SplatRenderer:
         )
         self.backend, factory = _choose(backend, paged=memory_budget_bytes is not None)
         if memory_budget_bytes is not None:
-            self._need("memory_budget_bytes")
+            self.need("memory_budget_bytes")
         self.rasterizer = factory(splats, self.cfg)  # type: ignore[arg-type]
         if self.pool is not None:
             self._has_labels = len(self.pool.labels) > 0
@@ -427,10 +427,10 @@ class SplatRenderer:
             options["objects"] = self.check_objects(objects, len(poses), chosen)
             options["seen"] = seen_array(len(poses), self.width, self.height, out)
         if edits is not None:
-            self._need("edits")
+            self.need("edits")
             options["changes"] = check_edits(numpy_edits(edits), len(poses))
         if sizes is not None:
-            self._need("sizes")
+            self.need("sizes")
             options["sizes"] = self._check_sizes(to_numpy(sizes, None), len(poses))
         more: dict[str, NDArray[Any]] = {}
         if outputs:
@@ -466,7 +466,7 @@ class SplatRenderer:
             ("sizes", sizes),
         ):
             if given is not None:
-                self._need(ability)
+                self.need(ability)
         names = list(outputs)
         if outputs:
             self._check_outputs(
@@ -510,7 +510,7 @@ class SplatRenderer:
             )
         return sizes.astype(np.int64)
 
-    def _need(self, ability: str) -> None:
+    def need(self, ability: str) -> None:
         """Raise an `InputError` unless the backend has an ability."""
         if ability not in _ABILITIES.get(self.backend, ()):
             able = sorted(name for name in _find_backends() if ability in _ABILITIES.get(name, ()))
@@ -520,7 +520,7 @@ class SplatRenderer:
 
     def _check_outputs(self, outputs: Collection[str], labelled: bool) -> None:
         """Raise an `InputError` unless the backend and the scenes, some of which may be `labelled`, have what outputs need."""
-        self._need("outputs")
+        self.need("outputs")
         channels.check_outputs(outputs)
         if "features" in outputs and self.cfg.features is None:
             raise InputError("output 'features' without features; give SplatRenderer(features=...)")
@@ -600,7 +600,7 @@ class SplatRenderer:
         Raises:
             InputError: See `render`.
         """
-        self._need("objects")
+        self.need("objects")
         arrays = Instances(
             objects.objects,
             to_numpy(objects.camera_offsets, None),

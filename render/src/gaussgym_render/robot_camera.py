@@ -43,6 +43,7 @@ BLOCK_PIXELS = 1 << 23
 """Pixels of pinhole images that are held at once, 11 B each (15 B with objects); larger batches are rendered in blocks."""
 _NO_INSTANCES = np.zeros((0, 1, 1), np.int32), np.zeros(0, np.int64)
 _COMPILING = threading.Lock()
+_TWO_LOOKS = "found edits and a camera that draws its own appearance; give one of them (draw_edits(...) can be extended)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -352,9 +353,7 @@ class RobotCamera:
             seen = seen_array(count, self.width, self.height, out)
         if edits is not None:
             if not self.cfg.appearance.ideal:
-                raise InputError(
-                    "found edits and a camera that draws its own appearance; give one of them (draw_edits(...) can be extended)"
-                )
+                raise InputError(_TWO_LOOKS)
             edits = check_edits(numpy_edits(edits), count)
         per_block = max(
             1, BLOCK_PIXELS // (self.renderer.width * self.renderer.height * self.cfg.shutter.max_samples)
@@ -385,17 +384,23 @@ class RobotCamera:
         edits: SceneEdits | None,
     ) -> Frames:
         """`render` from and into arrays on the rasterizer's device, none of which passes through main memory."""
-        if objects is not None:
-            raise InputError("found objects and a backend whose arrays stay on its device; it draws none yet")
-        if edits is not None or not self.cfg.appearance.ideal:
-            raise InputError("found edits and a backend whose arrays stay on its device; it takes none yet")
+        for ability, given in (("objects", objects), ("edits", edits)):
+            if given is not None:
+                self.renderer.need(ability)
+        if not self.cfg.appearance.ideal:
+            self.renderer.need("edits")
+            if edits is not None:
+                raise InputError(_TWO_LOOKS)
         if self._there is None:
             from gaussgym_render.cuda.camera_calls import CameraCalls
 
             self._there = CameraCalls(self.renderer, self.cfg, (self.width, self.height), seed=self.seed)
+        seen = None
+        if objects is not None:
+            seen = self._there.new_seen(cameras[0]) if out is None else out.instances
         target = None if out is None else (out.rgb, out.depth, out.alpha)
-        frames = self._there.render(*cameras, mask, target, *motion)
-        return Frames(*frames) if out is None else out
+        frames = self._there.render(*cameras, mask, target, *motion, objects, edits, seen)
+        return Frames(*frames, seen) if out is None else out
 
     def _render_block(
         self,

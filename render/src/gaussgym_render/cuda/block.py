@@ -119,7 +119,7 @@ PRELUDE = """
 """
 
 BACKWARDS = PRELUDE.replace("t = WP_TILE_THREAD_IDX", "t = WP_TILE_BLOCK_DIM - 1 - WP_TILE_THREAD_IDX")
-"""`PRELUDE` for tests on the CPU: threads get from barrier to barrier in the opposite order, so that a missing barrier shows which
+"""`PRELUDE` for tests on the CPU: threads get from barrier to barrier in the opposite order, so that a missing barrier shows that
 one order hides (a thread reads what a thread before it wrote).
 """
 

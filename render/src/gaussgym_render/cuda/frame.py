@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 BLOCK = CHUNK
 """Threads of a block."""
+DROPPED_BITS = 9
+"""Of the depths that are sorted by where half precision suffices: what remains tells 1 from 1.00006."""
 BLOCKS_PER_SM = 8
 """Of kernels whose blocks take work in turn."""
 
@@ -320,7 +322,8 @@ class Frame:
         if self.sort_buffers is not None:
             keys, values = self.sorted_pairs
             order = {"slots": self.records.slot, "numbers": self.atlas.scenes.source}
-            sort_segments(segments.offsets, keys, values, self.sort_buffers, **order)
+            drop = DROPPED_BITS if self.cfg.kernels == "half" else 0
+            sort_segments(segments.offsets, keys, values, self.sort_buffers, **order, drop=drop)
             return
         wp.utils.segmented_sort_pairs(segments.keys, segments.values, self.capacity.pairs, segments.offsets)
         ties = [segments, self.num_segments, self.ranked, self.num_threads]

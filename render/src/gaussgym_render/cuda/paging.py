@@ -188,9 +188,9 @@ class DeviceScenePool(ScenePool):
         on_device.rest_offsets = wp.zeros(count, dtype=wp.int64, device=self.device)
         on_device.thresholds_px = wp.array(self.atlas.thresholds_px, dtype=wp.float64, device=self.device)
         on_device.num_rest = wp.array(self.atlas.num_rest, dtype=wp.int32, device=self.device)
-        self.labels = np.full(0, -1, np.int32)
         slots = capacity * CHUNK if with_labels else 0
         self.device_labels = wp.full(slots, -1, dtype=wp.int32, device=self.device)
+        self.labels = self.device_labels
         self.device_atlas = DeviceAtlas(
             on_device, count, max(self.atlas.max_chunks, 1), capacity * self.bytes_per_chunk, self.device
         )

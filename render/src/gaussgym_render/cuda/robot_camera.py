@@ -23,8 +23,10 @@ from gaussgym_render import sensor
 from gaussgym_render.cuda import lens as device_lens
 from gaussgym_render.cuda import sensor as device_sensor
 from gaussgym_render.cuda import shutter as device_shutter
+from gaussgym_render.cuda.appearance import draw_looks, look_ranges
 from gaussgym_render.cuda.lens import distorted_pixel, nearest_pixel
 from gaussgym_render.cuda.sensor import child, encode, expose, frame_key, measure_depth
+from gaussgym_render.edits import SceneEdits
 
 if TYPE_CHECKING:
     from gaussgym_render.robot_camera import RobotCameraCfg
@@ -203,6 +205,7 @@ class PathBatch:
         object_offsets: int64 `[J + 1]`; empty without objects.
         object_ids: int64.
         object_poses_w: mat44d.
+        edits: How the call's cameras see their scenes, arrays on the device; None: as captured.
     """
 
     poses: Any
@@ -218,6 +221,7 @@ class PathBatch:
     object_offsets: Any
     object_ids: Any
     object_poses_w: Any
+    edits: SceneEdits | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -240,6 +244,7 @@ class CameraBatch:
         object_ids: int64 `[I]`.
         object_poses_w: mat44d `[I]`.
         object_twists: float64 `[I, 6]`; empty: all rest.
+        edits: How cameras see their scenes, arrays on the device with `CameraEffects.rows` rows; None: as they draw it.
     """
 
     poses: Any
@@ -257,6 +262,7 @@ class CameraBatch:
     object_ids: Any
     object_poses_w: Any
     object_twists: Any
+    edits: SceneEdits | None = None
 
     @property
     def count(self) -> int:
@@ -274,7 +280,7 @@ class CameraEffects:
         seed: Of everything random.
         device: A Warp device.
         render_path: Renders a block's pinhole images.
-        block_pixels: See `BLOCK_PIXELS`.
+        block_pixels: See `BLOCK_PIXELS`; None: that.
         table_bytes: See `TABLE_BYTES`.
 
     Attributes:
@@ -290,13 +296,14 @@ class CameraEffects:
         seed: int,
         device: Any,
         render_path: Callable[[PathBatch], None],
-        block_pixels: int = BLOCK_PIXELS,
+        block_pixels: int | None = None,
         table_bytes: int = TABLE_BYTES,
     ) -> None:
         self.cfg, self.device, self._render_path = cfg, wp.get_device(device), render_path
         self._width, self._height = size
         self._source = source_size
         self._most = 1 if cfg.shutter.ideal else cfg.shutter.max_samples
+        block_pixels = BLOCK_PIXELS if block_pixels is None else block_pixels
         self._per_block = max(1, block_pixels // (source_size[0] * source_size[1] * self._most))
         self._tables = max(self._per_block, table_bytes // (8 * (size[0] + 1) * (size[1] + 1)))
         self.allocations = 0
@@ -305,11 +312,13 @@ class CameraEffects:
         self._decode = self._upload(sensor.decode_table(), float)
         self._sensor_ranges = self._upload(device_sensor.sensor_ranges(cfg.sensor), wp.float64)
         self._lens_numbers = self._upload(device_lens.lens_numbers(cfg.lens), wp.float64)
+        self._look_ranges = self._upload(look_ranges(cfg.appearance), wp.float64)
+        self._looks: SceneEdits | None = None
         self._nothing_seen = wp.zeros((0, 1, 1), dtype=int, device=self.device)
         self._no_offsets = wp.zeros(0, dtype=wp.int64, device=self.device)
         self._capacity = self._object_capacity = 0
         self._with_seen = False
-        self._grow(1)
+        self.reserve(1)
         self._grow_objects(0)
 
     def _upload(self, values: np.ndarray, dtype: Any) -> Any:
@@ -319,10 +328,23 @@ class CameraEffects:
         self.allocations += 1
         return wp.zeros(shape, dtype=dtype, device=self.device)
 
-    def _grow(self, count: int) -> None:
-        """Make room for that many cameras."""
+    def rows(self, count: int) -> int:
+        """Rows that edits of `count` cameras have: of whole blocks."""
+        return (-(-count // self._per_block) - 1) * self._per_block + self._block
+
+    def reserve(self, count: int) -> None:
+        """Make room for that many cameras.
+
+        Raises:
+            InputError: A graph is being captured: its buffers have to be there before.
+        """
         if count <= self._capacity:
             return
+        if self.device.is_capturing:
+            raise InputError(
+                f"found a graph being captured and no room for {count} cameras yet; render as many once before capturing"
+            )
+        wp.synchronize_device(self.device)  # launches that use the old buffers, on whatever stream
         self._capacity = count
         self._keys, self._frame_keys = self._new(count, wp.uint64), self._new(count, wp.uint64)
         self._focals, self._views = self._new(count, wp.vec4d), self._new(count, wp.vec4f)
@@ -345,6 +367,22 @@ class CameraEffects:
         self._with_seen = False
         self._grow_tables(min(count, self._tables))
         self._join_optics()
+        if not self.cfg.appearance.ideal:
+            self._looks = self._new_looks(self.rows(count))
+
+    def _new_looks(self, rows: int) -> SceneEdits:
+        """Edits to be drawn, without patches."""
+        nothing = [
+            wp.zeros(shape, dtype=wp.float64, device=self.device) for shape in ((0, 4, 4), (0, 3), (0, 4))
+        ]
+        return SceneEdits(
+            self._new((rows, 3, 4), wp.float64),
+            self._new(rows, wp.float64),
+            self._new((rows, 3, 4), wp.float64),
+            self._new(rows + 1, wp.int64),
+            *nothing,
+            wp.zeros(0, dtype=wp.int64, device=self.device),
+        )
 
     def _grow_tables(self, tables: int) -> None:
         """Make room for the tables of that many lenses; none is solved yet."""
@@ -381,7 +419,7 @@ class CameraEffects:
         if count == 0:
             self._launch(count_call, 1, [self._calls])
             return
-        self._grow(count)
+        self.reserve(count)
         with_objects = batch.object_offsets.shape[0] > 0
         if with_objects:
             self._grow_objects(batch.object_ids.shape[0])
@@ -407,6 +445,13 @@ class CameraEffects:
                 wp.float64(cfg.shutter.sample_px), batch.twist_c, self._focals, batch.due, self._times, self._samples,
             ],
         )  # fmt: skip
+        if self._looks is not None:
+            looks = self._looks
+            self._launch(
+                draw_looks,
+                count,
+                [self._keys, self._look_ranges, looks.color, looks.view_dependence, looks.light],
+            )
         for begin in range(0, count, self._per_block):
             self._render_block(batch, begin, min(self._per_block, count - begin), with_objects)
 
@@ -423,7 +468,8 @@ class CameraEffects:
         )  # fmt: skip
         if with_objects:
             self._place_objects(batch, begin, block)
-        self._render_path(self._path_batch(begin, with_objects))
+        edits = self._looks if batch.edits is None else batch.edits
+        self._render_path(self._path_batch(begin, with_objects, edits))
         self._launch(
             device_shutter.row_weights,
             (block, height),
@@ -484,12 +530,12 @@ class CameraEffects:
             self._with_seen = True
             self._images.seen = self._new(self._images.depth.shape, int)
 
-    def _path_batch(self, begin: int, with_objects: bool) -> PathBatch:
+    def _path_batch(self, begin: int, with_objects: bool, edits: SceneEdits | None) -> PathBatch:
         images, with_seen = self._images, with_objects and self._with_seen
         return PathBatch(
             self._path, self._path_ks, self._path_scenes, self._path_due, images.rgb, images.depth, images.alpha, begin,
             self._most, images.seen if with_seen else self._nothing_seen,
-            self._path_offsets if with_objects else self._no_offsets, self._path_ids, self._path_poses,
+            self._path_offsets if with_objects else self._no_offsets, self._path_ids, self._path_poses, edits,
         )  # fmt: skip
 
     def check_lenses(self) -> None:
