@@ -17,9 +17,10 @@ wp = pytest.importorskip("warp")
 wp.config.quiet = True
 
 from gaussgym_render.cuda import paging  # noqa: E402
+from gaussgym_render.cuda.copies import PlainCopies  # noqa: E402
 from gaussgym_render.cuda.device_atlas import upload  # noqa: E402
 from gaussgym_render.cuda.frame import CudaCfg, Frame, FrameInputs, make_images  # noqa: E402
-from gaussgym_render.cuda.paging import DeviceScenePool, PagedCalls, PlainCopies, device_chunk_bytes  # noqa: E402
+from gaussgym_render.cuda.paging import DeviceScenePool, PagedCalls, device_chunk_bytes  # noqa: E402
 
 SIZE = (48, 36)
 KINDS = ("rgb", "depth", "alpha")

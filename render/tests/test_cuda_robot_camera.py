@@ -19,7 +19,7 @@ from gaussgym_render import (  # noqa: E402
     sensor,
     shutter,
 )
-from gaussgym_render.cuda import appearance, camera_calls  # noqa: E402
+from gaussgym_render.cuda import appearance, camera_calls, develop  # noqa: E402
 from gaussgym_render.cuda import lens as device_lens  # noqa: E402
 from gaussgym_render.cuda import robot_camera as device_camera  # noqa: E402
 from gaussgym_render.cuda import sensor as device_sensor  # noqa: E402
@@ -208,7 +208,7 @@ def test_kernels_compile_for_gpus(arch, tmp_path):
                 camera_calls.copy_scenes,
             ),
         ),
-        (device_camera, (device_camera.draw_keys, device_camera.count_call, device_camera.develop)),
+        (develop, (develop.draw_keys, develop.count_call, develop.develop)),
     ):
         folder = tmp_path / module.__name__
         wp.compile_aot_module(module.__name__, arch=arch, module_dir=folder, use_ptx=True)
