@@ -372,6 +372,7 @@ def main() -> None:
         raise SystemExit(
             f"error: device {args.device!r}: torch {torch.__version__} finds no CUDA device; --rehearse needs none"
         )
+    device = timing.numbered(device)
     report: dict[str, Any] = {"machine": describe(device), "plan": asdict(plan), "steps": {}}
     if args.output.exists():
         before = json.loads(args.output.read_text())

@@ -62,7 +62,7 @@ def _judge_headline(judge: Any, row: dict[str, Any], goal: float) -> None:
     size, allocated = f"{row['width_px']}x{row['height_px']}", row["allocates"] or {}
     judge(f"frames/s at {size}", row["frames_per_s"], least=goal)
     for name, bound in row["floors"].items():
-        judge(f"time over the floor at {size} ({name})", bound["gap"], most=6.0)
+        judge(f"time over the floor at {size} ({name})", bound["design_gap"], most=6.0)
     judge(f"splats left out at {size}", row["left_out"], most=0.0)
     judge(f"waits for the device at {size}", row["waits_for_device"], most=0.0)
     judge(f"bytes allocated at {size}", allocated.get("warp_high_bytes"), most=0.0)

@@ -17,6 +17,7 @@ from gaussgym_render.bench.floors import Chip, chip_of
 from gaussgym_render.bench.scenes import Place, Workload, make_workload, synthetic_place
 from gaussgym_render.cuda.backend import CudaRasterizer
 from gaussgym_render.cuda.frame import CudaCfg
+from gaussgym_render.cuda_backend import ABILITIES
 from renderer_plan import Plan
 
 BYTES_PER_PIXEL = 11
@@ -77,7 +78,7 @@ def backend_with(device: torch.device, settings: CudaCfg | None) -> str:
     def make(splats: Any, cfg: Any) -> CudaRasterizer:
         return CudaRasterizer(splats, cfg, wp.get_device(str(device)), settings)
 
-    register_backend(name, make, abilities=("sizes",))
+    register_backend(name, make, abilities=ABILITIES)
     return name
 
 

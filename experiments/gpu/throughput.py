@@ -357,6 +357,7 @@ def main() -> None:
         raise SystemExit(
             f"error: device {args.device!r}: torch {torch.__version__} finds no CUDA device; --rehearse needs none"
         )
+    device = timing.numbered(device)
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.scenes_dir or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)

@@ -267,7 +267,7 @@ def test_kernels_compile_ahead_of_time(tmp_path, arch):
         text = ptx.read_text()
         assert f".target sm_{arch}" in text
         assert f".entry {kernel.key}_" in text
-        assert ("ex2.approx.f16x2" in text) == (kernel.key == "blend_half")
+        assert ("ex2.approx.f16x2" in text) == kernel.key.startswith("blend_half")
         assert "__local_depot" not in text
 
 

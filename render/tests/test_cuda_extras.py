@@ -24,7 +24,7 @@ HAS_GPU = cuda_backend.missing() is None
 OUTPUTS = ("rgb_float", "median_depth", "normals", "labels", "features")
 NAMES = ("rgb", "depth", "alpha", "instances", *OUTPUTS)
 MODULES = {
-    "objects": ["place_cameras", "place_instances", "clear", "draw", "blend_before_surfaces"],
+    "objects": ["place_cameras", "place_instances", "clear", "draw", "shade", "blend_before_surfaces"],
     "edits": ["prepare_looks", "prepare_offsets", "prepare_patches", "recolor"],
     "channels": ["find_normals", "blend_channels", "blend_features"],
 }
@@ -265,6 +265,40 @@ def test_several_cameras_share_a_row_of_edits(world, backend):
         renderer.rasterizer.render_arrays(
             *call, None, None, renderer.background, None, edits=more["edits"], edit_rows=(5, 1)
         )
+
+
+@pytest.mark.parametrize(("kernels", "most"), [("fast", 1), ("half", 2)])
+@pytest.mark.parametrize("size", [(40, 30), (130, 70)])
+def test_the_fast_kernels_blend_as_far_as_surfaces(world, kernels, most, size, monkeypatch):
+    """On the CPU as fibers, one macro-tile and several; half precision within its gate."""
+    scenes, _, (c2w, _, ids), instances, edits = world
+    monkeypatch.setattr(wp.config, "enable_cpu_blocks", True)
+    call = [torch.tensor(a) for a in (c2w[:3], np.tile(pinhole(*size), (3, 1, 1)), ids[:3])]
+    more = {
+        "objects": tensors(
+            Instances.dense(instances.objects, np.arange(13), instances.poses_w[:39].reshape(3, 13, 4, 4)),
+            "warp-cpu",
+        ),
+        "edits": tensors(edits.take(np.arange(3)), "warp-cpu"),
+        "outputs": ("median_depth",),
+    }
+    renderer = SplatRenderer(scenes, *size, backend="warp-cpu", background=(0.2, 0.4, 0.6))
+    plain = renderer.render(*call, **more)
+    renderer.rasterizer = CudaRasterizer(
+        scenes, renderer.cfg, renderer.rasterizer.device, CudaCfg(kernels=kernels, wave_cameras=2)
+    )
+    fast = renderer.render(*call, **more)
+    assert 0.02 < (plain.instances >= 0).float().mean() < 0.9
+    assert ((plain.alpha == 1) & (plain.instances < 0)).any()  # surfaces that are veiled
+    assert (fast.rgb.int() - plain.rgb.int()).abs().max() <= most
+    error = (fast.rgb.double() - plain.rgb.double()).square().mean()
+    assert 10 * np.log10(255.0**2 / max(float(error), 1e-12)) >= (70 if kernels == "fast" else 45)
+    assert (fast.instances == plain.instances).float().mean() > (0.9999 if kernels == "fast" else 0.995)
+    slack = 1e-5 if kernels == "fast" else 1e-2
+    assert ((fast.alpha - plain.alpha).abs() <= slack).all()
+    solid = plain.alpha > (0.01 if kernels == "fast" else 0.5)
+    assert ((fast.depth - plain.depth).abs() <= slack * (1 + plain.depth))[solid].float().mean() > 0.999
+    assert torch.equal(fast.median_depth, plain.median_depth)
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from gaussgym_scene import InputError
 from numpy.typing import NDArray
 
 from gaussgym_render import harmonics
+from gaussgym_render.bench.device import numbered
 from gaussgym_render.bench.rivals import _OPENGL_FROM_OPENCV, _vertical_fov_deg, plain_scenes
 from gaussgym_render.bench.scenes import Workload
 from gaussgym_render.low_resolution import RADIUS_CLIP_PX
@@ -245,7 +246,7 @@ def _mujoco_warp(load: Workload, device: Any) -> Iterator[Drawn]:
     scenes = plain_scenes(load)
     colors = [np.maximum(0.5 + harmonics.C0 * scene.sh[:, 0], 0.0) for scene in scenes]
     rgba = np.concatenate([np.concatenate([rgb, s.opacities[:, None]], 1) for rgb, s in zip(colors, scenes)])
-    with wp.ScopedDevice(wp.device_from_torch(torch.device(device))):
+    with wp.ScopedDevice(wp.device_from_torch(numbered(device))):
         context = mjw.create_render_context(
             model,
             nworld=len(load),
@@ -265,7 +266,7 @@ def _mujoco_warp(load: Workload, device: Any) -> Iterator[Drawn]:
     data.cam_xmat.assign((load.c2w[:, :3, :3] @ _OPENGL_FROM_OPENCV)[:, None].astype(np.float32))
 
     def draw() -> None:
-        with _torch_stream(device), wp.ScopedDevice(wp.device_from_torch(torch.device(device))):
+        with _torch_stream(device), wp.ScopedDevice(wp.device_from_torch(numbered(device))):
             mjw.render(warp_model, data, context)
 
     def images() -> NDArray[np.uint8]:

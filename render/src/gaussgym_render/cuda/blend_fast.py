@@ -6,9 +6,10 @@ on their way from memory. Whenever the ring holds 256 records, ballots turn the 
 masks of records, and each warp blends two sub-tiles, a lane two pixels of each, over the records whose bits are set. A warp
 leaves a sub-tile out, and the block ends, when no pixel of it is open any more.
 
-Two kernels: `blend_single`, float32, is the plain kernel's twin to rounding; `blend_half` evaluates and blends both pixels of a
+Kernels: `blend_single`, float32, is the plain kernel's twin to rounding; `blend_half` evaluates and blends both pixels of a
 lane in one instruction of half precision, over no more than a batch at a time, and keeps float32 sums across batches. Pixels
 stop where the oracle's do; `stop_below` lets them stop early besides, where 8-bit colours need no more (`STOP_BELOW_8_BIT`).
+Both have a twin that ends at opaque surfaces, as `objects.blend_before_surfaces` does.
 
 The same text runs on Warp's CPU device as fibers (see `gaussgym_render.cuda.block`), in half precision too, which is rounded
 there after every operation; only the approximations of `ex2` are the GPU's own.
@@ -21,6 +22,7 @@ there after every operation; only the approximations of `ex2` are the GPU's own.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import warp as wp  # noqa: TID253  (imported only where the backend is asked for)
@@ -39,7 +41,8 @@ PORTION_PX = 32
 STOP_BELOW_8_BIT = 1.0 / 512.0
 """A transmittance with which nothing behind changes an 8-bit colour by more than half a step."""
 
-# The walk of a block: `STORE` fills a slot of the ring, `BEGIN`, `BLEND` and `FINISH` are a lane's two pixels of a sub-tile.
+# The walk of a block: `STORE` fills a slot of the ring, `BEGIN`, `BLEND` and `FINISH` are a lane's two pixels of a sub-tile;
+# `SURFACE` and `VEIL` are for opaque surfaces, of each pixel before and after.
 _WALK = """
     struct alignas(16) Four { float x, y, z, w; };
     struct alignas(8) Two { float x, y; };
@@ -61,6 +64,7 @@ SLOT
             const int y = y_first + 8 * ((warp_id + 8 * k) >> 2) + row + 4 * p;
             left[k][p] = x < x_end && y < y_end ? 1.0f : -1.0f;
             red[k][p] = green[k][p] = blue[k][p] = far[k][p] = 0.0f;
+SURFACE
         }
     }
     Four shape = {}, color = {};
@@ -154,7 +158,9 @@ SLOT
             const int x = x_first + 8 * ((warp_id + 8 * k) & 3) + column;
             const int y = y_first + 8 * ((warp_id + 8 * k) >> 2) + row + 4 * p;
             if (x >= x_end || y >= y_end) continue;
-            const float rest = gg_abs(left[k][p]), solid = 1.0f - rest;
+            float rest = gg_abs(left[k][p]);
+VEIL
+            const float solid = 1.0f - rest;
             const float shown[3] = {red[k][p] + rest * background[0], green[k][p] + rest * background[1],
                                     blue[k][p] + rest * background[2]};
             char* at = (char*)rgb.data + camera * rgb.strides[0] + y * rgb.strides[1] + x * rgb.strides[2];
@@ -254,6 +260,60 @@ _HALF = {
 }
 
 
+def _before_surfaces(parts: dict[str, str], *changes: tuple[str, str]) -> dict[str, str]:
+    """A variant that blends each pixel as far as its opaque surface, which what is left shows.
+
+    Args:
+        parts: Of the variant without surfaces.
+        changes: What is added to its parts: text that stands there once, and text instead.
+    """
+    made = {
+        **parts,
+        "SLOT": parts["SLOT"]
+        + "    const Four* all_surfaces = (const Four*)surfaces.data + (size_t)w * surfaces.shape[1];\n"
+        "    float limit[2][2];\n",
+        "SURFACE": "            limit[k][p] = left[k][p] > 0.0f ? all_surfaces[y * width + x].w : 0.0f;\n",
+        "VEIL": """
+            if (limit[k][p] < 3.0e38f) {
+                const Four surface = all_surfaces[y * width + x];
+                red[k][p] += rest * surface.x;
+                green[k][p] += rest * surface.y;
+                blue[k][p] += rest * surface.z;
+                far[k][p] += rest * surface.w;
+                if (seen.shape[0] > 0 && rest <= 0.5f)
+                    *(int*)((char*)seen.data + camera * seen.strides[0] + y * seen.strides[1] + x * seen.strides[2]) = -1;
+                rest = 0.0f;
+            }
+""",
+    }
+    for old, new in changes:
+        (name,) = (name for name, part in made.items() if old in part)
+        made[name] = made[name].replace(old, new)
+    return made
+
+
+_NO_SURFACES = {"SURFACE": "", "VEIL": ""}
+_VARIANTS = {
+    "blend_single": {**_SINGLE, **_NO_SURFACES},
+    "blend_half": {**_HALF, **_NO_SURFACES},
+    "blend_single_surfaces": _before_surfaces(
+        _SINGLE,
+        ("kept = after > MIN_TRANSMITTANCE;", "kept = after > MIN_TRANSMITTANCE && shade.w < limit[k][p];"),
+    ),
+    # A half is too coarse to say which of a splat and a surface is in front.
+    "blend_half_surfaces": _before_surfaces(
+        _HALF,
+        ("down, touched; Shade color;", "down, touched; float z; Shade color;"),
+        ("slot.touched = touched;", "slot.touched = touched;\n            slot.z = color.w;"),
+        (
+            "kept = gg_at_least2(after, close);",
+            "kept = gg_at_least2(after, close) &"
+            " ((slot->z < limit[k][0] ? 0x0000ffffu : 0u) | (slot->z < limit[k][1] ? 0xffff0000u : 0u));",
+        ),
+    ),
+}
+
+
 def _text(parts: dict[str, str], prelude: str = block.PRELUDE) -> str:
     """A variant's snippet with its constants filled in."""
     text = _WALK
@@ -292,6 +352,10 @@ def _make_blend(name: str, parts: dict[str, str], prelude: str) -> Any:
         rgb: wp.array4d[wp.uint8],
         depth: wp.array3d[wp.float32],
         alpha: wp.array3d[wp.float32],
+        w: int,
+        width: int,
+        surfaces: wp.array2d[wp.vec4],
+        seen: wp.array3d[wp.int32],
     ): ...
 
     @wp.kernel(name=name, module="unique", enable_backward=False, launch_bounds=(THREADS, 4))
@@ -303,6 +367,8 @@ def _make_blend(name: str, parts: dict[str, str], prelude: str) -> Any:
         images: Images,
         portions: wp.vec2i,
         stop_below: float,
+        surfaces: wp.array2d[wp.vec4],
+        seen: wp.array3d[wp.int32],
     ):
         item = wp.tid() // wp.static(THREADS)
         portion = item % (portions[0] * portions[1])
@@ -337,19 +403,31 @@ def _make_blend(name: str, parts: dict[str, str], prelude: str) -> Any:
             images.rgb,
             images.depth,
             images.alpha,
+            segment // (segments.columns * segments.rows),
+            images.depth.shape[2],
+            surfaces,
+            seen,
         )
 
     return blend
 
 
 def make_block_kernels(prelude: str = block.PRELUDE) -> dict[Any, int]:
-    """Both kernels, single and half precision, and their threads; `prelude` is `block.PRELUDE` or a test's change of it."""
-    variants = {"blend_single": _SINGLE, "blend_half": _HALF}
-    return {_make_blend(name, parts, prelude): THREADS for name, parts in variants.items()}
+    """The kernels, single and half precision, without surfaces and with, and their threads.
+
+    `prelude` is `block.PRELUDE` or a test's change of it.
+    """
+    return {_make_blend(name, parts, prelude): THREADS for name, parts in _VARIANTS.items()}
 
 
 BLOCK_KERNELS = make_block_kernels()
 """For launches, for compiling ahead of time, and for reports."""
+
+
+@cache
+def _nothing(device: str) -> tuple[Any, Any]:
+    """No surfaces, and nobody who asks."""
+    return wp.zeros((0, 0), dtype=wp.vec4, device=device), wp.zeros((0, 0, 0), dtype=wp.int32, device=device)
 
 
 def blend(
@@ -361,6 +439,8 @@ def blend(
     *,
     half_precision: bool = False,
     stop_below: float = 0.0,
+    surfaces: Any = None,
+    seen: Any = None,
 ) -> None:
     """Blend a wave's macro-tiles, on the current stream.
 
@@ -372,6 +452,9 @@ def blend(
         images: To be written (`blend.Images`); pixels outside a camera's own size are left alone.
         half_precision: Whether to blend in half precision.
         stop_below: Transmittance under which pixels may stop before the oracle's do; 0: never.
+        surfaces: Opaque surfaces of the wave's pixels, see `objects.Surfaces.shown`; None: there are none.
+        seen: Which instance each surface belongs to, int32 `[C, H, W]`, -1 written where splats veil more than half of it; empty
+            if nobody asks. None: without surfaces.
 
     Raises:
         InputError: If the device runs no blocks of threads: Warp's CPU device, unless `warp.config.enable_cpu_blocks`.
@@ -385,11 +468,13 @@ def blend(
     across = -(-segments.tile_width // PORTION_PX)
     down = -(-segments.tile_height // PORTION_PX)
     blocks = (len(segments.offsets) - 1) * across * down
-    kernel = tuple(BLOCK_KERNELS)[int(half_precision)]
+    kernel = tuple(BLOCK_KERNELS)[int(half_precision) + (0 if surfaces is None else 2)]
+    if surfaces is None:
+        surfaces, seen = _nothing(device.alias)
     wp.launch(
         kernel,
         blocks * THREADS,
-        [cameras, wave, records, segments, images, wp.vec2i(across, down), stop_below],
+        [cameras, wave, records, segments, images, wp.vec2i(across, down), stop_below, surfaces, seen],
         device=device,
         block_dim=THREADS,
     )

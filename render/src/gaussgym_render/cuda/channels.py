@@ -22,11 +22,12 @@ from numpy.typing import NDArray
 from gaussgym_render.atlas import CHUNK, Atlas
 from gaussgym_render.channels import by_slot
 from gaussgym_render.cuda.bins import Segments, camera_of_record
-from gaussgym_render.cuda.blend import MIN_TRANSMITTANCE, alpha_at
+from gaussgym_render.cuda.blend import MIN_TRANSMITTANCE, alpha_at, num_threads, pixel_of
 from gaussgym_render.cuda.cameras import Cameras, Wave, wave_camera
 from gaussgym_render.cuda.device_atlas import Scenes
 from gaussgym_render.cuda.edits import Edits, patch_label, unit_normal
-from gaussgym_render.cuda.objects import Shapes, Surfaces, surface_color, surface_depth
+from gaussgym_render.cuda.graphs import before_growth
+from gaussgym_render.cuda.objects import surface_at
 from gaussgym_render.cuda.project import Records, factor_of, mean_of
 
 if TYPE_CHECKING:
@@ -98,22 +99,23 @@ def blend_channels(
     wave: Wave,
     records: Records,
     segments: Segments,
-    shapes: Shapes,
-    surfaces: Surfaces,
+    surfaces: wp.array2d[wp.vec4],
     edits: Edits,
     width: int,
     channels: Channels,
 ) -> None:
     """Blend every pixel's segment front to back, as `objects.blend_before_surfaces`, and write what is wanted of it."""
-    w, pixel = wp.tid()
+    w, thread = wp.tid()
     camera = wave_camera(wave, w)
     if camera < 0:
         return
     size = cameras.sizes[camera]
-    x, y = pixel % width, pixel // width
+    pixel = pixel_of(thread, width)
+    x, y = pixel[0], pixel[1]
     if x >= size[0] or y >= size[1]:
         return
-    closing = surface_depth(surfaces, w, pixel)
+    surface = surface_at(surfaces, w, y * width + x)
+    closing = surface[3]
     with_normals = channels.normals.shape[0] > 0
     segment = (w * segments.rows + y // segments.tile_height) * segments.columns + x // segments.tile_width
     color, normal, left = wp.vec3(0.0, 0.0, 0.0), wp.vec3(0.0, 0.0, 0.0), float(1.0)
@@ -142,8 +144,7 @@ def blend_channels(
     if closing < wp.inf:
         if left > 0.5:
             median = closing
-        if channels.rgb_float.shape[0] > 0:
-            color += left * surface_color(cameras, shapes, surfaces, w, pixel)
+        color += left * wp.vec3(surface[0], surface[1], surface[2])
         left = 0.0
     if channels.median_depth.shape[0] > 0:
         channels.median_depth[camera, y, x] = median
@@ -169,7 +170,7 @@ def blend_features(
     wave: Wave,
     records: Records,
     segments: Segments,
-    surfaces: Surfaces,
+    surfaces: wp.array2d[wp.vec4],
     table: wp.array2d[vec8],
     width: int,
     features: wp.array4d[wp.float32],
@@ -181,20 +182,22 @@ def blend_features(
         wave: Whose cameras they are.
         records: Of the wave.
         segments: Sorted.
-        surfaces: What ends a pixel's splats.
+        surfaces: Of the wave, see `objects.Surfaces.shown`.
         table: Features by slot, eight in a row, `[slots, ceil(F/8)]`.
         width: Of the images [px].
         features: Filled, `[C, H, W, F]`.
     """
-    w, pixel, group = wp.tid()
+    w, group, thread = wp.tid()
     camera = wave_camera(wave, w)
     if camera < 0:
         return
     size = cameras.sizes[camera]
-    x, y = pixel % width, pixel // width
+    pixel = pixel_of(thread, width)
+    x, y = pixel[0], pixel[1]
     if x >= size[0] or y >= size[1]:
         return
-    closing = surface_depth(surfaces, w, pixel)
+    surface = surface_at(surfaces, w, y * width + x)
+    closing = surface[3]
     segment = (w * segments.rows + y // segments.tile_height) * segments.columns + x // segments.tile_width
     total, left = vec8(), float(1.0)
     pair, end = int(segments.offsets[segment]), int(segments.offsets[segment + 1])
@@ -267,21 +270,20 @@ class DeviceChannels:
         """Make room; returns whether the buffer is a new one."""
         if "normals" not in outputs or len(self.normals) >= frame.capacity.records:
             return False
+        before_growth(self.device, "normals")
         self.num_allocations += 1
         self.normals = wp.zeros(frame.capacity.records, dtype=wp.vec3, device=self.device)
         return True
 
-    def blend(
-        self, frame: Frame, outputs: Mapping[str, Any], images: Any, shapes: Any, surfaces: Any, edits: Any
-    ) -> None:
+    def blend(self, frame: Frame, outputs: Mapping[str, Any], images: Any, surfaces: Any, edits: Any) -> None:
         """Write further outputs of the frame's wave, whose names are those of `gaussgym_render.channels.OUTPUTS`."""
         if not outputs:
             return
-        wave, pixels = frame.wave, frame.width * frame.height
+        wave, threads = frame.wave, num_threads(frame.width, frame.height)
         if "features" in outputs:
             frame.launch(
                 blend_features,
-                (frame.wave_size, pixels, self.features.shape[1]),
+                (frame.wave_size, self.features.shape[1], threads),
                 [
                     frame.cameras, wave, frame.records, frame.segments, surfaces, self.features, frame.width,
                     outputs["features"],
@@ -304,9 +306,9 @@ class DeviceChannels:
         channels.slot_labels, channels.record_normals = self.labels, self.normals
         frame.launch(
             blend_channels,
-            (frame.wave_size, pixels),
+            (frame.wave_size, threads),
             [
-                frame.atlas.scenes, frame.cameras, wave, frame.records, frame.segments, shapes, surfaces, edits,
+                frame.atlas.scenes, frame.cameras, wave, frame.records, frame.segments, surfaces, edits,
                 frame.width, channels,
             ],
         )  # fmt: skip

@@ -19,6 +19,7 @@ from gaussgym_render.atlas import CHUNK
 from gaussgym_render.cuda.bins import camera_of_record
 from gaussgym_render.cuda.cameras import Cameras, Wave, is_rotation, wave_camera
 from gaussgym_render.cuda.device_atlas import Scenes
+from gaussgym_render.cuda.graphs import before_growth
 from gaussgym_render.cuda.project import Records, factor_of, mean_of, shown_color
 
 if TYPE_CHECKING:
@@ -361,6 +362,7 @@ class DeviceEdits:
         rows, patches = len(self.held.lit), len(self.held.patch_labels)
         if num_rows <= rows and num_patches <= patches:
             return False
+        before_growth(self.device, "these edits")
         self.num_allocations += 1
         self.held = make_edits(max(num_rows, rows), max(num_patches, patches), self.device)
         return True

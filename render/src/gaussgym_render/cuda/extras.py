@@ -247,14 +247,14 @@ class Extras:
 
     def blend(self, frame: Frame, images: Any) -> None:
         """Blend a wave's images and what is wanted beside them."""
-        wanted, surfaces = self.wanted, self.objects.none
+        wanted, surfaces = self.wanted, self.objects.none.shown
         more = {name: array for name, array in wanted.outputs.items() if name != "instances"}
         if wanted.instances is None:
             frame.blend_wave(images)
         else:
-            surfaces = self.objects.held
-            self.objects.blend(
-                frame, wanted.instances, images, wanted.outputs.get("instances", self._nothing_seen)
-            )
+            surfaces = self.objects.held.shown
+            seen = wanted.outputs.get("instances", self._nothing_seen)
+            self.objects.draw(frame, wanted.instances, seen)
+            frame.blend_wave(images, surfaces, seen)
         edits = self.edits.none if wanted.edits is None else self.edits.held
-        self.channels.blend(frame, more, images, self.objects.shapes(wanted.instances), surfaces, edits)
+        self.channels.blend(frame, more, images, surfaces, edits)

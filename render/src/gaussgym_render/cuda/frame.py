@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import warp as wp  # noqa: TID253  (this package is imported only where the backend is asked for)
 
 from gaussgym_render.atlas import CHUNK
-from gaussgym_render.cuda import bins, blend_fast, overflow, project
+from gaussgym_render.cuda import bins, blend_fast, objects, overflow, project
 from gaussgym_render.cuda import blend as blending
 from gaussgym_render.cuda import cameras as preparing
 from gaussgym_render.cuda.bins import Segments, TileGrid, tile_grid
@@ -330,16 +330,20 @@ class Frame:
         self.launch(bins.rank_ties, self.num_threads, [self.atlas.scenes, self.records, *ties])
         self.launch(bins.keep_ties, self.num_threads, ties)
 
-    def blend_wave(self, images: Any) -> None:
-        """Blend the wave's images."""
+    def blend_wave(self, images: Any, surfaces: Any = None, seen: Any = None) -> None:
+        """Blend the wave's images, as far as surfaces if there are any; see `objects.blend_before_surfaces`."""
         arrays = [self.cameras, self.wave, self.records, self.segments, images]
-        if self.cfg.kernels == "plain":
-            threads = blending.num_threads(self.width, self.height)
-            self.launch(blending.blend, (self.wave_size, threads), arrays)
-        else:
+        threads = (self.wave_size, blending.num_threads(self.width, self.height))
+        if self.cfg.kernels != "plain":
             half = self.cfg.kernels == "half"
             stop_below = blend_fast.STOP_BELOW_8_BIT if half else 0.0
-            blend_fast.blend(*arrays, half_precision=half, stop_below=stop_below)
+            blend_fast.blend(
+                *arrays, half_precision=half, stop_below=stop_below, surfaces=surfaces, seen=seen
+            )
+        elif surfaces is None:
+            self.launch(blending.blend, threads, arrays)
+        else:
+            self.launch(objects.blend_before_surfaces, threads, [*arrays, surfaces, seen])
 
 
 def make_images(rgb: Any, depth: Any, alpha: Any, background: Any) -> Any:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import warp as wp  # noqa: TID253  (this package is imported only where the backend is asked for)
+from gaussgym_scene import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -70,6 +71,19 @@ class GraphCache:
         ):
             launch()
         return capture.graph
+
+
+def before_growth(device: Any, what: str) -> None:
+    """Get ready to replace buffers: wait for launches that use the old ones, on whatever stream.
+
+    Raises:
+        InputError: A graph is being captured, whose buffers have to be there before; `what` there is no room for.
+    """
+    if device.is_capturing:
+        raise InputError(
+            f"found a graph being captured and no room for {what} yet; render as many once before capturing"
+        )
+    wp.synchronize_device(device)
 
 
 @contextmanager

@@ -2,8 +2,8 @@
 
 A warp draws an instance, each thread a triangle at a time: homogeneous rasterization in float64 with the formulas of
 `gaussgym_render.zbuffer`. A pixel of the depth buffer is one integer, the bits of the depth above the number of the triangle:
-its minimum is the nearest surface, the first of equally near ones, in whatever order threads come. Colours are shaded once a
-pixel, in the end. Robots' triangles are small; one that fills the image keeps its thread busy for all its pixels.
+its minimum is the nearest surface, the first of equally near ones, in whatever order threads come. Then every pixel's surface is
+shaded, once. Robots' triangles are small; one that fills the image keeps its thread busy for all its pixels.
 """
 
 # Warp reads annotations and indices in a way of its own.
@@ -19,12 +19,12 @@ import numpy as np
 import warp as wp  # noqa: TID253  (this package is imported only where the backend is asked for)
 
 from gaussgym_render.cuda.bins import Segments
-from gaussgym_render.cuda.blend import MIN_TRANSMITTANCE, Images, alpha_at, write_pixel
+from gaussgym_render.cuda.blend import MIN_TRANSMITTANCE, Images, alpha_at, pixel_of, write_pixel
 from gaussgym_render.cuda.cameras import Cameras, Wave, first_above, is_rotation, wave_camera
 from gaussgym_render.cuda.edits import prepare_offsets
+from gaussgym_render.cuda.graphs import before_growth
 from gaussgym_render.cuda.project import Records
 from gaussgym_render.cuda.scan import Scan
-from gaussgym_render.objects import build_objects
 
 if TYPE_CHECKING:
     from gaussgym_render.cuda.frame import Frame
@@ -91,18 +91,17 @@ class Surfaces:
     count: int
     """I."""
     nearest: wp.array2d[wp.int64]
-    """Bits of the nearest surface's depth, times 2^32, plus the number of its triangle, `[W, K]`; empty without objects."""
+    """Bits of the nearest surface's depth, times 2^32, plus the number of its triangle, `[W, K]`."""
+    shown: wp.array2d[wp.vec4]
+    """Its shaded colour and its depth, infinite where there is none, `[W, K]`; empty without objects."""
 
 
 @wp.func
-def surface_depth(surfaces: Surfaces, w: int, pixel: int) -> float:
-    """Depth of a pixel's surface [m], infinite where there is none."""
-    if surfaces.nearest.shape[0] == 0:
-        return wp.inf
-    key = surfaces.nearest[w, pixel]
-    if key == EMPTY:
-        return wp.inf
-    return wp.cast(wp.int32(key >> _SHIFT), wp.float32)
+def surface_at(shown: wp.array2d[wp.vec4], w: int, pixel: int) -> wp.vec4:
+    """Colour and depth of a pixel's surface; infinitely far where there is none."""
+    if shown.shape[0] == 0:
+        return wp.vec4(0.0, 0.0, 0.0, wp.inf)
+    return shown[w, pixel]
 
 
 @wp.kernel
@@ -308,17 +307,8 @@ def draw(cameras: Cameras, wave: Wave, shapes: Shapes, surfaces: Surfaces, width
 
 
 @wp.func
-def owner_of(surfaces: Surfaces, w: int, pixel: int) -> int:
-    """The instance that a pixel's surface belongs to; only for pixels that have one."""
-    number = wp.int32(surfaces.nearest[w, pixel] & _LOW)
-    return first_above(surfaces.face_starts, surfaces.count + 1, number) - 1
-
-
-@wp.func
-def surface_color(cameras: Cameras, shapes: Shapes, surfaces: Surfaces, w: int, pixel: int) -> wp.vec3:
-    """The shaded colour of a pixel's surface; only for pixels that have one."""
-    i = owner_of(surfaces, w, pixel)
-    number = wp.int32(surfaces.nearest[w, pixel] & _LOW)
+def shaded(cameras: Cameras, shapes: Shapes, surfaces: Surfaces, i: int, number: int) -> wp.vec3:
+    """Colour of a triangle of instance i, given by its number, on the side that the camera sees."""
     n, camera = surfaces.objects[i], surfaces.cameras[i]
     f = shapes.face_offsets[n] + number - surfaces.face_starts[i]
     face, first = shapes.faces[f], shapes.vertex_offsets[n]
@@ -328,10 +318,35 @@ def surface_color(cameras: Cameras, shapes: Shapes, surfaces: Surfaces, w: int, 
     normal = wp.cross(b - a, c - a)
     towards = cameras.exact_rotations[camera] * wp.vec3d(shapes.light[0], shapes.light[1], shapes.light[2])
     cosine = wp.dot(normal, towards) / wp.length(normal)
-    if wp.dot(normal, a) > _ZERO:  # the side that the camera sees
+    if wp.dot(normal, a) > _ZERO:
         cosine = -cosine
     ambient = shapes.light[3]
     return wp.float32(ambient + (_ONE - ambient) * wp.max(cosine, _ZERO)) * shapes.colors[f]
+
+
+@wp.kernel
+def shade(
+    cameras: Cameras, wave: Wave, shapes: Shapes, surfaces: Surfaces, width: int, seen: wp.array3d[wp.int32]
+) -> None:
+    """Turn the depth buffer of a wave into `Surfaces.shown`, and say in `seen` which instance each pixel's surface belongs to."""
+    w, pixel = wp.tid()
+    camera = wave_camera(wave, w)
+    if camera < 0:
+        return
+    size = cameras.sizes[camera]
+    x, y = pixel % width, pixel // width
+    if x >= size[0] or y >= size[1]:
+        return
+    key, owner = surfaces.nearest[w, pixel], int(-1)
+    surface = wp.vec4(0.0, 0.0, 0.0, wp.inf)
+    if key != EMPTY:
+        number = wp.int32(key & _LOW)
+        owner = first_above(surfaces.face_starts, surfaces.count + 1, number) - 1
+        color = shaded(cameras, shapes, surfaces, owner, number)
+        surface = wp.vec4(color[0], color[1], color[2], wp.cast(wp.int32(key >> _SHIFT), wp.float32))
+    surfaces.shown[w, pixel] = surface
+    if seen.shape[0] > 0:
+        seen[camera, y, x] = owner
 
 
 @wp.kernel
@@ -341,20 +356,21 @@ def blend_before_surfaces(
     records: Records,
     segments: Segments,
     images: Images,
-    shapes: Shapes,
-    surfaces: Surfaces,
+    surfaces: wp.array2d[wp.vec4],
     seen: wp.array3d[wp.int32],
 ) -> None:
-    """`blend.blend` as far as each pixel's surface, which what is left shows; says in `seen` which instance makes up most."""
-    w, pixel = wp.tid()
+    """`blend.blend` as far as each pixel's surface, which what is left shows; instances that are mostly veiled give it up."""
+    w, thread = wp.tid()
     camera = wave_camera(wave, w)
     if camera < 0:
         return
     width, size = images.depth.shape[2], cameras.sizes[camera]
-    x, y = pixel % width, pixel // width
+    pixel = pixel_of(thread, width)
+    x, y = pixel[0], pixel[1]
     if x >= size[0] or y >= size[1]:
         return
-    closing = surface_depth(surfaces, w, pixel)
+    surface = surface_at(surfaces, w, y * width + x)
+    closing = surface[3]
     segment = (w * segments.rows + y // segments.tile_height) * segments.columns + x // segments.tile_width
     color, depth, left = wp.vec3(0.0, 0.0, 0.0), float(0.0), float(1.0)
     pair, end = int(segments.offsets[segment]), int(segments.offsets[segment + 1])
@@ -374,15 +390,12 @@ def blend_before_surfaces(
                     color += (left * alpha) * wp.vec3(shade[0], shade[1], shade[2])
                     depth += left * alpha * shade[3]
                     left = after
-    owner = int(-1)
     if closing < wp.inf:
-        if left > 0.5:
-            owner = owner_of(surfaces, w, pixel)
-        color += left * surface_color(cameras, shapes, surfaces, w, pixel)
+        if left <= 0.5 and seen.shape[0] > 0:
+            seen[camera, y, x] = -1
+        color += left * wp.vec3(surface[0], surface[1], surface[2])
         depth += left * closing
         left = 0.0
-    if seen.shape[0] > 0:
-        seen[camera, y, x] = owner
     write_pixel(images, camera, y, x, color, depth, left)
 
 
@@ -416,6 +429,7 @@ def make_surfaces(num_cameras: int, num_instances: int, pixels: tuple[int, int],
         setattr(surfaces, name, wp.zeros(num_instances + 1, dtype=wp.int32, device=device))
     surfaces.num_cameras, surfaces.count = 0, 0
     surfaces.nearest = wp.zeros(pixels, dtype=wp.int64, device=device)
+    surfaces.shown = wp.zeros(pixels, dtype=wp.vec4, device=device)
     return surfaces
 
 
@@ -435,7 +449,6 @@ class DeviceObjects:
         self.refused = wp.zeros(1, dtype=wp.int32, device=device)
         self._scan = Scan(1, device)
         self._sets: dict[int, tuple[ObjectSet, Any]] = {}  # by identity; the last is the one used last
-        self._no_shapes = upload_objects(build_objects([]), device)
 
     def reserve(self, frame: Frame, num_cameras: int, instances: Instances) -> bool:
         """Make room, and bring the shapes to the device; returns whether anything that a graph may use has gone."""
@@ -445,6 +458,7 @@ class DeviceObjects:
         cameras, room = len(held.places), len(held.objects)
         if num_cameras <= cameras and count <= room and held.nearest.shape == pixels:
             return gone
+        before_growth(self.device, "these objects")
         self.num_allocations += 1
         self.held = make_surfaces(max(num_cameras, cameras), max(count, room), pixels, self.device)
         self._scan = Scan(max(count, room) + 1, self.device)
@@ -454,6 +468,7 @@ class DeviceObjects:
         """Hold an object set; returns whether another one had to go."""
         own = self._sets.pop(id(objects), None)
         if own is None:
+            before_growth(self.device, "these shapes")
             self.num_allocations += 1
             own = (objects, upload_objects(objects, self.device))
         self._sets[id(objects)] = own
@@ -461,10 +476,6 @@ class DeviceObjects:
             return False
         del self._sets[next(iter(self._sets))]
         return True
-
-    def shapes(self, instances: Instances | None) -> Any:
-        """The shapes of a call's objects, none without any."""
-        return self._no_shapes if instances is None else self._sets[id(instances.objects)][1]
 
     def prepare(self, frame: Frame, num_cameras: int, instances: Instances) -> None:
         """Take over a call's instances, whose arrays are Warp's, on the device."""
@@ -476,22 +487,22 @@ class DeviceObjects:
             place_instances,
             count + 1,
             [
-                instances.object_ids, instances.poses_w, frame.cameras, self.shapes(instances), held, frame.near,
+                instances.object_ids, instances.poses_w, frame.cameras, self._shapes(instances), held, frame.near,
                 self.refused,
             ],
         )  # fmt: skip
         self._scan.run(held.num_faces[: count + 1], held.face_starts[: count + 1])
 
-    def blend(self, frame: Frame, instances: Instances, images: Any, seen: Any) -> None:
-        """Draw the objects of the frame's wave, and blend its images as far as their surfaces."""
-        held, shapes = self.held, self.shapes(instances)
+    def draw(self, frame: Frame, instances: Instances, seen: Any) -> None:
+        """Draw the objects of the frame's wave; `seen` is filled, or empty."""
+        held, shapes = self.held, self._shapes(instances)
         pixels = (frame.wave_size, frame.width * frame.height)
         frame.launch(clear, pixels, [held])
         frame.launch(
             draw, (held.count, LANES), [frame.cameras, frame.wave, shapes, held, frame.width, frame.near]
         )
-        frame.launch(
-            blend_before_surfaces,
-            pixels,
-            [frame.cameras, frame.wave, frame.records, frame.segments, images, shapes, held, seen],
-        )
+        frame.launch(shade, pixels, [frame.cameras, frame.wave, shapes, held, frame.width, seen])
+
+    def _shapes(self, instances: Instances) -> Any:
+        """The shapes of a call's objects, on the device."""
+        return self._sets[id(instances.objects)][1]
