@@ -5,7 +5,7 @@
 Steps, the most important first; each adds its part to the output as soon as it has it, and one that fails leaves the others alone:
 
 machine   the GPU, and what it does at most: a large copy, multiply-adds
-correct   pictures against the float64 reference, the CPU backend, and themselves in other batches; overflow
+correct   pictures of all kernels against the float64 reference, and themselves in other batches
 variants  kernels and cameras at a time; what follows uses the fastest that draw the same as the plain kernels
 headline  4096 cameras in 128 scenes of 200,000 splats at 84x48 and 640x480: time by kernel, counts, floors, memory, waits
 lod       the same with levels of detail, at 40 dB or more against the full scene, 84x48
@@ -13,6 +13,7 @@ flat      the cost of a frame from 256 to 16,384 cameras and from 1 to 512 scene
 gsplat    pictures against gsplat 1.5.3 with the same settings
 rivals    gsplat batched, gsplat as GaussGym calls it, gsplat's inference renderer, mujoco_warp, in turns with this one
 matrix    frames per second over image sizes, cameras, scenes and splats, as far as the time allows
+cpu       pictures of all kernels against the CPU backend
 
 Rehearsal without a GPU: ``--rehearse`` (Warp's CPU device, tiny sizes).
 """
@@ -61,16 +62,23 @@ def machine_step(run: Run) -> dict[str, Any]:
 
 
 def correct_step(run: Run) -> dict[str, Any]:
-    """Pictures of the plain kernels, and of those written for speed, which may be wrong without spoiling the plain ones' verdict."""
+    """Pictures of all kernels against the reference, and against themselves in other batches."""
+    return check_kernels(run, "reference", parity.drawn_by_oracle, batches=True)
+
+
+def cpu_step(run: Run) -> dict[str, Any]:
+    """Pictures of all kernels against the CPU backend's, which has the same half-precision scenes, but takes a while to compile."""
+    return check_kernels(run, "cpu", parity.drawn_by("cpu"), batches=False)
+
+
+def check_kernels(run: Run, against: str, trusted: parity.Render, *, batches: bool) -> dict[str, Any]:
+    """Those written for speed may be wrong without spoiling the plain ones' verdict."""
     found: dict[str, Any] = {}
     cases = parity.cases(run.plan.parity_sizes, run.plan.parity_splats)
-    trusted = {"cpu": [parity.drawn_by("cpu")(case) for case in cases]}
-    # The reference takes its time: small images only.
-    small = [case.width * case.height <= 130 * 70 for case in cases]
-    trusted["reference"] = [parity.drawn_by_oracle(case) if few else {} for case, few in zip(cases, small)]
+    images = [trusted(case) for case in cases]
     for kernels in run.plan.kernels:
         try:
-            found[kernels] = check_pictures(run, kernels, cases, trusted)
+            found[kernels] = check_pictures(run, kernels, cases, against, images, batches=batches)
         except Exception as error:  # kernels that have never run may not run; the next ones may
             traceback.print_exc()
             found[kernels] = {"passed": False, "error": f"{type(error).__name__}: {error}"}
@@ -79,28 +87,32 @@ def correct_step(run: Run) -> dict[str, Any]:
 
 
 def check_pictures(
-    run: Run, kernels: str, cases: list[parity.Case], trusted: dict[str, list[dict[str, np.ndarray]]]
+    run: Run,
+    kernels: str,
+    cases: list[parity.Case],
+    against: str,
+    images: list[dict[str, np.ndarray]],
+    *,
+    batches: bool,
 ) -> dict[str, Any]:
-    """Compare with others, and with the same cameras in other batches."""
+    """Compare images of one kind of kernels with trusted ones, and with their own in other batches."""
     rows: list[parity.Parity] = []
-    batches: dict[str, dict[str, bool]] = {}
+    checks: dict[str, dict[str, bool]] = {}
     draw = parity.drawn_by(backend_with(run.device, CudaCfg(kernels=kernels)), run.device)  # type: ignore[arg-type]
-    for number, case in enumerate(cases):
-        own = draw(case)
-        for against, images in trusted.items():
-            if images[number]:
-                gate = "reference" if kernels == "half" else against
-                rows.append(parity.compare(case, own, images[number], against, gate=parity.GATES[gate]))
-        if case.name == "ragged scenes":
-            batches[f"{case.width}x{case.height}"] = parity.batch_checks(case, draw)
+    gate = parity.GATES["reference" if kernels == "half" else against]
+    for case, trusted in zip(cases, images):
+        rows.append(parity.compare(case, draw(case), trusted, against, gate=gate))
+        if batches and case.name == "ragged scenes":
+            checks[f"{case.width}x{case.height}"] = parity.batch_checks(case, draw)
     for row in rows:
         print(
             f"  {'ok' if row.passed else 'FAIL':<5}{kernels:<6}{row.case:<18}{row.width_px}x{row.height_px:<6}against {row.against:<10}"
             f"{row.psnr_db:7.1f} dB, largest error {row.max_error:.2e}, depth {row.max_depth_error:.1e}"
         )
-    print(f"  batches: {batches}")
-    passed = all(row.passed for row in rows) and all(all(checks.values()) for checks in batches.values())
-    return {"passed": passed, "parity": [asdict(row) for row in rows], "batches": batches}
+    if batches:
+        print(f"  batches: {checks}")
+    passed = all(row.passed for row in rows) and all(all(each.values()) for each in checks.values())
+    return {"passed": passed, "parity": [asdict(row) for row in rows], "batches": checks}
 
 
 def variants_step(run: Run) -> list[dict[str, Any]]:
@@ -320,7 +332,7 @@ def matrix_step(run: Run) -> list[dict[str, Any]]:
 
 STEPS: dict[str, Callable[[Run], Any]] = {
     "machine": machine_step, "correct": correct_step, "variants": variants_step, "headline": headline_step, "lod": lod_step, "flat": flat_step,
-    "gsplat": gsplat_step, "rivals": rivals_step, "matrix": matrix_step,
+    "gsplat": gsplat_step, "rivals": rivals_step, "matrix": matrix_step, "cpu": cpu_step,
 }  # fmt: skip
 
 

@@ -33,6 +33,7 @@ def verdicts(results: dict[str, Any]) -> list[dict[str, Any]]:
 
     correct, gsplat = results.get("correct", {}), results.get("gsplat", {})
     judge("pictures are right", correct.get("passed"), least=1.0)
+    judge("pictures are the CPU backend's", results.get("cpu", {}).get("passed"), least=1.0)
     judge("least PSNR against gsplat [dB]", gsplat.get("least_psnr_db"), least=60.0)
     for row, goal in zip(results.get("headline", []), (100_000.0, 20_000.0)):
         _judge_headline(judge, row, goal)

@@ -75,6 +75,7 @@ renderer rivals 200 gsplat rivals
 if [ -z "${REHEARSE:-}" ]; then
   step tests 300 "$python" -m pytest -q -p no:cacheprovider -m gpu "$tree/render/tests" "$tree/sim/tests" "$tree/learn/tests"
 fi
+renderer cpu 150 cpu
 renderer matrix 400 matrix
 if [ -z "${REHEARSE:-}" ]; then
   step sim 700 "$python" "$tree/experiments/gpu/sim.py" --output "$folder/sim_gpu.json"

@@ -327,7 +327,8 @@ def test_the_gpu_experiment_rehearses_on_the_cpu(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     steps = json.loads(output.read_text())["steps"]
     assert all("result" in step for step in steps.values())
-    assert steps["correct"]["result"]["passed"]
+    for name in ("correct", "cpu"):
+        assert all(kernels["passed"] for kernels in steps[name]["result"]["kernels"].values())
     assert all(row["left_out"] == 0 for row in steps["headline"]["result"])
     assert all(row["frames_per_s"] > 0 and row["kernels"] for row in steps["headline"]["result"])
     assert all(tried["right"] for row in steps["variants"]["result"] for tried in row["tried"])
@@ -340,3 +341,25 @@ def test_the_gpu_experiment_rehearses_on_the_cpu(tmp_path):
     again = subprocess.run(command, capture_output=True, text=True, timeout=100)
     assert again.returncode == 0, again.stderr
     assert "matrix" not in again.stdout.split("\n")  # what the output has is not measured again
+
+
+@pytest.mark.gpu
+def test_waits_and_allocations_are_noticed_on_a_gpu():
+    held = torch.randn(2**20, device="cuda")
+    out = torch.empty_like(held)
+    assert device.waits_for_device(lambda: torch.mul(held, 2.0, out=out), "cuda") is False
+    assert device.waits_for_device(lambda: out.sum().item(), "cuda") is True
+    assert device.allocates(lambda: torch.mul(held, 2.0, out=out), "cuda")["torch_allocations"] == 0
+    assert device.allocates(lambda: held.clone(), "cuda", calls=4)["torch_allocations"] == 4
+
+
+@pytest.mark.gpu
+def test_times_and_kernels_of_a_gpu():
+    held = torch.randn(2**26, device="cuda")
+    timing = device.time_calls(lambda: held.mul_(1.0), "cuda", seconds=0.1)
+    assert 2 * 4 * 2**26 / (timing.median_ms / 1e3) < 2e13  # bytes a second: less than any memory has
+    kernels = device.kernel_times(lambda: held.mul_(1.0), "cuda")
+    assert sum(row["ms"] for row in kernels.values()) == pytest.approx(timing.median_ms, rel=0.5)
+    ceilings = device.measured_ceilings("cuda", seconds=0.2, copy_bytes=2**30)
+    assert ceilings["copy_bytes_per_s"] > 1e11
+    assert ceilings["flop_per_s"] > 1e12
