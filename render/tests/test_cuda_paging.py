@@ -6,7 +6,7 @@ import time
 import numpy as np
 import pytest
 import torch
-from gaussgym_render import RobotCameraCfg, SplatRenderer, make_robot_camera
+from gaussgym_render import RobotCameraCfg, SplatRenderer, cuda_backend, make_robot_camera
 from gaussgym_render.atlas import CHUNK, build_atlas
 from gaussgym_render.lod import LodSplats
 from gaussgym_render.packed import PackedCache
@@ -17,9 +17,10 @@ wp = pytest.importorskip("warp")
 wp.config.quiet = True
 
 from gaussgym_render.cuda import paging  # noqa: E402
+from gaussgym_render.cuda.copies import PlainCopies  # noqa: E402
 from gaussgym_render.cuda.device_atlas import upload  # noqa: E402
 from gaussgym_render.cuda.frame import CudaCfg, Frame, FrameInputs, make_images  # noqa: E402
-from gaussgym_render.cuda.paging import DeviceScenePool, PagedCalls, PlainCopies, device_chunk_bytes  # noqa: E402
+from gaussgym_render.cuda.paging import DeviceScenePool, PagedCalls, device_chunk_bytes  # noqa: E402
 
 SIZE = (48, 36)
 KINDS = ("rgb", "depth", "alpha")
@@ -301,6 +302,28 @@ def test_a_robots_camera_over_scenes_that_take_turns(tmp_path):
         batch = [torch.as_tensor(a) for a in cameras_in(ids, rng)]
         assert_same(paged.render(*batch, **motion), whole.render(*batch, **motion))
     assert paged.renderer.paging.evictions > 1
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(cuda_backend.missing() is not None, reason="no CUDA device")
+def test_scenes_take_turns_on_a_gpu(tmp_path):
+    """While frames are rendered on a stream of torch's, through pinned memory and a stream of copies: the same images."""
+    rng = np.random.default_rng(12)
+    scenes = [random_splats(int(n), rng, sh_degree=1) for n in rng.integers(1000, 60000, 12)]
+    chunks = 3 * max(-(-len(scene) // CHUNK) for scene in scenes)
+    paged = SplatRenderer(
+        scenes, *SIZE, backend="cuda", memory_budget_bytes=chunks * device_chunk_bytes(3), cache_dir=tmp_path
+    )
+    whole = SplatRenderer(scenes, *SIZE, backend="cuda")
+    with torch.cuda.stream(torch.cuda.Stream()):
+        for _ in range(60):
+            batch = [torch.as_tensor(a, device="cuda") for a in cameras_in(rng.integers(0, 12, 16), rng)]
+            paged.prefetch(rng.integers(0, 12, 2))
+            ours, expected = paged.render(*batch), whole.render(*batch)
+            for name in KINDS:
+                assert torch.equal(getattr(ours, name), getattr(expected, name)), name
+    assert paged.paging.evictions > 30
+    assert paged.rasterizer.paged.missed.numpy()[0] == 0
 
 
 class Logged(PlainCopies):

@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 
 wp = pytest.importorskip("warp")
 wp.config.quiet = True
@@ -19,13 +18,12 @@ from gaussgym_render import (  # noqa: E402
     sensor,
     shutter,
 )
-from gaussgym_render.cuda import appearance, camera_calls  # noqa: E402
+from gaussgym_render.cuda import appearance, camera_calls, develop  # noqa: E402
 from gaussgym_render.cuda import lens as device_lens  # noqa: E402
-from gaussgym_render.cuda import robot_camera as device_camera  # noqa: E402
 from gaussgym_render.cuda import sensor as device_sensor  # noqa: E402
 from gaussgym_render.cuda import shutter as device_shutter  # noqa: E402
 from gaussgym_render.cuda.robot_camera import CameraBatch, CameraEffects  # noqa: E402
-from gaussgym_render.edits import AppearanceCfg, SceneEdits, draw_edits  # noqa: E402
+from gaussgym_render.edits import AppearanceCfg, draw_edits  # noqa: E402
 from gaussgym_render.lens import LensCfg  # noqa: E402
 from gaussgym_render.objects import Instances, box, build_objects  # noqa: E402
 from gaussgym_render.sensor import SensorCfg  # noqa: E402
@@ -208,7 +206,7 @@ def test_kernels_compile_for_gpus(arch, tmp_path):
                 camera_calls.copy_scenes,
             ),
         ),
-        (device_camera, (device_camera.draw_keys, device_camera.count_call, device_camera.develop)),
+        (develop, (develop.draw_keys, develop.count_call, develop.develop)),
     ):
         folder = tmp_path / module.__name__
         wp.compile_aot_module(module.__name__, arch=arch, module_dir=folder, use_ptx=True)
@@ -495,219 +493,3 @@ def test_ideal_parts_change_nothing(scenes, batch):
     ours, plain = render(make_effects(idle), *batch, empty_frames(COUNT)), renderer.render(*batch)
     for name in ("rgb", "depth", "alpha"):
         np.testing.assert_array_equal(getattr(ours, name), getattr(plain, name))
-
-
-@pytest.fixture(scope="module")
-def rehearsal(scenes):
-    """The backend of GPUs on the CPU device, where tensors in main memory are its own."""
-    return make_robot_camera(
-        scenes, pinhole(WIDTH, HEIGHT), WIDTH, HEIGHT, TYPICAL, seed=3, backend="warp-cpu"
-    )
-
-
-def tensors(values):
-    if isinstance(values, dict):
-        return {name: torch.as_tensor(value) for name, value in values.items()}
-    return [torch.as_tensor(value) for value in values]
-
-
-def torch_frames(count, fill=0):
-    shape = (count, HEIGHT, WIDTH)
-    return Frames(
-        torch.full((*shape, 3), fill, dtype=torch.uint8),
-        torch.full(shape, float(fill)),
-        torch.full(shape, float(fill)),
-    )
-
-
-def as_numpy(frames):
-    return Frames(*(np.asarray(getattr(frames, name)) for name in ("rgb", "depth", "alpha")))
-
-
-def test_tensors_stay_where_they_are(batch, options, rehearsal):
-    """Of either precision, against numpy arrays, which the processor's effects serve from the same pinhole images."""
-    expected = rehearsal.render(*batch, **options)
-    frames = rehearsal.render(*tensors(batch), **tensors(options))
-    assert isinstance(frames.rgb, torch.Tensor)
-    assert_alike(as_numpy(frames), expected)
-    single = [t.float() if t.is_floating_point() else t.int() for t in tensors(batch)]
-    motion = {name: t.float() if t.is_floating_point() else t for name, t in tensors(options).items()}
-    expected = rehearsal.render(
-        *(np.asarray(t) for t in single), **{k: np.asarray(v) for k, v in motion.items()}
-    )
-    assert_alike(as_numpy(rehearsal.render(*single, **motion)), expected)
-    strided = [t.repeat_interleave(2, dim=0)[::2] for t in single]
-    assert_alike(as_numpy(rehearsal.render(*strided, **motion)), expected)
-
-
-def test_tensors_masked_into_given_frames(batch, options, rehearsal):
-    expected = rehearsal.render(*batch, **options)
-    mask = np.array([True, False, True, False, True, True])
-    bad = batch[0].copy()
-    bad[1] = np.nan  # nobody looks at it
-    out = torch_frames(COUNT, 7)
-    given = tensors((bad, *batch[1:]))
-    assert rehearsal.render(*given, **tensors(options), mask=torch.as_tensor(mask), out=out) is out
-    assert_alike(as_numpy(out), expected, mask)
-    assert (out.rgb[torch.as_tensor(~mask)] == 7).all()
-    assert (out.depth[torch.as_tensor(~mask)] == 7).all()
-
-
-def test_tensors_without_motion_or_ids(scenes, batch):
-    cameras = [
-        make_robot_camera(scenes, pinhole(WIDTH, HEIGHT), WIDTH, HEIGHT, TYPICAL, backend="warp-cpu")
-        for _ in range(2)
-    ]
-    for _ in range(2):
-        assert_alike(as_numpy(cameras[0].render(*tensors(batch))), cameras[1].render(*batch))
-
-
-def torch_objects(objects):
-    names = ("camera_offsets", "object_ids", "poses_w", "twists_o")
-    arrays = {n: getattr(objects, n) for n in names if getattr(objects, n) is not None}
-    return replace(objects, **tensors(arrays))
-
-
-def test_tensors_of_objects(batch, options, rehearsal, monkeypatch):
-    objects = moving_objects(batch)
-    mask = np.array([True, False, True, True, True, True])
-    for given in (objects, replace(objects, twists_o=None), objects):
-        expected = rehearsal.render(*batch, objects=given, **options)
-        frames = rehearsal.render(*tensors(batch), objects=torch_objects(given), **tensors(options))
-        assert_alike(as_numpy(frames), expected)
-        assert (np.asarray(frames.instances) != expected.instances).mean() < 2e-3
-        assert len(np.unique(expected.instances)) >= 5
-        out = torch_frames(COUNT, 7)
-        out.instances = torch.full((COUNT, HEIGHT, WIDTH), 7, dtype=torch.int32)
-        rehearsal.render(
-            *tensors(batch),
-            objects=torch_objects(given),
-            **tensors(options),
-            mask=torch.as_tensor(mask),
-            out=out,
-        )
-        assert_alike(as_numpy(out), expected, mask)
-        assert (out.instances[1] == 7).all()
-        assert (np.asarray(out.instances)[mask] != expected.instances[mask]).mean() < 2e-3
-        out.instances = None
-        rehearsal.render(*tensors(batch), objects=torch_objects(given), **tensors(options), out=out)
-        assert out.instances is None
-    assert rehearsal.renderer.rasterizer.counters().refused_instances == 0
-
-
-def patched_edits(batch):
-    """Every camera sees its scene in colours of its own; some have a patch before them, one has two."""
-    rng = np.random.default_rng(9)
-    edits = draw_edits(AppearanceCfg.typical(), sensor.camera_keys(1, np.arange(COUNT)))
-    owner = np.array([0, 2, 2, 5])
-    poses = np.tile(np.eye(4), (4, 1, 1))
-    poses[:, :3, 3] = batch[0][owner, :3, 3] + 2.0 * batch[0][owner, :3, 2]
-    return replace(
-        edits, patch_offsets=np.searchsorted(owner, np.arange(COUNT + 1)), patch_poses_w=poses,
-        patch_half_sizes_m=rng.uniform(0.5, 1.5, (4, 3)), patch_colors=np.tile([1.0, 0.9, 0.0, 0.8], (4, 1)),
-        patch_labels=np.arange(4),
-    )  # fmt: skip
-
-
-@pytest.mark.parametrize("real", [torch.float64, torch.float32])
-def test_tensors_of_edits(batch, options, rehearsal, real):
-    edits = patched_edits(batch)
-    given = SceneEdits(
-        **{k: t.to(real) if t.is_floating_point() else t for k, t in tensors(vars(edits)).items()}
-    )
-    expected = rehearsal.render(*batch, edits=edits, **options)
-    plain = rehearsal.render(*batch, **options)
-    assert (np.abs(expected.rgb.astype(int) - plain.rgb).max((1, 2, 3)) > 10).all()
-    assert_alike(as_numpy(rehearsal.render(*tensors(batch), edits=given, **tensors(options))), expected)
-
-
-def test_worlds_are_drawn_on_the_device(scenes, batch, options):
-    """In blocks, the last of which is not full."""
-    cfg = replace(TYPICAL, appearance=AppearanceCfg.typical())
-    camera = make_robot_camera(scenes, pinhole(WIDTH, HEIGHT), WIDTH, HEIGHT, cfg, seed=3, backend="warp-cpu")
-    expected = camera.render(*batch, **options)
-    assert_alike(as_numpy(camera.render(*tensors(batch), **tensors(options))), expected)
-    size = camera.renderer.width * camera.renderer.height * cfg.shutter.max_samples
-    blocks = make_robot_camera(scenes, pinhole(WIDTH, HEIGHT), WIDTH, HEIGHT, cfg, seed=3, backend="warp-cpu")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(device_camera, "BLOCK_PIXELS", 4 * size)
-        frames = blocks.render(*tensors(batch), **tensors(options))
-    assert blocks._there.effects.rows(COUNT) == 8
-    assert_alike(as_numpy(frames), expected)
-    edits = SceneEdits(**tensors(vars(patched_edits(batch))))
-    with pytest.raises(InputError, match="found edits and a camera that draws its own appearance"):
-        blocks.render(*tensors(batch), edits=edits)
-
-
-def test_no_memory_is_taken_after_the_first_call(batch, options, rehearsal, monkeypatch):
-    given, motion, out = tensors(batch), tensors(options), torch_frames(COUNT)
-    mask = torch.ones(COUNT, dtype=torch.bool)
-    rehearsal.render(*given, **motion, mask=mask, out=out)
-    taken = []
-    allocator = type(wp.get_device("cpu").default_allocator)
-    allocate = allocator.allocate
-    monkeypatch.setattr(
-        allocator, "allocate", lambda self, size, *a: (taken.append(size), allocate(self, size, *a))[1]
-    )
-    wp.zeros(3, dtype=float, device="cpu")
-    assert taken == [12]  # the counter counts
-    taken.clear()
-    for count in (COUNT, 4, COUNT):
-        part = Frames(*(getattr(out, n)[:count] for n in ("rgb", "depth", "alpha")))
-        rehearsal.render(
-            *(t[:count] for t in given),
-            **{k: t[:count] for k, t in motion.items()},
-            mask=mask[:count],
-            out=part,
-        )
-    assert taken == []
-
-
-def test_nobody_waits_for_the_device(batch, options, rehearsal, monkeypatch):
-    """No value is brought to the host: whatever does it fails."""
-    given, motion, out = tensors(batch), tensors(options), torch_frames(COUNT)
-    rehearsal.render(*given, **motion, out=out)
-
-    def refuse(*args, **options):
-        raise AssertionError("the host looked at the device")
-
-    for kind, names in (
-        (wp.array, ("numpy", "list")),
-        (torch.Tensor, ("numpy", "cpu", "item", "tolist", "nonzero")),
-    ):
-        for name in names:
-            monkeypatch.setattr(kind, name, refuse)
-    for name in ("synchronize", "synchronize_device", "synchronize_stream", "synchronize_event"):
-        monkeypatch.setattr(wp, name, refuse)
-    rehearsal.render(*given, **motion, out=out)
-    with pytest.raises(AssertionError, match="looked at"):
-        rehearsal._there.effects.check_lenses()
-
-
-def test_bad_tensors(batch, rehearsal):
-    c2w, ks, ids = tensors(batch)
-    for changes, text in (
-        ({"K": ks[:3]}, r"K is float64 \(3, 3, 3\), expected float32 or float64 \(6, 3, 3\)"),
-        ({"scene_ids": ids.double()}, "scene_ids is float64"),
-        ({"twist_c": torch.zeros(COUNT, 3)}, r"twist_c is float32 \(6, 3\)"),
-        ({"camera_ids": np.arange(COUNT)}, "camera_ids is a ndarray on cpu, expected it beside c2w on cpu"),
-        ({"mask": torch.ones(COUNT)}, "mask is float32"),
-        (
-            {"out": Frames(*(t[:, ::2] for t in vars(torch_frames(2 * COUNT)).values() if t is not None))},
-            "out.rgb is",
-        ),
-    ):
-        with pytest.raises(InputError, match=text):
-            rehearsal.render(**{"c2w": c2w, "K": ks, "scene_ids": ids, **changes})
-    wide = ks.clone()
-    wide[2, :2, :2] *= 0.1
-    fresh = make_robot_camera(
-        [random_splats(9, np.random.default_rng(0))],
-        pinhole(WIDTH, HEIGHT),
-        WIDTH,
-        HEIGHT,
-        TYPICAL,
-        backend="warp-cpu",
-    )
-    with pytest.raises(InputError, match="opencv lens"):
-        fresh.render(c2w, wide, torch.zeros(COUNT, dtype=torch.long))

@@ -115,6 +115,39 @@ def test_a_camera_may_move_to_another_scene_of_its_device(scenes, batch):
         sharded.render(*(torch.as_tensor(a) for a in (*batch[:2], ids)))
 
 
+@pytest.mark.parametrize(
+    "devices",
+    [
+        pytest.param(["cpu", "cpu"], id="cpu"),
+        pytest.param(
+            ["cuda:0", "cuda:1"],
+            id="two gpus",
+            marks=[
+                pytest.mark.gpu,
+                pytest.mark.skipif(torch.cuda.device_count() < 2, reason="fewer than two CUDA devices"),
+            ],
+        ),
+    ],
+)
+def test_a_renderer_a_device(scenes, batch, devices):
+    """The backend of GPUs, once for each device: on two instances of Warp's CPU device, or on two GPUs."""
+    backend = "warp-cpu" if devices[0] == "cpu" else "cuda"
+    size = pinhole(WIDTH, HEIGHT), WIDTH, HEIGHT, RobotCameraCfg.typical()
+    sharded = ShardedRenderer(
+        scenes,
+        batch[2],
+        devices,
+        lambda own, at: make_robot_camera(own, *size, seed=5, backend=backend, device=at),
+    )
+    whole = make_robot_camera(scenes, *size, seed=5, backend=backend, device=devices[0])
+    given = [torch.as_tensor(a, device=devices[0]) for a in batch]
+    for _ in range(2):
+        ours, expected = sharded.render(*given), whole.render(*given)
+        for name in NAMES:
+            assert torch.equal(getattr(ours, name), getattr(expected, name)), name
+    assert [str(part.rgb.device) for part in sharded.render_shards(*given)] == devices
+
+
 def test_bad_arguments(scenes, batch):
     with pytest.raises(InputError, match="expected integers"):
         plan_shards([0.5], 2)

@@ -30,7 +30,8 @@ def missing() -> str | None:
     if lacking is None and count_devices() == 0:
         lacking = "there is no CUDA device, or no driver for it"
     if lacking is None and driver_version() < needed_version():
-        lacking = f"the NVIDIA driver is for CUDA {driver_version()}, Warp {version('warp-lang')} needs one for {needed_version()}"
+        found, warp = driver_version(), version("warp-lang")
+        lacking = f"the NVIDIA driver is for CUDA {found}, Warp {warp} needs one for {needed_version()}"
     return lacking
 
 

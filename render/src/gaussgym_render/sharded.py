@@ -168,13 +168,21 @@ class ShardedRenderer:
                 found = tuple(getattr(values, "shape", ())) or type(values).__name__
                 raise InputError(f"{name} is {found}, expected a row for each of {self.num_cameras} cameras")
         if self.takes_motion and "camera_ids" not in given:
-            given["camera_ids"] = np.arange(self.num_cameras)
+            given["camera_ids"] = self._numbers(device_of(c2w))
         for i, renderer in enumerate(self.renderers):
             own = {name: self._rows(values, i) for name, values in given.items()}
             own["scene_ids"] = self._local(own["scene_ids"], i)
             poses, ks, ids = (own.pop(name) for name in ("c2w", "K", "scene_ids"))
             self._frames[i] = renderer.render(poses, ks, ids, out=self._frames[i], **own)
         return [frames for frames in self._frames if frames is not None]
+
+    def _numbers(self, device: Any) -> Array:
+        """All cameras' places `[C]`, beside the other inputs."""
+        if device is None:
+            return np.arange(self.num_cameras)
+        import torch
+
+        return torch.arange(self.num_cameras, device=device)
 
     def _indices(self, device: Any) -> list[_Indices]:
         """The shards' tables as tensors on a device, made once."""

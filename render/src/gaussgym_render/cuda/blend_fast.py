@@ -236,7 +236,8 @@ _HALF = {
                         power = gg_fma2(gg_mul2(slot->across, across), across, power);
                         unsigned opaque = gg_min2(gg_exp2_2(power), most);
                         opaque &= gg_at_least2(opaque, least);
-                        const unsigned weight = gg_mul2(share, opaque), after = gg_sub2(share, weight);
+                        // Fused: what an opaque splat leaves is a thousandth, and decides whether it closes the pixel.
+                        const unsigned weight = gg_mul2(share, opaque), after = gg_fma2(gg_minus2(share), opaque, share);
                         const unsigned kept = gg_at_least2(after, close);
                         const unsigned added = weight & kept;
                         share = (after & kept) | ((share | 0x80008000u) & ~kept);

@@ -144,8 +144,8 @@ NUMBERS = """
     auto gg_mul2 = [](unsigned a, unsigned b) -> unsigned {
         unsigned r; asm("mul.rn.f16x2 %0, %1, %2;" : "=r"(r) : "r"(a), "r"(b)); return r;
     };
-    auto gg_sub2 = [](unsigned a, unsigned b) -> unsigned {
-        unsigned r; asm("sub.rn.f16x2 %0, %1, %2;" : "=r"(r) : "r"(a), "r"(b)); return r;
+    auto gg_minus2 = [](unsigned a) -> unsigned {
+        unsigned r; asm("neg.f16x2 %0, %1;" : "=r"(r) : "r"(a)); return r;
     };
     auto gg_min2 = [](unsigned a, unsigned b) -> unsigned {
         unsigned r; asm("min.f16x2 %0, %1, %2;" : "=r"(r) : "r"(a), "r"(b)); return r;
@@ -175,9 +175,7 @@ NUMBERS = """
     auto gg_mul2 = [&](unsigned a, unsigned b) -> unsigned {
         return gg_pack(gg_part(a, 0) * gg_part(b, 0), gg_part(a, 1) * gg_part(b, 1));
     };
-    auto gg_sub2 = [&](unsigned a, unsigned b) -> unsigned {
-        return gg_pack(gg_part(a, 0) - gg_part(b, 0), gg_part(a, 1) - gg_part(b, 1));
-    };
+    auto gg_minus2 = [](unsigned a) -> unsigned { return a ^ 0x80008000u; };
     auto gg_min2 = [&](unsigned a, unsigned b) -> unsigned {
         return gg_pack(min(gg_part(a, 0), gg_part(b, 0)), min(gg_part(a, 1), gg_part(b, 1)));
     };
@@ -187,7 +185,7 @@ NUMBERS = """
     };
 #endif
     (void)gg_exp2; (void)gg_sqrt; (void)gg_ratio; (void)gg_ceil; (void)gg_floor; (void)gg_abs; (void)gg_pack; (void)gg_part;
-    (void)gg_fma2; (void)gg_mul2; (void)gg_sub2; (void)gg_min2; (void)gg_exp2_2; (void)gg_at_least2;
+    (void)gg_fma2; (void)gg_mul2; (void)gg_minus2; (void)gg_min2; (void)gg_exp2_2; (void)gg_at_least2;
 """
 
 

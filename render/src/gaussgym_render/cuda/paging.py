@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from gaussgym_render.arrays import to_numpy, version_of
 from gaussgym_render.atlas import CHUNK, CHUNK_ARRAYS, NUM_SHAPE
+from gaussgym_render.cuda.copies import CopyStream, PlainCopies
 from gaussgym_render.cuda.device_atlas import DeviceAtlas, Scenes, nested_boxes, tree_parents
 from gaussgym_render.packed import PackedCache, PackedScene, rest_shape
 from gaussgym_render.paging import PoolAtlas, ScenePool
@@ -59,63 +60,6 @@ def device_chunk_bytes(num_rest: int, *, labels: bool = False) -> int:
     """Bytes of one chunk in all arrays on the device."""
     columns = sum(wp.types.type_size_in_bytes(dtype) * length for dtype, length in _COLUMNS.values())
     return columns + 2 * int(np.prod(rest_shape(num_rest))) + 4 * CHUNK * labels
-
-
-class CopyStream:
-    """The order between copies and frames on a CUDA device.
-
-    Args:
-        device: A Warp device.
-    """
-
-    def __init__(self, device: Any) -> None:
-        self._device, self.stream = device, wp.Stream(device)
-
-    def after_copies(self) -> Any:
-        """An event after all copies enqueued so far."""
-        return self.stream.record_event()
-
-    def after_frame(self) -> Any:
-        """An event after what the device's current stream has been given so far."""
-        return self._device.stream.record_event()
-
-    def copies_wait(self, event: Any) -> None:
-        """Let copies to come wait for an event."""
-        self.stream.wait_event(event)
-
-    def frame_waits(self, event: Any) -> None:
-        """Let what comes on the device's current stream wait for an event."""
-        self._device.stream.wait_event(event)
-
-    def host_waits(self, event: Any) -> None:
-        """Wait for an event here and now."""
-        wp.synchronize_event(event)
-
-    def is_over(self, event: Any) -> bool:
-        """Whether an event has happened."""
-        return event.is_complete
-
-
-class PlainCopies(CopyStream):
-    """The same on the CPU device, where a copy is over when it returns: there is nothing to wait for."""
-
-    def __init__(self, device: Any) -> None:
-        self._device, self.stream = device, None
-
-    def after_copies(self) -> Any:
-        """See `CopyStream`."""
-        return None
-
-    after_frame = after_copies
-
-    def copies_wait(self, event: Any) -> None:
-        """See `CopyStream`."""
-
-    frame_waits = host_waits = copies_wait
-
-    def is_over(self, event: Any) -> bool:
-        """See `CopyStream`."""
-        return True
 
 
 class _Staging:
