@@ -359,7 +359,10 @@ def _make_blend(name: str, parts: dict[str, str], prelude: str) -> Any:
         seen: wp.array3d[wp.int32],
     ): ...
 
-    @wp.kernel(name=name, module="unique", enable_backward=False, launch_bounds=(THREADS, 4))
+    # Registers for four blocks on a multiprocessor; surfaces need more of them.
+    min_blocks = 3 if parts["SURFACE"] else 4
+
+    @wp.kernel(name=name, module="unique", enable_backward=False, launch_bounds=(THREADS, min_blocks))
     def blend(
         cameras: Cameras,
         wave: Wave,
