@@ -11,7 +11,7 @@ from gaussgym_scene.errors import InputError
 
 wp = pytest.importorskip("warp")
 
-from gaussgym_render.cuda import blend, blend_fast, block  # noqa: E402
+from gaussgym_render.cuda import blend, blend_fast, block, objects  # noqa: E402
 from gaussgym_render.cuda.bins import Segments  # noqa: E402
 from gaussgym_render.cuda.device_atlas import upload  # noqa: E402
 from gaussgym_render.cuda.frame import CudaCfg, Frame, FrameInputs, make_cameras, make_images, make_wave  # noqa: E402
@@ -209,6 +209,35 @@ def test_thin_long_splats(mode):
     colors = rng.uniform(0, 1, (count, 4)) + [0, 0, 0, 1]
     drawing = Drawing(64, 64, geometry, peaks, colors)
     assert_close(drawing.fast(**mode), drawing.plain(), mode)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("tile", [None, (64, 64)])
+def test_surfaces_end_the_splats_of_their_pixels(mode, tile):
+    """At depths among the splats', in half of the pixels; which of them most of a pixel shows is told."""
+    rng, width, height = np.random.default_rng(6), 90, 70
+    drawing = random_drawing(rng, 400, width, height, tile=tile, opacity=(0.05, 0.7))
+    shown = rng.uniform(0, 1, (1, height * width, 4))
+    shown[..., 3] = np.where(rng.uniform(size=height * width) < 0.5, 5 + 20 * shown[..., 3], np.inf)
+    owners = np.where(np.isfinite(shown[..., 3]), 5, -1).reshape(1, height, width)
+    surfaces = wp.array(shown, dtype=wp.vec4, device=DEVICE["name"])
+    results = []
+    for fast in (True, False):
+        images, seen = drawing.images(), wp.array(owners, dtype=wp.int32, device=DEVICE["name"])
+        inputs = [drawing.cameras, drawing.wave, drawing.records, drawing.segments, images]
+        if fast:
+            blend_fast.blend(*inputs, **mode, surfaces=surfaces, seen=seen)
+        else:
+            threads = (1, blend.num_threads(width, height))
+            wp.launch(
+                objects.blend_before_surfaces, threads, [*inputs, surfaces, seen], device=DEVICE["name"]
+            )
+        results.append([a.numpy()[0] for a in (images.rgb, images.depth, images.alpha, seen)])
+    assert_close(*results, mode)
+    ours, theirs = (result[3] for result in results)
+    assert np.mean(ours == theirs) > 0.99 if mode else (ours == theirs).all()
+    assert 0.1 < np.mean(theirs == 5) < 0.4
+    assert (theirs[np.isinf(shown[0, :, 3]).reshape(height, width)] == -1).all()
 
 
 def test_empty_segments_show_the_background():

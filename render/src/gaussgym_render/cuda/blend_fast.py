@@ -334,6 +334,7 @@ def _text(parts: dict[str, str], prelude: str = block.PRELUDE) -> str:
 
 def _make_blend(name: str, parts: dict[str, str], prelude: str) -> Any:
     """A kernel of blocks, one for each portion of each macro-tile."""
+    resident = 3 if parts["SURFACE"] else 4  # blocks of a multiprocessor: surfaces take registers
 
     @wp.func_native(_text(parts, prelude))
     def blend_portion(
@@ -359,10 +360,7 @@ def _make_blend(name: str, parts: dict[str, str], prelude: str) -> Any:
         seen: wp.array3d[wp.int32],
     ): ...
 
-    # Registers for four blocks on a multiprocessor; surfaces need more of them.
-    min_blocks = 3 if parts["SURFACE"] else 4
-
-    @wp.kernel(name=name, module="unique", enable_backward=False, launch_bounds=(THREADS, min_blocks))
+    @wp.kernel(name=name, module="unique", enable_backward=False, launch_bounds=(THREADS, resident))
     def blend(
         cameras: Cameras,
         wave: Wave,

@@ -262,10 +262,11 @@ def draw_triangle(
     side = wp.where(volume > _ZERO, _ONE, -_ONE)  # makes the normal point away from the camera
     n, volume = side * n, side * volume
     p, q, s = side * wp.cross(b, c), side * wp.cross(c, a), side * wp.cross(a, b)
+    step_x, step_y = _ONE / wp.float64(k[0]), _ONE / wp.float64(k[1])
     for y in range(y0, y1 + 1):
-        dy = (wp.float64(y) + _HALF - wp.float64(k[3])) / wp.float64(k[1])
+        dy = (wp.float64(y) + _HALF - wp.float64(k[3])) * step_y
         for x in range(x0, x1 + 1):
-            ray = wp.vec3d((wp.float64(x) + _HALF - wp.float64(k[2])) / wp.float64(k[0]), dy, _ONE)
+            ray = wp.vec3d((wp.float64(x) + _HALF - wp.float64(k[2])) * step_x, dy, _ONE)
             facing = wp.dot(n, ray)
             inside = wp.dot(p, ray) >= _ZERO and wp.dot(q, ray) >= _ZERO and wp.dot(s, ray) >= _ZERO
             if inside and facing > _ZERO:
