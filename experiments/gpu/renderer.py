@@ -39,7 +39,7 @@ from gaussgym_render.bench import device as timing
 from gaussgym_render.bench import parity
 from gaussgym_render.bench.comparison import psnr_db
 from gaussgym_render.bench.counts import count_workload
-from gaussgym_render.bench.floors import SPLAT_BYTES, floors
+from gaussgym_render.bench.floors import SPLAT_BYTES, floors, stage_floors, stage_of
 from gaussgym_render.cuda.frame import CudaCfg
 from gaussgym_render.lod import LodSplats, build_tree
 from gaussgym_scene.artifact import write_json
@@ -167,6 +167,10 @@ def headline_step(run: Run) -> list[dict[str, Any]]:
         ours = Ours(load, run)
         times = timing.time_calls(ours.draw, run.device, seconds=3 * plan.seconds)
         kernels = timing.kernel_times(ours.draw, run.device)
+        stages: dict[str, dict[str, float]] = {}
+        for name, kernel in kernels.items():
+            stage = stages.setdefault(stage_of(name), {"ms": 0.0})
+            stage["ms"] += kernel["ms"]
         counts = count_workload(load, cameras=plan.counted_cameras)
         batch_s, scene_bytes = times.median_ms / 1e3, plan.scenes * plan.splats * SPLAT_BYTES
         bounds = {}
@@ -176,10 +180,14 @@ def headline_step(run: Run) -> list[dict[str, Any]]:
                 bytes_per_pixel=BYTES_PER_PIXEL,
             )  # fmt: skip
             gaps = {"gap": batch_s / least.floor_s, "design_gap": batch_s / least.design_floor_s}
-            bounds[name] = {"chip": asdict(chip), **least.to_dict(), **gaps}
+            parts = stage_floors(
+                counts, chip, frames=plan.cameras, pixels=size[0] * size[1], bytes_per_pixel=BYTES_PER_PIXEL,
+                half=run.settings(size[0] * size[1]).kernels == "half",
+            )  # fmt: skip
+            bounds[name] = {"chip": asdict(chip), **least.to_dict(), **gaps, "stages": parts}
         after = timing.memory_of(run.device)
         rows.append({
-            **where(load), **speed(plan.cameras, times), "kernels": kernels, "counts": asdict(counts), "floors": bounds,
+            **where(load), **speed(plan.cameras, times), "kernels": kernels, "stages": stages, "counts": asdict(counts), "floors": bounds,
             "left_out": ours.left_out(),
             "waits_for_device": timing.waits_for_device(ours.draw, run.device),
             "allocates": timing.allocates(ours.draw, run.device),
@@ -226,6 +234,11 @@ def print_headline(row: dict[str, Any]) -> None:
             f"    floor ({name}): {1e3 * bound['floor_s']:.2f} ms, gap {bound['gap']:.1f}; with memory between kernels "
             f"{1e3 * bound['design_floor_s']:.2f} ms, gap {bound['design_gap']:.1f}"
         )
+        for stage, least in bound["stages"].items():
+            spent = row["stages"].get(stage, {"ms": 0.0})["ms"]
+            print(
+                f"      {stage:<9}{spent:9.3f} ms; bytes {1e3 * least['bytes_s']:.3f} ms, operations {1e3 * least['ops_s']:.3f} ms"
+            )
 
 
 def lod_step(run: Run) -> dict[str, Any]:

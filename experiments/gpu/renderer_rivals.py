@@ -12,7 +12,7 @@ from gaussgym_render.bench import parity
 from gaussgym_render.bench.comparison import psnr_db
 from gaussgym_render.bench.device_rivals import DEVICE_RIVALS, DeviceRival, Drawn
 from gaussgym_render.bench.scenes import Workload
-from renderer_work import Ours, Run, backend_with, copies, free, speed, where
+from renderer_work import LOOKED_AT, Ours, Run, backend_with, copies, free, speed, where
 
 
 def gsplat_step(run: Run) -> dict[str, Any]:
@@ -84,7 +84,7 @@ def duel(run: Run, rival: DeviceRival, load: Workload) -> dict[str, Any]:
     times = timing.time_in_turns(
         {"theirs": best[1].draw, "ours": ours.draw}, run.device, seconds=run.plan.seconds
     )
-    checked = best[1].images()
+    checked = best[1].images(min(LOOKED_AT, len(chosen)))
     ours.draw()
     return {
         "cameras": len(chosen), "setting": best[1].setting, "theirs": speed(len(chosen), times["theirs"]),

@@ -20,6 +20,8 @@ from gaussgym_render.cuda.frame import CudaCfg
 from gaussgym_render.cuda_backend import ABILITIES
 from renderer_plan import Plan
 
+LOOKED_AT = 64
+"""Images that are fetched and compared: the cameras stand at so many places."""
 BYTES_PER_PIXEL = 11
 """rgb uint8, depth and alpha float32."""
 
@@ -125,8 +127,8 @@ class Ours:
         }
 
     def images(self) -> np.ndarray:
-        """What the last `draw` drew, uint8 `[C, H, W, 3]`."""
-        return parity.as_numpy(self.out.rgb)
+        """The first `LOOKED_AT` images that the last `draw` drew, uint8 `[n, H, W, 3]`."""
+        return parity.as_numpy(self.out.rgb[:LOOKED_AT])
 
 
 def speed(count: int, times: timing.Timing) -> dict[str, Any]:

@@ -26,7 +26,7 @@ SUB_TILE = 8
 """Side of the square of pixels that is evaluated, and given up, at once [px]."""
 MACRO_TILE = 64
 """Side of the squares that an image above `WHOLE_PIXELS` is listed by [px]."""
-WHOLE_PIXELS = 128 * 128
+WHOLE_PIXELS = 128 * 64
 """An image of at most so many pixels is one macro-tile."""
 
 

@@ -37,12 +37,12 @@ class Drawn:
 
     Attributes:
         draw: Launches the drawing of all cameras.
-        images: The images of the last `draw`, uint8 `[C, H, W, 3]`, fetched.
+        images: The first so many images of the last `draw`, uint8 `[n, H, W, 3]`, fetched.
         setting: How it is called, where there is a choice.
     """
 
     draw: Callable[[], object]
-    images: Callable[[], NDArray[np.uint8]]
+    images: Callable[[int], NDArray[np.uint8]]
     setting: str = ""
 
 
@@ -131,10 +131,17 @@ def _rows(load: Workload) -> list[NDArray[np.int64]]:
     return [np.flatnonzero(load.scene_ids == scene) for scene in range(len(load.scenes))]
 
 
-def _bytes_of(parts: Sequence[torch.Tensor], order: NDArray[np.int64]) -> NDArray[np.uint8]:
-    """Images in the workload's order out of float images of cameras in another."""
-    rgb = torch.cat([(part[..., :3].clamp(0, 1) * 255 + 0.5).to(torch.uint8).cpu() for part in parts])
-    return rgb.numpy()[np.argsort(order)]
+def _bytes_of(parts: Sequence[torch.Tensor], order: NDArray[np.int64], count: int) -> NDArray[np.uint8]:
+    """The first images of a workload out of float images of its cameras in another order, in parts."""
+    found, places, begin = [], [], 0
+    for part in parts:
+        own = order[begin : begin + len(part)]
+        begin += len(part)
+        kept = np.flatnonzero(own < count)
+        rgb = part[torch.as_tensor(kept, device=part.device)][..., :3]
+        found.append((rgb.clamp(0, 1) * 255 + 0.5).to(torch.uint8).cpu().numpy())
+        places.append(own[kept])
+    return np.concatenate(found)[np.argsort(np.concatenate(places))]
 
 
 def _gsplat_batched(load: Workload, device: Any) -> Iterator[Drawn]:
@@ -168,8 +175,10 @@ def _gsplat_batched(load: Workload, device: Any) -> Iterator[Drawn]:
                     gsplat.rasterization(**scene, **call, **settings)[0].flatten(0, 1) for call in stacked
                 )
 
-        def images(parts: list[torch.Tensor] = parts, order: NDArray[np.int64] = order) -> NDArray[np.uint8]:
-            return _bytes_of(parts, order)
+        def images(
+            count: int, parts: list[torch.Tensor] = parts, order: NDArray[np.int64] = order
+        ) -> NDArray[np.uint8]:
+            return _bytes_of(parts, order, count)
 
         yield Drawn(draw, images, f"{min(step, len(rows[0])) * len(rows)} cameras a call")
 
@@ -197,11 +206,8 @@ def _gaussgym_loop(load: Workload, device: Any) -> Iterator[Drawn]:
             for (scene, _), views in zip(pieces, cameras):
                 parts.append(gsplat.rasterization(**scenes[scene], **views, **settings)[0])
 
-    yield Drawn(
-        draw,
-        lambda: _bytes_of(parts, np.concatenate([rows for _, rows in pieces])),
-        f"{GAUSSGYM_MINIBATCH} cameras a call",
-    )
+    order = np.concatenate([rows for _, rows in pieces])
+    yield Drawn(draw, lambda count: _bytes_of(parts, order, count), f"{GAUSSGYM_MINIBATCH} cameras a call")
 
 
 def _gsplat_inference(load: Workload, device: Any) -> Iterator[Drawn]:
@@ -227,7 +233,7 @@ def _gsplat_inference(load: Workload, device: Any) -> Iterator[Drawn]:
                 )
                 frames[camera] = shown.frame[0]
 
-    yield Drawn(draw, lambda: _bytes_of([frames], np.arange(len(load))), "1 camera a call")
+    yield Drawn(draw, lambda count: _bytes_of([frames], np.arange(len(load)), count), "1 camera a call")
 
 
 def _mujoco_warp(load: Workload, device: Any) -> Iterator[Drawn]:
@@ -269,10 +275,10 @@ def _mujoco_warp(load: Workload, device: Any) -> Iterator[Drawn]:
         with _torch_stream(device), wp.ScopedDevice(wp.device_from_torch(numbered(device))):
             mjw.render(warp_model, data, context)
 
-    def images() -> NDArray[np.uint8]:
-        packed = context.rgb_data.numpy()
+    def images(count: int) -> NDArray[np.uint8]:
+        packed = context.rgb_data.flatten()[: count * load.width * load.height].numpy()
         rgb = np.stack([(packed >> 16) & 255, (packed >> 8) & 255, packed & 255], -1)
-        return rgb.astype(np.uint8).reshape(len(load), load.height, load.width, 3)
+        return rgb.astype(np.uint8).reshape(count, load.height, load.width, 3)
 
     yield Drawn(draw, images, "1 call")
 

@@ -16,11 +16,21 @@ FLOP_PER_VISIBLE = 450.0
 """Covariance, its projection, conic, extent, colour of band 0, for a splat that is kept."""
 SLOTS_PER_EVALUATION = 14.0
 """Instructions of one splat on one pixel: offset, exponent, alpha, four accumulations, transmittance. One slot is two FLOP."""
-RECORD_BYTES = 32.0
-"""A projected splat: centre, conic, opacity, colour, depth; written once and read once."""
+RECORD_BYTES = 44.0
+"""A projected splat as `gaussgym_render.cuda` hands it on: centre, conic, opacity, colour, depth, slot."""
 SORT_BYTES_PER_PAIR = 36.0
 """Key and index of a (splat, macro-tile) pair, read and written by the passes of a 16-bit sort."""
 BIN_BYTES_PER_PAIR = 8.0
+GROUP, PASSES = 32, 2
+"""Cameras that share one reading of a chunk, and how often it is read: to mark what is visible, and to write it down."""
+STAGES = ("prepare", "project", "bin", "sort", "blend")
+_KERNELS = (
+    ("blend", ("blend",)),
+    ("sort", ("SegmentedRadix", "segmented", "sort_", "rank_ties", "keep_ties", "enqueue", "merge")),
+    ("bin", ("camera_segments", "visit_pairs", "clear_counts")),
+    ("prepare", ("prepare_cameras", "count_active", "group_cameras", "RadixSort", "Histogram")),
+    ("project", ("cull", "mark", "count_visible", "project", "scan", "add_sums", "chunks", "find_cut")),
+)
 SPLAT_BYTES = 4 * 3 + 2 * 10 + 2 * 3 + 4
 """A splat in the atlas with band 0 only: mean, shape, base colour, source."""
 
@@ -147,3 +157,46 @@ def floors(
         single_ops_s=frames * (projecting + blending) / chip.flop_per_s,
         half_ops_s=frames * (projecting + blending / chip.half_factor) / chip.flop_per_s,
     )
+
+
+def stage_of(kernel: str) -> str:
+    """The stage that a kernel of `gaussgym_render.cuda` belongs to, by its name; 'other' for what is none of them."""
+    for stage, parts in _KERNELS:
+        if any(part in kernel for part in parts):
+            return stage
+    return "other"
+
+
+def stage_floors(
+    counts: Counts, chip: Chip, *, frames: int, pixels: int, bytes_per_pixel: float, half: bool
+) -> dict[str, dict[str, float]]:
+    """Least times of the stages [s] if all that goes between them goes through memory: `bytes_s` and `ops_s` of each.
+
+    Args:
+        counts: Of a frame.
+        chip: Where they run.
+        frames: In the batch.
+        pixels: Of a frame.
+        bytes_per_pixel: Written.
+        half: Whether blending is in half precision.
+    """
+    between = RECORD_BYTES * counts.visible
+    bytes_of = {
+        "prepare": 0.0,
+        "project": PASSES * counts.tested * SPLAT_BYTES / GROUP + between,
+        "bin": 2.0 * BIN_BYTES_PER_PAIR * counts.pairs,
+        "sort": SORT_BYTES_PER_PAIR * counts.pairs,
+        "blend": (RECORD_BYTES + 4.0) * counts.pairs + pixels * bytes_per_pixel,
+    }
+    blending = 2.0 * SLOTS_PER_EVALUATION * counts.evaluated / (chip.half_factor if half else 1.0)
+    ops_of = {
+        "project": FLOP_PER_TESTED * counts.tested + FLOP_PER_VISIBLE * counts.visible,
+        "blend": blending,
+    }
+    return {
+        stage: {
+            "bytes_s": frames * bytes_of[stage] / chip.bytes_per_s,
+            "ops_s": frames * ops_of.get(stage, 0.0) / chip.flop_per_s,
+        }
+        for stage in STAGES
+    }
