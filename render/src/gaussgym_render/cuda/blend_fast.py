@@ -177,18 +177,27 @@ VEIL
 
 _SINGLE = {
     "SLOT": """
-    struct alignas(16) Slot { Four shape; Two peak; unsigned touched; Four color; };
+    struct alignas(16) Slot { Four shape; float down, top, drift; unsigned touched; Four color; };
 """,
-    "STORE": "slot.shape = shape; slot.peak = peak; slot.touched = touched; slot.color = color;",
+    "STORE": """
+            shape.w = gg_sqrt(shape.w);
+            slot.shape = shape;
+            slot.down = gg_sqrt(peak.x);
+            slot.top = peak.y;
+            slot.drift = 4.0f * shape.z * shape.w;
+            slot.touched = touched;
+            slot.color = color;
+""",
     "BEGIN": "",
     "BLEND": """
                         const Four form = slot->shape, shade = slot->color;
-                        const Two top = slot->peak;
-                        const float dx = x - form.x, dys[2] = {y - form.y, y - form.y + 4.0f};
+                        const float step = slot->down, top = slot->top, drift = slot->drift;
+                        // Distances in units in which the power is minus their squares.
+                        const float dy = y - form.y, under = step * dy, aside = form.w * (x - form.x - form.z * dy);
                         GG_UNROLL
                         for (int p = 0; p < 2; ++p) {
-                            const float dy = dys[p], across = dx - form.z * dy;
-                            const float power = top.y - (top.x * dy) * dy - (form.w * across) * across;
+                            const float down = p ? under + 4.0f * step : under, across = p ? aside - drift : aside;
+                            const float power = top - down * down - across * across;
                             const float opaque = power >= LOG2_MIN_ALPHA ? min(MAX_ALPHA, gg_exp2(power)) : 0.0f;
                             const float after = left[k][p] - left[k][p] * opaque;
                             const bool kept = after > MIN_TRANSMITTANCE;
@@ -208,19 +217,19 @@ _SINGLE = {
 _HALF = {
     "SLOT": """
     struct alignas(16) Shade { unsigned x, y, z, w; };
-    struct alignas(16) Slot { float x, y, slope; unsigned top, across, down, touched; Shade color; };
+    struct alignas(16) Slot { float x, y, slope, across, down; unsigned top, touched; Shade color; };
     const unsigned most = gg_pack(MAX_ALPHA, MAX_ALPHA), least = gg_pack(MIN_ALPHA, MIN_ALPHA);
 """,
     "STORE": """
             slot.x = shape.x;
             slot.y = shape.y;
-            slot.slope = shape.z;
+            slot.across = gg_sqrt(shape.w);
+            slot.down = gg_sqrt(peak.x);
+            slot.slope = shape.z * slot.across;
             slot.top = gg_pack(peak.y, peak.y);
-            slot.across = gg_pack(-shape.w, -shape.w);
-            slot.down = gg_pack(-peak.x, -peak.x);
             slot.touched = touched;
-            slot.color = {gg_pack(color.x, color.x), gg_pack(color.y, color.y), gg_pack(color.z, color.z),
-                          gg_pack(color.w, color.w)};
+            auto twice = [&](float number) -> unsigned { number = min(number, 60000.0f); return gg_pack(number, number); };
+            slot.color = {twice(color.x), twice(color.y), twice(color.z), twice(color.w)};
 """,
     "BEGIN": """
                 const unsigned close = gg_pack(gg_ratio(MIN_TRANSMITTANCE, gg_abs(left[k][0])),
@@ -229,11 +238,13 @@ _HALF = {
                 unsigned reds = 0u, greens = 0u, blues = 0u, fars = 0u;
 """,
     "BLEND": """
-                        // Distances in single precision: along a thin splat they are differences of large numbers.
-                        const float dy = y - slot->y, first = x - slot->x - slot->slope * dy;
-                        const unsigned dys = gg_pack(dy, dy + 4.0f), across = gg_pack(first, first - 4.0f * slot->slope);
-                        unsigned power = gg_fma2(gg_mul2(slot->down, dys), dys, slot->top);
-                        power = gg_fma2(gg_mul2(slot->across, across), across, power);
+                        // Single precision up to here: along a thin splat distances are differences of large numbers.
+                        const float dy = y - slot->y, under = slot->down * dy;
+                        const float aside = slot->across * (x - slot->x) - slot->slope * dy;
+                        const unsigned down = gg_pack(under, under + 4.0f * slot->down);
+                        const unsigned across = gg_pack(aside, aside - 4.0f * slot->slope);
+                        unsigned power = gg_fma2(gg_minus2(down), down, slot->top);
+                        power = gg_fma2(gg_minus2(across), across, power);
                         unsigned opaque = gg_min2(gg_exp2_2(power), most);
                         opaque &= gg_at_least2(opaque, least);
                         // Fused: what an opaque splat leaves is a thousandth, and decides whether it closes the pixel.
@@ -304,7 +315,7 @@ _VARIANTS = {
     # A half is too coarse to say which of a splat and a surface is in front.
     "blend_half_surfaces": _before_surfaces(
         _HALF,
-        ("down, touched; Shade color;", "down, touched; float z; Shade color;"),
+        ("top, touched; Shade color;", "top, touched; float z; Shade color;"),
         ("slot.touched = touched;", "slot.touched = touched;\n            slot.z = color.w;"),
         (
             "kept = gg_at_least2(after, close);",
