@@ -347,6 +347,21 @@ def test_repeated_calls_become_a_graph(scenes, batch, options, backend):
     np.testing.assert_array_equal(ours.rgb.cpu().numpy(), expected.rgb.cpu().numpy())
 
 
+def test_a_capture_needs_room(scenes, batch, backend):
+    """What would be allocated has to be there before, and a call that was refused leaves all as it was."""
+    camera = make(scenes, backend)
+    few = [t[:2] for t in tensors(batch, camera)]
+    camera.render(*few)
+    device = camera.renderer.rasterizer.device
+    with pytest.raises(InputError, match="found a graph being captured"), wp.ScopedCapture(device=device):
+        camera.render(*tensors(batch, camera), out=torch_frames(COUNT, camera))
+    fresh = make(scenes, backend)
+    fresh.render(*few)
+    for _ in range(2):
+        ours, expected = (each.render(*tensors(batch, each)) for each in (camera, fresh))
+    np.testing.assert_array_equal(ours.depth.cpu().numpy() > 0, expected.depth.cpu().numpy() > 0)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not HAS_GPU, reason="no CUDA device")
 def test_a_caller_captures_the_call_in_a_graph_of_torch(scenes, batch, options):

@@ -19,6 +19,7 @@ wp = pytest.importorskip("warp")
 
 from gaussgym_render.cuda.backend import CudaRasterizer  # noqa: E402
 from gaussgym_render.cuda.frame import CudaCfg  # noqa: E402
+from gaussgym_render.cuda.paging import device_chunk_bytes  # noqa: E402
 
 HAS_GPU = cuda_backend.missing() is None
 OUTPUTS = ("rgb_float", "median_depth", "normals", "labels", "features")
@@ -163,12 +164,19 @@ def test_repeated_calls_allocate_nothing_and_never_leave_the_device(world, backe
     out = renderer.render(*call, outputs=OUTPUTS, **more)
     expected = make(world, backend).render(*call, outputs=OUTPUTS, **more)
     made = renderer.rasterizer.extras.num_allocations
+    plain = make(world, backend, graphs=False)
+    plain.render(*call, outputs=OUTPUTS, out=out, **more)
     with monkeypatch.context() as patch:
         patch.setattr(torch.Tensor, "cpu", None)
         patch.setattr(torch.Tensor, "numpy", None)
         patch.setattr(wp.array, "numpy", None)
         for _ in range(2):
             assert renderer.render(*call, outputs=OUTPUTS, out=out, **more) is out
+        sizes = count_allocations(patch)
+        plain.render(*call, outputs=OUTPUTS, out=out, **more)
+        assert sizes == []
+        wp.zeros(10, dtype=wp.int32, device="cpu")
+        assert sizes == [40]
     assert renderer.rasterizer.graphs.num_captures == 1
     assert_same(out, expected)
     more["objects"].poses_w[:, :3, 3] += 0.05
@@ -178,6 +186,37 @@ def test_repeated_calls_allocate_nothing_and_never_leave_the_device(world, backe
     assert_same(out, make(world, backend).render(*call, outputs=OUTPUTS, **more))
     assert np.abs(np.asarray(out.rgb.cpu()).astype(int) - np.asarray(expected.rgb.cpu())).mean() > 3
     assert renderer.rasterizer.extras.num_allocations == made
+
+
+def count_allocations(patch):
+    """Sizes of what Warp allocates from here on."""
+    from warp._src import context
+
+    sizes = []
+    for name in ("CpuDefaultAllocator", "CpuPinnedAllocator", "CudaDefaultAllocator", "CudaMempoolAllocator"):
+        kind = getattr(context, name)
+
+        def allocate(self, size, original=kind.allocate):
+            sizes.append(size)
+            return original(self, size)
+
+        patch.setattr(kind, "allocate", allocate)
+    return sizes
+
+
+def test_scenes_that_take_turns(world, backend, tmp_path):
+    """Each turn draws its own cameras' objects, edits and outputs."""
+    scenes, _, cameras, instances, edits = world
+    outputs = OUTPUTS[:4]
+    paged = SplatRenderer(
+        scenes, 40, 30, backend=backend, cache_dir=tmp_path, background=(0.2, 0.4, 0.6),
+        memory_budget_bytes=5 * device_chunk_bytes(8, labels=True),
+    )  # fmt: skip
+    expected = make(world, backend).render(*cameras, objects=instances, edits=edits, outputs=outputs)
+    found = paged.render(*cameras, objects=instances, edits=edits, outputs=outputs)
+    for name in NAMES[:-1]:
+        np.testing.assert_array_equal(getattr(found, name), getattr(expected, name), err_msg=name)
+    assert paged.paging.evictions > 0
 
 
 def test_larger_calls_make_new_buffers_and_forget_graphs(world, backend):

@@ -70,3 +70,22 @@ def test_frames_are_the_oracle_s():
     assert np.abs(error).max() <= 1
     assert 10 * np.log10(255.0**2 / np.mean(error**2)) >= 60.0  # rounding to bytes, and half-precision scenes
     assert np.mean(np.abs(alpha - truth.alpha) <= 2 / 255) >= 0.9999
+
+
+@pytest.mark.parametrize("kernels", ["fast", "half"])
+def test_splats_of_a_wall_keep_their_order(kernels):
+    """Opaque splats, one before the other by 2e-5 m of 4, listed from the last to the first: no precision may exchange them.
+
+    With nine bits of the depths dropped, half precision did: 24/255 in single pixels of the procedural street.
+    """
+    rng = np.random.default_rng(1)
+    wall = random_splats(300, rng, sh_degree=0)
+    wall.means[:] = np.column_stack([rng.uniform(-1, 1, (300, 2)), 4.0 + 2e-5 * np.arange(300, 0, -1)])
+    wall.quats_wxyz[:], wall.scales[:], wall.opacities[:] = [1, 0, 0, 0], [0.1, 0.1, 1e-4], 0.99
+    ks = pinhole(64, 48)[None]
+    images = [
+        render([wall], np.eye(4)[None], ks, [0], 64, 48, kernels=name)[0].astype(int)
+        for name in (kernels, "plain")
+    ]
+    assert np.ptp(images[1]) > 100
+    assert np.abs(images[0] - images[1]).max() <= (1 if kernels == "fast" else 2)

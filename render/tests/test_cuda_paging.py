@@ -17,7 +17,7 @@ wp = pytest.importorskip("warp")
 wp.config.quiet = True
 
 from gaussgym_render.cuda import paging  # noqa: E402
-from gaussgym_render.cuda.copies import PlainCopies  # noqa: E402
+from gaussgym_render.cuda.copies import CopyStream, PlainCopies  # noqa: E402
 from gaussgym_render.cuda.device_atlas import upload  # noqa: E402
 from gaussgym_render.cuda.frame import CudaCfg, Frame, FrameInputs, make_images  # noqa: E402
 from gaussgym_render.cuda.paging import DeviceScenePool, PagedCalls, device_chunk_bytes  # noqa: E402
@@ -362,6 +362,20 @@ class Logged(PlainCopies):
     def taken(self):
         log, self.log = self.log, []
         return log
+
+
+def test_a_loader_waits_while_another_thread_captures(monkeypatch):
+    """Warp's own wait raises then: an event is looked at until it is over."""
+    looks = iter([False, False, True])
+
+    class Event:
+        @property
+        def is_complete(self):
+            return next(looks)
+
+    monkeypatch.setattr(wp, "synchronize_event", None)
+    CopyStream.host_waits(PlainCopies(wp.get_device("cpu")), Event())
+    assert list(looks) == []
 
 
 def test_frames_wait_for_their_scenes_and_copies_for_the_frames_they_overwrite(tmp_path):

@@ -486,6 +486,28 @@ def test_nothing_is_made_after_the_first_call(scenes, batch, options):
     assert effects.allocations == made
 
 
+def test_memory_that_runs_out_leaves_no_half_made_buffers(scenes, batch, options, monkeypatch):
+    """A larger call fails on its way; smaller ones then find buffers that fit each other."""
+    camera = make_robot_camera(scenes, pinhole(WIDTH, HEIGHT), WIDTH, HEIGHT, TYPICAL, seed=3)
+    effects = make_effects(camera)
+    few = [a[:2] for a in batch], {k: v[:2] for k, v in options.items()}
+    expected = render(effects, *few[0], empty_frames(2), **few[1])
+    make, left = wp.zeros, iter(range(12))
+
+    def zeros(*args, **named):
+        if next(left, None) is None:
+            raise RuntimeError("Failed to allocate memory")
+        return make(*args, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(wp, "zeros", zeros)
+        with pytest.raises(RuntimeError, match="Failed to allocate"):
+            effects.reserve(COUNT)
+    again = render(effects, *few[0], empty_frames(2), **few[1])
+    for name in ("rgb", "depth", "alpha"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(expected, name))
+
+
 def test_ideal_parts_change_nothing(scenes, batch):
     """Everything runs, with nothing to do: the pinhole's own image, code by code."""
     renderer = SplatRenderer(scenes, WIDTH, HEIGHT, background=(0.2, 0.4, 0.1))

@@ -517,6 +517,26 @@ def test_tensors_and_any_layout_use_the_one_compiled_kernel(batch):
     assert renderer.backend != "cpu" or len(cpu._render_jobs.signatures) == 1
 
 
+def test_dense_instances_of_tensors_share_their_memory(batch):
+    _, c2w, k, ids, instances, renderer, _ = batch
+    poses = c2w[:, None] @ np.stack([at(0, 0.1, 1.0), at(0.3, 0, 1.5)])
+    twists = np.zeros((14, 2, 6))
+    arrays = Instances.dense(instances.objects, [0, 2], poses, twists)
+    place = "cuda" if renderer.backend == "cuda" else "cpu"
+    held = torch.tensor(poses, device=place)
+    given = Instances.dense(instances.objects, [0, 2], held, torch.tensor(twists, device=place))
+    assert given.poses_w.data_ptr() == held.data_ptr()
+    assert given.twists_o.shape == (28, 6)
+    frames = renderer.render(*(torch.tensor(a, device=place) for a in (c2w, k, ids)), objects=given)
+    expected = renderer.render(c2w, k, ids, objects=arrays)
+    np.testing.assert_array_equal(frames.rgb.cpu(), expected.rgb)
+    np.testing.assert_array_equal(frames.instances.cpu(), expected.instances)
+    with pytest.raises(InputError, match=r"poses_w has shape \(14, 2, 4, 4\), expected \(C, 1, 4, 4\)"):
+        Instances.dense(instances.objects, [0], held)
+    with pytest.raises(InputError, match=r"twists_o has shape \(2, 6\), expected \(14, 2, 6\)"):
+        Instances.dense(instances.objects, [0, 2], held, torch.zeros((2, 6)))
+
+
 def test_quadruped_stands_on_four_feet():
     meshes, poses = quadruped_parts()
     assert len(meshes) == len(poses) == 13

@@ -15,6 +15,8 @@ from gaussgym_scene import InputError, Mesh
 from gaussgym_scene.frames import normalize, transform_points
 from numpy.typing import ArrayLike, NDArray
 
+from gaussgym_render.arrays import device_of
+
 GREY = (128, 128, 128)
 """Colour of meshes that have none, sRGB in 0..255."""
 LIGHT_W = (0.35, -0.25, 0.9)
@@ -85,12 +87,14 @@ class Instances:
         Args:
             objects: The shapes.
             object_ids: Integers `[P]`.
-            poses_w: Object to world `[C, P, 4, 4]`.
-            twists_o: `[C, P, 6]` or None, see `Instances`.
+            poses_w: Object to world `[C, P, 4, 4]`; a tensor stays one, where it lies, and its memory is shared.
+            twists_o: `[C, P, 6]` or None, see `Instances`; a tensor if `poses_w` is one.
 
         Raises:
             InputError: If the shapes do not fit each other.
         """
+        if device_of(poses_w) is not None:
+            return _dense_tensors(objects, object_ids, poses_w, twists_o)
         ids, poses = np.asarray(object_ids), np.asarray(poses_w, np.float64)
         if ids.ndim != 1 or poses.ndim != 4 or poses.shape[1:] != (len(ids), 4, 4):
             raise InputError(
@@ -104,6 +108,28 @@ class Instances:
                 raise InputError(f"twists_o has shape {twists.shape}, expected {(*poses.shape[:2], 6)}")
             twists = twists.reshape(-1, 6)
         return cls(objects, offsets, np.tile(ids, len(poses)), poses.reshape(-1, 4, 4), twists)
+
+
+def _dense_tensors(objects: ObjectSet, object_ids: Any, poses_w: Any, twists_o: Any) -> Instances:
+    """`Instances.dense` of torch tensors."""
+    import torch
+
+    ids = torch.as_tensor(object_ids, device=poses_w.device)
+    count, shape = len(poses_w), (*poses_w.shape[:1], *ids.shape)
+    if ids.ndim != 1 or tuple(poses_w.shape) != (*shape, 4, 4):
+        raise InputError(
+            f"poses_w has shape {tuple(poses_w.shape)}, expected (C, {ids.numel()}, 4, 4) for object_ids of shape "
+            f"{tuple(ids.shape)}"
+        )
+    if twists_o is not None and tuple(twists_o.shape) != (*shape, 6):
+        raise InputError(f"twists_o has shape {tuple(twists_o.shape)}, expected {(*shape, 6)}")
+    return Instances(
+        objects,
+        torch.arange(count + 1, device=poses_w.device) * len(ids),
+        ids.repeat(count),
+        poses_w.reshape(-1, 4, 4),
+        None if twists_o is None else twists_o.reshape(-1, 6),
+    )
 
 
 def build_objects(

@@ -14,7 +14,7 @@ import warp as wp  # noqa: TID253  (this module is imported only where the backe
 from gaussgym_scene import InputError
 
 from gaussgym_render.arrays import Array, device_of
-from gaussgym_render.cuda.backend import as_warp
+from gaussgym_render.cuda.backend import as_warp, fitting
 from gaussgym_render.cuda.extras import new_output, take_edits
 from gaussgym_render.cuda.graphs import joined_capture
 from gaussgym_render.cuda.robot_camera import CameraBatch, CameraEffects, PathBatch
@@ -220,19 +220,23 @@ class CameraCalls:
     ) -> None:
         """Render, by a graph where this was done before with the same frames; inputs are copied, so that they may move."""
         made, graphs = self.effects.allocations, self._rasterizer.graphs
-        with joined_capture(self.device):
-            self.effects.reserve(count)
-            batch = self._batch(count, arrays, frames, edits)
-            if self._rasterizer.paged is None:
-                objects = (id(self._objects), batch.object_ids.shape[0])
-                patches = () if edits is None else tuple(a.ptr for a in vars(edits).values())
-                key = (id(self), count, *arrays, *(frame.ptr for frame in frames), objects, patches)
-                graphs.run(key, lambda: self.effects.render(batch))
-            else:
-                self.effects.render(batch)
+        try:
+            with joined_capture(self.device):
+                with fitting(self.device, f"buffers for {count} cameras"):
+                    self.effects.reserve(count)
+                batch = self._batch(count, arrays, frames, edits)
+                if self._rasterizer.paged is None:
+                    objects = (id(self._objects), batch.object_ids.shape[0])
+                    patches = () if edits is None else tuple(a.ptr for a in vars(edits).values())
+                    key = (id(self), count, *arrays, *(frame.ptr for frame in frames), objects, patches)
+                    graphs.run(key, lambda: self.effects.render(batch))
+                else:
+                    self.effects.render(batch)
+        finally:
+            if self.effects.allocations > made:
+                graphs.clear()  # which hold buffers that are gone
         if self.effects.allocations > made:
             wp.synchronize_device(self.device)  # calls to come may be on other streams
-            graphs.clear()  # which hold buffers that are gone
             self.effects.check_lenses()
 
     def _batch(

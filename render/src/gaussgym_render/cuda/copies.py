@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import warp as wp  # noqa: TID253  (this module is imported only where the backend is asked for)
+
+_LOOK_AGAIN_S = 1e-4
 
 
 class CopyStream:
@@ -34,8 +37,12 @@ class CopyStream:
         self._device.stream.wait_event(event)
 
     def host_waits(self, event: Any) -> None:
-        """Wait for an event here and now."""
-        wp.synchronize_event(event)
+        """Wait for an event here and now.
+
+        Warp's own wait refuses while any thread captures a graph on the device, as the one that renders may.
+        """
+        while not event.is_complete:
+            time.sleep(_LOOK_AGAIN_S)
 
     def is_over(self, event: Any) -> bool:
         """Whether an event has happened."""

@@ -1,9 +1,9 @@
 """Opaque objects among the splats, on the device: triangles into a depth buffer, and splats blended as far as it.
 
-A warp draws an instance, each thread a triangle at a time: homogeneous rasterization in float64 with the formulas of
-`gaussgym_render.zbuffer`. A pixel of the depth buffer is one integer, the bits of the depth above the number of the triangle:
-its minimum is the nearest surface, the first of equally near ones, in whatever order threads come. Then every pixel's surface is
-shaded, once. Robots' triangles are small; one that fills the image keeps its thread busy for all its pixels.
+A warp draws an instance, each thread a triangle at a time, or some rows of one where there are few: homogeneous rasterization
+in float64 with the formulas of `gaussgym_render.zbuffer`. A pixel of the depth buffer is one integer, the bits of the depth above
+the number of the triangle: its minimum is the nearest surface, the first of equally near ones, in whatever order threads come.
+Then every pixel's surface is shaded, once.
 """
 
 # Warp reads annotations and indices in a way of its own.
@@ -244,9 +244,11 @@ def draw_triangle(
     number: int,
     w: int,
     width: int,
+    part: int,
+    num_parts: int,
     surfaces: Surfaces,
 ) -> None:
-    """Put one triangle, either side of it, into the depth buffer of the wave's w-th camera."""
+    """Put one triangle, either side of it, into the depth buffer of the wave's w-th camera: every `num_parts`-th row."""
     box = wp.vec4d(_FAR_PX, -_FAR_PX, _FAR_PX, -_FAR_PX)
     box = widened_by_edge(box, c, a, k, near)
     box = widened_by_edge(box, a, b, k, near)
@@ -263,7 +265,7 @@ def draw_triangle(
     n, volume = side * n, side * volume
     p, q, s = side * wp.cross(b, c), side * wp.cross(c, a), side * wp.cross(a, b)
     step_x, step_y = _ONE / wp.float64(k[0]), _ONE / wp.float64(k[1])
-    for y in range(y0, y1 + 1):
+    for y in range(y0 + part, y1 + 1, num_parts):
         dy = (wp.float64(y) + _HALF - wp.float64(k[3])) * step_y
         for x in range(x0, x1 + 1):
             ray = wp.vec3d((wp.float64(x) + _HALF - wp.float64(k[2])) * step_x, dy, _ONE)
@@ -291,7 +293,9 @@ def draw(cameras: Cameras, wave: Wave, shapes: Shapes, surfaces: Surfaces, width
         return
     k, size = cameras.intrinsics[camera], cameras.sizes[camera]
     first_vertex, first_face = shapes.vertex_offsets[n], shapes.face_offsets[n]
-    for f in range(lane, shapes.face_offsets[n + 1] - first_face, _LANES):
+    num_faces = shapes.face_offsets[n + 1] - first_face
+    num_parts = wp.max(_LANES // wp.max(num_faces, 1), 1)  # of a triangle, where there are fewer than threads
+    for f in range(lane // num_parts, num_faces, _LANES // num_parts):
         face = shapes.faces[first_face + f]
         draw_triangle(
             corner(shapes, surfaces, i, first_vertex + face[0]),
@@ -303,6 +307,8 @@ def draw(cameras: Cameras, wave: Wave, shapes: Shapes, surfaces: Surfaces, width
             surfaces.face_starts[i] + f,
             w,
             width,
+            lane % num_parts,
+            num_parts,
             surfaces,
         )
 

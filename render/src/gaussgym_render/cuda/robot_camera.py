@@ -172,7 +172,14 @@ class CameraEffects:
     def _upload(self, values: np.ndarray, dtype: Any) -> Any:
         return wp.array(values, dtype=dtype, device=self.device)
 
+    def _refuse_capture(self) -> None:
+        if self.device.is_capturing:
+            raise InputError(
+                "found a graph being captured and no room for such a call yet; render it once before capturing"
+            )
+
     def _new(self, shape: Any, dtype: Any) -> Any:
+        self._refuse_capture()
         self.allocations += 1
         return wp.zeros(shape, dtype=dtype, device=self.device)
 
@@ -188,12 +195,9 @@ class CameraEffects:
         """
         if count <= self._capacity:
             return
-        if self.device.is_capturing:
-            raise InputError(
-                f"found a graph being captured and no room for {count} cameras yet; render as many once before capturing"
-            )
+        self._refuse_capture()
         wp.synchronize_device(self.device)  # launches that use the old buffers, on whatever stream
-        self._capacity = count
+        self._capacity = 0  # should memory run out on the way, the next call begins anew
         self._keys, self._frame_keys = self._new(count, wp.uint64), self._new(count, wp.uint64)
         self._focals, self._views = self._new(count, wp.vec4d), self._new(count, wp.vec4f)
         self._times, self._samples = self._new(count, wp.vec2d), self._new(count, int)
@@ -217,6 +221,7 @@ class CameraEffects:
         self._join_optics()
         if not self.cfg.appearance.ideal:
             self._looks = self._new_looks(self.rows(count))
+        self._capacity = count
 
     def _new_looks(self, rows: int) -> SceneEdits:
         """Edits to be drawn, without patches."""
