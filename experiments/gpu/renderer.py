@@ -395,7 +395,7 @@ def main() -> None:
     device = torch.device(args.device or ("cpu" if args.rehearse else "cuda"))
     if timing.on_gpu(device) and not torch.cuda.is_available():
         raise SystemExit(
-            f"error: device {args.device!r}: torch {torch.__version__} finds no CUDA device; --rehearse needs none"
+            f"error: device {str(device)!r}: torch {torch.__version__} finds no CUDA device; --rehearse needs none"
         )
     device = timing.numbered(device)
     report: dict[str, Any] = {"machine": describe(device), "plan": asdict(plan), "steps": {}}

@@ -16,6 +16,7 @@ Rehearsal without a GPU: ``--rehearse`` (Warp's CPU device, a few robots).
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import platform
@@ -102,7 +103,8 @@ def median(rows: list[dict[str, float]]) -> dict[str, Any]:
 
 
 def physics_alone(sim: VecSim, plan: Plan) -> dict[str, Any]:
-    """The simulator's own step, robots at their default pose shaken a little."""
+    """The simulator's own step; robots where an environment puts them, shaken a little round their default pose."""
+    Env(sim, walking(sim), seed=0)
     pose = torch.tensor(sim.robot.default_joint_pos, device=sim.device).repeat(sim.num_envs, 1)
     shake = 0.1 * torch.randn(8, *pose.shape, generator=torch.Generator().manual_seed(0)).to(sim.device)
 
@@ -114,9 +116,15 @@ def physics_alone(sim: VecSim, plan: Plan) -> dict[str, Any]:
         timing.synchronize(sim.device)
         return time.perf_counter() - begin
 
-    steps(3)
+    steps(10)
     rates = [plan.steps * plan.robots / steps(plan.steps) for _ in range(plan.rounds)]
     return median([{"control_steps_per_s": rate, "physics_steps_per_s": 4 * rate} for rate in rates])
+
+
+def walking(sim: VecSim) -> EnvCfg:
+    """Following velocities along the scenes' paths, with the randomization that training has."""
+    varied, _ = randomize_preset("default").supported_by(sim.capabilities)
+    return replace(EnvCfg.for_task("velocity"), randomize=varied)
 
 
 class Contestant:
@@ -128,9 +136,8 @@ class Contestant:
         width, height, factor = size
         self.plan, self.device, self.parts = plan, sim.device, Parts(sim.device)
         self.camera = Camera(shown, width, height, factor, plan.robots, sim.device)
-        varied, _ = randomize_preset("default").supported_by(sim.capabilities)
         seen = CameraCfg(width=width // factor, height=height // factor, rate_hz=rate_hz)
-        cfg = replace(EnvCfg.for_task("velocity"), camera=seen, randomize=varied)
+        cfg = replace(walking(sim), camera=seen)
         for name, owner in (("physics", sim), ("render", self.camera)):
             method = "step" if owner is sim else "render"
             setattr(owner, method, self.parts.watch(name, getattr(owner, method)))
@@ -266,10 +273,19 @@ def measure(
                     return row | {"train": contestant.train()}
                 finally:
                     contestant.close()
+                    del contestant
+                    free(device)
 
             attempt(name, report, output, failed, both)
     sim.close()
     return failed
+
+
+def free(device: torch.device) -> None:
+    """Give back what nobody holds any more."""
+    gc.collect()
+    if timing.on_gpu(device):
+        torch.cuda.empty_cache()
 
 
 def attempt(
@@ -355,7 +371,7 @@ def main() -> None:
     device = torch.device(args.device or ("cpu" if args.rehearse else "cuda"))
     if timing.on_gpu(device) and not torch.cuda.is_available():
         raise SystemExit(
-            f"error: device {args.device!r}: torch {torch.__version__} finds no CUDA device; --rehearse needs none"
+            f"error: device {str(device)!r}: torch {torch.__version__} finds no CUDA device; --rehearse needs none"
         )
     device = timing.numbered(device)
     with tempfile.TemporaryDirectory() as temporary:

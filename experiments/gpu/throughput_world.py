@@ -46,7 +46,7 @@ class Plan:
     splats: int = 200_000
     sizes: tuple[tuple[int, int, int], ...] = ((84, 48, 1), (640, 480, 4))
     rates_hz: tuple[float, ...] = (10.0, 50.0)
-    steps: int = 50
+    steps: int = 25
     rounds: int = 3
     rollout: int = 25
     mini_batches: int = 8
