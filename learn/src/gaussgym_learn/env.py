@@ -334,6 +334,7 @@ def make_env(
             lod=lod,
             memory=memory,
             shown=shown,
+            device=device,
         )
     return GaussgymVecEnv(
         physics,
@@ -385,6 +386,7 @@ def make_camera_renderer(
     lod: Sequence[Path | str] | None = None,
     memory: ScenesCfg | None = None,
     shown: Sequence[int] | None = None,
+    device: str = "cpu",
 ) -> CameraRenderer:
     """The splat renderer of the robot's camera. A scene that is given several times is kept once.
 
@@ -400,6 +402,7 @@ def make_camera_renderer(
         lod: see `make_env`.
         memory: see `make_env`.
         shown: number in `scenes` of each of the simulator's; None: all in order.
+        device: of the environment's tensors; a GPU is also where a renderer renders that can.
 
     Raises:
         InputError: no such camera model, fewer than no other robots, levels of detail that do not fit the scenes, or too little
@@ -417,6 +420,8 @@ def make_camera_renderer(
     sources = [_splat_source(*pairs[place.index(i)], paged=paged) for i in range(len(distinct))]
     size = (cfg.camera.width, cfg.camera.height)
     options: dict[str, Any] = {"backend": backend, "num_threads": num_threads}
+    if torch.device(device).type == "cuda":
+        options["device"] = device
     if memory is not None and memory.memory_gb is not None:
         options |= {"memory_budget_bytes": int(memory.memory_gb * 1e9), "cache_dir": memory.cache}
     model = get_camera_model(camera_model)

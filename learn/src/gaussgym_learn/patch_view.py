@@ -43,6 +43,33 @@ def patch_edits(patch_pos_w: Any, patch_half_m: Any, patch_rgb: Any) -> SceneEdi
     )
 
 
+def patch_edits_there(
+    patch_pos_w: torch.Tensor, patch_half_m: torch.Tensor, patch_rgb: torch.Tensor
+) -> SceneEdits:
+    """`patch_edits` on the device of tensors, where nobody counts patches: those that are not there have no inside."""
+    count, most = patch_half_m.shape
+    to: dict[str, Any] = {"dtype": torch.float64, "device": patch_half_m.device}
+    plain = SceneEdits.none(1)
+    rows = {
+        name: torch.as_tensor(getattr(plain, name), **to).expand(count, *getattr(plain, name).shape[1:])
+        for name in ("color", "view_dependence", "light")
+    }
+    poses = torch.eye(4, **to).repeat(count * most, 1, 1)
+    poses[:, :3, 3] = patch_pos_w.reshape(-1, 3)
+    sizes = patch_half_m.to(torch.float64).reshape(-1, 1).repeat(1, 3)
+    sizes[:, 2] = torch.where(sizes[:, 0] >= 0.0, DEPTH_M, -1.0)
+    share = torch.full((count * most, 1), SHARE, **to)
+    arrays: dict[str, Any] = {
+        **rows,
+        "patch_offsets": torch.arange(count + 1, device=to["device"]) * most,
+        "patch_poses_w": poses,
+        "patch_half_sizes_m": sizes,
+        "patch_colors": torch.cat([patch_rgb.to(torch.float64).reshape(-1, 3), share], dim=1),
+        "patch_labels": torch.full((count * most,), -1, dtype=torch.long, device=to["device"]),
+    }
+    return SceneEdits(**arrays)
+
+
 class PatchRenderer:
     """A renderer that also paints patches; see `gaussgym_sim.sensors.camera.CameraRenderer`.
 
@@ -58,6 +85,11 @@ class PatchRenderer:
         self.takes_bodies = bool(getattr(renderer, "takes_bodies", False))
         self.num_others = int(getattr(renderer, "num_others", 0))
 
+    def stays_on(self, device: torch.device) -> bool:
+        """Whether images and what makes them stay on a device; see `gaussgym_sim.sensors.camera.CameraRenderer`."""
+        stays_on = getattr(self._renderer, "stays_on", None)
+        return stays_on is not None and bool(stays_on(device))
+
     def render(
         self,
         c2w: Any,
@@ -70,5 +102,6 @@ class PatchRenderer:
         **options: Any,
     ) -> RenderedFrames:
         """Render one image per camera; arguments as `gaussgym_sim.sensors.camera.CameraRenderer` names them."""
-        edits = patch_edits(patch_pos_w, patch_half_m, patch_rgb)
+        there = torch.is_tensor(patch_half_m) and self.stays_on(patch_half_m.device)
+        edits = (patch_edits_there if there else patch_edits)(patch_pos_w, patch_half_m, patch_rgb)
         return self._renderer.render(c2w, K, scene_ids, edits=edits, **options)  # type: ignore[call-arg]

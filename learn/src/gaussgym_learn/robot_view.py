@@ -100,6 +100,11 @@ class RobotRenderer:
             np.concatenate([own_bodies, np.tile(shapes.whole_bodies, num_others)])
         )
 
+    def stays_on(self, device: torch.device) -> bool:
+        """See `gaussgym_sim.sensors.camera.CameraRenderer`."""
+        stays_on = getattr(self._renderer, "stays_on", None)
+        return stays_on is not None and bool(stays_on(device))
+
     def render(
         self,
         c2w: Any,
@@ -113,10 +118,11 @@ class RobotRenderer:
     ) -> RenderedFrames:
         """Render one image per camera; arguments as `gaussgym_sim.sensors.camera.CameraRenderer` names them."""
         shown = robot_shown[:, self._robots]  # [C, P]
+        ids = self._ids.to(shown.device)
         seen = Instances(
             self._objects,
             torch.nn.functional.pad(shown.sum(dim=1).cumsum(0), (1, 0)),
-            self._ids.expand(len(shown), -1)[shown],
+            ids.expand(len(shown), -1)[shown],
             body_poses_w[:, self._robots, self._bodies][shown],
             None if body_twists_b is None else body_twists_b[:, self._robots, self._bodies][shown],
         )
