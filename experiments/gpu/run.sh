@@ -70,9 +70,9 @@ step kernels 240 "$python" -c "$compile"
 renderer correct 240 machine correct
 renderer speed 240 machine variants headline
 renderer scaling 150 lod flat
-step throughput 420 "$python" "$tree/experiments/gpu/throughput.py" "${tiny[@]}" --scenes-dir "$scenes" \
+step throughput 420 "$python" "$tree/experiments/gpu/throughput.py" "${tiny[@]}" --choices "$folder/renderer_gpu.json" --scenes-dir "$scenes" \
   --output "$folder/throughput_gpu.json"
-step throughput-lod 300 "$python" "$tree/experiments/gpu/throughput.py" "${tiny[@]}" --scenes-dir "$scenes" --lod-px 0.5 \
+step throughput-lod 300 "$python" "$tree/experiments/gpu/throughput.py" "${tiny[@]}" --choices "$folder/renderer_gpu.json" --scenes-dir "$scenes" --lod-px 0.7 \
   --output "$folder/throughput_lod_gpu.json"
 if [ -n "$build_pid" ]; then
   wait "$build_pid" && echo "== gsplat: compiled" | tee -a "$log" || { echo "== gsplat: not compiled" | tee -a "$log"; tail -5 "$folder/gsplat_build.log"; }
