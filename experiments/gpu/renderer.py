@@ -107,7 +107,7 @@ def check_pictures(
     for row in rows:
         print(
             f"  {'ok' if row.passed else 'FAIL':<5}{kernels:<6}{row.case:<18}{row.width_px}x{row.height_px:<6}against {row.against:<10}"
-            f"{row.psnr_db:7.1f} dB, largest error {row.max_error:.2e}, depth {row.max_depth_error:.1e}"
+            f"{row.psnr_db:7.1f} dB (8 bits {row.bytes_psnr_db:.1f}), largest error {row.max_error:.2e}, depth {row.max_depth_error:.1e}"
         )
     if batches:
         print(f"  batches: {checks}")

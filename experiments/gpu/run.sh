@@ -61,12 +61,18 @@ renderer() { # limit [s], step name, steps of renderer.py ...
     --plot "$folder/renderer_gpu.png" --limit-s $((limit - 30)) --steps "$@"
 }
 
+# Our kernels, compiled side by side rather than one after the other as they come.
+compile="import importlib, pkgutil, warp as wp, gaussgym_render.cuda as cuda
+names = [f'gaussgym_render.cuda.{module.name}' for module in pkgutil.iter_modules(cuda.__path__)]
+for name in names: importlib.import_module(name)
+wp.force_load('${REHEARSE:+cpu}' or 'cuda:0', [wp.get_module(name) for name in names], max_workers=8)"
+step kernels 240 "$python" -c "$compile"
 renderer correct 240 machine correct
 renderer speed 240 machine variants headline
 renderer scaling 150 lod flat
-step throughput 420 "$python" "$tree/experiments/gpu/throughput.py" "${tiny[@]}" --scenes-dir "$scenes" \
+step throughput 420 "$python" "$tree/experiments/gpu/throughput.py" "${tiny[@]}" --choices "$folder/renderer_gpu.json" --scenes-dir "$scenes" \
   --output "$folder/throughput_gpu.json"
-step throughput-lod 300 "$python" "$tree/experiments/gpu/throughput.py" "${tiny[@]}" --scenes-dir "$scenes" --lod-px 0.5 \
+step throughput-lod 300 "$python" "$tree/experiments/gpu/throughput.py" "${tiny[@]}" --choices "$folder/renderer_gpu.json" --scenes-dir "$scenes" --lod-px 0.7 \
   --output "$folder/throughput_lod_gpu.json"
 if [ -n "$build_pid" ]; then
   wait "$build_pid" && echo "== gsplat: compiled" | tee -a "$log" || { echo "== gsplat: not compiled" | tee -a "$log"; tail -5 "$folder/gsplat_build.log"; }

@@ -43,7 +43,7 @@ from gaussgym_sim.sensors.camera import CameraCfg
 from gaussgym_sim.vecsim import VecSim, make_sim
 from rsl_rl.storage import RolloutStorage
 from tensordict import TensorDict
-from throughput_world import TINY, Camera, Plan, open_scenes
+from throughput_world import TINY, Camera, Plan, fastest_backend, open_scenes
 
 GOALS = {
     "physics_steps_per_s": ("640x480 at 10 Hz", 100_000.0),
@@ -131,11 +131,17 @@ class Contestant:
     """Environment, camera and policy at one image size and camera rate."""
 
     def __init__(
-        self, sim: VecSim, shown: list[Any], size: tuple[int, int, int], rate_hz: float, plan: Plan
+        self,
+        sim: VecSim,
+        shown: list[Any],
+        size: tuple[int, int, int],
+        rate_hz: float,
+        plan: Plan,
+        backend: str,
     ) -> None:
         width, height, factor = size
         self.plan, self.device, self.parts = plan, sim.device, Parts(sim.device)
-        self.camera = Camera(shown, width, height, factor, plan.robots, sim.device)
+        self.camera = Camera(shown, width, height, factor, plan.robots, sim.device, backend)
         seen = CameraCfg(width=width // factor, height=height // factor, rate_hz=rate_hz)
         cfg = replace(walking(sim), camera=seen)
         for name, owner in (("physics", sim), ("render", self.camera)):
@@ -248,6 +254,7 @@ def measure(
     shown: list[Any],
     report: dict[str, Any],
     output: Path,
+    choices: Path | None,
 ) -> list[str]:
     """Everything, in order; what fails is reported, and its name returned."""
     begin = time.perf_counter()
@@ -262,9 +269,11 @@ def measure(
             def both(
                 size: tuple[int, int, int] = size, rate_hz: float = rate_hz, name: str = name
             ) -> dict[str, Any]:
-                contestant = Contestant(sim, shown, size, rate_hz, plan)
+                backend = fastest_backend(choices, size[0] * size[1])
+                contestant = Contestant(sim, shown, size, rate_hz, plan, backend)
                 try:
                     row: dict[str, Any] = {
+                        "backend": contestant.camera.renderer.backend,
                         "policy_px": [size[0] // size[2], size[1] // size[2]],
                         "simulate": contestant.simulate(),
                     }
@@ -348,6 +357,11 @@ def settings() -> argparse.Namespace:
     parser.add_argument("--rehearse", action="store_true", help="tiny sizes")
     parser.add_argument("--robots", type=int)
     parser.add_argument(
+        "--choices",
+        type=Path,
+        help="output of renderer.py, whose fastest kernels are taken; default: the plain ones",
+    )
+    parser.add_argument(
         "--lod-px",
         type=float,
         help="show levels of detail at this threshold [px]; default: the scenes themselves",
@@ -388,7 +402,7 @@ def main() -> None:
             "scenes_made_s": time.perf_counter() - begin,
         }  # fmt: skip
         print(json.dumps(report["machine"]))
-        failed = measure(plan, device, scenes, shown, report, args.output)
+        failed = measure(plan, device, scenes, shown, report, args.output, args.choices)
     report["verdicts"] = verdicts(report)
     for row in report["verdicts"]:
         print(

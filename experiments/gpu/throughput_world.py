@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import multiprocessing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +15,7 @@ import torch
 from gaussgym_render import SplatRenderer
 from gaussgym_render.bench import device as timing
 from gaussgym_render.bench.scenes import exact_count
+from gaussgym_render.cuda_backend import KERNELS
 from gaussgym_render.lod import LodSplats, build_tree
 from gaussgym_render.renderer import Frames
 from gaussgym_scene import Scene, synthesize
@@ -103,12 +106,20 @@ class Camera:
         factor: By how much the images that come out are smaller a side.
         most: Cameras at a time.
         device: Where they are.
+        backend: The renderer's, on a GPU; on the CPU it is 'warp-cpu'.
     """
 
     def __init__(
-        self, shown: list[Any], width: int, height: int, factor: int, most: int, device: torch.device
+        self,
+        shown: list[Any],
+        width: int,
+        height: int,
+        factor: int,
+        most: int,
+        device: torch.device,
+        backend: str = "cuda",
     ) -> None:
-        backend = "cuda" if timing.on_gpu(device) else "warp-cpu"
+        backend = backend if timing.on_gpu(device) else "warp-cpu"
         self.renderer = SplatRenderer(shown, width, height, backend=backend, device=str(device))
         self.factor, self.frames = factor, 0
         room = -(-most // BATCH_ROUNDING) * BATCH_ROUNDING if most >= BATCH_ROUNDING else most
@@ -136,6 +147,18 @@ class Camera:
             self._c2w[:batch], self._ks[:batch], self._ids[:batch], mask=self._mask[:batch], out=out
         )
         return SimpleNamespace(rgb=averaged(out.rgb[:count], self.factor))
+
+
+def fastest_backend(choices: Path | None, pixels: int) -> str:
+    """The backend whose kernels won in `renderer.py` at the size nearest to so many pixels; the plain one without its output."""
+    if choices is None or not choices.exists():
+        return "cuda"
+    rows = json.loads(choices.read_text())["steps"].get("variants", {}).get("result") or []
+    if not rows:
+        return "cuda"
+    nearest = min(rows, key=lambda row: abs(math.log(row["width_px"] * row["height_px"] / pixels)))
+    kernels = nearest["chosen"]["kernels"]
+    return next(name for name, own in KERNELS.items() if own == kernels)
 
 
 def averaged(rgb: torch.Tensor, factor: int) -> torch.Tensor:

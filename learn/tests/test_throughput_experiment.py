@@ -63,6 +63,23 @@ def test_the_camera_draws_any_number_from_the_same_buffers(world, monkeypatch):
     assert k[0, 0, 0] == pytest.approx(pinhole(12, 8)[0, 0])  # what was given is left alone
 
 
+def test_the_kernels_that_won_nearby_are_taken(world, tmp_path):
+    rows = [
+        {"width_px": w, "height_px": h, "chosen": {"kernels": kernels}}
+        for w, h, kernels in ((84, 48, "plain"), (640, 480, "half"))
+    ]
+    found = tmp_path / "renderer.json"
+    found.write_text(json.dumps({"steps": {"variants": {"result": rows}}}))
+    assert [world.fastest_backend(found, pixels) for pixels in (64 * 48, 320 * 240, 640 * 480)] == [
+        "cuda",
+        "cuda-half",
+        "cuda-half",
+    ]
+    found.write_text(json.dumps({"steps": {}}))
+    assert world.fastest_backend(found, 1000) == world.fastest_backend(None, 1000) == "cuda"
+    assert world.fastest_backend(tmp_path / "none.json", 1000) == "cuda"
+
+
 def test_rates_are_medians_with_their_range(script):
     rows = [{"control_steps_per_s": rate, "ms": 1000 / rate} for rate in (10.0, 40.0, 20.0)]
     assert script.median(rows) == {

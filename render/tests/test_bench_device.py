@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -215,6 +216,8 @@ def test_parity_passes_what_is_alike_and_nothing_else():
     assert 50 < found.psnr_db < 200
     off = {**cpu, "rgb_float": cpu["rgb_float"] + 3 / 255}
     assert not parity.compare(case, off, reference, "reference").passed
+    coarse = {**cpu, "rgb": (cpu["rgb"] & 0xF0)}  # the floats are right, the bytes are not
+    assert not parity.compare(case, coarse, reference, "reference").passed
     deeper = {**cpu, "depth": cpu["depth"] * 1.02}
     assert not parity.compare(case, deeper, reference, "reference").passed
     rounded = {name: array for name, array in cpu.items() if name != "rgb_float"}
@@ -330,6 +333,51 @@ def test_gsplat_is_called_as_batches_and_as_gaussgym_calls_it(monkeypatch):
     assert psnr_db(loop.images(6), expected[False]).min() > 55
     assert psnr_db(loop.images(3), expected[False][:3]).min() > 55
     assert len(loop.images(3)) == 3
+
+
+def test_gsplat_s_inference_renderer_draws_a_camera_a_call(monkeypatch):
+    """Stand-ins of the classes that gsplat's main branch has: one scene and one camera each, images in half precision."""
+    made = []
+
+    class InferenceScene:
+        @classmethod
+        def from_gaussian_tensors(
+            cls, means, quats, scales, opacities, colors, sh_degree, sh_compression, *, id
+        ):
+            made.append((id, sh_degree, sh_compression))
+            scene = cls()
+            scene.arrays = (means, quats, scales, opacities, colors)
+            return scene
+
+    class InferenceRenderer:
+        def __init__(self, scene, *, tile_size=8):
+            self.arrays = scene.arrays
+
+        def render(self, *, viewmat, K, width, height):
+            names = ("means", "quats_wxyz", "scales", "opacities", "sh")
+            splats = SimpleNamespace(**dict(zip(names, (array.numpy() for array in self.arrays))))
+            image = oracle.render(
+                splats, np.linalg.inv(viewmat.double().numpy()), K.numpy(), width, height, antialiased=False
+            )
+            rgbt = np.concatenate([image.rgb, 1.0 - image.alpha[..., None]], -1)
+            return SimpleNamespace(frame=torch.tensor(rgbt, dtype=torch.float16)[None])
+
+    parts = {
+        "gsplat": {}, "gsplat.scene": {"GaussianInferenceScene": InferenceScene}, "gsplat.experimental": {},
+        "gsplat.experimental.render": {"GaussianInferenceRenderer": InferenceRenderer},
+    }  # fmt: skip
+    for name, content in parts.items():
+        monkeypatch.setitem(sys.modules, name, SimpleNamespace(**content))
+    load = small_workload()
+    (drawn,) = device_rivals._gsplat_inference(load, "cpu")
+    drawn.draw()
+    assert made == [("scene0", 1, "none"), ("scene1", 1, "none")]
+    expected = [
+        oracle.render(load.scenes[s], c, k, 18, 12, antialiased=False).rgb
+        for s, c, k in zip(load.scene_ids, load.c2w, load.K)
+    ]
+    expected = np.floor(np.clip(np.stack(expected), 0, 1) * 255 + 0.5).astype(np.uint8)
+    assert psnr_db(drawn.images(6), expected).min() > 50
 
 
 def test_rivals_that_cannot_run_here_say_why():
