@@ -187,8 +187,8 @@ def test_other_bad_input(scene_dir, tmp_path, monkeypatch, capsys):
         (("images", tmp_path), "scene.json"),
         (("images", scene_dir, "--every", 0), "expected at least 1"),
         (
-            ("images", scene_dir, "--backend", "cuda"),
-            "backend 'cuda' is not available here; available: cpu, reference",
+            ("images", scene_dir, "--backend", "opengl"),
+            "renderer backend 'opengl' is not available here; available: cpu",
         ),
     ):
         assert run(monkeypatch, *arguments, "--output", out) == 2

@@ -44,7 +44,7 @@ class Images:
     Or a scene folder, whose cameras are taken.
     Default: the photographs' cameras where the scene records them, else one every metre along its paths."""
     backend: str = "auto"
-    """'cpu', 'reference' (float64, slow), any that an installed package adds, or 'auto'."""
+    """'cuda' (by NVIDIA Warp), 'cpu', 'reference' (float64, slow), any that an installed package adds, or 'auto'."""
     width: int | None = None
     """Image width [px]; default: the cameras'. The height follows."""
     every: int = 1
