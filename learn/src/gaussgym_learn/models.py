@@ -20,6 +20,7 @@ from torch import nn
 
 from gaussgym_learn.encoders import ImageEncoder
 from gaussgym_learn.recipes import NetworkCfg
+from gaussgym_learn.recurrence import State, run_sequence
 
 IMAGE_GROUP = "rgb"
 NEW_FRAME_GROUP = "rgb_new"
@@ -134,6 +135,45 @@ class VisionRNNModel(MLPModel):
         if masks is None:
             return torch.cat([out.squeeze(0), proprio], dim=-1)
         return torch.cat([out, unpad_trajectories(proprio, masks)], dim=-1)  # type: ignore[list-item]
+
+    def unroll(
+        self,
+        flat: torch.Tensor,
+        frames: torch.Tensor,
+        frame_index: torch.Tensor,
+        starts: torch.Tensor,
+        hidden: State,
+        *,
+        mirror: bool = False,
+    ) -> tuple[torch.Tensor, State]:
+        """The latent of T recorded steps of B environments, with the gradient through time and into the encoder.
+
+        Args:
+            flat: raw 1-D observations, the actor's groups side by side, `[T, B, P]`.
+            frames: distinct camera frames, uint8 `[F, C, H, W]`; those that are used are encoded, each once.
+            frame_index: the frame in view, `[T, B]`.
+            starts: bool `[T, B]`, the memory is empty before this step.
+            hidden: memory before the first step, `[layers, B, H]`; of an LSTM a pair of that.
+            mirror: flip the frames along their width before they are encoded.
+
+        Returns:
+            The input of the MLP `[T, B, H + P]` as `get_latent` gives it, and the memory after the last step.
+        """
+        used, local = torch.unique(frame_index, return_inverse=True)
+        images = frames[used]
+        features = self.encoder(images.flip(-1) if mirror else images).float()[local]
+        proprio = self.obs_normalizer(flat)
+        out, hidden_end = run_sequence(self.rnn.rnn, torch.cat([proprio, features], dim=-1), starts, hidden)
+        return torch.cat([out, proprio], dim=-1), hidden_end
+
+    def aux_loss(self, latent: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Mean squared error of the auxiliary head's prediction, a scalar.
+
+        Args:
+            latent: `[..., H + P]`.
+            target: the auxiliary group `[..., S]`.
+        """
+        return nn.functional.mse_loss(self.predict_aux(latent), target)
 
     def predict_aux(self, latent: torch.Tensor) -> torch.Tensor:
         """The auxiliary head's prediction from `get_latent`'s result."""
