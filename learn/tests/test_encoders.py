@@ -1,6 +1,5 @@
 """Encoders against slow twins in plain functions under the published names."""
 
-
 import numpy as np
 import pytest
 import torch

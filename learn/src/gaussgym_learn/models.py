@@ -26,6 +26,7 @@ IMAGE_GROUP = "rgb"
 NEW_FRAME_GROUP = "rgb_new"
 """Optional group `[E, 1]`: non-zero where this step's image differs from the step before (a new camera frame)."""
 
+
 class VisionRNNModel(MLPModel):
     """Proprioception and one camera image through a GRU to actions.
 

@@ -65,6 +65,8 @@ class BackboneEncoder(nn.Module):
     """Name of the backbone's first weight, `[out, channels, k, k]`."""
     backbone: nn.Module
     head: SpatialHead
+    mean: torch.Tensor
+    std: torch.Tensor
 
     def __init__(self, channels: int, height: int, width: int, feature_dim: int) -> None:
         super().__init__()
