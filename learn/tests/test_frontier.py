@@ -221,7 +221,7 @@ def test_robots_move_to_where_the_weights_are():
     )
     assert torch.bincount(env.sim.scene_of_env).tolist() == [4, 4, 4]
     network = env.env.network
-    rows, _ = walk(env, 8)
+    rows, _ = walk(env, 120)
     assert rows[-1][1] == [1] * 12
     assert env.env.network is network  # the scenes are the same: nothing was packed anew
     state = env.sim.state

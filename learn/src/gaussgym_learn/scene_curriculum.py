@@ -12,12 +12,16 @@ from torch import Tensor
 from gaussgym_learn.frontier import Frontier
 from gaussgym_learn.rotation import SceneRotation
 
+VISIT_EPISODES = 4
+"""Episodes that a robot is in a scene before it may move, on average."""
+
 
 class SceneCurriculum:
     """Counts successes by scene, moves robots between scenes as their episodes end, remembers how far each scene's goals are.
 
-    Where all scenes are in the simulator, a robot whose episode has ended begins the next in a scene that the frontier draws.
-    Where they take turns, robots stay in their slot, and the rotation draws what comes into it.
+    Where all scenes are in the simulator, a robot whose episode has ended begins the next in a scene that the frontier draws, once
+    in `VISIT_EPISODES` episodes on average: the shares are the same as if all did, and a move costs as much as some fifty steps of
+    one robot. Where scenes take turns, robots stay in their slot, and the rotation draws what comes into it.
 
     Args:
         frontier: of all scenes.
@@ -40,7 +44,8 @@ class SceneCurriculum:
             self.frontier.count(torch.tensor(self.rotation.active)[here], success)
             return
         self.frontier.count(here, success)
-        there = self.frontier.draw(env.uniform(0.0, 1.0, len(ids)))
+        which, moves = env.uniform(0.0, 1.0, 2, len(ids)).cpu()
+        there = torch.where(moves * VISIT_EPISODES < 1.0, self.frontier.draw(which), here)
         for scene in torch.unique(there[there != here]).tolist():
             env.set_scene(ids[(there == scene) & (here != scene)], env.sim.scenes[scene])
 
