@@ -20,7 +20,7 @@ class SceneCurriculum:
     """Counts successes by scene, moves robots between scenes as their episodes end, remembers how far each scene's goals are.
 
     Where all scenes are in the simulator, a robot whose episode has ended begins the next in a scene that the frontier draws, in
-    one of `VISIT_EPISODES` cases: the shares are the same as if always, and a move costs as much as some fifty steps of one robot.
+    one of `VISIT_EPISODES` cases: the shares are the same, and a move costs as much as some fifty steps of one robot.
     Where scenes take turns, robots stay in their slot, and the rotation draws what comes into it.
 
     Args:
