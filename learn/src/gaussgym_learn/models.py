@@ -13,56 +13,18 @@ from typing import Any
 
 import torch
 from rsl_rl.models import MLPModel
-from rsl_rl.modules import CNN, RNN, HiddenState
+from rsl_rl.modules import RNN, HiddenState
 from rsl_rl.utils import unpad_trajectories
 from tensordict import TensorDict
 from torch import nn
 
+from gaussgym_learn.encoders import ImageEncoder
 from gaussgym_learn.recipes import NetworkCfg
+from gaussgym_learn.recurrence import State, run_sequence
 
 IMAGE_GROUP = "rgb"
 NEW_FRAME_GROUP = "rgb_new"
 """Optional group `[E, 1]`: non-zero where this step's image differs from the step before (a new camera frame)."""
-
-CNN_CFG = {
-    "output_channels": [16, 32, 32],
-    "kernel_size": [8, 4, 3],
-    "stride": [4, 2, 1],
-    "activation": "elu",
-}
-
-
-class ImageEncoder(nn.Module):
-    """uint8 image to feature vector: a small CNN and one linear layer.
-
-    Args:
-        channels: image channels.
-        height: image height [px].
-        width: image width [px].
-        feature_dim: length of the feature vector.
-        cnn_cfg: arguments of `rsl_rl.modules.CNN`.
-    """
-
-    def __init__(
-        self, channels: int, height: int, width: int, feature_dim: int = 64, cnn_cfg: dict | None = None
-    ) -> None:
-        super().__init__()
-        self.shape = (channels, height, width)
-        self.feature_dim = feature_dim
-        cnn = CNN(input_dim=(height, width), input_channels=channels, **(cnn_cfg or CNN_CFG))
-        self.net = nn.Sequential(cnn, nn.Linear(int(cnn.output_dim), feature_dim), nn.ELU())  # type: ignore[arg-type]
-
-    def forward(self, rgb: torch.Tensor) -> torch.Tensor:
-        """Encode images.
-
-        Args:
-            rgb: uint8 `[B, C, H, W]`, or float in 0..1.
-
-        Returns:
-            Features `[B, F]`.
-        """
-        x = rgb.float() / 255.0 if rgb.dtype == torch.uint8 else rgb
-        return self.net(x - 0.5)
 
 
 class VisionRNNModel(MLPModel):
@@ -174,6 +136,45 @@ class VisionRNNModel(MLPModel):
         if masks is None:
             return torch.cat([out.squeeze(0), proprio], dim=-1)
         return torch.cat([out, unpad_trajectories(proprio, masks)], dim=-1)  # type: ignore[list-item]
+
+    def unroll(
+        self,
+        flat: torch.Tensor,
+        frames: torch.Tensor,
+        frame_index: torch.Tensor,
+        starts: torch.Tensor,
+        hidden: State,
+        *,
+        mirror: bool = False,
+    ) -> tuple[torch.Tensor, State]:
+        """The latent of T recorded steps of B environments, with the gradient through time and into the encoder.
+
+        Args:
+            flat: raw 1-D observations, the actor's groups side by side, `[T, B, P]`.
+            frames: distinct camera frames, uint8 `[F, C, H, W]`; those that are used are encoded, each once.
+            frame_index: the frame in view, `[T, B]`.
+            starts: bool `[T, B]`, the memory is empty before this step.
+            hidden: memory before the first step, `[layers, B, H]`; of an LSTM a pair of that.
+            mirror: flip the frames along their width before they are encoded.
+
+        Returns:
+            The input of the MLP `[T, B, H + P]` as `get_latent` gives it, and the memory after the last step.
+        """
+        used, local = torch.unique(frame_index, return_inverse=True)
+        images = frames[used]
+        features = self.encoder(images.flip(-1) if mirror else images).float()[local]
+        proprio = self.obs_normalizer(flat)
+        out, hidden_end = run_sequence(self.rnn.rnn, torch.cat([proprio, features], dim=-1), starts, hidden)
+        return torch.cat([out, proprio], dim=-1), hidden_end
+
+    def aux_loss(self, latent: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Mean squared error of the auxiliary head's prediction, a scalar.
+
+        Args:
+            latent: `[..., H + P]`.
+            target: the auxiliary group `[..., S]`.
+        """
+        return nn.functional.mse_loss(self.predict_aux(latent), target)
 
     def predict_aux(self, latent: torch.Tensor) -> torch.Tensor:
         """The auxiliary head's prediction from `get_latent`'s result."""

@@ -82,7 +82,7 @@ class Env:
             sim: made by `make_sim`.
             cfg: the problem.
             seed: of all random draws here.
-            renderer: of the sim's scenes, in their order, at the size of ``cfg.camera``; None = no ``rgb`` observation.
+            renderer: of the sim's scenes, in their order, at the size of ``cfg.camera``; None = no images.
             starts: episodes to run instead of drawn ones (see `sample_starts`).
 
         Raises:
@@ -464,8 +464,8 @@ class Env:
 
     def get_observations(self) -> dict[str, Tensor]:
         """Observation groups of the current state: proprio [E, 45], base_vel [E, 3], scan [E, S], those of the task; with a
-        renderer also rgb uint8 [E, 3, H, W] and rgb_new uint8 [E, 1] (1 where the image is a new frame). Noise is drawn at every
-        call.
+        renderer also the images of `CameraCfg.images` (rgb uint8 [E, 3, H, W], depth uint8 [E, 1, H, W]) and rgb_new uint8 [E, 1]
+        (1 where they are a new frame). Noise is drawn at every call.
         """
         s, noisy, obs = self.sim.state, self.cfg.noisy_observations, self.observations
         terms = (
@@ -483,7 +483,8 @@ class Env:
             groups[name] = term(self)
         if self.camera is not None:
             # A renderer's own frames are laid out otherwise than images are.
-            groups["rgb"] = self.camera.rgb.clone(memory_format=torch.contiguous_format)
+            for name, image in self.camera.images.items():
+                groups[name] = image.clone(memory_format=torch.contiguous_format)
             groups["rgb_new"] = self.camera.new.clone()
         return groups
 
