@@ -23,7 +23,8 @@ from gaussgym_learn.courses import default_course, flat_course, stairs_course
 from gaussgym_learn.evaluate import evaluate
 from gaussgym_learn.models import build_actor
 from gaussgym_learn.recipes import get_recipe
-from gaussgym_learn.train import torch_threads, train
+from gaussgym_learn.run import torch_threads
+from gaussgym_learn.train import train
 from gaussgym_sim.randomize import RandomizeCfg
 
 ERROR_M_S, FELL = 0.1, 0.02

@@ -108,6 +108,7 @@ def _make_env(
     lod: Sequence[Path | str] | None,
     memory: ScenesCfg | None,
 ) -> LearnEnv:
+    from gaussgym_learn.courses import flat_course
     from gaussgym_learn.env import make_env
 
     sees = "rgb" in recipe.network.actor_groups
@@ -125,4 +126,5 @@ def _make_env(
         **recipe.camera_options(),
         memory=memory,
         update_steps=recipe.ppo.steps,
+        warm_up=(flat_course(), recipe.flat_steps) if recipe.flat_steps else None,
     )
