@@ -11,6 +11,7 @@ steps up and down that were not trained on. Deterministic policy, no noise. The 
 
 import argparse
 import ast
+import contextlib
 import dataclasses
 import json
 import statistics
@@ -127,10 +128,8 @@ def run(recipe, scenes, *, seed, minutes, clock, marks, out):
             start.update({name: now - took for name, now in clocks().items()})
         keep(trainer, scalars)
 
-    try:
+    with contextlib.suppress(Enough):
         train(recipe, scenes, out, minutes=60.0, seed=seed, save_minutes=60.0, on_iteration=begin)
-    except Enough:
-        pass
     return snapshots
 
 

@@ -312,7 +312,9 @@ def make_env(
     sources = _listed(scenes)
     rotation: SceneRotation | WarmUp | None = None
     if warm_up is not None and (renderer is not None or memory.at_once is not None):
-        raise InputError("a warm-up is for a policy without a camera, with all scenes at once; leave one of them out")
+        raise InputError(
+            "a warm-up is for a policy without a camera, with all scenes at once; leave one of them out"
+        )
     if memory.at_once is not None:
         if starts is not None:
             raise InputError("fixed starts name their scenes: give all scenes at once")

@@ -164,7 +164,10 @@ def velocity() -> Recipe:
     """A walker from nothing: a trot on flat ground in about a minute, then stairs of rising height, in one run."""
     base = teacher_flat()
     return replace(
-        base, name="velocity", flat_steps=5000, env=replace(base.env, level_up_m=4.0, randomize=RandomizeCfg())
+        base,
+        name="velocity",
+        flat_steps=5000,
+        env=replace(base.env, level_up_m=4.0, randomize=RandomizeCfg()),
     )
 
 
