@@ -36,6 +36,7 @@ from gaussgym_learn.rotation import (
     slot_renderer,
 )
 from gaussgym_learn.scene_curriculum import SceneCurriculum
+from gaussgym_learn.warm_up import WarmUp
 
 if TYPE_CHECKING:
     from gaussgym_render.lod import LodSplats
@@ -114,7 +115,7 @@ class GaussgymVecEnv(LearnEnv):
         clearance: tuple[float, float] = (0.0, 0.08),
         renderer: CameraRenderer | None = None,
         starts: Starts | None = None,
-        rotation: SceneRotation | None = None,
+        rotation: SceneRotation | WarmUp | None = None,
         curriculum: SceneCurriculum | None = None,
     ) -> None:
         self.sim, self.cfg, self.scene_hashes, self.robot = sim, cfg, scene_hashes, sim.robot.name
@@ -348,6 +349,7 @@ def make_env(
     lod: Sequence[Path | str] | None = None,
     memory: ScenesCfg | None = None,
     update_steps: int = 1,
+    warm_up: tuple[Scene, int] | None = None,
 ) -> GaussgymVecEnv:
     """An environment that rsl_rl can train in.
 
@@ -372,6 +374,7 @@ def make_env(
         lod: for each scene the folder that `gaussgym-render optimize` made from it, to render in its place; None: the scenes.
         memory: which scenes are held at a time; None: all of them.
         update_steps: steps of an update, in which `ScenesCfg.rotate_every` counts.
+        warm_up: ground on which all environments begin, and their steps until the scenes come in (`gaussgym_learn.warm_up`).
 
     Returns:
         A VecEnv whose observations are a TensorDict of the groups proprio, base_vel, scan, and with a renderer rgb.
@@ -393,7 +396,12 @@ def make_env(
         camera_model = "ideal"
     sources = listed(scenes)
     check_listed(sources, weights=memory.draws)
-    rotation = curriculum = frontier = None
+    rotation: SceneRotation | WarmUp | None = None
+    if warm_up is not None and (renderer is not None or memory.at_once is not None or memory.draws):
+        raise InputError(
+            "a warm-up is for a policy without a camera, with all scenes at once and alike; leave one of them out"
+        )
+    frontier = curriculum = None
     if memory.draws:
         if starts is not None:
             raise InputError("fixed starts name their scenes: leave out weights and curricula of scenes")
@@ -414,6 +422,9 @@ def make_env(
         hashes = {scene.name: scene_hash(scene) for scene in opened}
     if frontier is not None or (rotation is not None and cfg.goal_distance is not None):
         curriculum = SceneCurriculum(frontier or Frontier(len(sources)), list(hashes), rotation)
+    if warm_up is not None:
+        rotation = WarmUp(warm_up[0], opened, steps=warm_up[1])
+        opened = rotation.first()
     physics = make_sim(sim, robot, opened, num_envs, device=device, seed=seed, num_threads=num_threads)
     camera = None
     if renderer is not None:
