@@ -13,57 +13,18 @@ from typing import Any
 
 import torch
 from rsl_rl.models import MLPModel
-from rsl_rl.modules import CNN, RNN, HiddenState
+from rsl_rl.modules import RNN, HiddenState
 from rsl_rl.utils import unpad_trajectories
 from tensordict import TensorDict
 from torch import nn
 
+from gaussgym_learn.encoders import ImageEncoder
 from gaussgym_learn.recipes import NetworkCfg
 from gaussgym_learn.recurrence import State, run_sequence
 
 IMAGE_GROUP = "rgb"
 NEW_FRAME_GROUP = "rgb_new"
 """Optional group `[E, 1]`: non-zero where this step's image differs from the step before (a new camera frame)."""
-
-CNN_CFG = {
-    "output_channels": [16, 32, 32],
-    "kernel_size": [8, 4, 3],
-    "stride": [4, 2, 1],
-    "activation": "elu",
-}
-
-
-class ImageEncoder(nn.Module):
-    """uint8 image to feature vector: a small CNN and one linear layer.
-
-    Args:
-        channels: image channels.
-        height: image height [px].
-        width: image width [px].
-        feature_dim: length of the feature vector.
-        cnn_cfg: arguments of `rsl_rl.modules.CNN`.
-    """
-
-    def __init__(
-        self, channels: int, height: int, width: int, feature_dim: int = 64, cnn_cfg: dict | None = None
-    ) -> None:
-        super().__init__()
-        self.shape = (channels, height, width)
-        self.feature_dim = feature_dim
-        cnn = CNN(input_dim=(height, width), input_channels=channels, **(cnn_cfg or CNN_CFG))
-        self.net = nn.Sequential(cnn, nn.Linear(int(cnn.output_dim), feature_dim), nn.ELU())  # type: ignore[arg-type]
-
-    def forward(self, rgb: torch.Tensor) -> torch.Tensor:
-        """Encode images.
-
-        Args:
-            rgb: uint8 `[B, C, H, W]`, or float in 0..1.
-
-        Returns:
-            Features `[B, F]`.
-        """
-        x = rgb.float() / 255.0 if rgb.dtype == torch.uint8 else rgb
-        return self.net(x - 0.5)
 
 
 class VisionRNNModel(MLPModel):
