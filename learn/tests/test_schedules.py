@@ -27,7 +27,18 @@ def test_values(text, values):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "half", "1->0", "1@0.5", "0, 1", "0, 1@0.8, 2@0.5", "0, 1@1.5", "1->0@0.7..0.2", "1->0@", "0; 1@0.5"],
+    [
+        "",
+        "half",
+        "1->0",
+        "1@0.5",
+        "0, 1",
+        "0, 1@0.8, 2@0.5",
+        "0, 1@1.5",
+        "1->0@0.7..0.2",
+        "1->0@",
+        "0; 1@0.5",
+    ],
 )
 def test_what_is_no_schedule_is_refused_in_one_line(text):
     with pytest.raises(InputError, match="schedule") as caught:

@@ -7,8 +7,8 @@ rate is set once an update from the whole update's KL divergence.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -139,6 +139,12 @@ class Learner:
         self.objective = Objective()
         self.restart()
 
+    @property
+    def models(self) -> dict[str, MLPModel]:
+        """Actor and critic by name, those that there are."""
+        models = {"actor": self.actor, "critic": self.critic}
+        return {name: model for name, model in models.items() if model is not None}
+
     def _parameters(self) -> list[nn.Parameter]:
         modules = [m for m in (self.actor, self.critic, self.latent_head) if m is not None]
         return [p for module in modules for p in module.parameters()]
@@ -261,7 +267,7 @@ class Learner:
             Mean of each loss over the gradient steps, and `kl` of the whole update.
         """
         objective, cfg = self.objective, self.cfg
-        normalizers = [m.obs_normalizer for m in (self.actor, self.critic) if m is not None]
+        normalizers = [model.obs_normalizer for model in self.models.values()]
         if not objective.explores:
             self._update_normalizers()
         # The KL must be that of the optimization alone, so the statistics move after it.
@@ -280,7 +286,9 @@ class Learner:
         if objective.explores:
             found["kl"] = self.rollout_kl()
             if cfg.ppo.target_kl is not None and not objective.critic_only:
-                self.set_learning_rate(adapt_learning_rate(self.learning_rate, found["kl"], cfg.ppo.target_kl))
+                self.set_learning_rate(
+                    adapt_learning_rate(self.learning_rate, found["kl"], cfg.ppo.target_kl)
+                )
         if self.aux_optimizer is not None and not objective.critic_only:
             found["aux_recon"] = self.update_aux()
         for normalizer in normalizers:
@@ -293,7 +301,11 @@ class Learner:
         return found
 
     def losses(
-        self, batch: Minibatch, objective: Objective, mirror_memory: State | None = None, progress: float = 0.0
+        self,
+        batch: Minibatch,
+        objective: Objective,
+        mirror_memory: State | None = None,
+        progress: float = 0.0,
     ) -> dict[str, Tensor]:
         """Every loss on a minibatch, and their weighted sum `total`; with symmetry, means over it and its mirror image.
 
@@ -416,9 +428,8 @@ class Learner:
         optimizer.zero_grad()
         loss.backward()
         self.world.mean_gradients(self._parameters())
-        for module in (self.actor, self.critic):
-            if module is not None:
-                nn.utils.clip_grad_norm_(module.parameters(), self.cfg.passes.max_grad_norm)
+        for model in self.models.values():
+            nn.utils.clip_grad_norm_(model.parameters(), self.cfg.passes.max_grad_norm)
         optimizer.step()
 
     def rollout_kl(self) -> float:
@@ -461,9 +472,8 @@ class Learner:
 
     def _update_normalizers(self) -> None:
         rows = {name: self.buffer.whole().group(name).flatten(0, 1) for name in self.buffer.columns}
-        for model in (self.actor, self.critic):
-            if model is not None:
-                model.update_normalization(rows)  # type: ignore[arg-type]
+        for model in self.models.values():
+            model.update_normalization(rows)  # type: ignore[arg-type]
 
     def _forget_features(self) -> None:
         """Image features that are held between frames are of the old weights."""
@@ -495,9 +505,8 @@ class Learner:
 
     def train_mode(self) -> None:
         """Set the models to training."""
-        for model in (self.actor, self.critic):
-            if model is not None:
-                model.train()
+        for model in self.models.values():
+            model.train()
 
     def save(self) -> dict[str, Any]:
         """State of models and optimizers."""

@@ -183,7 +183,10 @@ class PPOTrainer:
         except RuntimeError as error:
             if "normal expects" not in str(error):
                 raise
-            losses, collected = {"std": math.nan}, start  # torch refuses to sample from a network that holds NaN
+            losses, collected = (
+                {"std": math.nan},
+                start,
+            )  # torch refuses to sample from a network that holds NaN
         learned = time.perf_counter()
         if not all(math.isfinite(v) for v in losses.values()):
             raise StageError(
@@ -195,7 +198,7 @@ class PPOTrainer:
         scalars = {
             **self.stats.summary(),
             **{f"Loss/{k}": v for k, v in losses.items()},
-            **gradient_norms({"actor": self.alg.actor, "critic": self.alg.critic}),
+            **gradient_norms(self.alg.models),
             "Loss/learning_rate": self.alg.learning_rate,
             "Policy/mean_std": float(self.alg.actor.output_std.mean()),
             "Perf/total_fps": steps * self.env.num_envs / (learned - start),

@@ -81,7 +81,9 @@ def _knots(
         step = (0.0 if place is None else float(place), float(value))
         return [step] if not before else [(step[0], before[-1][1]), step]
     if not place:
-        raise InputError(f"schedule {text!r}: {value}->{target} without @ and where it ends; expected {_FORMS}")
+        raise InputError(
+            f"schedule {text!r}: {value}->{target} without @ and where it ends; expected {_FORMS}"
+        )
     first, last = (0.0, float(place)) if end is None else (float(place), float(end))
     hold = [] if not before else [(first, before[-1][1])]
     return [*hold, (first, float(value)), (last, float(target))]

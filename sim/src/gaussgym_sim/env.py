@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -65,6 +66,8 @@ class Env:
         keep_final_observations: also give ``extras["final_observations"]``, the groups [R, ...] of the R envs that ended, as they
             were before their reset, with ``extras["final_ids"]`` [R]; costs a second set of observations in such steps.
         guard: names and saves what is not finite (`gaussgym_sim.views.nan_guard`), or None.
+        physics_s, render_s: time spent in the simulator's steps and in images so far [s]; what a GPU has yet to do counts where
+            it is waited for.
     """
 
     def __init__(
@@ -136,6 +139,7 @@ class Env:
         self.keep_final_observations = False
         self.guard: NanGuard | None = None
         self.choose_scenes: Callable[[Env, Tensor, Tensor], None] | None = None
+        self.physics_s = self.render_s = 0.0
         self._begin_everywhere()
 
     def reset(self, seed: int | None = None) -> dict[str, Tensor]:
@@ -227,7 +231,9 @@ class Env:
         self.last_action, self.last_joint_vel = self.action, sim.state.joint_vel.clone()
         target = self._take(action.detach())
         self.disturbances.apply(sim)
+        started = time.perf_counter()
         sim.step(target, substeps=cfg.substeps)
+        self.physics_s += time.perf_counter() - started
         if self.sensing is not None:
             self.sensing.advance()
         self._refresh()
@@ -490,11 +496,18 @@ class Env:
 
     def _capture(self) -> None:
         if self.camera is not None:
+            started = time.perf_counter()
             inputs = self.task.camera_inputs
             patches = None if inputs is None else lambda: inputs(self)
             self.camera.capture(self.sim.state, self.lin_vel_b, self.uniform, patches)
+            self.render_s += time.perf_counter() - started
 
     # ------------------------------------------------------------------ state
+
+    @property
+    def changes_wait(self) -> bool:
+        """Whether scene changes wait for the end of episodes: these are not part of `state_dict`."""
+        return bool(self._scene_changes)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the coming steps depend on, beside settings, scenes and actions; no scene changes that still wait."""
