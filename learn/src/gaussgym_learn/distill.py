@@ -16,6 +16,7 @@ from gaussgym_learn.checkpoint import (
     load_checkpoint,
 )
 from gaussgym_learn.env import LearnEnv
+from gaussgym_learn.ppo_trainer import ALGORITHMS
 from gaussgym_learn.recipes import Recipe
 from gaussgym_learn.resume import process_seed
 from gaussgym_learn.rotation import ScenesCfg

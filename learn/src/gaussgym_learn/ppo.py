@@ -1,14 +1,14 @@
 """The update: PPO, imitation of a teacher and reconstruction in one loss, for feed-forward and recurrent actors.
 
-Models, distributions and the meaning of a step are rsl_rl's; the update is our own, as its losses share one gradient. The learning
-rate is set once an update from the whole update's KL divergence.
+Models, distributions and the meaning of a step are rsl_rl's; the update is our own, as its losses share one gradient. The
+learning rate is set once an update from the whole update's KL divergence.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -62,7 +62,7 @@ class LearnerCfg:
 
     ppo: PPOCfg
     distill: DistillCfg | None = None
-    symmetry: SymmetryCfg = SymmetryCfg()
+    symmetry: SymmetryCfg = field(default_factory=SymmetryCfg)
     losses: tuple[tuple[str, float], ...] = ()
     mixed_precision: bool = False
     shards: int = 1
@@ -217,8 +217,8 @@ class Learner:
     def process_env_step(self, rewards: Tensor, dones: Tensor, extras: Mapping[str, Any]) -> None:
         """Record an environment's step.
 
-        An episode that a time limit ends would have gone on: its last reward is increased by the discounted value of the state that
-        it ended in, where the environment gives that (`final_observations` of the envs `final_ids`), else of the state before.
+        An episode that a time limit ends would have gone on: its last reward is increased by the discounted value of the state
+        that it ended in, where the environment gives that (`final_observations` of the envs `final_ids`), else of the one before.
 
         Args:
             rewards: `[E]`.

@@ -1,6 +1,7 @@
 """On-policy training of a recipe: rollouts and updates, with PPO, a teacher, or both.
 
-What counts follows the run's progress: without a teacher PPO alone; with one, the schedules of `DistillCfg` turn imitation into PPO.
+What counts follows the run's progress: without a teacher PPO alone; with one, imitation that the schedules of `DistillCfg` may
+turn into PPO.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ from gaussgym_learn.rollout import RolloutBuffer, RolloutLayout
 from gaussgym_learn.schedules import Objective, Schedule
 
 ALGORITHMS: Registry[Callable[..., Any]] = Registry("algorithm", "gaussgym.algorithms")
-"""Trainers by name (`Recipe.algorithm`): called as `(recipe, env, *, seed, teacher, world)`, with the members of `PPOTrainer` that
-`gaussgym_learn.run` uses: recipe, iteration, steps, progress, iterate, state, restore, warm_start, restart."""
+"""Trainers by name (`Recipe.algorithm`): called as `(recipe, env, *, seed, world)`, with `teacher` where there is one; what they
+return is a `gaussgym_learn.run.Trainer`."""
 
 
 def rollout_layout(

@@ -95,7 +95,7 @@ class DistillCfg:
 
     Schedules are text, see `gaussgym_learn.schedules.Schedule`. The loss is `coef` x (Huber loss on the actions + `latent_coef` x
     latent loss) + `aux_weight` x reconstruction + `ppo_coef` x PPO's loss (with the settings of `PPOCfg`). When `ppo_coef` first
-    exceeds 0, the student begins to explore by its own distribution, and only the critic learns for `PPOCfg.critic_warmup` updates.
+    exceeds 0, the student begins to explore by its own distribution; at first only the critic learns (`PPOCfg.critic_warmup`).
 
     Attributes:
         num_envs: rendered environments.

@@ -28,8 +28,8 @@ class Schedule:
     def parse(text: str | float) -> Schedule:
         """From text: parts with commas between them, each in force from its progress on.
 
-        `V` is a constant, `V@P` steps to V at P, `A->B@P` is linear from A at the start of the run to B at P, `A->B@P..Q` from A at
-        P to B at Q.
+        `V` is a constant, `V@P` steps to V at P, `A->B@P` is linear from A at the start of the run to B at P, `A->B@P..Q` from
+        A at P to B at Q.
 
         Raises:
             InputError: not of this form, or parts that are not in order within 0..1.

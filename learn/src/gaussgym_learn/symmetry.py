@@ -1,8 +1,8 @@
 """Left and right in training: recorded steps as the robot's mirror image would have recorded them.
 
 Observations and actions go through the robot's maps (`gaussgym_sim.mdp.symmetry.Symmetry`); images are flipped when they are
-encoded, so that no second copy of them is kept; a recurrent actor's memory of the mirrored past is carried from rollout to rollout
-by replaying it (`gaussgym_learn.ppo.Learner`).
+encoded, so that no second copy of them is kept; a recurrent actor's memory of the mirrored past is carried from rollout to
+rollout by replaying it (`gaussgym_learn.ppo.Learner`).
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ class MirrorMaps(Protocol):
 def mirrored(batch: Minibatch, maps: MirrorMaps, hidden: State | None = None) -> Minibatch:
     """Recorded steps of the mirrored robot in the mirrored world.
 
-    What the actor and the critic said stays as it was: the mirrored behaviour took the mirrored action with the same probability, and
-    its returns are the same. `old_params` are not mirrored, and there is no teacher's latent.
+    What the actor and the critic said stays as it was: the mirrored behaviour took the mirrored action with the same
+    probability, and its returns are the same. `old_params` are not mirrored, and there is no teacher's latent.
 
     Args:
         batch: the steps.
