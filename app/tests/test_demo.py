@@ -196,7 +196,7 @@ def measure(tmp_path, monkeypatch, errors, falls):
 def test_snapshot_lies_where_the_manifest_says(tmp_path, monkeypatch):
     """0.75483 min is 0.755 in the manifest: the folder must be that of 0.755, not of 0.75483."""
     made = []
-    monkeypatch.setattr("gaussgym_learn.train.run_fields", lambda recipe, env, seed: {})
+    monkeypatch.setattr("gaussgym_learn.run.run_fields", lambda recipe, env, seed: {})
     monkeypatch.setattr(
         "gaussgym_learn.checkpoint.save_checkpoint", lambda folder, *args, **fields: made.append(folder.name)
     )

@@ -16,8 +16,8 @@ from gaussgym_render import SplatRenderer
 from gaussgym_render.bench import device as timing
 from gaussgym_render.bench.scenes import exact_count
 from gaussgym_render.cuda_backend import KERNELS
+from gaussgym_render.frames import Frames
 from gaussgym_render.lod import LodSplats, build_tree
-from gaussgym_render.renderer import Frames
 from gaussgym_scene import Scene, synthesize
 
 BATCH_ROUNDING = 256

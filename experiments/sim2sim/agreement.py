@@ -24,7 +24,7 @@ from gaussgym_deploy.reporting import ProgressLine
 from gaussgym_deploy.sim2sim import sim2sim_in_scene
 from gaussgym_learn.evaluate import evaluate, fixed_starts
 from gaussgym_learn.export import export_policy
-from gaussgym_learn.train import torch_threads
+from gaussgym_learn.run import torch_threads
 from gaussgym_scene import synthesize
 from gaussgym_scene.artifact import write_json
 from gaussgym_scene.command import run

@@ -3,9 +3,9 @@
 import pytest
 import torch
 from gaussgym_learn.ppo import AdaptivePPO, adapt_learning_rate
+from gaussgym_learn.ppo_trainer import PPOTrainer, build_ppo
 from gaussgym_learn.recipes import NetworkCfg, PPOCfg, Recipe
 from gaussgym_learn.testing import ToyEnv
-from gaussgym_learn.train import PPOTrainer, build_ppo
 from rsl_rl.storage import RolloutStorage
 from tensordict import TensorDict
 

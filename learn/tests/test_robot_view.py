@@ -10,9 +10,10 @@ import torch
 from gaussgym_learn.courses import stairs_course
 from gaussgym_learn.env import make_camera_renderer, make_env
 from gaussgym_learn.evaluate import EPISODE_S, evaluate
+from gaussgym_learn.ppo_trainer import PPOTrainer
 from gaussgym_learn.recipes import get_recipe
 from gaussgym_learn.robot_view import RobotRenderer, robot_shapes
-from gaussgym_learn.train import PPOTrainer, torch_threads
+from gaussgym_learn.run import torch_threads
 from gaussgym_render import SplatRenderer
 from gaussgym_render.lod import build_tree
 from gaussgym_render.optimize import digest

@@ -6,8 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from gaussgym_learn.__main__ import RunOptions
 from gaussgym_learn.checkpoint import load_checkpoint
+from gaussgym_learn.cli.options import RunOptions
 from gaussgym_learn.courses import stairs_course
 from gaussgym_learn.env import hash_scenes, make_env, scene_hash
 from gaussgym_learn.recipes import NetworkCfg, PPOCfg, get_recipe

@@ -279,7 +279,7 @@ def test_commands_end_with_one_line_and_status_2(words, line, capsys, monkeypatc
 
 
 def test_what_is_said_about_the_camera_goes_into_the_recipe():
-    from gaussgym_learn.__main__ import RunOptions
+    from gaussgym_learn.cli.options import RunOptions
 
     recipe = get_recipe("pixels")
     assert RunOptions().applied(recipe) == recipe

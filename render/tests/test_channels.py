@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 from gaussgym_render import Instances, SplatRenderer, build_objects, cuda_backend
+from gaussgym_render.frames import Frames
 from gaussgym_render.lod import build_tree
 from gaussgym_render.objects import box
-from gaussgym_render.renderer import Frames
 from gaussgym_render.testing import (
     ONE_PIXEL,
     covering_splat,

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from gaussgym_render import SplatRenderer
-from gaussgym_render.renderer import RasterizerCfg
+from gaussgym_render.backends import RasterizerCfg
 from gaussgym_render.testing import pinhole, random_cameras, random_splats
 
 wp = pytest.importorskip("warp")

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 from gaussgym_render import SplatRenderer, available_backends, gsplat_backend, oracle, register_backend
+from gaussgym_render.backends import _BACKENDS, RasterizerCfg
 from gaussgym_render.bench.comparison import psnr_db
 from gaussgym_render.gsplat_backend import GsplatCfg, GsplatRasterizer
 from gaussgym_render.lod import build_tree
-from gaussgym_render.renderer import _BACKENDS, RasterizerCfg
 from gaussgym_render.testing import pinhole, random_cameras, random_splats
 from gaussgym_scene import InputError, Splats
 

@@ -15,7 +15,7 @@ from gaussgym_render import (
     objects,
     register_backend,
 )
-from gaussgym_render.renderer import _BACKENDS
+from gaussgym_render.backends import _BACKENDS
 from gaussgym_render.testing import (
     pinhole,
     quadruped_before,

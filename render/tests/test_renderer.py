@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from gaussgym_render import Frames, SplatRenderer, available_backends, cuda_backend, register_backend
-from gaussgym_render.renderer import _BACKENDS
+from gaussgym_render.backends import _BACKENDS
 from gaussgym_render.testing import pinhole, random_cameras, random_splats
 from gaussgym_scene import InputError
 

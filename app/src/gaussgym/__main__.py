@@ -66,7 +66,7 @@ class Film:
 
     def run(self) -> Path:
         """Film."""
-        from gaussgym_learn.train import torch_threads
+        from gaussgym_learn.run import torch_threads
 
         from gaussgym.video import film
 

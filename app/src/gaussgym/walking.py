@@ -88,7 +88,7 @@ class SnapshotKeeper:
     def __call__(self, trainer: Any, scalars: dict[str, float]) -> None:
         """Count the update's time; keep the networks if a snapshot is due."""
         from gaussgym_learn.checkpoint import save_checkpoint
-        from gaussgym_learn.train import run_fields
+        from gaussgym_learn.run import run_fields
 
         self._trained_s += scalars["Perf/collection_time"] + scalars["Perf/learning_time"]
         now = self._trained_s / 60
@@ -120,7 +120,7 @@ def minutes_to_walk(snapshots: Path, scenes: Sequence[Path], output: Path, *, ep
     """
     from gaussgym_learn.courses import default_course
     from gaussgym_learn.evaluate import evaluate
-    from gaussgym_learn.train import torch_threads
+    from gaussgym_learn.run import torch_threads
     from tqdm import tqdm
 
     fields = read_artifact(snapshots, manifest=MANIFEST, format=FORMAT, versions=(VERSION,))

@@ -353,7 +353,7 @@ def distill(
     from gaussgym_learn.acting import CheckpointPolicy
     from gaussgym_learn.env import make_env
     from gaussgym_learn.recipes import get_recipe
-    from gaussgym_learn.train import Budget, clear_run, run_fields, run_training, torch_threads
+    from gaussgym_learn.run import Budget, clear_run, run_fields, run_training, torch_threads
 
     if minutes is None and iterations is None:
         raise InputError("distillation is unbounded: give minutes or iterations")

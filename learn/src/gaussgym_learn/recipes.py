@@ -14,6 +14,11 @@ from gaussgym_scene.errors import InputError
 from gaussgym_sim.env import EnvCfg
 from gaussgym_sim.mdp.rewards import RewardCfg
 
+from gaussgym_learn.registry import Registry
+
+RECIPES: Registry[Callable[[], Recipe]] = Registry("recipe", "gaussgym.recipes")
+"""Functions that make recipes, by name; another package adds one by an entry point of group ``gaussgym.recipes``."""
+
 TEACHER_GROUPS = ("proprio", "base_vel", "scan")
 STUDENT_GROUPS = ("proprio", "rgb")
 
@@ -151,11 +156,13 @@ def network_from_dict(fields: Mapping[str, Any]) -> NetworkCfg:
     return NetworkCfg(**values)
 
 
+@RECIPES.register("teacher_flat")
 def teacher_flat() -> Recipe:
     """A privileged teacher that trots on the flat after one to two minutes on two cores."""
     return Recipe("teacher_flat", env=EnvCfg(rewards=RewardCfg(tracking_sigma=0.25)), clearance=(0.3, 0.06))
 
 
+@RECIPES.register("teacher_rough")
 def teacher_rough() -> Recipe:
     """Continuation of `teacher_flat` on uneven ground: slower learning rate, longer horizon, little exploration."""
     base = teacher_flat()
@@ -168,6 +175,7 @@ def teacher_rough() -> Recipe:
     )
 
 
+@RECIPES.register("teacher_stairs")
 def teacher_stairs() -> Recipe:
     """The long run: a wider network on `courses.stairs_course`, from nothing, level by level up to 18 cm steps."""
     base = teacher_rough()
@@ -186,6 +194,7 @@ def teacher_stairs() -> Recipe:
     )
 
 
+@RECIPES.register("distill")
 def distill() -> Recipe:
     """The student: CNN + GRU on proprioception and pixels, taught by a teacher that walks to goals along the paths."""
     base = teacher_stairs()
@@ -196,6 +205,7 @@ def distill() -> Recipe:
     return Recipe("distill", network=network, env=replace(base.env, commands=commands))
 
 
+@RECIPES.register("pixels")
 def pixels() -> Recipe:
     """PPO straight from pixels: the student's network, a privileged critic, auxiliary reconstruction of the scan."""
     base = teacher_rough()
@@ -204,18 +214,15 @@ def pixels() -> Recipe:
     return replace(base, name="pixels", network=network, ppo=ppo)
 
 
-RECIPES: dict[str, Callable[[], Recipe]] = {
-    r.__name__: r for r in (teacher_flat, teacher_rough, teacher_stairs, distill, pixels)
-}
-"""Recipes by name; a package adds its own entry."""
-
-
 def get_recipe(name: str) -> Recipe:
-    """A recipe by name.
+    """A recipe by name, one of ours or of another package's entry point.
 
     Raises:
-        InputError: no such recipe; the message lists those that exist.
+        InputError: no such recipe (the message lists those that exist), or what a package declares is none.
     """
-    if name not in RECIPES:
-        raise InputError(f"unknown recipe {name!r}; choose one of: {', '.join(sorted(RECIPES))}")
-    return RECIPES[name]()
+    recipe = RECIPES.get(name)()
+    if not isinstance(recipe, Recipe):
+        raise InputError(
+            f"recipe {name!r}: found a function that returns {type(recipe).__name__}, expected a Recipe"
+        )
+    return recipe

@@ -18,10 +18,12 @@ from PIL import Image
 from tqdm import tqdm
 
 from gaussgym_render import client, serve
+from gaussgym_render.backends import AnySplats
 from gaussgym_render.bench import comparison
 from gaussgym_render.bench.command import Bench
+from gaussgym_render.frames import Frames
 from gaussgym_render.lod import LodSplats
-from gaussgym_render.renderer import AnySplats, Frames, SplatRenderer
+from gaussgym_render.renderer import SplatRenderer
 from gaussgym_render.sources import SplatSource, open_splats, open_viewpoints
 from gaussgym_render.viewpoints import Viewpoints, load_viewpoints, path_viewpoints, scene_viewpoints
 

@@ -10,10 +10,10 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from gaussgym_render.renderer import Rasterizer, RasterizerCfg
+    from gaussgym_render.backends import Rasterizer, RasterizerCfg
 
 ABILITIES = ("objects", "edits", "outputs", "sizes", "memory_budget_bytes")
-"""Those of `gaussgym_render.renderer.ABILITIES` that they have."""
+"""Those of `gaussgym_render.backends.ABILITIES` that they have."""
 KERNELS: dict[str, Literal["plain", "fast", "half"]] = {
     "cuda": "plain",
     "cuda-fast": "fast",

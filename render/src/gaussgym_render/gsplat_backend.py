@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from gaussgym_render.oracle import EPS_2D
 
 if TYPE_CHECKING:
-    from gaussgym_render.renderer import AnySplats, FrameArrays, RasterizerCfg
+    from gaussgym_render.backends import AnySplats, RasterizerCfg
+    from gaussgym_render.frames import FrameArrays
 
 GSPLAT_VERSION = "1.5.3"
 

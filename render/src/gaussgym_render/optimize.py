@@ -17,10 +17,11 @@ from gaussgym_scene import InputError, Splats
 from numpy.typing import NDArray
 
 from gaussgym_render import oracle
+from gaussgym_render.backends import AnySplats
 from gaussgym_render.bench.comparison import MAX_PSNR_DB, psnr_db
 from gaussgym_render.differentiable import raster_backward, raster_forward
 from gaussgym_render.lod import MAX_OPACITY, MIN_SCALE_M, LodSplats, build_tree
-from gaussgym_render.renderer import AnySplats, SplatRenderer
+from gaussgym_render.renderer import SplatRenderer
 from gaussgym_render.viewpoints import Viewpoints
 
 PRUNE_MARGIN_DB = 6.0

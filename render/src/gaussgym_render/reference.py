@@ -15,7 +15,8 @@ from gaussgym_render.lod import LodSplats
 from gaussgym_render.objects import Instances
 
 if TYPE_CHECKING:
-    from gaussgym_render.renderer import AnySplats, FrameArrays, RasterizerCfg
+    from gaussgym_render.backends import AnySplats, RasterizerCfg
+    from gaussgym_render.frames import FrameArrays
 
 
 class ReferenceRasterizer:

@@ -2,255 +2,32 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
-from importlib.metadata import entry_points
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
-from gaussgym_scene import InputError, Splats
+from gaussgym_scene import InputError
 from numpy.typing import NDArray
 
-from gaussgym_render import channels, cuda_backend, gsplat_backend
+from gaussgym_render import channels
 from gaussgym_render.arrays import Array, device_of, to_numpy
-from gaussgym_render.atlas import build_atlas
+from gaussgym_render.backends import (
+    BACKEND_ABILITIES,
+    LEVELS_ALIASED,
+    DeviceRasterizer,
+    RasterizerCfg,
+    choose_backend,
+    find_backends,
+    labels_of,
+)
 from gaussgym_render.channels import ChannelArrays
-from gaussgym_render.cpu import CpuRasterizer
 from gaussgym_render.edits import SceneEdits, check_edits, numpy_edits
+from gaussgym_render.frames import Frames, deliver, frame_arrays, seen_array
 from gaussgym_render.lod import LodSplats
 from gaussgym_render.objects import Instances, check_instances, is_rigid
-from gaussgym_render.packed import PackedCache, SceneSource, read_splats
-from gaussgym_render.paging import PagedRasterizer, PagingStats, ScenePool
-from gaussgym_render.reference import ReferenceRasterizer
-
-logger = logging.getLogger(__name__)
-
-ENTRY_POINT_GROUP = "gaussgym_render.backends"
-"""Packages add backends under this entry point group: name = a `BackendFactory`."""
-AUTO_PREFERENCE = ("cuda", "cpu")
-"""What 'auto' takes: the first of these that exists."""
-
-FrameArrays = tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32]]
-
-
-@dataclass
-class Frames:
-    """Images of C cameras, numpy arrays or torch tensors.
-
-    Attributes:
-        rgb: uint8 `[C, H, W, 3]`.
-        depth: float32 `[C, H, W]`, expected depth along the camera's +Z [m], 0 where nothing was hit.
-        alpha: float32 `[C, H, W]`, opacity in 0..1.
-        instances: int32 `[C, H, W]`, which of the call's object instances makes up more than half of a pixel, -1 where none
-            does. Only calls with objects write it.
-        rgb_float: float32 `[C, H, W, 3]` in 0..1. This and what follows is written when `outputs` names it; see
-            `gaussgym_render.channels`.
-        median_depth: float32 `[C, H, W]`, depth where half of the light is used up [m], 0 where more than half is left.
-        normals: float32 `[C, H, W, 3]`, unit vectors in the camera frame, 0 where nothing was hit.
-        labels: int32 `[C, H, W]`, label at the median depth, -1 where there is none.
-        features: float32 `[C, H, W, F]`.
-    """
-
-    rgb: Array
-    depth: Array
-    alpha: Array
-    instances: Array | None = None
-    rgb_float: Array | None = None
-    median_depth: Array | None = None
-    normals: Array | None = None
-    labels: Array | None = None
-    features: Array | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class RasterizerCfg:
-    """What every backend is built for.
-
-    Attributes:
-        width: Image width [px].
-        height: Image height [px].
-        near: Nearest depth of a splat's mean [m].
-        antialiased: Whether opacity is compensated for the low-pass.
-        sh_degree: Highest SH degree to use, None for all.
-        num_threads: CPU threads, None for all cores.
-        features: Feature channels of each scene's splats `[N, F]`, None for none.
-        memory_budget_bytes: Most that the scenes' arrays may take [B]; None: all scenes stay in memory.
-        cache_dir: Where scenes that take turns lie packed; None: `gaussgym_render.packed.default_cache_dir`.
-        device: Where to render, for backends that have a choice, such as 'cuda:1'; None: they choose.
-    """
-
-    width: int
-    height: int
-    near: float = 0.01
-    antialiased: bool = True
-    sh_degree: int | None = None
-    num_threads: int | None = None
-    features: Sequence[NDArray[np.float32]] | None = None
-    memory_budget_bytes: int | None = None
-    cache_dir: Path | None = None
-    device: str | None = None
-
-
-class Rasterizer(Protocol):
-    """What a backend gives: it fills the frames of the chosen cameras."""
-
-    def render(
-        self,
-        c2w: NDArray[np.float64],
-        ks: NDArray[np.float64],
-        scene_ids: NDArray[np.int64],
-        cameras: NDArray[np.int64],
-        background: NDArray[np.float32],
-        frames: FrameArrays,
-        objects: Instances | None = None,
-        seen: NDArray[np.int32] | None = None,
-        changes: SceneEdits | None = None,
-        extra: ChannelArrays | None = None,
-        sizes: NDArray[np.int64] | None = None,
-    ) -> None:
-        """See `gaussgym_render.cpu.CpuRasterizer.render`."""
-        ...
-
-
-@runtime_checkable
-class DeviceRasterizer(Rasterizer, Protocol):
-    """A backend that also takes arrays where they lie, such as on a GPU."""
-
-    def takes(self, array: Array) -> bool:
-        """Whether an array lies on its device."""
-        ...
-
-    def is_on(self, device: Any) -> bool:
-        """Whether a torch device is its device."""
-        ...
-
-    def render_arrays(
-        self,
-        c2w: Array,
-        ks: Array,
-        scene_ids: Array,
-        mask: Array | None,
-        sizes: Array | None,
-        background: NDArray[np.float32],
-        out: tuple[Array, Array, Array] | None,
-        objects: Instances | None = None,
-        edits: SceneEdits | None = None,
-        outputs: Mapping[str, Array] | None = None,
-    ) -> tuple[Array, Array, Array]:
-        """See `gaussgym_render.cuda.backend.CudaRasterizer.render_arrays`."""
-        ...
-
-    def new_output(self, name: str, count: int, like: Array) -> Array:
-        """See `gaussgym_render.cuda.backend.CudaRasterizer.new_output`."""
-        ...
-
-
-AnySplats = Splats | LodSplats
-"""A scene as given, or with levels of detail."""
-BackendFactory = Callable[[Sequence[AnySplats], RasterizerCfg], Rasterizer]
-_BACKENDS: dict[str, BackendFactory] = {}
-ABILITIES = ("objects", "edits", "outputs", "sizes", "memory_budget_bytes")
-"""What a backend may take beyond cameras: each names its argument of `SplatRenderer` or of its `render`.
-
-One that takes a memory budget is given sources to page in, not splats, where there is a budget.
-"""
-_ABILITIES: dict[str, frozenset[str]] = {}  # of registered backends, by name
-_MISSING: dict[str, Callable[[], str | None]] = {}  # what registered backends lack here, by name
-
-
-def register_backend(
-    name: str,
-    factory: BackendFactory,
-    *,
-    abilities: Collection[str] = (),
-    missing: Callable[[], str | None] | None = None,
-) -> None:
-    """Make a backend available to `SplatRenderer(backend=name)`.
-
-    Args:
-        name: How it is asked for.
-        factory: Makes it.
-        abilities: Those of `ABILITIES` that it has.
-        missing: Says what the backend needs that this machine lacks, None if nothing; None: it runs everywhere.
-    """
-    _BACKENDS[name], _ABILITIES[name] = factory, frozenset(abilities)
-    _MISSING.pop(name, None)
-    if missing is not None:
-        _MISSING[name] = missing
-
-
-def available_backends() -> list[str]:
-    """Names that `SplatRenderer` accepts here, beside 'auto'; one that lacks something on this machine is left out."""
-    return sorted(name for name in _find_backends() if name not in _MISSING or _MISSING[name]() is None)
-
-
-def _find_backends() -> dict[str, Callable[[], BackendFactory]]:
-    """Loaders by name: what was registered, then what installed packages declare."""
-    found: dict[str, Callable[[], BackendFactory]] = {
-        point.name: point.load for point in entry_points(group=ENTRY_POINT_GROUP)
-    }
-    for name, factory in _BACKENDS.items():
-        found[name] = lambda factory=factory: factory
-    return found
-
-
-def _make_cpu(splats: Sequence[Any], cfg: RasterizerCfg) -> Rasterizer:
-    if cfg.memory_budget_bytes is not None:
-        return _make_paged_cpu(splats, cfg, cfg.memory_budget_bytes)
-    atlas = build_atlas(splats, sh_degree=cfg.sh_degree)
-    rasterizer = CpuRasterizer(
-        atlas, cfg.width, cfg.height, near=cfg.near, antialiased=cfg.antialiased, num_threads=cfg.num_threads
-    )
-    rasterizer.set_channels([_labels(scene) for scene in splats], cfg.features)
-    return rasterizer
-
-
-def _labels(scene: SceneSource) -> NDArray[np.int32] | None:
-    """Labels of a scene's splats; one with levels of detail has none."""
-    return scene.labels if isinstance(scene, Splats) else None
-
-
-def _make_paged_cpu(sources: Sequence[SceneSource], cfg: RasterizerCfg, budget_bytes: int) -> PagedRasterizer:
-    cache = PackedCache(cfg.cache_dir)
-    scenes = cache.pack_all(sources, cfg.sh_degree)
-    if not cfg.antialiased and any(scene.levels for scene in scenes):
-        raise InputError(LEVELS_ALIASED)
-    pool = ScenePool(scenes, budget_bytes, cache)
-    rasterizer = CpuRasterizer(
-        pool.atlas, cfg.width, cfg.height, near=cfg.near, antialiased=cfg.antialiased, num_threads=cfg.num_threads
-    )  # fmt: skip
-    rasterizer.set_label_table(pool.labels)
-    return PagedRasterizer(pool, rasterizer)
-
-
-register_backend("cpu", _make_cpu, abilities=ABILITIES)
-for _name, _kernels in cuda_backend.KERNELS.items():
-    register_backend(
-        _name,
-        partial(cuda_backend.make_cuda, kernels=_kernels),
-        abilities=cuda_backend.ABILITIES,
-        missing=cuda_backend.missing,
-    )
-register_backend(
-    "warp-cpu",
-    cuda_backend.make_warp_cpu,
-    abilities=cuda_backend.ABILITIES,
-    missing=cuda_backend.missing_warp,
-)
-register_backend("reference", ReferenceRasterizer, abilities=("objects", "edits", "outputs", "sizes"))
-for _name, _batch_scenes in (("gsplat", False), ("gsplat-batched", True)):
-    register_backend(
-        _name,
-        partial(gsplat_backend.make_gsplat, gsplat_cfg=gsplat_backend.GsplatCfg(batch_scenes=_batch_scenes)),
-        missing=gsplat_backend.missing,
-    )
-
-LEVELS_ALIASED = (
-    "found a scene with levels of detail and antialiased=False; its merged splats are made for True"
-)
+from gaussgym_render.packed import SceneSource, read_splats
+from gaussgym_render.paging import PagingStats, ScenePool
 
 
 class SplatRenderer:
@@ -327,7 +104,7 @@ class SplatRenderer:
         self.width, self.height = int(width), int(height)
         self.device = device
         self.num_scenes = len(splats)
-        self._has_labels = any(_labels(scene) is not None for scene in splats)
+        self._has_labels = any(labels_of(scene) is not None for scene in splats)
         self.cfg = RasterizerCfg(
             width=self.width,
             height=self.height,
@@ -340,7 +117,7 @@ class SplatRenderer:
             cache_dir=None if cache_dir is None else Path(cache_dir),
             device=None if device is None else str(device),
         )
-        self.backend, factory = _choose(backend, paged=memory_budget_bytes is not None)
+        self.backend, factory = choose_backend(backend, paged=memory_budget_bytes is not None)
         if memory_budget_bytes is not None:
             self.need("memory_budget_bytes")
         self.rasterizer = factory(splats, self.cfg)  # type: ignore[arg-type]
@@ -512,8 +289,8 @@ class SplatRenderer:
 
     def need(self, ability: str) -> None:
         """Raise an `InputError` unless the backend has an ability."""
-        if ability not in _ABILITIES.get(self.backend, ()):
-            able = sorted(name for name in _find_backends() if ability in _ABILITIES.get(name, ()))
+        if ability not in BACKEND_ABILITIES.get(self.backend, ()):
+            able = sorted(name for name in find_backends() if ability in BACKEND_ABILITIES.get(name, ()))
             raise InputError(
                 f"renderer backend {self.backend!r} cannot take {ability}; those that can: {', '.join(able)}"
             )
@@ -611,66 +388,6 @@ class SplatRenderer:
         return check_instances(arrays, num_cameras, cameras)
 
 
-def _choose(name: str, *, paged: bool) -> tuple[str, BackendFactory]:
-    """Resolve a backend's name; 'auto' takes one that can page where scenes are to take turns."""
-    found = _find_backends()
-    if name == "auto":
-        name = next(
-            candidate
-            for candidate in AUTO_PREFERENCE
-            if candidate in available_backends()
-            and not (paged and "memory_budget_bytes" not in _ABILITIES.get(candidate, ()))
-        )
-        logger.info("splat renderer backend 'auto' took %r (available: %s)", name, ", ".join(sorted(found)))
-    lacking = _MISSING[name]() if name in _MISSING else None
-    if name not in found or lacking:
-        reason = f"cannot run here: {lacking}" if lacking else "is not available here"
-        raise InputError(
-            f"renderer backend {name!r} {reason}; available: {', '.join(available_backends())} (or 'auto')"
-        )
-    return name, found[name]()
-
-
-def frame_arrays(count: int, width: int, height: int, out: Frames | None) -> FrameArrays:
-    """The numpy arrays of `count` frames to render into: views of `out` where it lies in main memory, else new ones.
-
-    Raises:
-        InputError: `out` has other shapes or types, or is not contiguous.
-    """
-    shapes = ((count, height, width, 3), (count, height, width), (count, height, width))
-    dtypes = (np.uint8, np.float32, np.float32)
-    if out is None:
-        return tuple(np.zeros(shape, dtype) for shape, dtype in zip(shapes, dtypes))  # type: ignore[return-value]
-    arrays = []
-    for name, shape, dtype in zip(("rgb", "depth", "alpha"), shapes, dtypes):
-        array = to_numpy(getattr(out, name), None)
-        if array.shape != shape or array.dtype != dtype or not array.flags.c_contiguous:
-            raise InputError(
-                f"out.{name} is {array.dtype} {array.shape}, expected contiguous {np.dtype(dtype)} {shape}"
-            )
-        arrays.append(array)
-    return tuple(arrays)  # type: ignore[return-value]
-
-
-def seen_array(count: int, width: int, height: int, out: Frames | None) -> NDArray[np.int32] | None:
-    """The array for `Frames.instances`: that of `out`, if it has one.
-
-    Raises:
-        InputError: It has another shape or type, or is not contiguous.
-    """
-    shape = (count, height, width)
-    if out is None:
-        return np.full(shape, -1, np.int32)
-    if out.instances is None:
-        return None
-    array = to_numpy(out.instances, None)
-    if array.shape != shape or array.dtype != np.int32 or not array.flags.c_contiguous:
-        raise InputError(
-            f"out.instances is {array.dtype} {array.shape}, expected contiguous int32 {shape} or None"
-        )
-    return array
-
-
 def _check_values(
     poses: NDArray[np.float64],
     ks: NDArray[np.float64],
@@ -718,38 +435,3 @@ def _check_features(
                 f"features of scene {i} have shape {array.shape}, expected finite {(len(scene.means), width)}"
             )
     return arrays
-
-
-def deliver(
-    frames: FrameArrays, more: dict[str, NDArray[Any] | None], out: Frames | None, torch_device: Any
-) -> Frames:
-    """Give the caller frames of the kind it speaks: `out`, if there is one, else of numpy arrays or tensors.
-
-    Args:
-        frames: rgb, depth, alpha.
-        more: Further outputs by name; None: not written.
-        out: What the caller gave to write into; the arrays are its memory where that is the processor's.
-        torch_device: Of new tensors; None for numpy arrays.
-    """
-    arrays = {**dict(zip(("rgb", "depth", "alpha"), frames)), **more}
-    arrays = {name: array for name, array in arrays.items() if array is not None}
-    if out is None:
-        return Frames(**{name: _as_tensor(array, torch_device) for name, array in arrays.items()})
-    for name, array in arrays.items():
-        target = getattr(out, name)
-        if target is None:
-            setattr(out, name, _as_tensor(array, torch_device))
-        elif device_of(target) is not None and device_of(target).type != "cpu":
-            import torch
-
-            target.copy_(torch.from_numpy(array))
-    return out
-
-
-def _as_tensor(array: NDArray[Any], torch_device: Any) -> Array:
-    """The array, or if a device is given a tensor there."""
-    if torch_device is None:
-        return array
-    import torch
-
-    return torch.from_numpy(array).to(torch_device)

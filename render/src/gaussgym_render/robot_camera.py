@@ -19,20 +19,14 @@ from numpy.typing import NDArray
 
 from gaussgym_render import lens, sensor, shutter
 from gaussgym_render.arrays import Array, device_of, to_numpy
+from gaussgym_render.backends import DeviceRasterizer
 from gaussgym_render.cpu import available_cores
 from gaussgym_render.edits import AppearanceCfg, SceneEdits, check_edits, draw_edits, numpy_edits
+from gaussgym_render.frames import FrameArrays, Frames, deliver, frame_arrays, seen_array
 from gaussgym_render.lens import LensCfg
 from gaussgym_render.objects import Instances
 from gaussgym_render.packed import SceneSource
-from gaussgym_render.renderer import (
-    DeviceRasterizer,
-    FrameArrays,
-    Frames,
-    SplatRenderer,
-    deliver,
-    frame_arrays,
-    seen_array,
-)
+from gaussgym_render.renderer import SplatRenderer
 from gaussgym_render.sensor import SensorCfg
 from gaussgym_render.shutter import ShutterCfg
 

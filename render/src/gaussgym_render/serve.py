@@ -19,8 +19,10 @@ import numpy as np
 from gaussgym_scene import InputError
 
 from gaussgym_render import client
+from gaussgym_render.backends import AnySplats
 from gaussgym_render.client import HEADER, HEADER_BYTES, PAGE, SERVER_BYTE, SHM, Slot
-from gaussgym_render.renderer import AnySplats, Frames, SplatRenderer
+from gaussgym_render.frames import Frames
+from gaussgym_render.renderer import SplatRenderer
 from gaussgym_render.robot_camera import RobotCamera, get_camera_model, make_robot_camera
 
 logger = logging.getLogger(__name__)

@@ -16,8 +16,9 @@ from gaussgym_scene import InputError
 from numpy.typing import ArrayLike, NDArray
 
 from gaussgym_render.arrays import Array, device_of, to_numpy
+from gaussgym_render.frames import Frames, deliver, frame_arrays
 from gaussgym_render.packed import SceneSource
-from gaussgym_render.renderer import Frames, SplatRenderer, deliver, frame_arrays
+from gaussgym_render.renderer import SplatRenderer
 
 
 @dataclass(frozen=True)

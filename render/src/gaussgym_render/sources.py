@@ -11,8 +11,8 @@ from gaussgym_scene.formats import SUFFIXES, load_splats
 from gaussgym_scene.scene import MANIFEST as SCENE_MANIFEST
 
 from gaussgym_render import lod
+from gaussgym_render.backends import AnySplats
 from gaussgym_render.lod import LodSplats
-from gaussgym_render.renderer import AnySplats
 from gaussgym_render.viewpoints import Viewpoints, load_viewpoints
 
 _SOG_MANIFEST = "meta.json"

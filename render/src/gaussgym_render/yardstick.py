@@ -171,7 +171,7 @@ def _render_camera(scene, view, k, near, background, frame):
 
 
 class Yardstick:
-    """The plain renderer with the interface of a backend (`gaussgym_render.renderer.Rasterizer`), without objects.
+    """The plain renderer with the interface of a backend (`gaussgym_render.backends.Rasterizer`), without objects.
 
     Args:
         scenes: The scenes; their covariances are computed once.

@@ -169,7 +169,7 @@ def _render(
     timeout_s: float,
 ) -> None:
     """The camera's process."""
-    from gaussgym_learn.train import torch_threads
+    from gaussgym_learn.run import torch_threads
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's; it ends this process
     parent, shared = os.getppid(), np.frombuffer(pose, dtype=np.float64)

@@ -13,7 +13,8 @@ import numpy as np
 from gaussgym_render.bench.machine import available_bytes
 from gaussgym_render.bench.scenes import Place, Workload, make_workload
 from gaussgym_render.cpu import CpuRasterizer
-from gaussgym_render.renderer import Frames, SplatRenderer
+from gaussgym_render.frames import Frames
+from gaussgym_render.renderer import SplatRenderer
 
 SIZES = ((64, 48), (84, 48), (128, 128), (320, 240), (640, 480))
 """Image sizes [px]: the policy's, the one of GaussGym's released configuration, three larger."""

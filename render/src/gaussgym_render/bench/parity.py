@@ -12,9 +12,10 @@ from gaussgym_scene import Splats
 from numpy.typing import NDArray
 
 from gaussgym_render import oracle
+from gaussgym_render.backends import BACKEND_ABILITIES, AnySplats
 from gaussgym_render.bench.comparison import psnr_db
 from gaussgym_render.lod import LodSplats, build_tree
-from gaussgym_render.renderer import _ABILITIES, AnySplats, SplatRenderer
+from gaussgym_render.renderer import SplatRenderer
 from gaussgym_render.testing import pinhole, random_cameras, random_splats, street_cameras, street_splats
 
 BACKGROUND = (0.2, 0.4, 0.6)
@@ -112,7 +113,7 @@ def cases(sizes: Sequence[tuple[int, int]], num_splats: int, *, seed: int = 0) -
 
 def drawn_by(backend: str, device: Any = None) -> Render:
     """Draws cases by a backend, with inputs on a device (None: numpy); colours before rounding too, where it has them."""
-    extra = ("rgb_float",) if "outputs" in _ABILITIES.get(backend, ()) else ()
+    extra = ("rgb_float",) if "outputs" in BACKEND_ABILITIES.get(backend, ()) else ()
 
     def render(case: Case) -> dict[str, NDArray[Any]]:
         renderer = SplatRenderer(

@@ -19,9 +19,10 @@ from gaussgym_scene import InputError, Splats
 from numpy.typing import NDArray
 
 from gaussgym_render import harmonics, oracle
+from gaussgym_render.backends import AnySplats
 from gaussgym_render.bench.comparison import psnr_db
 from gaussgym_render.bench.scenes import Workload
-from gaussgym_render.renderer import AnySplats, SplatRenderer
+from gaussgym_render.renderer import SplatRenderer
 from gaussgym_render.yardstick import Yardstick
 
 Images = NDArray[np.uint8]

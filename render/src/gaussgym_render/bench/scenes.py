@@ -11,8 +11,8 @@ from gaussgym_scene.frames import matrix_from_quat_wxyz
 from gaussgym_scene.synth import get_kind
 from numpy.typing import NDArray
 
+from gaussgym_render.backends import AnySplats
 from gaussgym_render.lod import LodSplats
-from gaussgym_render.renderer import AnySplats
 from gaussgym_render.sources import open_splats, open_viewpoints
 from gaussgym_render.viewpoints import Viewpoints, path_viewpoints
 

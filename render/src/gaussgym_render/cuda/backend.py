@@ -31,9 +31,10 @@ from gaussgym_render.edits import SceneEdits
 from gaussgym_render.objects import Instances
 
 if TYPE_CHECKING:
+    from gaussgym_render.backends import RasterizerCfg
     from gaussgym_render.channels import ChannelArrays
+    from gaussgym_render.frames import FrameArrays
     from gaussgym_render.packed import SceneSource
-    from gaussgym_render.renderer import FrameArrays, RasterizerCfg
 
 _REALS, _INTEGERS = (wp.float32, wp.float64), (wp.int32, wp.int64)
 

@@ -33,7 +33,7 @@ class Wanted:
     Attributes:
         instances: Objects, or None.
         edits: Edits, or None.
-        outputs: What to write, by its name in `gaussgym_render.renderer.Frames`, 'instances' included.
+        outputs: What to write, by its name in `gaussgym_render.frames.Frames`, 'instances' included.
         first_row: Row of the edits that camera 0 has.
         cameras_per_row: How many cameras that follow each other have the same row.
     """

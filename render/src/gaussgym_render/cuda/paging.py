@@ -31,8 +31,8 @@ from gaussgym_render.packed import PackedCache, PackedScene, rest_shape
 from gaussgym_render.paging import PoolAtlas, ScenePool
 
 if TYPE_CHECKING:
+    from gaussgym_render.backends import RasterizerCfg
     from gaussgym_render.packed import SceneSource
-    from gaussgym_render.renderer import RasterizerCfg
 
 wp.set_module_options({"enable_backward": False})
 
@@ -270,7 +270,7 @@ def make_paged(
     Raises:
         InputError: A scene cannot be read, is larger than the budget, or has levels of detail that need antialiasing.
     """
-    from gaussgym_render.renderer import LEVELS_ALIASED
+    from gaussgym_render.backends import LEVELS_ALIASED
 
     cache = PackedCache(cfg.cache_dir)
     scenes = cache.pack_all(sources, cfg.sh_degree)

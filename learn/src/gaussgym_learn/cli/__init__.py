@@ -1,0 +1,1 @@
+"""The subcommands of `gaussgym-learn`, one file each."""

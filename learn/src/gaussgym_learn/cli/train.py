@@ -1,0 +1,38 @@
+"""`gaussgym-learn train`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from gaussgym_learn.cli.options import RunOptions
+
+
+@dataclass
+class Train:
+    """Train a recipe with PPO (its networks see the terrain, or with `pixels` the camera)."""
+
+    recipe: tyro.conf.Positional[str]
+    """teacher_flat, teacher_rough, teacher_stairs or pixels."""
+    scenes: list[Path] = field(default_factory=list)
+    """Scene folders; without any, the recipe's own course."""
+    output: Path = Path("runs/train")
+    """Run folder."""
+    options: Annotated[RunOptions, tyro.conf.arg(name="")] = field(default_factory=RunOptions)
+
+    def run(self) -> Path:
+        """Train and return the checkpoint's path."""
+        from gaussgym_learn.courses import default_course
+        from gaussgym_learn.recipes import get_recipe
+        from gaussgym_learn.train import train
+
+        recipe = get_recipe(self.recipe)
+        options = self.options
+        if options.num_envs is not None:
+            recipe = replace(recipe, ppo=replace(recipe.ppo, num_envs=options.num_envs))
+        recipe = options.applied(recipe)
+        scenes = self.scenes or default_course(self.recipe, seed=options.seed)
+        return train(recipe, scenes, self.output, **options.arguments())
