@@ -9,7 +9,7 @@ from gaussgym_scene.scene import Scene
 from gaussgym_scene.synth.builder import SceneBuilder, SynthCfg, both_ways, require, rng_for
 from gaussgym_scene.synth.lane import FLOOR_TEXEL_M, ROBOT_CLEARANCE_M, WALL_TEXEL_M
 
-END_M = 0.75
+END_M = 0.9
 """How far the path stays from the end walls [m]."""
 FLOORS = ((0.46, 0.44, 0.40), (0.40, 0.42, 0.45), (0.50, 0.46, 0.42), (0.38, 0.40, 0.38))
 WALLS = ((0.78, 0.76, 0.70), (0.70, 0.73, 0.74), (0.76, 0.72, 0.64))
@@ -19,9 +19,9 @@ WALLS = ((0.78, 0.76, 0.70), (0.70, 0.73, 0.74), (0.76, 0.72, 0.64))
 class HallCfg(SynthCfg):
     """A straight hall along +X, closed on all sides."""
 
-    length_m: float = 4.4
+    length_m: float = 4.8
     """Length along X [m]."""
-    width_m: float = 2.0
+    width_m: float = 2.4
     """Width along Y [m]."""
     height_m: float = 2.2
     """Height of the ceiling [m]."""

@@ -44,8 +44,8 @@ class CorridorCfg:
         tint: half range of what is added to each of its channels.
     """
 
-    gate_m: float = 1.45
-    lane_m: float = 1.0
+    gate_m: float = 1.5
+    lane_m: float = 1.2
     dangerous_rgb: tuple[float, float, float] = (0.72, 0.24, 0.12)
     safe_rgb: tuple[float, float, float] = (0.14, 0.34, 0.70)
     light: tuple[float, float] = (0.6, 1.25)
