@@ -27,6 +27,7 @@ from tensordict import TensorDict
 
 from gaussgym_learn.calibrated import calibrated, is_calibration
 from gaussgym_learn.rotation import AHEAD, SceneRotation, ScenesCfg, SlotRenderer, slot_renderer
+from gaussgym_learn.warm_up import WarmUp
 
 if TYPE_CHECKING:
     from gaussgym_render.lod import LodSplats
@@ -104,7 +105,7 @@ class GaussgymVecEnv(LearnEnv):
         clearance: tuple[float, float] = (0.0, 0.08),
         renderer: CameraRenderer | None = None,
         starts: Starts | None = None,
-        rotation: SceneRotation | None = None,
+        rotation: SceneRotation | WarmUp | None = None,
     ) -> None:
         self.sim, self.cfg, self.scene_hashes, self.robot = sim, cfg, scene_hashes, sim.robot.name
         self.num_envs, self.num_actions, self.device = sim.num_envs, sim.robot.num_joints, "cpu"
@@ -311,6 +312,7 @@ def make_env(
     lod: Sequence[Path | str] | None = None,
     memory: ScenesCfg | None = None,
     update_steps: int = 1,
+    warm_up: tuple[Scene, int] | None = None,
 ) -> GaussgymVecEnv:
     """An environment that rsl_rl can train in.
 
@@ -335,6 +337,7 @@ def make_env(
         lod: for each scene the folder that `gaussgym-render optimize` made from it, to render in its place; None: the scenes.
         memory: which scenes are held at a time; None: all of them.
         update_steps: steps of an update, in which `ScenesCfg.rotate_every` counts.
+        warm_up: ground on which all environments begin, and their steps until the scenes come in (`gaussgym_learn.warm_up`).
 
     Returns:
         A VecEnv whose observations are a TensorDict of the groups proprio, base_vel, scan, and with a renderer rgb.
@@ -355,7 +358,11 @@ def make_env(
         cfg = dataclasses.replace(cfg, camera=calibrated(cfg.camera, camera_model))
         camera_model = "ideal"
     sources = listed(scenes)
-    rotation = None
+    rotation: SceneRotation | WarmUp | None = None
+    if warm_up is not None and (renderer is not None or memory.at_once is not None):
+        raise InputError(
+            "a warm-up is for a policy without a camera, with all scenes at once; leave one of them out"
+        )
     if memory.at_once is not None:
         if starts is not None:
             raise InputError("fixed starts name their scenes: give all scenes at once")
@@ -366,6 +373,9 @@ def make_env(
     else:
         sources = opened = open_scenes(scenes)
         hashes = {scene.name: scene_hash(scene) for scene in opened}
+    if warm_up is not None:
+        rotation = WarmUp(warm_up[0], opened, steps=warm_up[1])
+        opened = rotation.first()
     physics = make_sim(sim, robot, opened, num_envs, device=device, seed=seed, num_threads=num_threads)
     camera = None
     if renderer is not None:

@@ -14,6 +14,7 @@ from typing import Any
 from gaussgym_scene.errors import InputError
 from gaussgym_sim.env import EnvCfg
 from gaussgym_sim.mdp.rewards import RewardCfg
+from gaussgym_sim.randomize import RandomizeCfg
 
 from gaussgym_learn.photometric import PhotometricCfg
 from gaussgym_learn.registry import Registry
@@ -165,6 +166,7 @@ class Recipe:
         distill: see `DistillCfg`; only read by distillation.
         env: the simulator's environment settings.
         clearance: weight [1/s] and target [m] of the penalty on swing feet that move low.
+        flat_steps: control steps of each environment on flat ground before the scenes come in (`gaussgym_learn.warm_up`).
         camera_model: lens, shutter and sensor of the camera, of recipes that see; see `gaussgym_learn.env.make_env`.
         show_robot: whether these see the robot's own body, see there.
         show_others: how many other robots they see at most, see there.
@@ -178,6 +180,7 @@ class Recipe:
     distill: DistillCfg = field(default_factory=DistillCfg)
     env: EnvCfg = field(default_factory=EnvCfg)
     clearance: tuple[float, float] = (0.0, 0.08)
+    flat_steps: int = 0
     camera_model: str = "ideal"
     show_robot: bool = False
     show_others: int = 0
@@ -217,6 +220,18 @@ def network_from_dict(fields: Mapping[str, Any]) -> NetworkCfg:
     if values.get("photometric") is not None:
         values["photometric"] = PhotometricCfg(**values["photometric"])
     return NetworkCfg(**values)
+
+
+@RECIPES.register("velocity")
+def velocity() -> Recipe:
+    """A walker from nothing: a trot on flat ground in about a minute, then stairs of rising height, in one run."""
+    base = teacher_flat()
+    return replace(
+        base,
+        name="velocity",
+        flat_steps=5000,
+        env=replace(base.env, level_up_m=4.0, randomize=RandomizeCfg()),
+    )
 
 
 @RECIPES.register("teacher_flat")
