@@ -19,8 +19,16 @@ from gaussgym_sim.vecsim import VecSim, make_sim
 from gaussgym_sim.views.command_env import CommandEnv, CommandEnvCfg
 from tensordict import TensorDict
 
-from gaussgym_learn.env import LearnEnv, check_blind, make_camera_renderer, open_scenes, scene_hash
+from gaussgym_learn.env import (
+    LearnEnv,
+    check_blind,
+    make_camera_renderer,
+    make_env,
+    open_scenes,
+    scene_hash,
+)
 from gaussgym_learn.recipes import CommandingCfg
+from gaussgym_learn.rotation import ScenesCfg
 
 SHIPPED = Path(__file__).parent / "policies"
 
@@ -119,7 +127,10 @@ class CommandVecEnv(LearnEnv):
 
     def reset(self, *, seed: int) -> TensorDict:
         """See `LearnEnv.reset`."""
+        spent = self.spent_s() if hasattr(self, "env") else (0.0, 0.0)
+        # A new one, as what it holds may be made anew by steps in torch's inference mode, and not be written to outside of it.
         self.env = Env(self.sim, self.cfg, seed=seed, renderer=self._renderer, starts=self._starts)
+        self._spent_before_s = spent
         self.commander = CommandEnv(self.env, self.walker, self.command_cfg)
         self.walker.policy.reset()
         self._obs = self._pack(self.commander.get_observations())
@@ -136,12 +147,17 @@ class CommandVecEnv(LearnEnv):
         self._obs = self._pack(obs)
         return self._obs, rewards, dones.long(), extras
 
-    def state_dict(self) -> dict[str, Any]:
-        """Everything that the coming steps depend on."""
-        return self.commander.state_dict()
+    def spent_s(self) -> tuple[float, float]:
+        """See `LearnEnv.spent_s`; the walker's time is not in it."""
+        physics, render = self._spent_before_s
+        return physics + self.env.physics_s, render + self.env.render_s
+
+    def state_dict(self) -> dict[str, Any] | None:
+        """See `LearnEnv.state_dict`."""
+        return self.commander.state_dict() if "state_dict" in self.sim.capabilities else None
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Inverse of `state_dict`."""
+        """See `LearnEnv.load_state_dict`."""
         self.commander.load_state_dict(state)
         self._obs = self._pack(self.commander.get_observations())
 
@@ -209,3 +225,46 @@ def make_commanding_env(
         )
     hashes = {scene.name: scene_hash(scene) for scene in opened}
     return CommandVecEnv(physics, cfg, commanding, scene_hashes=hashes, seed=seed, renderer=camera, starts=starts)
+
+
+def make_policy_env(
+    commanding: CommandingCfg | None,
+    task: str,
+    scenes: Sequence[Scene | Path | str] | Scene | Path | str,
+    num_envs: int,
+    *,
+    clearance: tuple[float, float] = (0.0, 0.08),
+    memory: ScenesCfg | None = None,
+    update_steps: int = 1,
+    **options: Any,
+) -> LearnEnv:
+    """The environment of a policy: of one that walks, or of one that commands a walker.
+
+    Args:
+        commanding: of a policy that commands; None of one whose actions are those of joints.
+        task: see `gaussgym_learn.env.make_env`.
+        scenes: see there.
+        num_envs: see there.
+        clearance: see there; only of policies that walk.
+        memory: see there; a policy that commands holds all scenes.
+        update_steps: see there.
+        **options: further arguments of `make_env` or `make_commanding_env`.
+
+    Raises:
+        InputError: as these two; a task that does not suit the policy.
+    """
+    if commanding is None:
+        if takes_commands(task):
+            raise InputError(
+                f"task {task!r} wants commands from a policy above the one that walks, such as recipe corridor_pixels makes; "
+                "expected another task"
+            )
+        kept = {"clearance": clearance, "memory": memory, "update_steps": update_steps}
+        return make_env(task, scenes, num_envs, **kept, **options)
+    if not takes_commands(task):
+        raise InputError(
+            f"found task {task!r}, which makes its own commands, for a policy that gives commands; expected one such as corridor"
+        )
+    if memory is not None and (memory.at_once is not None or memory.memory_gb is not None):
+        raise InputError("a policy that gives commands holds all scenes; leave scenes-at-once and scene-memory-gb out")
+    return make_commanding_env(task, scenes, num_envs, commanding, **options)

@@ -382,7 +382,8 @@ def distill(
         if make is not None:
             env = make()
         else:
-            env = make_env(
+            env = make_policy_env(
+                recipe.commanding,
                 recipe.task,
                 world.part_of(listed(scenes)),
                 world.share_of(recipe.distill.num_envs),

@@ -121,9 +121,8 @@ def _make_env(
     from gaussgym_learn.env import listed, make_env
 
     sees = "rgb" in recipe.network.actor_groups
-    if recipe.commanding is not None:
-        return _make_commanding_env(recipe, scenes, robot, sim, renderer if sees else None, seed, lod, memory)
-    return make_env(
+    return make_policy_env(
+        recipe.commanding,
         recipe.task,
         world.part_of(listed(scenes)),
         world.share_of(recipe.ppo.num_envs),
@@ -138,34 +137,4 @@ def _make_env(
         memory=memory,
         update_steps=recipe.ppo.steps,
         warm_up=(flat_course(), recipe.flat_steps) if recipe.flat_steps else None,
-    )
-
-
-def _make_commanding_env(
-    recipe: Recipe,
-    scenes: Any,
-    robot: str,
-    sim: str,
-    renderer: str | None,
-    seed: int,
-    lod: Sequence[Path | str] | None,
-    memory: ScenesCfg | None,
-) -> LearnEnv:
-    from gaussgym_learn.commanding import make_commanding_env
-
-    if memory not in (None, ScenesCfg()):
-        raise InputError(f"recipe {recipe.name!r} commands a walker: its scenes are all held; leave scenes-at-once out")
-    assert recipe.commanding is not None
-    return make_commanding_env(
-        recipe.task,
-        scenes,
-        recipe.ppo.num_envs,
-        recipe.commanding,
-        robot=robot,
-        sim=sim,
-        renderer=renderer,
-        seed=seed,
-        cfg=recipe.env,
-        lod=lod,
-        **recipe.camera_options(),
     )
