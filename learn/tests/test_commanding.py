@@ -95,10 +95,10 @@ def test_whoever_sees_nothing_passes_in_one_of_two_cases_at_most(hall, tmp_path,
     blank = {} if name == "corridor_blind" else {"ablate": "blank"}
     result = evaluate(tmp_path, hall, task="corridor", episodes=12, **blank)
     success = torch.tensor(result["per_episode"]["success"])
-    danger = torch.tensor(result["per_episode"]["danger"])
+    failed = torch.tensor(result["per_episode"]["fell"])
     assert (success[0::2] + success[1::2] <= 1).all()
-    assert torch.equal(success[0::2], danger[1::2])  # the same way, seen from the other case
-    assert torch.equal(success[1::2], danger[0::2])
+    assert (success[0::2] <= failed[1::2]).all()  # the same way, in the other case
+    assert (success[1::2] <= failed[0::2]).all()
     assert result["success"] <= 0.5
     assert result["velocity_error_m_s"] < 0.5
 

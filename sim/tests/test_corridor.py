@@ -151,7 +151,7 @@ def test_one_frame_a_decision_taken_at_its_end(hall, rate_hz):
     commander = CommandEnv(env, Walker(), CommandEnvCfg())
     assert painter.images == 3
     for decision in range(1, 8):  # episodes end in the middle of some
-        obs, _, dones, _ = commander.step(torch.zeros(3, 3))
+        obs, _, _, _ = commander.step(torch.zeros(3, 3))
         assert painter.images == 3 * (1 + decision)
         assert obs["rgb_new"].all()
         expected = env.sim.state.root_pos_w[:, :2]

@@ -98,7 +98,8 @@ class CommandVecEnv(LearnEnv):
         renderer: CameraRenderer | None = None,
         starts: Starts | None = None,
     ) -> None:
-        self.sim, self.cfg, self.scene_hashes, self.robot = sim, cfg, scene_hashes, sim.robot.name
+        self.sim, self.scene_hashes, self.robot = sim, scene_hashes, sim.robot.name
+        self.cfg = self._cfg = cfg  # rsl_rl's type says less
         self.walker = PolicyWalker(commanding.walker)
         self.command_cfg = CommandEnvCfg(commanding.decision_s, commanding.low, commanding.high)
         self.control_dt_s, self._renderer, self._starts = commanding.decision_s, renderer, starts
@@ -114,7 +115,7 @@ class CommandVecEnv(LearnEnv):
     @property
     def camera_hz(self) -> float:
         """Camera frames a second, at most one a decision."""
-        return min(1.0 / self.control_dt_s, self.cfg.camera.rate_hz)
+        return min(1.0 / self.control_dt_s, self._cfg.camera.rate_hz)
 
     @property
     def episode_length_buf(self) -> torch.Tensor:  # type: ignore[override]
@@ -129,7 +130,7 @@ class CommandVecEnv(LearnEnv):
         """See `LearnEnv.reset`."""
         spent = self.spent_s() if hasattr(self, "env") else (0.0, 0.0)
         # A new one, as what it holds may be made anew by steps in torch's inference mode, and not be written to outside of it.
-        self.env = Env(self.sim, self.cfg, seed=seed, renderer=self._renderer, starts=self._starts)
+        self.env = Env(self.sim, self._cfg, seed=seed, renderer=self._renderer, starts=self._starts)
         self._spent_before_s = spent
         self.commander = CommandEnv(self.env, self.walker, self.command_cfg)
         self.walker.policy.reset()
@@ -224,7 +225,9 @@ def make_commanding_env(
             lod=lod,
         )
     hashes = {scene.name: scene_hash(scene) for scene in opened}
-    return CommandVecEnv(physics, cfg, commanding, scene_hashes=hashes, seed=seed, renderer=camera, starts=starts)
+    return CommandVecEnv(
+        physics, cfg, commanding, scene_hashes=hashes, seed=seed, renderer=camera, starts=starts
+    )
 
 
 def make_policy_env(
@@ -233,9 +236,7 @@ def make_policy_env(
     scenes: Sequence[Scene | Path | str] | Scene | Path | str,
     num_envs: int,
     *,
-    clearance: tuple[float, float] = (0.0, 0.08),
     memory: ScenesCfg | None = None,
-    update_steps: int = 1,
     **options: Any,
 ) -> LearnEnv:
     """The environment of a policy: of one that walks, or of one that commands a walker.
@@ -245,10 +246,9 @@ def make_policy_env(
         task: see `gaussgym_learn.env.make_env`.
         scenes: see there.
         num_envs: see there.
-        clearance: see there; only of policies that walk.
         memory: see there; a policy that commands holds all scenes.
-        update_steps: see there.
-        **options: further arguments of `make_env` or `make_commanding_env`.
+        **options: further arguments of `make_env`; what concerns walking and the exchange of scenes alone is left out for a
+            policy that commands.
 
     Raises:
         InputError: as these two; a task that does not suit the policy.
@@ -259,12 +259,17 @@ def make_policy_env(
                 f"task {task!r} wants commands from a policy above the one that walks, such as recipe corridor_pixels makes; "
                 "expected another task"
             )
-        kept = {"clearance": clearance, "memory": memory, "update_steps": update_steps}
-        return make_env(task, scenes, num_envs, **kept, **options)
+        return make_env(task, scenes, num_envs, memory=memory, **options)
     if not takes_commands(task):
         raise InputError(
             f"found task {task!r}, which makes its own commands, for a policy that gives commands; expected one such as corridor"
         )
     if memory is not None and (memory.at_once is not None or memory.memory_gb is not None):
-        raise InputError("a policy that gives commands holds all scenes; leave scenes-at-once and scene-memory-gb out")
-    return make_commanding_env(task, scenes, num_envs, commanding, **options)
+        raise InputError(
+            "a policy that gives commands holds all scenes; leave scenes-at-once and scene-memory-gb out"
+        )
+    kept = {name: value for name, value in options.items() if name not in _OF_WALKING}
+    return make_commanding_env(task, scenes, num_envs, commanding, **kept)
+
+
+_OF_WALKING = ("clearance", "warm_up", "update_steps")

@@ -222,9 +222,7 @@ def evaluate(
     }
 
 
-def fixed_starts(
-    scenes: Sequence[Scene], episodes: int, *, seed: int = 1234, task: str = "goal"
-) -> Starts:
+def fixed_starts(scenes: Sequence[Scene], episodes: int, *, seed: int = 1234, task: str = "goal") -> Starts:
     """The goal episodes of an evaluation: the same for every policy, and for sim2sim through `Starts.to_dict`.
 
     Args:

@@ -53,7 +53,9 @@ def make(cfg: HallCfg, seed: int) -> Scene:
         start = ring[(i + 1) % 4]  # seen from inside, each wall runs clockwise
         _add_wall(builder, start, end, top, color, rng)
     line = np.array([(END_M, 0.0), (length - END_M, 0.0)])
-    return builder.scene("hall", seed, cfg, both_ways(line, half - ROBOT_CLEARANCE_M), floor=material.__name__)
+    return builder.scene(
+        "hall", seed, cfg, both_ways(line, half - ROBOT_CLEARANCE_M), floor=material.__name__
+    )
 
 
 def _add_wall(
@@ -68,12 +70,19 @@ def _add_wall(
     width = float(np.hypot(end[0] - start[0], end[1] - start[1]))
     paint = tx.concrete((height, width), WALL_TEXEL_M, rng, color=color, dirt=0.5)
     rows, columns = paint.shape[:2]
-    above = (rows - np.arange(rows, dtype=np.float32))[:, None] * WALL_TEXEL_M * np.ones((1, columns), np.float32)
+    above = (
+        (rows - np.arange(rows, dtype=np.float32))[:, None] * WALL_TEXEL_M * np.ones((1, columns), np.float32)
+    )
     tx.blend(paint, color * rng.uniform(0.5, 0.9), 0.8 * (above < rng.uniform(0.3, 0.9)))
     tx.blend(paint, color * 0.35, (above < 0.08).astype(np.float32))
     for left in np.arange(rng.uniform(0.2, 0.8), width - 0.7, rng.uniform(0.9, 1.6)):
         wide, tall, low = rng.uniform(0.3, 0.7), rng.uniform(0.3, 0.6), rng.uniform(0.3, 1.0)
         y1, x0 = rows - round(low / WALL_TEXEL_M), round(left / WALL_TEXEL_M)
-        box = (max(0, y1 - round(tall / WALL_TEXEL_M)), x0, y1, min(columns - 1, x0 + round(wide / WALL_TEXEL_M)))
+        box = (
+            max(0, y1 - round(tall / WALL_TEXEL_M)),
+            x0,
+            y1,
+            min(columns - 1, x0 + round(wide / WALL_TEXEL_M)),
+        )
         tx.poster(paint, rng, box=box)
     builder.wall(start, end, (0.0, height), builder.paint(paint), coarseness=3.0)

@@ -82,7 +82,11 @@ class CorridorState:
         ahead = torch.stack((torch.cos(yaw), torch.sin(yaw)), dim=1).round()
         left = torch.stack((-ahead[:, 1], ahead[:, 0]), dim=1)
         side = self._draw_side(env_ids)
-        self.ahead[env_ids], self._origin[env_ids], self.safe_side[env_ids] = ahead, net.points[index, :2], side
+        self.ahead[env_ids], self._origin[env_ids], self.safe_side[env_ids] = (
+            ahead,
+            net.points[index, :2],
+            side,
+        )
         gate = net.points[index, :2] + c.gate_m * ahead
         safe = (0.5 * c.lane_m * side)[:, None] * left
         self.patches.xy_m[env_ids] = torch.stack((gate - safe, gate + safe), dim=1)
@@ -141,8 +145,8 @@ def progress_m_s(env: Env) -> Tensor:
 
 
 def way(env: Env) -> Tensor:
-    """[E, 4] how far the lanes' middle is ahead [m], how far left of the path the base is [m], cosine and sine of the base's heading
-    against the path: all that there is to know but the lanes' colours.
+    """[E, 4] how far the lanes' middle is ahead [m], how far left of the path the base is [m], cosine and sine of the base's
+    heading against the path: all that there is to know but the lanes' colours.
     """
     state = env.task_state
     cos, sin = torch.cos(env.yaw), torch.sin(env.yaw)

@@ -38,8 +38,8 @@ class CommandEnv:
     """An `Env` of a task with given commands (``navigate``), and a frozen walker that carries these out.
 
     The interface is that of `Env`; a step is one decision. An env whose episode ends within a decision starts anew at once and
-    stands until the next decision; the reward is that of the episode that ended. Cameras take at most one frame a decision, at its
-    end (where frames arrive at once).
+    stands until the next decision; the reward is that of the episode that ended. Cameras take at most one frame a decision,
+    at its end (where frames arrive at once).
 
     Attributes:
         env: the environment within.
