@@ -68,8 +68,8 @@ class PolicyWalker:
 class CommandVecEnv(LearnEnv):
     """`gaussgym_sim.views.command_env.CommandEnv` behind rsl_rl's interface; a step is a decision.
 
-    To reach what the task wants ends its reward for good: ``time_outs``, after which a learner counts on rewards to come, are only
-    episodes that ran out of time or ground.
+    To reach what the task wants ends its reward for good: ``time_outs``, after which a learner counts on rewards to come, are
+    only episodes that ran out of time or ground.
 
     Args:
         sim: physics, kept over resets.
