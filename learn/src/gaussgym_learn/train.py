@@ -117,6 +117,7 @@ def _make_env(
     memory: ScenesCfg | None,
     world: World,
 ) -> LearnEnv:
+    from gaussgym_learn.courses import flat_course
     from gaussgym_learn.env import listed, make_env
 
     sees = "rgb" in recipe.network.actor_groups
@@ -134,4 +135,5 @@ def _make_env(
         **recipe.camera_options(),
         memory=memory,
         update_steps=recipe.ppo.steps,
+        warm_up=(flat_course(), recipe.flat_steps) if recipe.flat_steps else None,
     )
