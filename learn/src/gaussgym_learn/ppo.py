@@ -284,9 +284,9 @@ class Learner:
                 sums[name] = sums.get(name, 0.0) + value.detach()
             count += 1
         found = self._scalars({name: value / count for name, value in sums.items()})
-        if objective.explores:
+        if objective.ppo > 0.0 and not objective.critic_only:
             found["kl"] = self.rollout_kl()
-            if cfg.ppo.target_kl is not None and not objective.critic_only:
+            if cfg.ppo.target_kl is not None:
                 self.set_learning_rate(
                     adapt_learning_rate(self.learning_rate, found["kl"], cfg.ppo.target_kl)
                 )
@@ -615,9 +615,11 @@ def set_std(actor: MLPModel, std: float) -> None:
 def teacher_output(teacher: nn.Module, obs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
     """A teacher's actions `[E, A]` and its last hidden layer `[E, L]`."""
     model: Any = teacher
-    latent = model.mlp[:-1](model.get_latent(obs))
-    output = model.mlp[-1](latent)
-    return model.distribution.deterministic_output(output), latent
+    *hidden, last = model.mlp
+    latent = model.get_latent(obs)
+    for layer in hidden:
+        latent = layer(latent)
+    return model.distribution.deterministic_output(last(latent)), latent
 
 
 def normalize(advantages: Tensor, world: World, where: Tensor | None = None) -> None:

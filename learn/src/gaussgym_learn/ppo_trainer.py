@@ -201,7 +201,7 @@ class PPOTrainer:
             **{f"Loss/{k}": v for k, v in losses.items()},
             **gradient_norms(self.alg.models),
             "Loss/learning_rate": self.alg.learning_rate,
-            "Policy/mean_std": float(self.alg.actor.output_std.mean()),
+            "Policy/mean_std": float(self.alg.actor.output_std.detach().mean()),
             "Perf/total_fps": steps * self.env.num_envs / (learned - start),
             **times.summary(collected - start),
             "Perf/learning_time": learned - collected,
