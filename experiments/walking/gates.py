@@ -113,13 +113,19 @@ def clocks():
     return {"wall": time.perf_counter(), "cpu2": time.process_time() / 2}
 
 
-def run(recipe, scenes, *, seed, minutes, clock, marks, out):
-    """Train once; returns the snapshots, each with its row of times."""
+def run(recipe, scenes, *, seed, minutes, clock, marks, out, budget):
+    """Train once; returns the snapshots, each with its row of times.
+
+    `budget` bounds the run, so that schedules over its progress know its length; by CPU time there is no such bound.
+    """
+    bound = {"minutes": budget} if clock == "wall" else {"minutes": 600.0}
+    if clock == "m_steps":
+        bound = {"iterations": round(budget * 1e6 / (recipe.ppo.num_envs * recipe.ppo.steps))}
     snapshots, due = [], sorted(marks)
     start = {}
 
     def keep(trainer, scalars):
-        spent = (clocks()[clock] - start[clock]) / 60
+        spent = trainer.steps / 1e6 if clock == "m_steps" else (clocks()[clock] - start[clock]) / 60
         if due and spent >= due[0]:
             while due and spent >= due[0]:
                 due.pop(0)
@@ -142,7 +148,7 @@ def run(recipe, scenes, *, seed, minutes, clock, marks, out):
         keep(trainer, scalars)
 
     with contextlib.suppress(Enough):
-        train(recipe, scenes, out, minutes=60.0, seed=seed, save_minutes=60.0, on_iteration=begin)
+        train(recipe, scenes, out, **bound, seed=seed, save_minutes=600.0, on_iteration=begin)
     return snapshots
 
 
@@ -150,10 +156,13 @@ def main():
     """See the module."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--recipe", default="velocity")
-    parser.add_argument("--minutes", type=float, default=2.0)
+    parser.add_argument("--minutes", type=float, default=2.0, help="or million steps, by that clock")
     parser.add_argument("--marks", type=float, nargs="*", help="minutes at which to judge; default: six")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--clock", choices=("wall", "cpu2"), default="wall")
+    parser.add_argument("--clock", choices=("wall", "cpu2", "m_steps"), default="wall")
+    parser.add_argument(
+        "--budget", type=float, help="length of the run that is stopped after --minutes; default: the same"
+    )
     parser.add_argument("--grounds", nargs="+", default=["flat"])
     parser.add_argument("--set", nargs="*", default=[], dest="changes")
     parser.add_argument("--label")
@@ -183,7 +192,9 @@ def main():
                 for kept, row in snapshots
             ]
         passed = [row for row in rows if all(good(row[ground]) for ground in args.grounds)]
-        gate = passed[0][f"minutes_{args.clock}"] if passed else None
+        gate = (
+            passed[0]["m_steps" if args.clock == "m_steps" else f"minutes_{args.clock}"] if passed else None
+        )
         runs.append({"seed": seed, "gate_minutes": gate, "rows": rows})
         print(
             args.label or args.changes,
@@ -205,7 +216,16 @@ def trained(args, recipe, seed):
     marks = args.marks or [args.minutes * k / 6 for k in range(1, 7)]
     scenes = default_course(args.recipe, seed=seed)
     with tempfile.TemporaryDirectory() as out:
-        return run(recipe, scenes, seed=seed, minutes=args.minutes, clock=args.clock, marks=marks, out=out)
+        return run(
+            recipe,
+            scenes,
+            seed=seed,
+            minutes=args.minutes,
+            clock=args.clock,
+            marks=marks,
+            out=out,
+            budget=args.budget or args.minutes,
+        )
 
 
 def good(result):

@@ -22,7 +22,7 @@ from gaussgym_learn.losses import LOSSES, LossInputs, behaviour_loss, mean_where
 from gaussgym_learn.recipes import DistillCfg, PPOCfg, SymmetryCfg
 from gaussgym_learn.recurrence import State, map_state, select_state, zero_state
 from gaussgym_learn.rollout import Minibatch, RolloutBuffer
-from gaussgym_learn.schedules import Objective
+from gaussgym_learn.schedules import Objective, Schedule
 from gaussgym_learn.symmetry import MirrorMaps, mirrored
 
 
@@ -130,6 +130,8 @@ class Learner:
             width = next(m for m in actor.mlp.modules() if isinstance(m, nn.Linear)).in_features
             self.latent_head = nn.Linear(width, buffer.layout.teacher_latent).to(self.device)
         self.learning_rate = cfg.passes.learning_rate
+        kl = cfg.ppo.target_kl
+        self._target_kl = None if kl is None else Schedule.parse(kl)
         self.optimizer = torch.optim.Adam(self._parameters(), lr=self.learning_rate)
         self.aux_optimizer: torch.optim.Optimizer | None = None
         has_head = getattr(actor, "aux_head", None) is not None
@@ -286,10 +288,9 @@ class Learner:
         found = self._scalars({name: value / count for name, value in sums.items()})
         if objective.ppo > 0.0 and not objective.critic_only:
             found["kl"] = self.rollout_kl()
-            if cfg.ppo.target_kl is not None:
-                self.set_learning_rate(
-                    adapt_learning_rate(self.learning_rate, found["kl"], cfg.ppo.target_kl)
-                )
+            if self._target_kl is not None:
+                target = self._target_kl.value(progress)
+                self.set_learning_rate(adapt_learning_rate(self.learning_rate, found["kl"], target))
         if self.aux_optimizer is not None and not objective.critic_only:
             found["aux_recon"] = self.update_aux()
         for normalizer in normalizers:

@@ -1,4 +1,4 @@
-"""Actor and critic differentiated in two threads: the same numbers as in one."""
+"""The update of feed-forward networks: two threads give the numbers of one, the target of the KL follows its schedule."""
 
 import pytest
 import torch
@@ -8,7 +8,9 @@ from gaussgym_learn.recipes import NetworkCfg, PPOCfg, Recipe
 from gaussgym_learn.testing import ToyEnv
 
 torch.set_num_threads(1)
-BLIND = NetworkCfg(actor_groups=("proprio",), critic_groups=("proprio", "scan"), actor_hidden=(32,), critic_hidden=(32,))
+BLIND = NetworkCfg(
+    actor_groups=("proprio",), critic_groups=("proprio", "scan"), actor_hidden=(32,), critic_hidden=(32,)
+)
 
 
 def trained(network=BLIND):
@@ -35,7 +37,9 @@ def test_recurrent_actors_and_critics_on_the_way_stay_in_one_thread():
     network = NetworkCfg(actor_groups=("proprio", "rgb"), critic_groups=("proprio",), aux_group=None)
     recipe = Recipe("t", network=network, ppo=PPOCfg(num_envs=4, steps=4, mini_batches=1, critic_warmup=1))
     assert not PPOTrainer(recipe, ToyEnv(4)).alg.apart
-    warming = PPOTrainer(Recipe("t", network=BLIND, ppo=PPOCfg(num_envs=4, steps=4, critic_warmup=1)), ToyEnv(4))
+    warming = PPOTrainer(
+        Recipe("t", network=BLIND, ppo=PPOCfg(num_envs=4, steps=4, critic_warmup=1)), ToyEnv(4)
+    )
     warming.iterate()
     assert not warming.alg.apart
     warming.iterate()
@@ -47,3 +51,16 @@ def test_an_error_in_the_second_thread_is_not_lost(monkeypatch):
     monkeypatch.setattr(Learner, "_value_loss", lambda self, batch: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         trainer.iterate()
+
+
+def test_the_kl_target_follows_its_schedule_by_hand(monkeypatch):
+    targets = []
+    monkeypatch.setattr(
+        "gaussgym_learn.ppo.adapt_learning_rate", lambda rate, kl, target: targets.append(target) or rate
+    )
+    ppo = PPOCfg(num_envs=4, steps=4, mini_batches=1, target_kl="0.06->0.01@0.4..1")
+    trainer = PPOTrainer(Recipe("t", network=BLIND, ppo=ppo), ToyEnv(4))
+    for progress in (0.0, 0.4, 0.7, 1.0):
+        trainer.progress = progress
+        trainer.iterate()
+    assert targets == pytest.approx([0.06, 0.06, 0.035, 0.01])
