@@ -390,14 +390,15 @@ def distill(
                 sim=sim,
                 renderer=renderer,
                 seed=process_seed(seed, 0, world.rank),
-                cfg=recipe.env,
+                cfg=recipe.env_cfg(),
                 lod=None if lod is None else world.part_of(lod),
                 **recipe.camera_options(),
                 memory=memory,
                 update_steps=recipe.distill.steps,
             )
         acting.check(env)
-        trainer = DistillTrainer(recipe, env, acting.model, seed=seed, world=world)
+        new = recipe if previous is None and initial is None else recipe.without_weights()
+        trainer = DistillTrainer(new, env, acting.model, seed=seed, world=world)
         if previous is not None:
             previous = own_part(previous, world, env.num_envs)
         for checkpoint, action in ((initial, trainer.warm_start), (previous, trainer.restore)):
