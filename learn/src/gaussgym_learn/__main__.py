@@ -11,6 +11,7 @@ from gaussgym_deploy.bundle import BundleError
 from gaussgym_scene import command
 from gaussgym_scene.errors import InputError
 
+from gaussgym_learn.cli.collection import MakeCollection
 from gaussgym_learn.cli.compare import Compare
 from gaussgym_learn.cli.distill import Distill
 from gaussgym_learn.cli.evaluate import Evaluate
@@ -22,6 +23,7 @@ Command = (
     Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Distill, tyro.conf.subcommand("distill")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
+    | Annotated[MakeCollection, tyro.conf.subcommand("collection")]
     | Annotated[Export, tyro.conf.subcommand("export")]
     | Annotated[Robot, tyro.conf.subcommand("robot")]
     | Annotated[Compare, tyro.conf.subcommand("compare")]

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Literal
 
 import tyro
-from gaussgym_scene.errors import InputError
+
+from gaussgym_learn.cli.collection import required, scenes_of
 
 
 @dataclass
@@ -19,6 +20,10 @@ class Evaluate:
     """Run folder or policy bundle."""
     scenes: list[Path] = field(default_factory=list)
     """Scene folders."""
+    collection: Path | None = None
+    """File of `gaussgym-learn collection`: evaluate on its scenes of a split, or on those named."""
+    split: Literal["held_out", "train"] = "held_out"
+    """Which of a collection."""
     task: str = "goal"
     """`goal`: reach a goal 10 m along the path; `velocity`: follow velocity commands; or another registered task."""
     episodes: int = 256
@@ -48,12 +53,11 @@ class Evaluate:
         from gaussgym_learn.evaluate import evaluate
         from gaussgym_learn.run import torch_threads
 
-        if not self.scenes:
-            raise InputError("no scene given; add --scenes DIR [DIR ...]")
+        folders, _ = scenes_of(self.scenes, self.collection, self.split)
         with torch_threads(1):
             result = evaluate(
                 self.policy,
-                self.scenes,
+                required(folders),
                 task=self.task,
                 episodes=self.episodes,
                 ablate=self.ablate,
