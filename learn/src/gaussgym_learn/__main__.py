@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -35,7 +36,10 @@ def main() -> None:
 
     def chosen() -> Path | None:
         try:
-            return tyro.cli(Command, prog="gaussgym-learn", description=__doc__).run()  # type: ignore[arg-type]
+            written = tyro.cli(Command, prog="gaussgym-learn", description=__doc__).run()  # type: ignore[arg-type]
+            return (
+                written if os.environ.get("RANK", "0") == "0" else None
+            )  # one of torchrun's processes says it
         except BundleError as error:  # of options that deploy defines, and its links
             raise InputError(str(error)) from None
 

@@ -364,7 +364,8 @@ def distill(
         InputError: nothing to bound the run, or a teacher or student that does not fit.
     """
     from gaussgym_learn.acting import CheckpointPolicy
-    from gaussgym_learn.env import listed, make_env
+    from gaussgym_learn.commanding import make_policy_env
+    from gaussgym_learn.env import listed
     from gaussgym_learn.recipes import get_recipe
     from gaussgym_learn.run import Budget, clear_run, open_run, own_part, run_fields, run_training
 
@@ -382,7 +383,8 @@ def distill(
         if make is not None:
             env = make()
         else:
-            env = make_env(
+            env = make_policy_env(
+                recipe.commanding,
                 recipe.task,
                 world.part_of(listed(scenes)),
                 world.share_of(recipe.distill.num_envs),

@@ -119,11 +119,13 @@ def _make_env(
     memory: ScenesCfg | None,
     world: World,
 ) -> LearnEnv:
+    from gaussgym_learn.commanding import make_policy_env
     from gaussgym_learn.courses import flat_course
-    from gaussgym_learn.env import listed, make_env
+    from gaussgym_learn.env import listed
 
     sees = bool(image_groups(recipe.network.actor_groups))
-    return make_env(
+    return make_policy_env(
+        recipe.commanding,
         recipe.task,
         world.part_of(listed(scenes)),
         world.share_of(recipe.ppo.num_envs),
