@@ -378,7 +378,10 @@ def test_two_with_half_the_environments_are_one_with_all(network):
 
     with torch.no_grad():
         whole_last = whole.critic(env.get_observations()).squeeze(-1)
-    for learner in (whole, *halves):  # Adam would blow up the rounding errors of gradients that are next to nothing
+    for learner in (
+        whole,
+        *halves,
+    ):  # Adam would blow up the rounding errors of gradients that are next to nothing
         learner.optimizer = torch.optim.SGD(learner._parameters(), lr=0.05)
     threads = [threading.Thread(target=learn, args=(rank,)) for rank in range(2)]
     for thread in threads:
