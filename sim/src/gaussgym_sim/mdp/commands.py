@@ -448,7 +448,7 @@ class SteeredCommands(GivenCommands):
     HIGH = (0.9, 0.2, 0.8)
     """v_x, v_y [m/s], yaw rate [rad/s] that are commanded at most."""
 
-    def __init__(self, path: VelocityCommands) -> None:
+    def __init__(self, path: CommandSource) -> None:
         """Keep the path's commands; nothing is added."""
         super().__init__(len(path.command), path.command.device)
         self.path = path
