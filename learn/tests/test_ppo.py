@@ -207,7 +207,7 @@ def test_auxiliary_loss_by_hand_joint_and_as_a_phase():
     found = learner.losses(learner.buffer.whole(), PPO_ALONE)
     assert found["aux_recon"].item() == pytest.approx(0.25)  # targets are 0 and 1, the head says 0.5
     ppo = found["surrogate"] + found["value"] - cfg.entropy_coef * found["entropy"]
-    assert found["total"].item() == pytest.approx(float(ppo) + 0.125, rel=1e-5)
+    assert found["total"].item() == pytest.approx(ppo.item() + 0.125, rel=1e-5)
     assert learner.aux_optimizer is None
     phase = build_learner(
         Recipe("t", network=VISION, ppo=replace(cfg, aux_coef=0.0, aux_epochs=1)), ToyEnv(4)
@@ -300,21 +300,26 @@ def test_smoothness_by_hand_and_a_loss_of_ones_own():
 
 
 @pytest.mark.parametrize(
-    ("where", "named"), [("reward", "reward of environment 1"), ("scan", "observation 'scan'")]
+    ("where", "named"),
+    [
+        ("rewards", "^reward of"),
+        ("scan", "^observation 'scan' of"),
+        ("values", "diverged: value of"),
+        ("actions", "diverged: action of"),
+    ],
 )
 def test_what_is_not_finite_is_named(where, named):
     env = ToyEnv(3)
     learner = build_learner(Recipe("t", network=BLIND, ppo=PPOCfg(num_envs=3, steps=4)), env)
     roll(learner, env)
-    check_finite(learner.buffer)
-    if where == "reward":
-        learner.buffer.rewards[2, 1] = math.nan
-    else:
-        learner.buffer.whole().group("scan")[2, 1, 3] = math.inf
+    buffer = learner.buffer
+    check_finite(buffer)
+    (buffer.whole().group("scan") if where == "scan" else getattr(buffer, where))[2, 1] = math.nan
+    buffer.rewards[2, 1] = math.nan  # what follows from it
+    buffer.flat[3] = math.inf
     with pytest.raises(StageError, match=named) as caught:
-        check_finite(learner.buffer)
-    assert "environment 1" in str(caught.value)
-    assert "step 2" in str(caught.value)
+        check_finite(buffer)
+    assert "environment 1 is not finite at step 2" in str(caught.value)
 
 
 def test_rollout_layout_stores_what_networks_read():
@@ -373,6 +378,11 @@ def test_two_with_half_the_environments_are_one_with_all(network):
 
     with torch.no_grad():
         whole_last = whole.critic(env.get_observations()).squeeze(-1)
+    for learner in (
+        whole,
+        *halves,
+    ):  # Adam would blow up the rounding errors of gradients that are next to nothing
+        learner.optimizer = torch.optim.SGD(learner._parameters(), lr=0.05)
     threads = [threading.Thread(target=learn, args=(rank,)) for rank in range(2)]
     for thread in threads:
         thread.start()

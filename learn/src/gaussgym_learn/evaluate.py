@@ -20,11 +20,12 @@ from gaussgym_sim.task import get_task
 from tensordict import TensorDict
 from tqdm import tqdm
 
-from gaussgym_learn.acting import ActingPolicy, load_policy
+from gaussgym_learn.acting import ActingPolicy, load_policy, reads
 from gaussgym_learn.checkpoint import write_bytes
 from gaussgym_learn.commanding import make_policy_env
 from gaussgym_learn.env import GaussgymVecEnv, open_scenes
 from gaussgym_learn.models import IMAGE_GROUP, NEW_FRAME_GROUP
+from gaussgym_learn.recipes import with_images
 
 __all__ = [
     "ABLATIONS",
@@ -178,7 +179,7 @@ def evaluate(
     opened = open_scenes(scenes)
     if ablate != "none" and not acting.sees:
         raise InputError(f"{acting.name}: does not see, so there is no image to ablate; use ablate 'none'")
-    cfg = evaluation_cfg(task, cfg)
+    cfg = with_images(evaluation_cfg(task, cfg), reads(acting))
     start = time.perf_counter()
     num_envs = min(max(episodes, len(opened)), max(max_parallel, len(opened)))
     kind = get_task(task)
