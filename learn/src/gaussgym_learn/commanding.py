@@ -264,7 +264,7 @@ def make_policy_env(
         raise InputError(
             f"found task {task!r}, which makes its own commands, for a policy that gives commands; expected one such as corridor"
         )
-    if memory is not None and (memory.at_once is not None or memory.memory_gb is not None):
+    if memory not in (None, ScenesCfg()):
         raise InputError(
             "a policy that gives commands holds all scenes; leave scenes-at-once and scene-memory-gb out"
         )
