@@ -37,7 +37,9 @@ def main() -> None:
     def chosen() -> Path | None:
         try:
             written = tyro.cli(Command, prog="gaussgym-learn", description=__doc__).run()  # type: ignore[arg-type]
-            return written if os.environ.get("RANK", "0") == "0" else None  # one of torchrun's processes says it
+            return (
+                written if os.environ.get("RANK", "0") == "0" else None
+            )  # one of torchrun's processes says it
         except BundleError as error:  # of options that deploy defines, and its links
             raise InputError(str(error)) from None
 

@@ -11,7 +11,7 @@ from gaussgym_scene.errors import InputError
 from gaussgym_learn.checkpoint import check_compatible, check_same_run, load_checkpoint
 from gaussgym_learn.distributed import World
 from gaussgym_learn.env import LearnEnv
-from gaussgym_learn.ppo_trainer import PPOTrainer
+from gaussgym_learn.ppo_trainer import ALGORITHMS
 from gaussgym_learn.recipes import Recipe
 from gaussgym_learn.resume import process_seed
 from gaussgym_learn.rotation import ScenesCfg
@@ -37,7 +37,7 @@ def train(
     wandb_group: str | None = None,
     memory: ScenesCfg | None = None,
     progress: bool = False,
-    on_iteration: Callable[[PPOTrainer, dict[str, float]], None] | None = None,
+    on_iteration: Callable[[Any, dict[str, float]], None] | None = None,
     make: Callable[[], LearnEnv] | None = None,
     lod: Sequence[Path | str] | None = None,
 ) -> Path:
@@ -80,7 +80,7 @@ def train(
         if previous is not None:
             check_same_run(previous, recipe.to_dict())
         env = make() if make else _make_env(recipe, scenes, robot, sim, renderer, seed, lod, memory, world)
-        trainer = PPOTrainer(recipe, env, seed=seed, world=world)
+        trainer = ALGORITHMS.get(recipe.algorithm)(recipe, env, seed=seed, world=world)
         if previous is not None:
             previous = own_part(previous, world, env.num_envs)
         for checkpoint, action in ((initial, trainer.warm_start), (previous, trainer.restore)):
