@@ -100,9 +100,6 @@ def test_learning_curve_from_nothing_in_two_minutes(halls, tmp_path):
     )  # fmt: skip
     result = evaluate(tmp_path, halls, task="corridor", episodes=64)
     success = int(sum(result["per_episode"]["success"]))
-
-        success,
-        successes_by_update,
-    )  # of chance: in one of a thousand runs
+    # Whoever goes by chance passes in more than 44 of 64 in one of a thousand runs.
     assert success >= 0.7 * 64, (success, successes_by_update)
     assert np.nanmean(successes_by_update[-6:]) > np.nanmean(successes_by_update[:6]) + 0.2

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
-from gaussgym_scene.scene import Scene
 
 from gaussgym_learn.cli.collection import required
 from gaussgym_learn.cli.options import RunOptions
@@ -42,7 +42,7 @@ class Distill:
             self.teacher, folders or self._course(), self.output, recipe=recipe, **options.arguments(weights)
         )
 
-    def _course(self) -> list[Scene]:
+    def _course(self) -> Sequence[Any]:
         """The scenes of a recipe that brings its own."""
         from gaussgym_learn.courses import default_course
 
