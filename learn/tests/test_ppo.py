@@ -300,21 +300,26 @@ def test_smoothness_by_hand_and_a_loss_of_ones_own():
 
 
 @pytest.mark.parametrize(
-    ("where", "named"), [("reward", "reward of environment 1"), ("scan", "observation 'scan'")]
+    ("where", "named"),
+    [
+        ("rewards", "^reward of"),
+        ("scan", "^observation 'scan' of"),
+        ("values", "diverged: value of"),
+        ("actions", "diverged: action of"),
+    ],
 )
 def test_what_is_not_finite_is_named(where, named):
     env = ToyEnv(3)
     learner = build_learner(Recipe("t", network=BLIND, ppo=PPOCfg(num_envs=3, steps=4)), env)
     roll(learner, env)
-    check_finite(learner.buffer)
-    if where == "reward":
-        learner.buffer.rewards[2, 1] = math.nan
-    else:
-        learner.buffer.whole().group("scan")[2, 1, 3] = math.inf
+    buffer = learner.buffer
+    check_finite(buffer)
+    (buffer.whole().group("scan") if where == "scan" else getattr(buffer, where))[2, 1] = math.nan
+    buffer.rewards[2, 1] = math.nan  # what follows from it
+    buffer.flat[3] = math.inf
     with pytest.raises(StageError, match=named) as caught:
-        check_finite(learner.buffer)
-    assert "environment 1" in str(caught.value)
-    assert "step 2" in str(caught.value)
+        check_finite(buffer)
+    assert "environment 1 is not finite at step 2" in str(caught.value)
 
 
 def test_rollout_layout_stores_what_networks_read():

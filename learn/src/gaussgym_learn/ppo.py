@@ -586,17 +586,23 @@ def check_finite(buffer: RolloutBuffer) -> None:
     """Raise where a rollout holds what is not a number.
 
     Raises:
-        StageError: names the first reward or observation group that is not finite.
+        StageError: names what was first: an observation group, what the networks made of it, or the reward.
     """
-    if bool(torch.isfinite(buffer.rewards.sum() + buffer.flat.sum())):
+    if bool(torch.isfinite(buffer.rewards.sum() + buffer.flat.sum() + buffer.actions.sum())):
         return
-    values = {"reward": buffer.rewards[..., None]}
-    values |= {f"observation {name!r}": buffer.whole().group(name) for name in buffer.columns}
-    for name, value in values.items():
+    values = {f"observation {name!r}": buffer.whole().group(name) for name in buffer.columns}
+    values |= {
+        "training diverged: action": buffer.actions,
+        "training diverged: value": buffer.values[..., None],
+        "reward": buffer.rewards[..., None],
+    }
+    found = []
+    for order, (name, value) in enumerate(values.items()):
         bad = (~torch.isfinite(value)).any(dim=-1).nonzero()
         if len(bad):
             step, env = bad[0].tolist()
-            raise StageError(
-                f"{name} of environment {env} is not finite at step {step} of the rollout ({len(bad)} of {value[..., 0].numel()} "
-                "entries); the last checkpoint is kept: find the term with gaussgym_sim.views.nan_guard"
+            found.append(
+                (step, order, f"{name} of environment {env} is not finite at step {step} of the rollout")
             )
+    if found:
+        raise StageError(f"{min(found)[2]}; resume with another seed, or look for a division by zero")

@@ -224,6 +224,7 @@ class PPOTrainer:
                 self.obs, rewards, dones, extras = env.step(actions)
             alg.process_env_step(rewards, dones, extras)
             self.stats.add(rewards, dones, extras)
+        self.stats.check_rewards()
         alg.compute_returns(self.obs)
 
     def _set_pace(self, objective: Objective) -> None:

@@ -75,7 +75,7 @@ class NetworkCfg:
 
 @dataclass(frozen=True)
 class PPOCfg:
-    """Settings of `gaussgym_learn.ppo.AdaptivePPO` and of its rollouts.
+    """Settings of `gaussgym_learn.ppo.Learner` and of its rollouts.
 
     Attributes:
         num_envs: environments.
