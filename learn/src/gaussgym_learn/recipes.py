@@ -350,7 +350,15 @@ def corridor_teacher() -> Recipe:
             critic_hidden=(64, 64),
             init_std=0.5,
         ),
-        ppo=PPOCfg(num_envs=128, steps=12, epochs=4, gamma=0.97, target_kl=0.03, entropy_coef=0.002),
+        ppo=PPOCfg(
+            num_envs=128,
+            steps=12,
+            epochs=4,
+            gamma=0.97,
+            learning_rate=2e-3,
+            target_kl=0.05,
+            entropy_coef=0.002,
+        ),
         distill=DistillCfg(num_envs=128, steps=12, epochs=4, aux_weight=0.0, action_noise=0.2),
         symmetry=SymmetryCfg(augment=True),
         env=EnvCfg.for_task("corridor"),
@@ -375,7 +383,7 @@ def corridor_pixels() -> Recipe:
         base.network, actor_groups=STUDENT_GROUPS, actor_hidden=(64,), rnn_hidden=64, feature_dim=32
     )
     return replace(
-        base, name="corridor_pixels", network=network, ppo=replace(base.ppo, epochs=3, mini_batches=2)
+        base, name="corridor_pixels", network=network, ppo=replace(base.ppo, epochs=2, mini_batches=2)
     )
 
 
