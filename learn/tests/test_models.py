@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from gaussgym_learn.models import TerrainMLPModel, VisionRNNModel, build_actor, sample_observations
+from gaussgym_learn.models import TerrainMLPModel, build_actor, sample_observations
 from gaussgym_learn.recipes import NetworkCfg
 from rsl_rl.utils import split_and_pad_trajectories
 from tensordict import TensorDict
@@ -95,12 +95,6 @@ def test_teacher_scan_starts_without_weight_and_is_never_normalized():
     assert torch.equal(teacher.obs_normalizer.mean[48:], torch.zeros(6))
     assert torch.equal(teacher.obs_normalizer.std[48:], torch.ones(6))
     assert teacher.obs_normalizer.std[:45].mean() > 2
-
-
-def test_two_images_are_refused():
-    layout = {**LAYOUT, "depth": [1, 48, 64]}
-    with pytest.raises(ValueError, match="exactly one image"):
-        VisionRNNModel(sample_observations(layout), {"actor": ["proprio", "rgb", "depth"]}, "actor", 12)
 
 
 def test_onnx_graphs_equal_torch_over_500_recurrent_steps(model):

@@ -15,7 +15,7 @@ from tensordict import TensorDict
 
 from gaussgym_learn.checkpoint import Checkpoint, check_compatible, load_checkpoint, load_or_explain
 from gaussgym_learn.env import LearnEnv
-from gaussgym_learn.models import IMAGE_GROUP, NEW_FRAME_GROUP, build_actor, load_actor_weights
+from gaussgym_learn.models import IMAGE_GROUP, NEW_FRAME_GROUP, build_actor, image_groups, load_actor_weights
 from gaussgym_learn.recipes import NetworkCfg, network_from_dict
 
 
@@ -51,7 +51,7 @@ class CheckpointPolicy:
         self.checkpoint = checkpoint
         self.network: NetworkCfg = network_from_dict(checkpoint.fields["recipe"]["network"])
         self.model = load_actor(checkpoint)
-        self.sees = IMAGE_GROUP in self.network.actor_groups
+        self.sees = bool(image_groups(self.network.actor_groups))
         self.name = f"{checkpoint.directory.name}, update {checkpoint.fields['iteration']}"
 
     def check(self, env: LearnEnv) -> None:
@@ -128,7 +128,8 @@ def load_actor(checkpoint: Checkpoint) -> MLPModel:
         InputError: the weights do not fit the manifest.
     """
     network = network_from_dict(checkpoint.fields["recipe"]["network"])
-    actor = build_actor(network, checkpoint.layout, int(checkpoint.fields["num_actions"]))
+    num_actions = int(checkpoint.fields["num_actions"])
+    actor = build_actor(network, checkpoint.layout, num_actions, pretrained=False)
     load_or_explain(checkpoint, lambda: load_actor_weights(actor, checkpoint.state["actor_state_dict"]))
     actor.eval()
     return actor

@@ -12,6 +12,8 @@ from gaussgym_scene.scene import Scene
 
 STAIRS_LEVELS_M = (0.0, 0.03, 0.06, 0.09, 0.12, 0.15, 0.18)
 """Step heights of the levels of the stairs teacher's course [m]."""
+WALKER_LEVELS_M = (0.03, 0.05, 0.07, 0.09, 0.11, 0.13)
+"""Those of the walker's courses: it knows flat ground when it comes to them."""
 CELL_M = 0.05
 _PATH_STEP_M = 0.25
 _BORDER_M = 1.0
@@ -165,5 +167,10 @@ def _stadium(straight: float, radius: float) -> np.ndarray:
 
 
 def default_course(recipe: str, *, seed: int = 0) -> list[Scene]:
-    """The ground a recipe is trained on when no scene is given."""
+    """The ground a recipe is trained on when no scene is given; environments are split over the scenes evenly."""
+    if recipe == "velocity":
+        stairs = [stairs_course(WALKER_LEVELS_M, seed=3 * seed + k) for k in range(3)]
+        for k, scene in enumerate(stairs):
+            scene.name += f"_{k}"
+        return [flat_course(), *stairs]
     return [flat_course()] if "flat" in recipe else [stairs_course(STAIRS_LEVELS_M, seed=seed)]

@@ -17,14 +17,14 @@ from torch import nn
 from gaussgym_learn.checkpoint import (
     Checkpoint,
     check_compatible,
+    check_same_run,
     copy_checkpoint,
-    has_checkpoint,
     load_checkpoint,
     load_or_explain,
-    save_checkpoint,
 )
+from gaussgym_learn.distributed import World
 from gaussgym_learn.env import LearnEnv
-from gaussgym_learn.metrics import EpisodeStatistics
+from gaussgym_learn.metrics import EpisodeStatistics, RolloutTimes, gradient_norms
 from gaussgym_learn.models import (
     IMAGE_GROUP,
     NEW_FRAME_GROUP,
@@ -33,6 +33,7 @@ from gaussgym_learn.models import (
     load_actor_weights,
 )
 from gaussgym_learn.recipes import Recipe
+from gaussgym_learn.resume import load_process_state, process_seed, process_state
 from gaussgym_learn.rotation import ScenesCfg
 
 
@@ -127,11 +128,15 @@ class DistillTrainer:
         env: rendered environments whose observations hold what teacher and student read.
         teacher: deterministic policy on `teacher_groups`.
         seed: of everything random.
+        world: the processes that train together.
     """
 
-    def __init__(self, recipe: Recipe, env: LearnEnv, teacher: MLPModel, *, seed: int = 0) -> None:
+    def __init__(
+        self, recipe: Recipe, env: LearnEnv, teacher: MLPModel, *, seed: int = 0, world: World | None = None
+    ) -> None:
         torch.manual_seed(seed)
         self.recipe, self.env, self.teacher, self.seed = recipe, env, teacher, seed
+        self.world = world or World()
         student = build_actor(recipe.network, env.layout, env.num_actions)
         if not isinstance(student, VisionRNNModel):
             raise InputError(
@@ -143,20 +148,25 @@ class DistillTrainer:
         self.steps = 0
         self.progress = 0.0
         self.stats = EpisodeStatistics(env.num_envs)
-        self.obs = self._restart()
+        if self.world.rank > 0:
+            torch.manual_seed(process_seed(seed, 0, self.world.rank))
+        self.restart()
 
-    def _restart(self) -> Any:
+    def restart(self) -> None:
+        """See `PPOTrainer.restart`."""
         self.student.reset()
         self.stats.restart()
         self._starts = torch.ones(self.env.num_envs, dtype=torch.bool)
-        return self.env.reset(seed=self.seed * 1_000_003 + self.iteration)
+        self.obs = self.env.reset(seed=process_seed(self.seed, self.iteration, self.world.rank))
 
-    def collect(self, beta: float) -> Segment:
+    def collect(self, beta: float, times: RolloutTimes | None = None) -> Segment:
         """Roll out; in each environment the teacher acts over the whole segment with probability `beta`.
 
         Args:
             beta: see `teacher_share`.
+            times: of this rollout; None: nobody asks.
         """
+        times = times or RolloutTimes(self.env)
         cfg, env, student = self.recipe.distill, self.env, self.student
         group = student.aux_group
         hidden = student.get_hidden_state()
@@ -191,10 +201,11 @@ class DistillTrainer:
                 rows["aux"].append(obs[group].clone())
             actions = torch.where(teacher_acts, wanted, own)
             actions = actions + cfg.action_noise * torch.randn_like(actions)
-            self.obs, rewards, dones, extras = env.step(actions)
+            with times.stepping():
+                self.obs, rewards, dones, extras = env.step(actions)
             student.reset(dones)
             self._starts = dones > 0
-            self.stats.add(rewards, dones, extras.get("log"))
+            self.stats.add(rewards, dones, extras)
         return Segment(
             torch.stack(rows["proprio"]),
             torch.cat(frames),
@@ -240,11 +251,13 @@ class DistillTrainer:
             StageError: the student has diverged.
         """
         start = time.perf_counter()
+        times = RolloutTimes(self.env)
         cfg = self.recipe.distill
         self.student.train()
         beta = teacher_share(self.progress, cfg.beta_fraction)
         with torch.no_grad():
-            segment = self.collect(beta)
+            segment = self.collect(beta, times)
+        self.stats.check_rewards()
         collected = time.perf_counter()
         for group in self.optimizer.param_groups:
             group["lr"] = cfg.learning_rate * (1.0 - 0.9 * self.progress)
@@ -253,13 +266,14 @@ class DistillTrainer:
         if not math.isfinite(losses["Loss/distill"]):
             raise StageError(f"distillation diverged at update {self.iteration}; resume with another seed")
         self.iteration += 1
-        self.steps += cfg.steps * self.env.num_envs
+        self.steps += cfg.steps * self.env.num_envs * self.world.size
         return {
             **self.stats.summary(),
             **losses,
+            **gradient_norms({"student": self.student}),
             "Distill/teacher_share": beta,
             "Perf/total_fps": cfg.steps * self.env.num_envs / (learned - start),
-            "Perf/collection_time": collected - start,
+            **times.summary(collected - start),
             "Perf/learning_time": learned - collected,
             "Perf/camera_frames": float(len(segment.frames)),
         }
@@ -269,16 +283,9 @@ class DistillTrainer:
         return {
             "actor_state_dict": self.student.state_dict(),
             "optimizer_state_dict": self.optimizer.state_dict(),
-            "torch_rng": torch.get_rng_state(),
-            "env": self.env.curriculum_state(),
             "steps": self.steps,
+            "process": process_state(self.env, self.stats, (self.student,), starts=self._starts.clone()),
         }
-
-    def save(self, run_dir: Path, fields: dict[str, Any]) -> Path:
-        """Write a checkpoint and restart the environment's episodes (as `PPOTrainer.save`)."""
-        path = save_checkpoint(run_dir, self.state(), fields, iteration=self.iteration)
-        self.obs = self._restart()
-        return path
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Go on where a checkpoint of the same recipe was written."""
@@ -287,9 +294,13 @@ class DistillTrainer:
         self.optimizer.load_state_dict(state["optimizer_state_dict"])
         self.iteration = int(checkpoint.fields["iteration"])
         self.steps = int(state["steps"])
-        self.env.load_curriculum_state(state["env"])
-        torch.set_rng_state(state["torch_rng"])
-        self.obs = self._restart()
+        episodes = None
+        if state["process"] is not None:
+            episodes = load_process_state(state["process"], self.env, self.stats, (self.student,))
+        if episodes is None:
+            self.restart()
+        else:
+            self.obs, self._starts = self.env.get_observations(), episodes["starts"]
 
     def warm_start(self, checkpoint: Checkpoint) -> None:
         """Take the student's weights from another run."""
@@ -314,6 +325,7 @@ def distill(
     save_minutes: float = 2.0,
     save_iterations: int | None = None,
     wandb: bool = False,
+    wandb_group: str | None = None,
     memory: ScenesCfg | None = None,
     progress: bool = False,
     on_iteration: Callable[[Any, dict[str, float]], None] | None = None,
@@ -338,6 +350,7 @@ def distill(
         save_minutes: see there.
         save_iterations: see there.
         wandb: see there.
+        wandb_group: see there.
         memory: see there.
         progress: see there.
         on_iteration: see there.
@@ -351,45 +364,49 @@ def distill(
         InputError: nothing to bound the run, or a teacher or student that does not fit.
     """
     from gaussgym_learn.acting import CheckpointPolicy
-    from gaussgym_learn.env import make_env
+    from gaussgym_learn.env import listed, make_env
     from gaussgym_learn.recipes import get_recipe
-    from gaussgym_learn.run import Budget, clear_run, run_fields, run_training, torch_threads
+    from gaussgym_learn.run import Budget, clear_run, open_run, own_part, run_fields, run_training
 
     if minutes is None and iterations is None:
         raise InputError("distillation is unbounded: give minutes or iterations")
-    out, recipe = Path(out), recipe or get_recipe("distill")
+    recipe = recipe or get_recipe("distill")
     if init_from is not None:
         recipe = replace(recipe, distill=replace(recipe.distill, beta_fraction=0.0))
     acting = CheckpointPolicy(load_checkpoint(teacher))
-    previous = load_checkpoint(out) if resume and has_checkpoint(out) else None
-    initial = load_checkpoint(init_from) if init_from is not None and previous is None else None
-    with torch_threads(1):
+    with open_run(out, resume=resume) as run:
+        world, previous = run.world, run.previous
+        initial = load_checkpoint(init_from) if init_from is not None and previous is None else None
+        if previous is not None:
+            check_same_run(previous, recipe.to_dict())
         if make is not None:
             env = make()
         else:
             env = make_env(
                 recipe.task,
-                scenes,
-                recipe.distill.num_envs,
+                world.part_of(listed(scenes)),
+                world.share_of(recipe.distill.num_envs),
                 robot=robot,
                 sim=sim,
                 renderer=renderer,
-                seed=seed,
+                seed=process_seed(seed, 0, world.rank),
                 cfg=recipe.env,
-                lod=lod,
+                lod=None if lod is None else world.part_of(lod),
                 **recipe.camera_options(),
                 memory=memory,
                 update_steps=recipe.distill.steps,
             )
         acting.check(env)
-        trainer = DistillTrainer(recipe, env, acting.model, seed=seed)
+        trainer = DistillTrainer(recipe, env, acting.model, seed=seed, world=world)
+        if previous is not None:
+            previous = own_part(previous, world, env.num_envs)
         for checkpoint, action in ((initial, trainer.warm_start), (previous, trainer.restore)):
             if checkpoint is not None:
                 groups = recipe.network.actor_groups
                 check_compatible(checkpoint, robot=env.robot, layout=env.layout, groups=groups)
                 action(checkpoint)
-        if previous is None:
-            clear_run(out)
+        if previous is None and world.writes:
+            clear_run(run.out)
         fields = run_fields(recipe, env, seed=seed, init_from=initial, lod=lod)
         fields["teacher"] = {
             "name": acting.checkpoint.directory.name,
@@ -397,10 +414,16 @@ def distill(
         }
         if previous is not None:
             fields["initialized_from"] = previous.fields.get("initialized_from")
-        elapsed = float(previous.fields.get("train_seconds", 0.0)) if previous else 0.0
-        budget = Budget(minutes, iterations, save_minutes, save_iterations, elapsed)
+        budget = Budget(minutes, iterations, save_minutes, save_iterations, run.elapsed_s)
         return run_training(
-            trainer, out, fields, budget, wandb=wandb, progress=progress, on_iteration=on_iteration
+            trainer,
+            run,
+            fields,
+            budget,
+            wandb=wandb,
+            group=wandb_group,
+            progress=progress,
+            on_iteration=on_iteration,
         )
 
 

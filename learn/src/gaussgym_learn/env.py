@@ -27,6 +27,7 @@ from tensordict import TensorDict
 
 from gaussgym_learn.calibrated import calibrated, is_calibration
 from gaussgym_learn.rotation import AHEAD, SceneRotation, ScenesCfg, SlotRenderer, slot_renderer
+from gaussgym_learn.warm_up import WarmUp
 
 if TYPE_CHECKING:
     from gaussgym_render.lod import LodSplats
@@ -61,6 +62,25 @@ class LearnEnv(VecEnv):
     def load_curriculum_state(self, state: dict[str, torch.Tensor]) -> None:
         """Restore `curriculum_state`."""
 
+    def state_dict(self) -> dict[str, Any] | None:
+        """Everything that the coming steps depend on beside curricula, scenes and actions, as tensors and plain values; None
+        where the simulator cannot say: a checkpoint then begins all episodes anew (`reset`).
+        """
+        return None
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on exactly as the environment did whose `state_dict` this is, of the same settings, after `load_curriculum_state`;
+        `get_observations` gives the observations of then.
+
+        Raises:
+            InputError: it is of other settings.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no state to restore")
+
+    def spent_s(self) -> tuple[float, float]:
+        """Time spent so far in physics and in rendering [s]."""
+        return 0.0, 0.0
+
 
 class GaussgymVecEnv(LearnEnv):
     """`gaussgym_sim.Env` behind rsl_rl's interface.
@@ -86,7 +106,7 @@ class GaussgymVecEnv(LearnEnv):
         clearance: tuple[float, float] = (0.0, 0.08),
         renderer: CameraRenderer | None = None,
         starts: Starts | None = None,
-        rotation: SceneRotation | None = None,
+        rotation: SceneRotation | WarmUp | None = None,
     ) -> None:
         self.sim, self.cfg, self.scene_hashes, self.robot = sim, cfg, scene_hashes, sim.robot.name
         self.num_envs, self.num_actions, self.device = sim.num_envs, sim.robot.num_joints, "cpu"
@@ -98,8 +118,11 @@ class GaussgymVecEnv(LearnEnv):
 
     def reset(self, *, seed: int) -> TensorDict:
         """See `LearnEnv.reset`; curriculum levels are kept."""
-        level = self.env.level if hasattr(self, "env") else None
+        before = getattr(self, "env", None)
+        level = None if before is None else before.level
+        spent = (0.0, 0.0) if before is None else self.spent_s()
         self.env = Env(self.sim, self.cfg, seed=seed, renderer=self._renderer, starts=self.starts)
+        self._spent_before_s = spent
         self.max_episode_length = self.env.max_episode_length
         if level is not None and bool((level > 0).any()):
             self.env.set_levels(level)
@@ -130,6 +153,22 @@ class GaussgymVecEnv(LearnEnv):
         rewards = rewards * facing
         self._obs = self._pack(obs)
         return self._obs, rewards, dones.long(), extras
+
+    def spent_s(self) -> tuple[float, float]:
+        """See `LearnEnv.spent_s`."""
+        physics, render = self._spent_before_s
+        return physics + self.env.physics_s, render + self.env.render_s
+
+    def state_dict(self) -> dict[str, Any] | None:
+        """See `LearnEnv.state_dict`; None also while robots wait to change scenes."""
+        if "state_dict" not in self.sim.capabilities or self.env.changes_wait:
+            return None
+        return {"env": self.env.state_dict(), "observations": {k: v.clone() for k, v in self._obs.items()}}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """See `LearnEnv.load_state_dict`."""
+        self.env.load_state_dict(state["env"])
+        self._obs = self._pack(state["observations"])
 
     def _facing_path(self) -> torch.Tensor:
         """Factor `[E]` on the reward, 1 on course down to 1/4 facing away from the path.
@@ -207,13 +246,23 @@ class GaussgymVecEnv(LearnEnv):
             self.env.level[:] = level
 
 
-def _listed(scenes: Sequence[Scene | Path | str] | Scene | Path | str) -> list[Scene | Path | str]:
-    return [scenes] if isinstance(scenes, Scene | Path | str) else list(scenes)
+def listed(scenes: Sequence[Scene | Path | str] | Scene | Path | str) -> list[Scene | Path | str]:
+    """Scenes or folders as a list, one or many.
+
+    Raises:
+        InputError: there are none.
+    """
+    found = [scenes] if isinstance(scenes, Scene | Path | str) else list(scenes)
+    if not found:
+        raise InputError(
+            "found an empty list of scenes; expected at least one scene or scene folder (--scenes)"
+        )
+    return found
 
 
 def open_scenes(scenes: Sequence[Scene | Path | str] | Scene | Path | str) -> list[Scene]:
     """Scenes from scenes or folders, one or many."""
-    scenes = _listed(scenes)
+    scenes = listed(scenes)
     loaded: dict[Path, Scene] = {}  # a folder that is named twice is read once
     for item in scenes:
         if not isinstance(item, Scene):
@@ -264,6 +313,7 @@ def make_env(
     lod: Sequence[Path | str] | None = None,
     memory: ScenesCfg | None = None,
     update_steps: int = 1,
+    warm_up: tuple[Scene, int] | None = None,
 ) -> GaussgymVecEnv:
     """An environment that rsl_rl can train in.
 
@@ -289,6 +339,7 @@ def make_env(
         lod: for each scene the folder that `gaussgym-render optimize` made from it, to render in its place; None: the scenes.
         memory: which scenes are held at a time; None: all of them.
         update_steps: steps of an update, in which `ScenesCfg.rotate_every` counts.
+        warm_up: ground on which all environments begin, and their steps until the scenes come in (`gaussgym_learn.warm_up`).
 
     Returns:
         A VecEnv whose observations are a TensorDict of the groups proprio, base_vel, scan, and with a renderer rgb.
@@ -308,8 +359,12 @@ def make_env(
     if renderer is not None and isinstance(camera_model, str) and is_calibration(camera_model):
         cfg = dataclasses.replace(cfg, camera=calibrated(cfg.camera, camera_model))
         camera_model = "ideal"
-    sources = _listed(scenes)
-    rotation = None
+    sources = listed(scenes)
+    rotation: SceneRotation | WarmUp | None = None
+    if warm_up is not None and (renderer is not None or memory.at_once is not None):
+        raise InputError(
+            "a warm-up is for a policy without a camera, with all scenes at once; leave one of them out"
+        )
     if memory.at_once is not None:
         if starts is not None:
             raise InputError("fixed starts name their scenes: give all scenes at once")
@@ -320,6 +375,9 @@ def make_env(
     else:
         sources = opened = open_scenes(scenes)
         hashes = {scene.name: scene_hash(scene) for scene in opened}
+    if warm_up is not None:
+        rotation = WarmUp(warm_up[0], opened, steps=warm_up[1])
+        opened = rotation.first()
     physics = make_sim(sim, robot, opened, num_envs, device=device, seed=seed, num_threads=num_threads)
     camera = None
     if renderer is not None:

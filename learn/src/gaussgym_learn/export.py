@@ -38,7 +38,8 @@ from gaussgym_learn.acting import CheckpointPolicy
 from gaussgym_learn.checkpoint import load_checkpoint
 from gaussgym_learn.env import GaussgymVecEnv, make_env
 from gaussgym_learn.evaluate import evaluation_cfg
-from gaussgym_learn.models import IMAGE_GROUP, NEW_FRAME_GROUP, BlindGraph, VisionRNNModel
+from gaussgym_learn.graphs import BlindGraph, PolicyGraph
+from gaussgym_learn.models import IMAGE_GROUP, IMAGE_GROUPS, NEW_FRAME_GROUP, VisionRNNModel
 
 OPSET, IR_VERSION = 18, 8
 """Operator set and file format, both of ONNX 1.13: every onnxruntime from 1.14 on opens them, Python 3.8's last one too."""
@@ -102,12 +103,12 @@ def policy_graphs(model: nn.Module) -> tuple[bytes, bytes | None, Recurrence | N
             None,
             0,
         )
-    graph = model.as_onnx()
-    policy = onnx_bytes(graph, graph.get_dummy_inputs(), (graph.input_names, graph.output_names))  # type: ignore[operator,arg-type]
-    image = torch.zeros(1, *model.encoder.shape, dtype=torch.uint8)
+    graph = PolicyGraph(model)
+    policy = onnx_bytes(graph, graph.get_dummy_inputs(), (graph.input_names, graph.output_names))
+    image = torch.zeros(1, *model.image_shape, dtype=torch.uint8)
     encoder = onnx_bytes(model.encoder_graph(), (image,), (("rgb",), ("feature",)))
-    rnn = model.rnn.rnn
-    return policy, encoder, Recurrence(rnn.num_layers, rnn.hidden_size), model.encoder.feature_dim
+    layers, _, hidden = graph.memory_shape
+    return policy, encoder, Recurrence(layers, hidden), model.feature_dim
 
 
 def record_golden(
@@ -263,7 +264,7 @@ def require_deployable(
     Raises:
         InputError: it reads what no robot measures, or its actions are no joint targets.
     """
-    unmeasured = [g for g in groups if g not in ("proprio", IMAGE_GROUP)]
+    unmeasured = [g for g in groups if g not in ("proprio", *IMAGE_GROUPS)]
     if unmeasured == ["gait"]:
         raise InputError(
             f"{where}: reads gait, the phase of a clock that runs in the simulator; train without EnvCfg.gait_hz to deploy it"
@@ -271,6 +272,10 @@ def require_deployable(
     if unmeasured:
         raise InputError(
             f"{where}: reads {', '.join(unmeasured)}, which no robot measures; distill it to a student first"
+        )
+    if "depth" in groups:
+        raise InputError(
+            f"{where}: reads depth; a bundle's camera delivers rgb, train a policy that reads proprio and rgb to deploy it"
         )
     if "proprio" not in groups:
         raise InputError(f"{where}: reads {', '.join(groups)} only, expected proprio among them")

@@ -118,7 +118,7 @@ class AdaptivePPO(PPO):
         target = batch.observations[actor.aux_group]  # type: ignore[index]
         if batch.masks is not None:
             target = unpad_trajectories(target, batch.masks)
-        return nn.functional.mse_loss(actor.predict_aux(latent), target)
+        return actor.aux_loss(latent, target)
 
     def update_aux(self) -> float:
         """The auxiliary phase; returns the mean loss."""

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import math
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
 from gaussgym_scene.errors import StageError
 from rsl_rl.storage import RolloutStorage
 
-from gaussgym_learn.checkpoint import Checkpoint, load_or_explain, save_checkpoint
+from gaussgym_learn.checkpoint import Checkpoint, load_or_explain
+from gaussgym_learn.distributed import World
 from gaussgym_learn.env import LearnEnv
-from gaussgym_learn.metrics import EpisodeStatistics
+from gaussgym_learn.metrics import EpisodeStatistics, RolloutTimes, gradient_norms
 from gaussgym_learn.models import build_actor, build_critic, load_actor_weights, sample_observations
 from gaussgym_learn.ppo import AdaptivePPO
 from gaussgym_learn.recipes import Recipe
+from gaussgym_learn.resume import load_process_state, process_seed, process_state
 
 
 def build_ppo(recipe: Recipe, env: LearnEnv) -> AdaptivePPO:
@@ -50,34 +51,40 @@ def build_ppo(recipe: Recipe, env: LearnEnv) -> AdaptivePPO:
 class PPOTrainer:
     """One PPO run: its environment, its algorithm and how far it is.
 
-    A save resets the environment with a seed made of the run's seed and the iteration, in the run that goes on just as in
-    one that resumes: both then continue identically, without a snapshot of the physics.
+    Its state is whole: a run that resumes continues identically. Where the environment has no state of its own, a save begins its
+    episodes anew with a seed made of the run's seed and the iteration, in the run that goes on just as in one that resumes.
 
     Args:
         recipe: what to train.
-        env: on what.
+        env: on what; this process's share of the environments.
         seed: of networks, actions and environment.
+        world: the processes that train together.
     """
 
-    def __init__(self, recipe: Recipe, env: LearnEnv, *, seed: int = 0) -> None:
+    def __init__(self, recipe: Recipe, env: LearnEnv, *, seed: int = 0, world: World | None = None) -> None:
         torch.manual_seed(seed)
         self.recipe, self.env, self.seed = recipe, env, seed
+        self.world = world or World()
         self.alg = build_ppo(recipe, env)
         self.groups = list(self.alg.storage.observations.keys())
         self.iteration = 0
         self.steps = 0
         self.progress = 0.0
         self.stats = EpisodeStatistics(env.num_envs)
-        self.obs = self._restart()
+        if self.world.rank > 0:  # the networks are the same everywhere, the actions are not
+            torch.manual_seed(process_seed(seed, 0, self.world.rank))
+        self.restart()
 
-    def _restart(self) -> Any:
+    def restart(self) -> None:
+        """Begin all episodes anew; everything in them follows from the seed, the iteration and the process."""
         for model in (self.alg.actor, self.alg.critic):
             # Zeros, not None: the rollout storage keeps its last content where a model has no state to give.
             rnn = model.rnn.rnn if model.is_recurrent else None  # type: ignore[union-attr]
             zeros = None if rnn is None else torch.zeros(rnn.num_layers, self.env.num_envs, rnn.hidden_size)
             model.reset(hidden_state=zeros)
         self.stats.restart()
-        return self.env.reset(seed=self.seed * 1_000_003 + self.iteration).select(*self.groups)
+        seed = process_seed(self.seed, self.iteration, self.world.rank)
+        self.obs = self.env.reset(seed=seed).select(*self.groups)
 
     def iterate(self) -> dict[str, float]:
         """One rollout and one update; returns the scalars to log.
@@ -86,14 +93,18 @@ class PPOTrainer:
             StageError: the networks have diverged.
         """
         start = time.perf_counter()
+        times = RolloutTimes(self.env)
         self.alg.train_mode()
         with torch.inference_mode():
             for _ in range(self.recipe.ppo.steps):
-                obs, rewards, dones, extras = self.env.step(self.alg.act(self.obs))
+                actions = self.alg.act(self.obs)
+                with times.stepping():
+                    obs, rewards, dones, extras = self.env.step(actions)
                 self.obs = obs.select(*self.groups)
                 self.alg.process_env_step(self.obs, rewards, dones, extras)
-                self.stats.add(rewards, dones, extras.get("log"))
+                self.stats.add(rewards, dones, extras)
             self.alg.compute_returns(self.obs)
+        self.stats.check_rewards()
         collected = time.perf_counter()
         try:
             losses = self.alg.update()
@@ -107,14 +118,15 @@ class PPOTrainer:
                 f"training diverged at update {self.iteration}: {losses}; resume with another seed"
             )
         self.iteration += 1
-        self.steps += self.recipe.ppo.steps * self.env.num_envs
+        self.steps += self.recipe.ppo.steps * self.env.num_envs * self.world.size
         return {
             **self.stats.summary(),
             **{f"Loss/{k}": v for k, v in losses.items()},
+            **gradient_norms({"actor": self.alg.actor, "critic": self.alg.critic}),
             "Loss/learning_rate": self.alg.learning_rate,
             "Policy/mean_std": float(self.alg.actor.output_std.mean()),
             "Perf/total_fps": self.recipe.ppo.steps * self.env.num_envs / (learned - start),
-            "Perf/collection_time": collected - start,
+            **times.summary(collected - start),
             "Perf/learning_time": learned - collected,
         }
 
@@ -123,16 +135,9 @@ class PPOTrainer:
         return {
             **self.alg.save(),
             "learning_rate": self.alg.learning_rate,
-            "torch_rng": torch.get_rng_state(),
-            "env": self.env.curriculum_state(),
             "steps": self.steps,
+            "process": process_state(self.env, self.stats, (self.alg.actor, self.alg.critic)),
         }
-
-    def save(self, run_dir: Path, fields: dict[str, Any]) -> Path:
-        """Write a checkpoint and restart the environment's episodes."""
-        path = save_checkpoint(run_dir, self.state(), fields, iteration=self.iteration)
-        self.obs = self._restart()
-        return path
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Go on where a checkpoint of the same recipe was written."""
@@ -141,9 +146,14 @@ class PPOTrainer:
         self.alg.learning_rate = float(state["learning_rate"])
         self.iteration = int(checkpoint.fields["iteration"])
         self.steps = int(state["steps"])
-        self.env.load_curriculum_state(state["env"])
-        torch.set_rng_state(state["torch_rng"])
-        self.obs = self._restart()
+        episodes = None
+        if state["process"] is not None:
+            models = (self.alg.actor, self.alg.critic)
+            episodes = load_process_state(state["process"], self.env, self.stats, models)
+        if episodes is None:
+            self.restart()
+        else:
+            self.obs = self.env.get_observations().select(*self.groups)
 
     def warm_start(self, checkpoint: Checkpoint) -> None:
         """Take the networks (not the optimizer) of another recipe's checkpoint; exploration starts at this recipe's."""

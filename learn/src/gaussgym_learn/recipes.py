@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from dataclasses import fields as dataclass_fields
 from typing import Any
 
 from gaussgym_scene.errors import InputError
 from gaussgym_sim.env import EnvCfg
 from gaussgym_sim.mdp.rewards import RewardCfg
+from gaussgym_sim.randomize import RandomizeCfg
 
+from gaussgym_learn.photometric import PhotometricCfg
 from gaussgym_learn.registry import Registry
 
 RECIPES: Registry[Callable[[], Recipe]] = Registry("recipe", "gaussgym.recipes")
@@ -28,14 +31,26 @@ class NetworkCfg:
     """Actor and critic.
 
     Attributes:
-        actor_groups: observation groups the actor reads; with `rgb` it is the CNN + GRU, else an MLP.
+        actor_groups: observation groups the actor reads; with `rgb` or `depth`, or both, it is an image encoder and a recurrent
+            network, else an MLP.
         critic_groups: observation groups the critic reads (privileged).
         actor_hidden: widths of the actor's MLP (behind the GRU, if it has one).
         critic_hidden: widths of the critic's MLP.
         init_std: initial standard deviation of the actions [action units].
-        rnn_hidden: width of the GRU.
+        rnn_hidden: width of the recurrent network.
         feature_dim: length of the image feature.
         aux_group: observation group that the auxiliary head reconstructs, None for no head.
+        rnn_type: `gru` or `lstm`.
+        rnn_layers: its layers.
+        encoder: name in `gaussgym_learn.encoders.ENCODERS`.
+        encoder_weights: `none`, `hub` (published, downloaded once) or the path of a file; see
+            `gaussgym_learn.encoders.load_encoder_weights`. Checkpoints hold what was loaded and need it no more.
+        encoder_freeze: whether the encoder's backbone keeps its weights.
+        aux_kind: `vector`, `height_map` or `voxels`, see `gaussgym_learn.decoders`.
+        aux_grid: points of the auxiliary group ahead and across, of kinds that need a grid; the default is the height scan's.
+        aux_levels: voxels of a column.
+        aux_limit: the auxiliary group's heights are clipped at plus and minus this [its units]; the default is the height scan's.
+        photometric: changes of colour with which updates see the camera frames, None for none.
     """
 
     actor_groups: tuple[str, ...] = TEACHER_GROUPS
@@ -46,6 +61,16 @@ class NetworkCfg:
     rnn_hidden: int = 128
     feature_dim: int = 64
     aux_group: str | None = None
+    rnn_type: str = "gru"
+    rnn_layers: int = 1
+    encoder: str = "small_cnn"
+    encoder_weights: str = "none"
+    encoder_freeze: bool = False
+    aux_kind: str = "vector"
+    aux_grid: tuple[int, int] = (9, 7)
+    aux_levels: int = 24
+    aux_limit: float = 2.0
+    photometric: PhotometricCfg | None = None
 
 
 @dataclass(frozen=True)
@@ -124,6 +149,7 @@ class Recipe:
         distill: see `DistillCfg`; only read by distillation.
         env: the simulator's environment settings.
         clearance: weight [1/s] and target [m] of the penalty on swing feet that move low.
+        flat_steps: control steps of each environment on flat ground before the scenes come in (`gaussgym_learn.warm_up`).
         camera_model: lens, shutter and sensor of the camera, of recipes that see; see `gaussgym_learn.env.make_env`.
         show_robot: whether these see the robot's own body, see there.
         show_others: how many other robots they see at most, see there.
@@ -136,6 +162,7 @@ class Recipe:
     distill: DistillCfg = field(default_factory=DistillCfg)
     env: EnvCfg = field(default_factory=EnvCfg)
     clearance: tuple[float, float] = (0.0, 0.08)
+    flat_steps: int = 0
     camera_model: str = "ideal"
     show_robot: bool = False
     show_others: int = 0
@@ -151,9 +178,33 @@ class Recipe:
 
 
 def network_from_dict(fields: Mapping[str, Any]) -> NetworkCfg:
-    """The network settings of a checkpoint's manifest (`recipe.network`)."""
+    """The network settings of a checkpoint's manifest (`recipe.network`); what an older one lacks has its default.
+
+    Raises:
+        InputError: a setting that this version does not have.
+    """
+    known = {f.name for f in dataclass_fields(NetworkCfg)}
+    if unknown := sorted(fields.keys() - known):
+        raise InputError(
+            f"the checkpoint's network has settings that this version does not: {', '.join(unknown)}; "
+            "use the version that trained it"
+        )
     values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+    if values.get("photometric") is not None:
+        values["photometric"] = PhotometricCfg(**values["photometric"])
     return NetworkCfg(**values)
+
+
+@RECIPES.register("velocity")
+def velocity() -> Recipe:
+    """A walker from nothing: a trot on flat ground in about a minute, then stairs of rising height, in one run."""
+    base = teacher_flat()
+    return replace(
+        base,
+        name="velocity",
+        flat_steps=5000,
+        env=replace(base.env, level_up_m=4.0, randomize=RandomizeCfg()),
+    )
 
 
 @RECIPES.register("teacher_flat")

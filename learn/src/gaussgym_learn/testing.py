@@ -12,6 +12,7 @@ from gaussgym_learn.env import LearnEnv
 _H, _W = 48, 64
 _COLUMNS = 16
 _HOLD = 5
+_KEPT = ("target", "_scan", "_image", "episode_length_buf")
 
 
 class ToyCfg:
@@ -33,11 +34,19 @@ class ToyEnv(LearnEnv):
         seed: of everything random.
         robot: what `robot` says.
         num_actions: action dimensions.
+        keeps_state: whether it has a `state_dict`; without, checkpoints begin its episodes anew.
     """
 
     def __init__(
-        self, num_envs: int = 16, *, seed: int = 0, robot: str = "toy", num_actions: int = 12
+        self,
+        num_envs: int = 16,
+        *,
+        seed: int = 0,
+        robot: str = "toy",
+        num_actions: int = 12,
+        keeps_state: bool = True,
     ) -> None:
+        self.keeps_state = keeps_state
         self.num_envs, self.num_actions, self.robot = num_envs, num_actions, robot
         self.max_episode_length = 20
         self.device = "cpu"
@@ -72,6 +81,22 @@ class ToyEnv(LearnEnv):
         self._obs = self._observe()
         extras = {"time_outs": dones.float(), "log": {"error": error.mean()}}
         return self._obs, 1.0 - error, dones.long(), extras
+
+    def state_dict(self) -> dict[str, Any] | None:
+        """See `LearnEnv.state_dict`."""
+        if not self.keeps_state:
+            return None
+        kept = {name: getattr(self, name).clone() for name in _KEPT}
+        obs = {name: value.clone() for name, value in self._obs.items()}
+        return {**kept, "step": self._step, "rng": self._rng.get_state(), "observations": obs}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """See `LearnEnv.load_state_dict`."""
+        for name in _KEPT:
+            setattr(self, name, state[name].clone())
+        self._step = state["step"]
+        self._rng.set_state(state["rng"])
+        self._obs = TensorDict(state["observations"], batch_size=[self.num_envs])
 
     def _new_target(self) -> None:
         columns = torch.randint(0, _COLUMNS, (self.num_envs,), generator=self._rng)

@@ -8,12 +8,14 @@ from typing import Any
 
 from gaussgym_scene.errors import InputError
 
-from gaussgym_learn.checkpoint import Checkpoint, check_compatible, has_checkpoint, load_checkpoint
+from gaussgym_learn.checkpoint import check_compatible, check_same_run, load_checkpoint
+from gaussgym_learn.distributed import World
 from gaussgym_learn.env import LearnEnv
 from gaussgym_learn.ppo_trainer import PPOTrainer
 from gaussgym_learn.recipes import Recipe
+from gaussgym_learn.resume import process_seed
 from gaussgym_learn.rotation import ScenesCfg
-from gaussgym_learn.run import Budget, clear_run, run_fields, run_training, torch_threads
+from gaussgym_learn.run import Budget, clear_run, open_run, own_part, run_fields, run_training
 
 
 def train(
@@ -32,6 +34,7 @@ def train(
     save_minutes: float = 2.0,
     save_iterations: int | None = None,
     wandb: bool = False,
+    wandb_group: str | None = None,
     memory: ScenesCfg | None = None,
     progress: bool = False,
     on_iteration: Callable[[PPOTrainer, dict[str, float]], None] | None = None,
@@ -55,6 +58,7 @@ def train(
         save_minutes: time between checkpoints [min].
         save_iterations: updates between checkpoints, instead of `save_minutes`.
         wandb: also log to Weights & Biases (offline-safe).
+        wandb_group: group of its runs there.
         memory: which scenes are held at a time, and how they take turns; None: all of them.
         progress: show a progress bar on stderr.
         on_iteration: called after every update with the trainer and its scalars.
@@ -70,29 +74,33 @@ def train(
     """
     if minutes is None and iterations is None:
         raise InputError("training is unbounded: give minutes or iterations")
-    out = Path(out)
-    previous = load_checkpoint(out) if resume and has_checkpoint(out) else None
-    initial = load_checkpoint(init_from) if init_from is not None and previous is None else None
-    with torch_threads(1):
-        env = make() if make else _make_env(recipe, scenes, robot, sim, renderer, seed, lod, memory)
-        trainer = PPOTrainer(recipe, env, seed=seed)
+    with open_run(out, resume=resume) as run:
+        world, previous = run.world, run.previous
+        initial = load_checkpoint(init_from) if init_from is not None and previous is None else None
+        if previous is not None:
+            check_same_run(previous, recipe.to_dict())
+        env = make() if make else _make_env(recipe, scenes, robot, sim, renderer, seed, lod, memory, world)
+        trainer = PPOTrainer(recipe, env, seed=seed, world=world)
+        if previous is not None:
+            previous = own_part(previous, world, env.num_envs)
         for checkpoint, action in ((initial, trainer.warm_start), (previous, trainer.restore)):
             if checkpoint is not None:
                 check_compatible(
                     checkpoint, robot=env.robot, layout=env.layout, groups=recipe.network.actor_groups
                 )
                 action(checkpoint)
-        if previous is None:
-            clear_run(out)
+        if previous is None and world.writes:
+            clear_run(run.out)
         fields = run_fields(recipe, env, seed=seed, init_from=initial, lod=lod)
-        fields["initialized_from"] = (previous or Checkpoint(out, fields, {})).fields.get("initialized_from")
-        elapsed = float(previous.fields.get("train_seconds", 0.0)) if previous else 0.0
+        if previous is not None:
+            fields["initialized_from"] = previous.fields.get("initialized_from")
         return run_training(
             trainer,
-            out,
+            run,
             fields,
-            Budget(minutes, iterations, save_minutes, save_iterations, elapsed),
+            Budget(minutes, iterations, save_minutes, save_iterations, run.elapsed_s),
             wandb=wandb,
+            group=wandb_group,
             progress=progress,
             on_iteration=on_iteration,
         )
@@ -107,22 +115,25 @@ def _make_env(
     seed: int,
     lod: Sequence[Path | str] | None,
     memory: ScenesCfg | None,
+    world: World,
 ) -> LearnEnv:
-    from gaussgym_learn.env import make_env
+    from gaussgym_learn.courses import flat_course
+    from gaussgym_learn.env import listed, make_env
 
     sees = "rgb" in recipe.network.actor_groups
     return make_env(
         recipe.task,
-        scenes,
-        recipe.ppo.num_envs,
+        world.part_of(listed(scenes)),
+        world.share_of(recipe.ppo.num_envs),
         robot=robot,
         sim=sim,
         renderer=renderer if sees else None,
-        seed=seed,
+        seed=process_seed(seed, 0, world.rank),
         cfg=recipe.env,
         clearance=recipe.clearance,
-        lod=lod,
+        lod=None if lod is None else world.part_of(lod),
         **recipe.camera_options(),
         memory=memory,
         update_steps=recipe.ppo.steps,
+        warm_up=(flat_course(), recipe.flat_steps) if recipe.flat_steps else None,
     )

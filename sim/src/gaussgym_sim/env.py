@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -65,6 +66,8 @@ class Env:
         keep_final_observations: also give ``extras["final_observations"]``, the groups [R, ...] of the R envs that ended, as they
             were before their reset, with ``extras["final_ids"]`` [R]; costs a second set of observations in such steps.
         guard: names and saves what is not finite (`gaussgym_sim.views.nan_guard`), or None.
+        physics_s, render_s: time spent in the simulator's steps and in images so far [s]; what a GPU has yet to do counts where
+            it is waited for.
     """
 
     def __init__(
@@ -82,7 +85,7 @@ class Env:
             sim: made by `make_sim`.
             cfg: the problem.
             seed: of all random draws here.
-            renderer: of the sim's scenes, in their order, at the size of ``cfg.camera``; None = no ``rgb`` observation.
+            renderer: of the sim's scenes, in their order, at the size of ``cfg.camera``; None = no images.
             starts: episodes to run instead of drawn ones (see `sample_starts`).
 
         Raises:
@@ -136,6 +139,7 @@ class Env:
         self.keep_final_observations = False
         self.guard: NanGuard | None = None
         self.choose_scenes: Callable[[Env, Tensor, Tensor], None] | None = None
+        self.physics_s = self.render_s = 0.0
         self._begin_everywhere()
 
     def reset(self, seed: int | None = None) -> dict[str, Tensor]:
@@ -228,7 +232,9 @@ class Env:
         self.last_action, self.last_joint_vel = self.action, sim.state.joint_vel.clone()
         target = self._take(action.detach())
         self.disturbances.apply(sim)
+        started = time.perf_counter()
         sim.step(target, substeps=cfg.substeps)
+        self.physics_s += time.perf_counter() - started
         if self.sensing is not None:
             self.sensing.advance()
         self._refresh()
@@ -465,8 +471,8 @@ class Env:
 
     def get_observations(self) -> dict[str, Tensor]:
         """Observation groups of the current state: proprio [E, 45], base_vel [E, 3], scan [E, S], those of the task; with a
-        renderer also rgb uint8 [E, 3, H, W] and rgb_new uint8 [E, 1] (1 where the image is a new frame). Noise is drawn at every
-        call.
+        renderer also the images of `CameraCfg.images` (rgb uint8 [E, 3, H, W], depth uint8 [E, 1, H, W]) and rgb_new uint8 [E, 1]
+        (1 where they are a new frame). Noise is drawn at every call.
         """
         s, noisy, obs = self.sim.state, self.cfg.noisy_observations, self.observations
         terms = (
@@ -484,17 +490,25 @@ class Env:
             groups[name] = term(self)
         if self.camera is not None:
             # A renderer's own frames are laid out otherwise than images are.
-            groups["rgb"] = self.camera.rgb.clone(memory_format=torch.contiguous_format)
+            for name, image in self.camera.images.items():
+                groups[name] = image.clone(memory_format=torch.contiguous_format)
             groups["rgb_new"] = self.camera.new.clone()
         return groups
 
     def _capture(self) -> None:
         if self.camera is not None:
+            started = time.perf_counter()
             inputs = self.task.camera_inputs
             patches = None if inputs is None else lambda: inputs(self)
             self.camera.capture(self.sim.state, self.lin_vel_b, self.uniform, patches)
+            self.render_s += time.perf_counter() - started
 
     # ------------------------------------------------------------------ state
+
+    @property
+    def changes_wait(self) -> bool:
+        """Whether scene changes wait for the end of episodes: these are not part of `state_dict`."""
+        return bool(self._scene_changes)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the coming steps depend on, beside settings, scenes and actions; no scene changes that still wait."""

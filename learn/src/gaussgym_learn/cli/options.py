@@ -43,6 +43,8 @@ class RunOptions:
     """Folders of gaussgym-render optimize, one a scene in the same order, to render instead of the scenes' full splats."""
     wandb: bool = False
     """Also log to Weights & Biases (offline unless WANDB_MODE says otherwise)."""
+    wandb_group: str | None = None
+    """Group of its runs in Weights & Biases, such as the experiment's name."""
     scene_memory_gb: float | None = None
     """Most that the camera's scenes may take in memory [GB]; they then take turns. Default: all are in memory."""
     scene_cache: Path | None = None

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
+from gaussgym_scene.errors import InputError
 from torch import Tensor
 
 from gaussgym_sim.frames import matrix_from_quat, matrix_from_rotation_vector
@@ -15,20 +16,23 @@ from gaussgym_sim.randomize import RandomizeCfg, Uniform
 from gaussgym_sim.robot import RobotCfg
 from gaussgym_sim.robots.kinematics import BodyKinematics
 from gaussgym_sim.sensors.camera_clock import CameraClock, CameraClockCfg
+from gaussgym_sim.sensors.images import IMAGE_CHANNELS, check_images, quantize_depth
 from gaussgym_sim.sensors.latency import FrameRing, check_shape
 from gaussgym_sim.vecsim import SimState
 
 OVERLAP_M = 0.6
 """Other robots whose base is nearer than this are not shown: they pass through each other, and would fill the image [m]."""
 
-_KEPT = ("rgb", "new", "unwatched", "pose_b_c", "K", "_first", "_camera_ids", "_frame_ids")
+_KEPT = ("new", "unwatched", "pose_b_c", "K", "_first", "_camera_ids", "_frame_ids")
 
 
 class RenderedFrames(Protocol):
-    """What a renderer returns; only ``rgb`` is read here."""
+    """What a renderer returns; of a camera that gives images of one kind only that is read, and others may be missing."""
 
     rgb: Any
     """uint8 [C, H, W, 3]."""
+    depth: Any
+    """float32 [C, H, W], along the camera's +Z [m]; 0 where nothing was hit."""
 
 
 class CameraRenderer(Protocol):
@@ -77,6 +81,9 @@ class CameraCfg:
         center_px: calibrated principal point u, v [px], pixel centres at +0.5; needed with `focal_px`.
         position_b_m: calibrated optical centre in the base frame [m], or None: the robot's nominal mount.
         quat_b_c_wxyz: calibrated rotation that takes camera vectors to base vectors; needed with `position_b_m`.
+        images: observation groups that it gives, of `gaussgym_sim.sensors.images.IMAGE_CHANNELS`, all from one
+            frame.
+        depth_max_m: of `gaussgym_sim.sensors.images.quantize_depth` [m].
     """
 
     width: int = 64
@@ -87,6 +94,8 @@ class CameraCfg:
     center_px: tuple[float, float] | None = None
     position_b_m: tuple[float, float, float] | None = None
     quat_b_c_wxyz: tuple[float, float, float, float] | None = None
+    images: tuple[str, ...] = ("rgb",)
+    depth_max_m: float = 5.0
 
     def period_steps(self, control_s: float) -> int:
         """Control steps between frames."""
@@ -219,7 +228,7 @@ class CameraRig:
     """One camera an env, with its own small error of pose and focal length, and a clock of its own.
 
     Attributes:
-        rgb: [E, 3, H, W] uint8, the last frame that has arrived in each env.
+        images: by group, uint8 [E, 3 or 1, H, W], the last frame that has arrived in each env.
         new: [E, 1] uint8, 1 where a frame arrived in the last `capture`.
         unwatched: [E] bool, envs whose frames nobody looks at: they keep their image and cost nothing; a new episode is
             watched again.
@@ -236,13 +245,23 @@ class CameraRig:
         control_s: float,
         clock: CameraClockCfg | None = None,
     ) -> None:
-        """All envs are due for a frame."""
+        """All envs are due for a frame.
+
+        Raises:
+            InputError: images that no camera gives.
+        """
+        check_images(cfg)
         count, device = len(scene_of_env), scene_of_env.device
         self.cfg, self._renderer, self._scenes = cfg, renderer, scene_of_env
         self._mount, self._k = mount_pose(robot, cfg).to(device), intrinsics(cfg).to(device)
         self.pose_b_c = self._mount.repeat(count, 1, 1)
         self.K = self._k.repeat(count, 1, 1)
-        self.rgb = torch.zeros(count, 3, cfg.height, cfg.width, dtype=torch.uint8, device=device)
+        self.images = {
+            name: torch.zeros(
+                count, IMAGE_CHANNELS[name], cfg.height, cfg.width, dtype=torch.uint8, device=device
+            )
+            for name in cfg.images
+        }
         self.new = torch.zeros(count, 1, dtype=torch.uint8, device=device)
         self.unwatched = torch.zeros(count, dtype=torch.bool, device=device)
         self.clock = CameraClock(
@@ -250,7 +269,7 @@ class CameraRig:
         )  # fmt: skip
         self._late: FrameRing | None = None
         if self.clock.max_latency > 0:
-            image = (3, cfg.height, cfg.width)
+            image = (sum(IMAGE_CHANNELS[name] for name in cfg.images), cfg.height, cfg.width)
             latency, gap = self.clock.max_latency, self.clock.min_gap
             self._late = FrameRing(count, image, max_latency=latency, min_gap=gap, device=device)
         self._first = torch.ones(count, dtype=torch.bool, device=device)  # no frame yet in this episode
@@ -272,8 +291,16 @@ class CameraRig:
 
     @property
     def image_bytes(self) -> int:
-        """Memory of all images: E (1 + frames on their way) 3 H W, see `gaussgym_sim.sensors.latency.FrameRing`."""
-        return self.rgb.numel() + (0 if self._late is None else self._late.num_bytes)
+        """Memory of all images: E (1 + frames on their way) C H W, C channels of all images together, see
+        `gaussgym_sim.sensors.latency.FrameRing`.
+        """
+        shown = sum(image.numel() for image in self.images.values())
+        return shown + (0 if self._late is None else self._late.num_bytes)
+
+    @property
+    def rgb(self) -> Tensor:
+        """The colour image of `images`."""
+        return self.images["rgb"]
 
     def restart(self, env_ids: Tensor, cfg: RandomizeCfg, uniform: Uniform) -> None:
         """New episodes in envs ``env_ids`` [R]: draw their cameras' errors and ask for a frame, which arrives at once."""
@@ -356,12 +383,12 @@ class CameraRig:
         frames = self._take(ids, state, lin_vel_b, patches) if len(ids) else None
         if self._late is None:
             if frames is not None:
-                self.rgb[ids] = frames
+                self._show(ids, frames)
             return
         self._deliver(self._late, ids, frames)
 
     def _render_in_place(self, due: Tensor, state: SimState, lin_vel_b: Tensor) -> None:
-        """Have the frames of envs that are ``due`` [E] written to where `rgb` shows them, without knowing which these are."""
+        """Have the frames of envs that are ``due`` [E] written to where `images` show them, without knowing which these are."""
         c2w = camera_to_world(state.root_pos_w, state.root_quat_wxyz, self.pose_b_c)
         given: dict[str, Any] = {"mask": due}
         if self._takes_motion:
@@ -371,15 +398,20 @@ class CameraRig:
             given["out"] = self._frames
         frames = self._renderer.render(c2w, self.K, self._scenes, **given)
         self._frame_ids += due
-        if self._frames is None:
-            self._frames, images = frames, frames.rgb.permute(0, 3, 1, 2)
-            images.copy_(torch.where(due[:, None, None, None], images, self.rgb))
-            self.rgb = images
+        rows = due[:, None, None, None]
+        if self._frames is None and "rgb" in self.images:
+            seen = frames.rgb.permute(0, 3, 1, 2)
+            seen.copy_(torch.where(rows, seen, self.rgb))
+            self.images["rgb"] = seen
+        self._frames = frames
+        if "depth" in self.images:
+            seen, shown = quantize_depth(frames.depth, self.cfg.depth_max_m), self.images["depth"]
+            torch.where(rows, seen, shown, out=shown)
 
     def _take(
         self, ids: Tensor, state: SimState, lin_vel_b: Tensor, patches: Callable[[], dict[str, Tensor]] | None
     ) -> Tensor:
-        """Frames [R, 3, H, W] of envs [R], now."""
+        """Frames of envs [R], now: uint8 [R, C, H, W], the channels of all images one after the other."""
         c2w = camera_to_world(state.root_pos_w[ids], state.root_quat_wxyz[ids], self.pose_b_c[ids])
         given: dict[str, Tensor] = {}
         if self._takes_motion:
@@ -395,7 +427,22 @@ class CameraRig:
         if self._takes_patches and patches is not None:
             given |= {name: values[ids] for name, values in patches().items()}
         frames = self._renderer.render(c2w, self.K[ids], self._scenes[ids], **given)
-        return torch.as_tensor(frames.rgb).to(self.rgb.device).permute(0, 3, 1, 2)
+        images = [self._image(name, frames) for name in self.images]
+        return images[0] if len(images) == 1 else torch.cat(images, dim=1)
+
+    def _image(self, name: str, frames: RenderedFrames) -> Tensor:
+        """One of the images of frames, uint8 [R, 3 or 1, H, W]."""
+        if name == "rgb":
+            return torch.as_tensor(frames.rgb).to(self.new.device).permute(0, 3, 1, 2)
+        return quantize_depth(torch.as_tensor(frames.depth).to(self.new.device), self.cfg.depth_max_m)
+
+    def _show(self, ids: Tensor, frames: Tensor) -> None:
+        """Frames [R, C, H, W] have arrived at envs [R]."""
+        first = 0
+        for image in self.images.values():
+            end = first + image.shape[1]
+            image[ids] = frames[:, first:end]
+            first = end
 
     def _deliver(self, late: FrameRing, ids: Tensor, frames: Tensor | None) -> None:
         """Send frames of envs [R] on their way, and show those that arrive."""
@@ -406,13 +453,16 @@ class CameraRig:
             at_once = latency == 0
             late.send(ids[~at_once], frames[~at_once], now=self._steps, latency=latency[~at_once])
             now = ids[at_once]
-            self.rgb[now], self.new[now] = frames[at_once], 1
+            self._show(now, frames[at_once])
+            self.new[now] = 1
         arrived, images = late.receive(self._steps)
-        self.rgb[arrived], self.new[arrived] = images, 1
+        self._show(arrived, images)
+        self.new[arrived] = 1
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that coming images depend on, beside robots and random numbers."""
         state: dict[str, Any] = {name: getattr(self, name).clone() for name in _KEPT}
+        state |= {name: image.clone() for name, image in self.images.items()}
         state |= {"steps": self._steps, "clock": self.clock.state_dict()}
         state["late"] = None if self._late is None else self._late.state_dict()
         return state | {"generator": None if self._generator is None else self._generator.get_state()}
@@ -423,7 +473,14 @@ class CameraRig:
         Raises:
             InputError: of other envs, images or latencies.
         """
-        check_shape("images", state["rgb"], self.rgb)
+        for name, image in self.images.items():
+            if name not in state:
+                raise InputError(
+                    f"saved cameras without {name} images; resume with the same settings (CameraCfg.images)"
+                )
+            check_shape(f"{name} images", state[name], image)
+        for name, image in self.images.items():
+            image[:] = state[name]
         for name in _KEPT:
             getattr(self, name)[:] = state[name]
         self._steps = int(state["steps"])

@@ -61,7 +61,7 @@ class FrameRing:
 
     With frames at least ``min_gap`` steps apart and latencies of at most ``max_latency`` steps, never more than
     ceil(max_latency / min_gap) frames of an env are on their way at the end of a step, and so many are kept; `num_bytes` of
-    uint8 images [3, H, W] are num_envs x that number x 3 H W. (A ring of control steps would hold max_latency + 1.)
+    uint8 images [C, H, W] are num_envs x that number x C H W. (A ring of control steps would hold max_latency + 1.)
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class FrameRing:
         self._due[:, env_ids] = -1
 
     def send(self, env_ids: Tensor, frames: Tensor, *, now: int, latency: Tensor) -> None:
-        """Frames [R, 3, H, W] taken in step ``now`` by envs [R] arrive ``latency`` [R] >= 1 steps later."""
+        """Frames [R, C, H, W] taken in step ``now`` by envs [R] arrive ``latency`` [R] >= 1 steps later."""
         slot = self._next[env_ids]
         self._frames[slot, env_ids] = frames
         self._due[slot, env_ids] = now + latency
@@ -94,7 +94,7 @@ class FrameRing:
         self._next[env_ids] = (slot + 1) % len(self._frames)
 
     def receive(self, now: int) -> tuple[Tensor, Tensor]:
-        """Envs [R] at which a frame has arrived by step ``now``, and the newest such frames [R, 3, H, W]; older ones are lost."""
+        """Envs [R] at which a frame has arrived by step ``now``, and the newest such frames [R, C, H, W]; older ones are lost."""
         arrived = (self._due >= 0) & (self._due <= now)
         env_ids = arrived.any(dim=0).nonzero().squeeze(1)
         taken, slot = torch.where(arrived, self._taken, -1)[:, env_ids].max(dim=0)

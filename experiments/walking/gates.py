@@ -1,0 +1,192 @@
+"""Minutes of training until a recipe's policy walks: train with several seeds, judge snapshots on fixed starts.
+
+    python experiments/walking/gates.py --recipe velocity --minutes 2.5 --seeds 0 1 2 3 4 --json walking.json
+
+While a run trains, copies of its actor are kept at fixed times of the training's own clock; they are judged when it is over, so that
+judging costs the training nothing. Flat ground: 64 robots x 20 s, 0.5 to 1 m/s along curved tracks; stairs: as many on lanes of 10 cm
+steps up and down that were not trained on. Deterministic policy, no noise. The gate: error at most 0.1 m/s and at most 2 % fell.
+
+`--set` changes one setting of the recipe, for controlled comparisons: `--set ppo.num_envs=512 env.randomize=light`.
+"""
+
+import argparse
+import ast
+import contextlib
+import dataclasses
+import json
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from gaussgym_learn.courses import default_course, flat_course, stairs_course
+from gaussgym_learn.evaluate import evaluate
+from gaussgym_learn.models import build_actor
+from gaussgym_learn.recipes import get_recipe
+from gaussgym_learn.run import torch_threads
+from gaussgym_learn.train import train
+from gaussgym_sim.randomize import RandomizeCfg
+
+ERROR_M_S, FELL = 0.1, 0.02
+EPISODES, HELD_OUT_SEED, STEP_M = 64, 1000, 0.10
+RANDOMIZE = {"light": RandomizeCfg.light(), "full": RandomizeCfg(), "none": RandomizeCfg.none()}
+
+
+class Enough(Exception):
+    """The run has trained as long as its clock should."""
+
+
+class Snapshot:
+    """A copy of a training actor, as a policy that `evaluate` takes."""
+
+    sees = False
+
+    def __init__(self, trainer, name):
+        env, network = trainer.env, trainer.recipe.network
+        self.name, self.network, self.layout, self.actions = name, network, env.layout, env.num_actions
+        self.state = {key: value.clone() for key, value in trainer.alg.actor.state_dict().items()}
+
+    def check(self, env):
+        """Build the network, with the kept weights."""
+        self.model = build_actor(self.network, self.layout, self.actions)
+        self.model.load_state_dict(self.state)
+        self.model.eval()
+
+    def act(self, obs):
+        """Mean actions."""
+        with torch.no_grad():
+            return self.model(obs)
+
+    def reset(self, dones=None):
+        """Nothing is remembered."""
+
+
+def ground(name):
+    """The scenes of an evaluation: `flat`, or `up` and `down` 10 cm stairs that end where the walk does."""
+    if name == "flat":
+        return [flat_course()]
+    return [stairs_course((STEP_M,), lanes=16, length_m=26.0, rubble=False, seed=HELD_OUT_SEED)]
+
+
+def judge(policy, recipe, grounds, *, randomize=None):
+    """Errors and falls of a policy on each ground."""
+    out = {}
+    for name in grounds:
+        result = evaluate(policy, ground(name), task="velocity", episodes=EPISODES, cfg=recipe.env, seed=1234)
+        out[name] = {
+            "error": result["velocity_error_m_s"],
+            "fell": result["fell"],
+            "seconds": result["seconds_mean"],
+        }
+    return out
+
+
+def change(recipe, text):
+    """A recipe with `path.to.field=value`."""
+    path, value = text.split("=", 1)
+    try:
+        value = ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        value = RANDOMIZE[value] if path == "env.randomize" else value
+
+    def put(node, names):
+        inner = value if len(names) == 1 else put(getattr(node, names[0]), names[1:])
+        return dataclasses.replace(node, **{names[0]: inner})
+
+    return put(recipe, path.split("."))
+
+
+def clocks():
+    """Wall seconds, and CPU seconds of the process over its two cores: what is left on a machine that others load too."""
+    return {"wall": time.perf_counter(), "cpu2": time.process_time() / 2}
+
+
+def run(recipe, scenes, *, seed, minutes, clock, marks, out):
+    """Train once; returns the snapshots with their times, and the run's curve."""
+    snapshots, due = [], sorted(marks)
+    start = {}
+
+    def keep(trainer, scalars):
+        spent = (clocks()[clock] - start[clock]) / 60
+        if due and spent >= due[0]:
+            while due and spent >= due[0]:
+                due.pop(0)
+            times = {f"minutes_{name}": round((now - start[name]) / 60, 3) for name, now in clocks().items()}
+            m_steps = round(trainer.steps / 1e6, 3)
+            row = {**times, "m_steps": m_steps, "std": round(scalars["Policy/mean_std"], 3)}
+            row |= {k.split("/")[-1]: round(scalars[k], 4) for k in ("Loss/kl", "Loss/learning_rate")}
+            row |= {k: round(scalars[k], 3) for k in scalars if k in ("episode/level", "Train/mean_reward")}
+            snapshots.append((Snapshot(trainer, f"{recipe.name} {spent:.2f} min"), row))
+        if spent >= minutes:
+            raise Enough
+
+    def begin(trainer, scalars):
+        if not start:
+            # The first update is over: what it took is counted, compiling kernels and opening files is not.
+            took = sum(scalars[f"Perf/{part}_time"] for part in ("collection", "learning"))
+            start.update({name: now - took for name, now in clocks().items()})
+        keep(trainer, scalars)
+
+    with contextlib.suppress(Enough):
+        train(recipe, scenes, out, minutes=60.0, seed=seed, save_minutes=60.0, on_iteration=begin)
+    return snapshots
+
+
+def main():
+    """See the module."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--recipe", default="velocity")
+    parser.add_argument("--minutes", type=float, default=2.0)
+    parser.add_argument("--marks", type=float, nargs="*", help="minutes at which to judge; default: six")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--clock", choices=("wall", "cpu2"), default="wall")
+    parser.add_argument("--grounds", nargs="+", default=["flat"])
+    parser.add_argument("--set", nargs="*", default=[], dest="changes")
+    parser.add_argument("--course", help="train on the course of another recipe")
+    parser.add_argument("--label")
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    recipe = get_recipe(args.recipe)
+    for text in args.changes:
+        recipe = change(recipe, text)
+    marks = args.marks or [args.minutes * k / 6 for k in range(1, 7)]
+    runs = []
+    for seed in args.seeds:
+        scenes = default_course(args.course or args.recipe, seed=seed)
+        with tempfile.TemporaryDirectory() as out, torch_threads(1):
+            snapshots = run(
+                recipe, scenes, seed=seed, minutes=args.minutes, clock=args.clock, marks=marks, out=out
+            )
+            rows = [{**row, **judge(policy, recipe, args.grounds)} for policy, row in snapshots]
+        passed = [r for r in rows if all(good(r[g]) for g in args.grounds)]
+        gate = passed[0][f"minutes_{args.clock}"] if passed else None
+        runs.append({"seed": seed, "gate_minutes": gate, "rows": rows})
+        print(args.label or args.changes, "seed", seed, "gate", gate, flush=True)
+        for row in rows:
+            print("   ", json.dumps(row), flush=True)
+        if args.json:
+            args.json.parent.mkdir(parents=True, exist_ok=True)
+            args.json.write_text(json.dumps(report(args, recipe, runs), indent=1) + "\n")
+
+
+def good(result):
+    """Whether a policy passes the gate."""
+    return result["error"] <= ERROR_M_S and result["fell"] <= FELL
+
+
+def report(args, recipe, runs):
+    """What is written."""
+    gates = [r["gate_minutes"] if r["gate_minutes"] is not None else float("inf") for r in runs]
+    return {
+        "machine": "2 cores, no GPU",
+        "label": args.label,
+        "arguments": {k: v for k, v in vars(args).items() if k not in ("json", "label")},
+        "gate": {"error_m_s": ERROR_M_S, "fell": FELL, "median_minutes": statistics.median(gates)},
+        "runs": runs,
+        "recipe": recipe.to_dict(),
+    }
+
+
+if __name__ == "__main__":
+    main()
