@@ -24,8 +24,9 @@ from tqdm import tqdm
 from gaussgym_learn.acting import ActingPolicy, load_policy
 from gaussgym_learn.checkpoint import write_bytes
 from gaussgym_learn.env import GaussgymVecEnv, make_env, open_scenes
-from gaussgym_learn.evaluation.ablations import ABLATIONS, DELAY_S, ImageAblation, ablate_images
-from gaussgym_learn.models import IMAGE_GROUP, NEW_FRAME_GROUP
+from gaussgym_learn.evaluation.ablations import ABLATIONS, DELAY_S, ImageAblation, ablate_images, images_in
+from gaussgym_learn.evaluation.subjects import settings_for
+from gaussgym_learn.models import NEW_FRAME_GROUP
 
 __all__ = [
     "ABLATIONS",
@@ -58,12 +59,13 @@ class EpisodeObserver(Protocol):
         """
         ...
 
-    def end(self, row: torch.Tensor, over: torch.Tensor, extras: dict[str, Any]) -> None:
+    def end(self, row: torch.Tensor, dones: torch.Tensor, over: torch.Tensor, extras: dict[str, Any]) -> None:
         """Called after each control step.
 
         Args:
             row: `[E]` episode of each environment during the step.
-            over: `[E]` bool, environments whose episode ended in it, for the first time.
+            dones: `[E]`, non-zero for environments that begin anew.
+            over: `[E]` bool, those of them whose episode counts: it ended for the first time.
             extras: of the step.
         """
         ...
@@ -157,8 +159,8 @@ def evaluate(
         progress: show a bar on stderr.
         starts: goal episodes to run instead of `fixed_starts(scenes, episodes, seed)`.
         record: write one episode (the first that succeeds, else the first) to this npz; see `EpisodeRecorder`.
-        cfg: the learning problem, for other commands or observations than the default; evaluated without noise,
-            randomization or curriculum.
+        cfg: the learning problem, for other commands or observations than the default, with the camera and the observations that
+            the policy was trained with; evaluated without noise, randomization or curriculum.
         camera_model: lens, shutter and sensor of the camera, see `gaussgym_learn.env.make_env`.
         show_robot: see there.
         show_others: see there; robots whose episodes are over stand where these ended.
@@ -179,7 +181,7 @@ def evaluate(
     opened = open_scenes(scenes)
     if ablate != "none" and not acting.sees:
         raise InputError(f"{acting.name}: does not see, so there is no image to ablate; use ablate 'none'")
-    cfg = evaluation_cfg(task, cfg)
+    cfg = evaluation_cfg(task, settings_for(acting, EnvCfg.for_task(task)) if cfg is None else cfg)
     start = time.perf_counter()
     num_envs = min(max(episodes, len(opened)), max(max_parallel, len(opened)))
     kind = get_task(task)
@@ -296,7 +298,7 @@ def run_episodes(
         before = int(tally.done.sum())
         over = tally.add(command, row, dones, extras)
         for observer in observers:
-            observer.end(row, over, extras)
+            observer.end(row, dones, over, extras)
         if bar is not None:
             bar.update(int(tally.done.sum()) - before)
         if bool(tally.done.all()):
@@ -346,7 +348,7 @@ class EpisodeRecorder:
             done: `[N]` episodes that are over.
         """
         state = self.env.sim.state
-        has_image = obs.get(IMAGE_GROUP, None) is not None
+        images = images_in(obs)
         for e in range(self.watched):
             episode = int(row[e])
             if bool(done[episode]):
@@ -354,20 +356,18 @@ class EpisodeRecorder:
             values = (state.root_pos_w, state.root_quat_wxyz, state.joint_pos, self.env.env.commands.command)
             rows = self._rows.setdefault(episode, [])
             self._scene[episode] = int(self.env.sim.scene_of_env[e])
-            if has_image and (not rows or bool(obs[NEW_FRAME_GROUP][e, 0])):
-                self._frames.setdefault(episode, []).append(
-                    obs[IMAGE_GROUP][e].permute(1, 2, 0).numpy().copy()
-                )
+            if images and (not rows or bool(obs[NEW_FRAME_GROUP][e, 0])):
+                self._frames.setdefault(episode, []).append(obs[images[0]][e].permute(1, 2, 0).numpy().copy())
             frame = np.array(len(self._frames.get(episode, ())) - 1)
             rows.append((*(v[e].numpy().copy() for v in values), frame))
 
-    def end(self, row: torch.Tensor, over: torch.Tensor, extras: dict[str, Any]) -> None:
+    def end(self, row: torch.Tensor, dones: torch.Tensor, over: torch.Tensor, extras: dict[str, Any]) -> None:
         """See `EpisodeObserver.end`: nothing to do."""
 
     def save(self, path: Path, table: dict[str, np.ndarray]) -> None:
         """Write one episode as npz.
 
-        Arrays: `root_pos_w [T,3]`, `root_quat_wxyz [T,4]`, `joint_pos [T,J]`, `command [T,3]`, `rgb [K,H,W,3]` uint8 and
+        Arrays: `root_pos_w [T,3]`, `root_quat_wxyz [T,4]`, `joint_pos [T,J]`, `command [T,3]`, `rgb [K,H,W,C]` uint8 and
         `frame [T]` (which of them is in view, -1 without a camera), `control_dt_s`, `scene` (index), `success`.
         """
         if not self._rows:

@@ -6,7 +6,7 @@ import torch
 from gaussgym_scene.errors import InputError
 from tensordict import TensorDict
 
-from gaussgym_learn.models import NEW_FRAME_GROUP
+from gaussgym_learn.models import NEW_FRAME_GROUP, image_groups
 
 ABLATIONS = ("none", "blank", "shuffled", "frozen", "delayed")
 DELAY_S = 0.5
@@ -14,9 +14,9 @@ DELAY_S = 0.5
 _BLANK_LEVEL = 127
 
 
-def image_groups(obs: TensorDict) -> list[str]:
-    """Names of the groups that hold images, `[E, C, H, W]`."""
-    return [name for name in obs.keys() if obs[name].ndim == 4]  # noqa: SIM118: a TensorDict iterates over rows
+def images_in(obs: TensorDict) -> list[str]:
+    """Names of the observation groups at hand that are images."""
+    return image_groups([str(name) for name in obs.keys()])  # noqa: SIM118: a TensorDict iterates over its rows
 
 
 def ablate_images(obs: TensorDict, ablate: str, rng: torch.Generator) -> TensorDict:
@@ -27,7 +27,7 @@ def ablate_images(obs: TensorDict, ablate: str, rng: torch.Generator) -> TensorD
         ablate: `none`; `blank`: uniform grey; `shuffled`: every camera frame is that of a random other environment.
         rng: draws the permutation.
     """
-    groups = image_groups(obs)
+    groups = images_in(obs)
     if ablate == "none" or not groups:
         return obs
     out = obs.clone(recurse=False)
@@ -76,7 +76,7 @@ class ImageAblation:
             obs: true observations of this step.
             started: bool `[E]`, whose episodes begin with this step.
         """
-        groups = image_groups(obs)
+        groups = images_in(obs)
         if self.kind == "none" or not groups:
             return obs
         if self.kind == "frozen":

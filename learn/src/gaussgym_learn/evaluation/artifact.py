@@ -65,7 +65,13 @@ def evaluate_policies(
 
 
 def _write(
-    outcome: Outcome, protocol: Protocol, results: dict[str, Any], output: Path, gallery: GalleryCfg, *, videos: bool
+    outcome: Outcome,
+    protocol: Protocol,
+    results: dict[str, Any],
+    output: Path,
+    gallery: GalleryCfg,
+    *,
+    videos: bool,
 ) -> None:
     """All files of the folder, from cells that are there."""
     with ArtifactWriter(output, manifest=MANIFEST, format=FORMAT, version=VERSION) as writer:

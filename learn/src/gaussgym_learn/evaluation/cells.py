@@ -18,6 +18,7 @@ from gaussgym_scene.scene import Scene
 from gaussgym_sim.env import EnvCfg
 from gaussgym_sim.mdp.starts import Starts
 from gaussgym_sim.task import get_task
+from gaussgym_sim.tasks.goal import reached_goal
 from numpy.typing import NDArray
 from tqdm import tqdm
 
@@ -134,13 +135,14 @@ def run_cell(
     cfg, camera = condition.apply(cfg, camera)
     count = batch.episodes if starts is None else min(batch.episodes, max(max_parallel, len(batch.scenes)))
     if condition.ablation == "shuffled" and count < 2:
-        raise InputError("shuffled images need at least two robots at once; give more episodes, or another ablation")
+        raise InputError(
+            "shuffled images need at least two robots at once; give more episodes, or another ablation"
+        )
     if condition.sim is not None:
         options = {**options, "sim": condition.sim}
-    env = make_env(
-        cfg.task, batch.scenes, count, cfg=cfg, seed=seed, starts=starts, **options,
-        **({"camera_model": camera} if options.get("renderer") is not None else {}),
-    )  # fmt: skip
+    if options.get("renderer") is not None:
+        options = {**options, "camera_model": camera}
+    env = make_env(cfg.task, batch.scenes, count, cfg=cfg, seed=seed, starts=starts, **options)
     ablation = ImageAblation(
         condition.ablation, seed=seed, delay_steps=max(1, round(delay_s / env.control_dt_s))
     )
@@ -169,8 +171,8 @@ def _result(
     kinds = np.array([str(s.metadata.get("kind", "unknown")) for s in batch.scenes])
     labels = {"scene_kind": kinds[scene], "ground": np.full(count, "")}
     if starts is not None:
-        table["shortest_m"] = shortest_ways_m(batch.scenes, starts, cfg.commands.goal_radius_m)
-        if "spl" not in table:
+        if "spl" not in table and get_task(cfg.task).success is reached_goal:
+            table["shortest_m"] = shortest_ways_m(batch.scenes, starts, cfg.commands.goal_radius_m)
             table["spl"] = spl(table["success"], table["path_m"], table["shortest_m"])
         labels["ground"] = np.array(classes_of_starts(batch.scenes, starts))
     outcome = np.where(table["success"] > 0, "success", np.where(table["fell"] > 0, "fell", "timed out"))
@@ -199,6 +201,7 @@ def save_cell(path: Path, result: CellResult) -> None:
     arrays["failure/start"] = np.array([f.start for f in failures], np.int64)
     arrays["failure/scene"] = np.array([f.scene for f in failures], np.int64)
     arrays["failure/kind"] = np.array([f.kind for f in failures] or [""])[: len(failures)]
+    arrays["failure/period_s"] = np.array([f.period_s for f in failures], np.float64)
     arrays["failure/rows"] = np.array([len(f.times_s) for f in failures], np.int64)
     if failures:
         arrays["failure/times_s"] = np.concatenate([f.times_s for f in failures])
@@ -240,6 +243,7 @@ def _unpacked(data: dict[str, NDArray]) -> CellResult:
             int(data["failure/scene"][number]),
             data["failure/times_s"][rows],
             data["failure/quantities"][rows].astype(np.float32),
+            float(data["failure/period_s"][number]),
         )
         failures.append(replace(failure, **part(f"film/{number}/")))
     return CellResult(part("table/"), part("label/"), failures, data["peaks"])
@@ -248,8 +252,12 @@ def _unpacked(data: dict[str, NDArray]) -> CellResult:
 def joined(results: Sequence[CellResult]) -> CellResult:
     """All episodes of several cells of one policy and condition; columns that not all have are left out."""
     names = set.intersection(*(set(r.table) for r in results))
-    table = {name: np.concatenate([r.table[name] for r in results]) for name in results[0].table if name in names}
+    table = {
+        name: np.concatenate([r.table[name] for r in results]) for name in results[0].table if name in names
+    }
     labels = {name: np.concatenate([r.labels[name] for r in results]) for name in LABELS}
     peaks = [r.peaks for r in results if len(r.peaks)]
     failures = [failure for r in results for failure in r.failures]
-    return CellResult(table, labels, failures, np.concatenate(peaks) if peaks else np.zeros((0, 0), np.float32))
+    return CellResult(
+        table, labels, failures, np.concatenate(peaks) if peaks else np.zeros((0, 0), np.float32)
+    )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,6 @@ from numpy.typing import NDArray
 from gaussgym_learn.evaluation.causes import Cause, first_wrong, normal_limits
 from gaussgym_learn.evaluation.plots import draw_course
 from gaussgym_learn.evaluation.protocol import Outcome
-from gaussgym_learn.evaluation.quantities import QUANTITIES
 from gaussgym_learn.evaluation.subjects import Subject, settings_for
 from gaussgym_learn.evaluation.traces import Failure
 from gaussgym_learn.film.chase import ChaseCfg, chase_images, with_inset, write_video
@@ -68,7 +66,9 @@ class Motion:
 def check_ffmpeg() -> None:
     """Raise an `InputError` where no film could be written."""
     if shutil.which("ffmpeg") is None:
-        raise InputError("ffmpeg was not found, it writes the videos; install it, or leave them out (--no-videos)")
+        raise InputError(
+            "ffmpeg was not found, it writes the videos; install it, or leave them out (--no-videos)"
+        )
 
 
 def has_splats(scene: Scene) -> bool:
@@ -100,7 +100,15 @@ def coloured(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return image[..., :3] if image.shape[2] >= 3 else image[..., :1].repeat(3, axis=2)
 
 
-def film(path: Path, scene: Scene, rows: NDArray[Any], eye: Images, robot: RobotCfg, chase: ChaseCfg) -> Images:
+def film(
+    path: Path,
+    scene: Scene,
+    rows: NDArray[Any],
+    eye: Images,
+    robot: RobotCfg,
+    chase: ChaseCfg,
+    rate_hz: float,
+) -> Images:
     """Film a motion from behind with the robot's view in a corner; returns the pictures.
 
     Args:
@@ -110,9 +118,12 @@ def film(path: Path, scene: Scene, rows: NDArray[Any], eye: Images, robot: Robot
         eye: the robot's view, one a picture.
         robot: which.
         chase: the camera behind it.
+        rate_hz: pictures a second.
     """
     images = chase_images(scene, Motion.of(rows), robot, chase)
-    write_video(path, [with_inset(image, coloured(view)) for image, view in zip(images, eye, strict=True)], FILM_HZ)
+    write_video(
+        path, [with_inset(image, coloured(view)) for image, view in zip(images, eye, strict=True)], rate_hz
+    )
     return images
 
 
@@ -179,20 +190,25 @@ def _entry(
     if limits is not None:
         cause = first_wrong(failure, limits)
         row["first_wrong"] = cause.to_dict()
-        course = draw_course(stem.with_suffix(".png"), failure.times_s, failure.quantities, limits, cause.name)
+        course = draw_course(
+            stem.with_suffix(".png"), failure.times_s, failure.quantities, limits, cause.name
+        )
         row["course"] = course.name
     scene = outcome.scenes[failure.scene]
     if failure.motion is None or not has_splats(scene):
         return row
-    robot, settings = get_robot(outcome.cfg.robot), settings_for(one.runs[0], EnvCfg.for_task(outcome.cfg.task))
-    keep = _video_rows(len(failure.motion), settings.control_s)
+    robot, settings = (
+        get_robot(outcome.cfg.robot),
+        settings_for(one.runs[0], EnvCfg.for_task(outcome.cfg.task)),
+    )
+    keep, rate_hz = _video_rows(len(failure.motion), failure.period_s)
     motion = failure.motion[keep]
     if failure.frames is not None and failure.frame is not None:
         eye = [failure.frames[i] for i in failure.frame[keep]]
     else:
         eye = own_view(scene, motion, robot, settings)
     if videos:
-        images = film(stem.with_suffix(".mp4"), scene, motion, eye, robot, cfg.chase)
+        images = film(stem.with_suffix(".mp4"), scene, motion, eye, robot, cfg.chase, rate_hz)
         row["film"] = stem.with_suffix(".mp4").name
     else:
         at = np.linspace(0, len(motion) - 1, STRIP).round().astype(int)
@@ -202,10 +218,10 @@ def _entry(
     return row
 
 
-def _video_rows(steps: int, control_s: float) -> NDArray[np.int64]:
-    """Which of the last steps become pictures, the last of all among them."""
-    every = max(1, round(1.0 / (FILM_HZ * control_s)))
-    return np.arange((steps - 1) % every, steps, every)
+def _video_rows(steps: int, period_s: float) -> tuple[NDArray[np.int64], float]:
+    """Which of some steps become pictures, the last of all among them, and how many pictures a second these are."""
+    every = max(1, round(1.0 / (FILM_HZ * period_s)))
+    return np.arange((steps - 1) % every, steps, every), 1.0 / (every * period_s)
 
 
 def make_films(outcome: Outcome, folder: Path, cfg: GalleryCfg) -> list[dict[str, Any]]:
@@ -231,24 +247,18 @@ def make_films(outcome: Outcome, folder: Path, cfg: GalleryCfg) -> list[dict[str
         robot = get_robot(outcome.cfg.robot)
         settings = settings_for(one.runs[0], EnvCfg.for_task(outcome.cfg.task))
         whole = np.concatenate([arrays[k] for k in ("root_pos_w", "root_quat_wxyz", "joint_pos")], axis=1)
-        keep = _video_rows(min(len(whole), round(FILM_S / settings.control_s)), settings.control_s)
+        period_s = float(arrays["control_dt_s"])
+        keep, rate_hz = _video_rows(min(len(whole), round(FILM_S / period_s)), period_s)
         motion = whole[keep]
         if "rgb" in arrays:
             eye = [arrays["rgb"][i] for i in arrays["frame"][keep]]
         else:
             eye = own_view(scene, motion, robot, settings)
-        film(folder / f"{one.name}.mp4", scene, motion, eye, robot, cfg.chase)
+        film(folder / f"{one.name}.mp4", scene, motion, eye, robot, cfg.chase, rate_hz)
         rows.append(
             {
                 "policy": one.name, "scene": scene.name, "file": f"{one.name}.mp4",
-                "success": bool(arrays["success"]), "seconds": round(len(motion) / FILM_HZ, 2),
+                "success": bool(arrays["success"]), "seconds": round(len(motion) / rate_hz, 2),
             }
         )  # fmt: skip
     return rows
-
-
-def quantity_words() -> Sequence[tuple[str, str, str]]:
-    """Name, unit and meaning of everything that is watched, for the page."""
-    return [
-        (q.name, q.unit, (q.measure.__doc__ or q.label).strip().splitlines()[0]) for q in QUANTITIES
-    ]

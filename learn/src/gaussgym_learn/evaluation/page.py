@@ -22,14 +22,10 @@ img,video{max-width:100%;border-radius:4px} .cards{display:flex;flex-wrap:wrap;g
 
 def html_table(markdown: str) -> str:
     """A Markdown table (`tables.table`) as HTML."""
-    lines = [
-        [cell.strip() for cell in line.strip().strip("|").split("|")] for line in markdown.splitlines()
-    ]
+    lines = [[cell.strip() for cell in line.strip().strip("|").split("|")] for line in markdown.splitlines()]
     head, rows = lines[0], lines[2:]
     cells = "".join(f"<th>{escape(cell)}</th>" for cell in head)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
-    )
+    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
     return f"<table><tr>{cells}</tr>{body}</table>"
 
 
@@ -108,7 +104,9 @@ def _gallery(results: Mapping[str, Any], gallery: Sequence[Mapping[str, Any]]) -
 
 
 def _card(row: Mapping[str, Any]) -> str:
-    lines = [f"<b>{escape(row['policy'])}: {escape(row['kind'])}</b> ({row['count']} episodes), {escape(row['scene'])}"]
+    lines = [
+        f"<b>{escape(row['policy'])}: {escape(row['kind'])}</b> ({row['count']} episodes), {escape(row['scene'])}"
+    ]
     cause = row.get("first_wrong")
     if cause is not None:
         when = "" if cause["name"] == "nothing" else f", {cause['before_end_s']:.2f} s before the end"

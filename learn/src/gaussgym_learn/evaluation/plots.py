@@ -63,7 +63,9 @@ def _label(results: Mapping[str, Any], metric: str) -> str:
     return found["label"] + (f" [{unit}]" if unit not in ("", "1", "share") else "")
 
 
-def _bars(axes: Any, places: NDArray[Any], found: Sequence[Mapping[str, Any] | None], color: str, **style: Any) -> None:
+def _bars(
+    axes: Any, places: NDArray[Any], found: Sequence[Mapping[str, Any] | None], color: str, **style: Any
+) -> None:
     """Numbers as points with their intervals."""
     rows = [(x, f) for x, f in zip(places, found, strict=True) if f is not None and f["value"] == f["value"]]
     if not rows:
@@ -114,7 +116,9 @@ def draw_changes(results: Mapping[str, Any], path: Path) -> Path:
     """What ablated images and another engine change, paired by start."""
     pyplot = _pyplot()
     metrics, policies = _metrics(results, CURVES), results["policies"]
-    names = [c for c in results["protocol"]["conditions"] if any(c in one["changes"] for one in policies.values())]
+    names = [
+        c for c in results["protocol"]["conditions"] if any(c in one["changes"] for one in policies.values())
+    ]
     names = [name for name in names if "=" not in name or name.startswith("engine=")] or names
     figure, grid = pyplot.subplots(1, len(metrics), figsize=(3.6 * len(metrics), 3.0), dpi=DPI, squeeze=False)
     for axes, metric in zip(grid[0], metrics, strict=True):
@@ -162,7 +166,9 @@ def draw_course(
     pyplot = _pyplot()
     figure, axes = pyplot.subplots(figsize=(7.2, 2.6), dpi=DPI)
     for number, quantity in enumerate(QUANTITIES):
-        if not limits[number] > 0:  # of a signed distance that good episodes keep below 0, a ratio says nothing
+        if (
+            not limits[number] > 0
+        ):  # of a signed distance that good episodes keep below 0, a ratio says nothing
             continue
         ratio = quantities[:, number] / limits[number]
         bold = quantity.name == first

@@ -93,7 +93,9 @@ class ProtocolCfg:
             InputError: what was found, and what was expected.
         """
         if self.episodes < 1 or self.max_parallel < 1 or self.scenes_at_once < 1:
-            found = f"{self.episodes} episodes, {self.max_parallel} at once, {self.scenes_at_once} scenes at once"
+            found = (
+                f"{self.episodes} episodes, {self.max_parallel} at once, {self.scenes_at_once} scenes at once"
+            )
             raise InputError(f"found {found}; expected at least 1 of each")
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise InputError(f"seeds {list(self.seeds)}; expected at least one, and each once")
@@ -151,7 +153,11 @@ class Protocol:
     """
 
     def __init__(
-        self, subjects: Sequence[Subject], scenes: Sequence[Scene | Path | str], cfg: ProtocolCfg, folder: Path
+        self,
+        subjects: Sequence[Subject],
+        scenes: Sequence[Scene | Path | str],
+        cfg: ProtocolCfg,
+        folder: Path,
     ) -> None:
         if not scenes:
             raise InputError("no scene given; expected at least one to evaluate in")
@@ -182,7 +188,9 @@ class Protocol:
                 for one in self.subjects:
                     if condition.of_images and not one.sees:
                         continue
-                    cells += [self._cell(one, replicate, condition, number) for number in range(len(self.batches))]
+                    cells += [
+                        self._cell(one, replicate, condition, number) for number in range(len(self.batches))
+                    ]
         return cells
 
     def _cell(self, one: Subject, replicate: int, condition: Condition, number: int) -> Cell:
@@ -229,7 +237,9 @@ class Protocol:
         ran = 0
         for cell in self.cells:
             if results[cell.key] is None:
-                bar.set_description(f"{cell.subject} {cell.condition.name} {1 + cell.replicate}/{len(self.cfg.seeds)}")
+                bar.set_description(
+                    f"{cell.subject} {cell.condition.name} {1 + cell.replicate}/{len(self.cfg.seeds)}"
+                )
                 results[cell.key] = self._run(cell, bar)
                 ran += 1
         bar.close()
@@ -326,5 +336,3 @@ def _scene_print(scene: Scene) -> str:
     if manifest is not None and manifest.is_file():
         return sha256_of(manifest)[:16]
     return scene_hash(scene)
-
-

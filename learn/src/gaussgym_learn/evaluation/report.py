@@ -62,7 +62,9 @@ def _protocol(outcome: Outcome) -> dict[str, Any]:
         "scenes": scenes,
         "conditions": [condition.name for condition in outcome.conditions],
         "statistics": STATISTICS,
-        "metrics": {m.name: {"label": m.label, "unit": m.unit, "better": m.better} for m in _all_metrics(outcome)},
+        "metrics": {
+            m.name: {"label": m.label, "unit": m.unit, "better": m.better} for m in _all_metrics(outcome)
+        },
     }
 
 
@@ -81,7 +83,9 @@ def _policy(outcome: Outcome, name: str) -> dict[str, Any]:
         "senses": one.senses,
         "conditions": {c: numbers(result) for c, result in conditions.items() if result is not None},
         "changes": {
-            c: _differences(result, base) for c, result in conditions.items() if result is not None and c != BASE
+            c: _differences(result, base)
+            for c, result in conditions.items()
+            if result is not None and c != BASE
         },
         "by_ground": numbers_by(base, "ground"),
         "by_kind": numbers_by(base, "scene_kind"),
@@ -103,7 +107,9 @@ def numbers_by(result: CellResult, label: str) -> dict[str, Any]:
     weights = draw_weights(result.table["replicate"])
     values, metrics = result.labels[label], metrics_of(result.table)
     return {
-        str(value): {m.name: estimate(result.table, m, weights, rows=values == value).to_dict() for m in metrics}
+        str(value): {
+            m.name: estimate(result.table, m, weights, rows=values == value).to_dict() for m in metrics
+        }
         for value in np.unique(values)
         if value
     }
@@ -193,4 +199,9 @@ def _sweep(outcome: Outcome, axis: str) -> dict[str, Any]:
         if all(result is None for (level, result) in points if level != AXES[axis].nominal):
             continue
         curves[one.name] = [{"level": level, **numbers(r)} for level, r in points if r is not None]
-    return {"meaning": AXES[axis].meaning, "unit": AXES[axis].unit, "nominal": AXES[axis].nominal, "policies": curves}
+    return {
+        "meaning": AXES[axis].meaning,
+        "unit": AXES[axis].unit,
+        "nominal": AXES[axis].nominal,
+        "policies": curves,
+    }

@@ -150,7 +150,12 @@ def _quantiles(values: Floats, level: float) -> tuple[float, float]:
 
 
 def estimate(
-    table: Table, metric: Metric, weights: Floats, *, rows: NDArray[np.bool_] | None = None, level: float = 0.95
+    table: Table,
+    metric: Metric,
+    weights: Floats,
+    *,
+    rows: NDArray[np.bool_] | None = None,
+    level: float = 0.95,
 ) -> Estimate:
     """A number of many episodes.
 
@@ -177,7 +182,9 @@ def estimate(
 
 def paired(a: Table, b: Table) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Rows of two tables that are of the same start of the same replicate, in the same order."""
-    place = {key: row for row, key in enumerate(zip(b["replicate"].tolist(), b["start"].tolist(), strict=True))}
+    place = {
+        key: row for row, key in enumerate(zip(b["replicate"].tolist(), b["start"].tolist(), strict=True))
+    }
     pairs = [
         (row, place[key])
         for row, key in enumerate(zip(a["replicate"].tolist(), a["start"].tolist(), strict=True))
@@ -211,7 +218,9 @@ def difference(
         reach = min(NO_EVENTS / count, 1.0)
         return Estimate(value, -reach, reach, count, "garwood")
     weights = draw_weights(a["replicate"][rows_a], resamples=resamples, seed=seed)
-    drawn = _ratio(weights @ over_a, weights @ per_a, scale) - _ratio(weights @ over_b, weights @ per_b, scale)
+    drawn = _ratio(weights @ over_a, weights @ per_a, scale) - _ratio(
+        weights @ over_b, weights @ per_b, scale
+    )
     return Estimate(value, *_quantiles(drawn, level), count)
 
 

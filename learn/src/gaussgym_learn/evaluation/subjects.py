@@ -10,10 +10,9 @@ from typing import Any
 
 from gaussgym_scene.errors import InputError
 from gaussgym_sim.env import EnvCfg
-from gaussgym_sim.sensors.camera import CameraCfg
-from gaussgym_sim.sensors.observations import ObservationCfg
 
 from gaussgym_learn.acting import ActingPolicy, load_policy, reads
+from gaussgym_learn.models import image_groups
 
 PRIVILEGED = ("base_vel", "scan")
 
@@ -98,7 +97,18 @@ def fingerprint(folder: Path) -> str:
     for name in ("checkpoint.json", "policy.json"):
         if (folder / name).is_file():
             return hashlib.sha256((folder / name).read_bytes()).hexdigest()[:16]
-    raise InputError(f"{folder}: neither checkpoint.json nor policy.json; give a run folder or a policy bundle")
+    raise InputError(
+        f"{folder}: neither checkpoint.json nor policy.json; give a run folder or a policy bundle"
+    )
+
+
+def default_task(policies: Sequence[ActingPolicy]) -> str:
+    """The task to evaluate policies in where none is said: that of the first which commands another one, else `goal`."""
+    for policy in policies:
+        if getattr(policy, "commanding", None) is not None:
+            checkpoint: Any = policy
+            return str(checkpoint.checkpoint.fields["recipe"]["task"])
+    return "goal"
 
 
 def settings_for(policy: ActingPolicy, cfg: EnvCfg) -> EnvCfg:
@@ -106,13 +116,17 @@ def settings_for(policy: ActingPolicy, cfg: EnvCfg) -> EnvCfg:
 
     Scales and grid of the observations and the image's size, optics and rate belong to the policy, not to the evaluation.
     """
+    images = tuple(image_groups(reads(policy)))
+    if images:
+        cfg = replace(cfg, camera=replace(cfg.camera, images=images))
     checkpoint: Any = getattr(policy, "checkpoint", None)
     if checkpoint is not None:
         env = checkpoint.fields["recipe"].get("env", {})
+        camera = {k: v for k, v in env.get("camera", {}).items() if k != "images"}
         return replace(
             cfg,
-            camera=_filled(CameraCfg, env.get("camera", {}), cfg.camera),
-            observations=_filled(ObservationCfg, env.get("observations", {}), cfg.observations),
+            camera=_filled(camera, cfg.camera),
+            observations=_filled(env.get("observations", {}), cfg.observations),
         )
     bundle: Any = getattr(policy, "bundle", None)
     if bundle is not None and bundle.camera is not None:
@@ -130,8 +144,8 @@ def settings_for(policy: ActingPolicy, cfg: EnvCfg) -> EnvCfg:
     return cfg
 
 
-def _filled(kind: type, values: Mapping[str, Any], default: Any) -> Any:
-    """A settings dataclass from a manifest; what it does not name is as by default."""
-    known = {field.name for field in fields(kind)}
+def _filled(values: Mapping[str, Any], default: Any) -> Any:
+    """A settings dataclass with what a manifest says; what that does not name is as by default."""
+    known = {field.name for field in fields(default)}
     given = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k in known}
     return replace(default, **given)

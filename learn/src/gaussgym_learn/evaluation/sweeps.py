@@ -80,7 +80,9 @@ def _mass(cfg: EnvCfg, camera: RobotCameraCfg, level: float) -> World:
 AXES: dict[str, Axis] = {
     "light": Axis("exposure of the camera", "EV", 0.0, (-3.0, -1.5, 1.5, 3.0), True, _light),
     "blur": Axis("exposure time of the camera", "s", 0.0, (0.01, 0.02, 0.04, 0.08), True, _blur),
-    "noise": Axis("noise of the camera, of full scale; of depth in m", "1", 0.0, (0.03, 0.1, 0.2, 0.4), True, _noise),
+    "noise": Axis(
+        "noise of the camera, of full scale; of depth in m", "1", 0.0, (0.03, 0.1, 0.2, 0.4), True, _noise
+    ),
     "latency": Axis("latency of the camera's frames", "s", 0.0, (0.1, 0.2, 0.3, 0.5), True, _latency),
     "sensor_latency": Axis(
         "latency of IMU, joints and commands", "s", 0.0, (0.02, 0.04, 0.06, 0.1), False, _sensor_latency

@@ -40,7 +40,10 @@ def _columns(results: Mapping[str, Any]) -> list[tuple[str, str]]:
     names = [name for name in (*SHOWN, *own) if name in metrics]
     units = {name: metrics[name]["unit"] for name in names}
     return [
-        (name, metrics[name]["label"] + (f" [{units[name]}]" if units[name] not in ("", "1", "share") else ""))
+        (
+            name,
+            metrics[name]["label"] + (f" [{units[name]}]" if units[name] not in ("", "1", "share") else ""),
+        )
         for name in names
     ]
 
@@ -89,11 +92,21 @@ def classes_table(results: Mapping[str, Any], by: str) -> str:
     """The numbers by class of ground (`by_ground`) or by what scenes say they are (`by_kind`)."""
     columns = _columns(results)
     rows = [
-        [value, name, str(found["cost_of_transport"]["episodes"]), *(figure(found.get(c)) for c, _ in columns)]
+        [
+            value,
+            name,
+            str(found["cost_of_transport"]["episodes"]),
+            *(figure(found.get(c)) for c, _ in columns),
+        ]
         for name, one in results["policies"].items()
         for value, found in one[by].items()
     ]
-    head = ["ground" if by == "by_ground" else "scene", "policy", "episodes", *(label for _, label in columns)]
+    head = [
+        "ground" if by == "by_ground" else "scene",
+        "policy",
+        "episodes",
+        *(label for _, label in columns),
+    ]
     return table(head, sorted(rows))
 
 

@@ -72,7 +72,9 @@ def resampled(line_xy_m: Floats) -> tuple[Floats, Floats]:
     arc = np.concatenate([[0.0], np.cumsum(lengths)])
     at = np.arange(0.0, arc[-1] + 1e-9, SPACING_M)
     points = np.stack([np.interp(at, arc, line[:, i]) for i in (0, 1)], axis=1)
-    forward = np.gradient(points, axis=0) if len(points) > 1 else np.tile(line[-1] - line[0], (len(points), 1))
+    forward = (
+        np.gradient(points, axis=0) if len(points) > 1 else np.tile(line[-1] - line[0], (len(points), 1))
+    )
     forward /= np.maximum(np.linalg.norm(forward, axis=1, keepdims=True), 1e-9)
     return points, np.stack([-forward[:, 1], forward[:, 0]], axis=1)
 
@@ -131,4 +133,3 @@ def shortest_ways_m(scenes: list[Scene], starts: Starts, goal_radius_m: float) -
         straight = np.linalg.norm(paths.points[int(goal), :2] - starts.xy_m[row])
         lengths[row] = max(way_length_m(line), float(straight)) - goal_radius_m
     return np.maximum(lengths, 0.0)
-

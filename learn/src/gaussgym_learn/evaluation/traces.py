@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from tensordict import TensorDict
 
 from gaussgym_learn.env import GaussgymVecEnv
-from gaussgym_learn.evaluation.ablations import image_groups
+from gaussgym_learn.evaluation.ablations import images_in
 from gaussgym_learn.evaluation.quantities import QUANTITIES, measure_all
 from gaussgym_learn.evaluation.terrain_class import classify
 from gaussgym_learn.models import NEW_FRAME_GROUP
@@ -48,9 +48,10 @@ class Failure:
         scene: index.
         times_s: `[W]` before the end, negative [s].
         quantities: `[W, Q]`.
-        motion: `[W, 7 + J]` base position, quaternion, joints; None where not kept.
+        period_s: time between rows of the motion [s].
+        motion: `[M, 7 + J]` the last seconds: base position, quaternion, joints; None where not kept.
         frames: `[F, H, W, C]` uint8 the camera's, None without a camera.
-        frame: `[W]` which of them was in view.
+        frame: `[M]` which of them was in view.
     """
 
     start: int
@@ -58,6 +59,7 @@ class Failure:
     scene: int
     times_s: NDArray[np.float32]
     quantities: NDArray[np.float32]
+    period_s: float
     motion: NDArray[np.float32] | None = None
     frames: NDArray[np.uint8] | None = None
     frame: NDArray[np.int64] | None = None
@@ -124,7 +126,7 @@ class EpisodeTraces:
         self._age += 1
 
     def _keep_images(self, obs: TensorDict) -> None:
-        groups = image_groups(obs)
+        groups = images_in(obs)
         if not groups:
             return
         images, new = obs[groups[0]], obs[NEW_FRAME_GROUP][:, 0] != 0
@@ -132,11 +134,12 @@ class EpisodeTraces:
             # One more than fit into the window: the frame in view at its beginning is older.
             every = max(1, round(1.0 / (self._env.camera_hz * self._dt)))
             self._images = images.new_zeros(self._window // every + 3, *images.shape)
+        ring = self._images
         rows = (new | (self._age == 0)).nonzero().squeeze(1)
         self._newest[rows] += 1
-        self._images[self._newest[rows] % len(self._images), rows] = images[rows]
+        ring[self._newest[rows] % len(ring), rows] = images[rows]
 
-    def end(self, row: torch.Tensor, over: torch.Tensor, extras: dict[str, Any]) -> None:
+    def end(self, row: torch.Tensor, dones: torch.Tensor, over: torch.Tensor, extras: dict[str, Any]) -> None:
         """See `EpisodeObserver.end`; also forgets what belongs to environments that begin anew."""
         for env in over.nonzero().squeeze(1).tolist():
             episode = int(row[env])
@@ -145,7 +148,7 @@ class EpisodeTraces:
                 self.peaks.append(self._peak[env].numpy().copy())
             else:
                 self._keep_failure(env, episode, extras)
-        anew = self._env.env.episode_length_buf == 0
+        anew = dones != 0
         self._age[anew] = 0
         self._peak[anew] = -torch.inf
 
@@ -168,7 +171,7 @@ class EpisodeTraces:
             quantities = self._course[:rows, env].numpy().copy()
         else:
             times, quantities = (np.arange(steps) - steps) * self._dt, self._ring[order, env].numpy().copy()
-        failure = Failure(episode, kind, scene, times.astype(np.float32), quantities)
+        failure = Failure(episode, kind, scene, times.astype(np.float32), quantities, self._dt)
         self.kinds[episode] = kind
         self.failures.append(failure)
         filmed = sorted(
