@@ -15,8 +15,9 @@ from gaussgym_sim.robots.geoms import load_model
 if TYPE_CHECKING:
     from gaussgym_sim.env import Env
 
-SATURATED = 0.95
-"""Share of its limit from which on a joint's torque counts as saturated."""
+STANDS = 0.2
+"""Share of the robot's weight from which on a foot stands."""
+_GRAVITY = 9.81
 
 
 @dataclass(frozen=True)
@@ -49,14 +50,15 @@ def height_error_m(env: Env) -> torch.Tensor:
 
 
 def slip_m_s(env: Env) -> torch.Tensor:
-    """Horizontal speed of the fastest foot that carries load; touching lightly does not count.
+    """Horizontal speed of the fastest foot that stands.
 
-    Load: at least a tenth of the robot's weight; a foot that lands or lifts moves with less.
+    A foot stands that has not just come down, and that the ground pushes up with a fifth of the robot's weight and more than aside: one
+    that bumps against a riser does not.
     """
-    state = env.sim.state
-    load = state.foot_force_w.norm(dim=2) > 0.1 * 9.81 * env.sim.total_mass_kg
-    speed = state.foot_vel_w[..., :2].norm(dim=2)
-    return (speed * (load & state.foot_contact)).amax(dim=1)
+    force, speed = env.sim.state.foot_force_w, env.sim.state.foot_vel_w[..., :2].norm(dim=2)
+    up = force[..., 2]
+    stands = (up > STANDS * _GRAVITY * env.sim.total_mass_kg) & (up > force[..., :2].norm(dim=2))
+    return (speed * (stands & ~env.feet.touch_down)).amax(dim=1)
 
 
 def velocity_error_m_s(env: Env) -> torch.Tensor:
@@ -83,9 +85,9 @@ def joint_limit_rad(env: Env) -> torch.Tensor:
 
 
 def saturation(env: Env) -> torch.Tensor:
-    """Share of the joints whose torque is at its limit."""
+    """Torque of the most loaded joint, of its limit."""
     limit = torch.tensor(env.sim.robot.torque_limit_nm)
-    return (env.sim.state.joint_torque.abs() >= SATURATED * limit).float().mean(dim=1)
+    return (env.sim.state.joint_torque.abs() / limit).amax(dim=1)
 
 
 def turned_away_rad(env: Env) -> torch.Tensor:
@@ -119,7 +121,7 @@ QUANTITIES: tuple[Quantity, ...] = (
     Quantity("base_height", "the base left its height", "m", height_error_m, smoothed=False),
     Quantity("velocity_error", "the velocity was not the commanded one", "m/s", velocity_error_m_s),
     Quantity("joint_limit", "a joint came to its limit", "rad", joint_limit_rad, smoothed=False),
-    Quantity("torque_saturation", "torques were at their limit", "share", saturation),
+    Quantity("torque_saturation", "a joint's torque was at its limit", "of the limit", saturation),
     Quantity("action_change", "the policy's actions jumped", "1", action_change),
     Quantity("turned_away", "the robot turned away from its path", "rad", turned_away_rad, smoothed=False),
     Quantity("off_path", "the robot left its path", "m", off_path_m, smoothed=False),

@@ -166,9 +166,10 @@ class EpisodeTraces:
         scene = int(self._sim.scene_of_env[env])
         kind, whole = self._kind(env, scene, motion, extras)
         if whole:
-            rows = min(-(-int(self._age[env]) // self._stride), len(self._course))
-            times = (np.arange(rows) * self._stride - int(self._age[env])) * self._dt
-            quantities = self._course[:rows, env].numpy().copy()
+            first, last = -(-self._settling // self._stride), -(-int(self._age[env]) // self._stride)
+            rows = np.arange(min(first, last - 1), min(last, len(self._course)))
+            times = (rows * self._stride - int(self._age[env])) * self._dt
+            quantities = self._course[rows, env].numpy()
         else:
             times, quantities = (np.arange(steps) - steps) * self._dt, self._ring[order, env].numpy().copy()
         failure = Failure(episode, kind, scene, times.astype(np.float32), quantities, self._dt)
