@@ -26,7 +26,16 @@ from rsl_rl.env import VecEnv
 from tensordict import TensorDict
 
 from gaussgym_learn.calibrated import calibrated, is_calibration
-from gaussgym_learn.rotation import AHEAD, SceneRotation, ScenesCfg, SlotRenderer, slot_renderer
+from gaussgym_learn.frontier import Frontier, path_steps_m
+from gaussgym_learn.rotation import (
+    AHEAD,
+    DrawnRotation,
+    SceneRotation,
+    ScenesCfg,
+    SlotRenderer,
+    slot_renderer,
+)
+from gaussgym_learn.scene_curriculum import SceneCurriculum
 from gaussgym_learn.warm_up import WarmUp
 
 if TYPE_CHECKING:
@@ -55,11 +64,11 @@ class LearnEnv(VecEnv):
     def reset(self, *, seed: int) -> TensorDict:
         """Start all episodes anew; everything random from here on follows from the seed alone."""
 
-    def curriculum_state(self) -> dict[str, torch.Tensor]:
+    def curriculum_state(self) -> dict[str, Any]:
         """What a checkpoint keeps of the environment."""
         return {}
 
-    def load_curriculum_state(self, state: dict[str, torch.Tensor]) -> None:
+    def load_curriculum_state(self, state: dict[str, Any]) -> None:
         """Restore `curriculum_state`."""
 
     def state_dict(self) -> dict[str, Any] | None:
@@ -94,6 +103,7 @@ class GaussgymVecEnv(LearnEnv):
         renderer: of the sim's scenes, for the robot's camera; None for none.
         starts: episodes to run instead of drawn ones.
         rotation: exchanges the sim's scenes, and those that a `SlotRenderer` shows; None: they stay.
+        curriculum: says which scenes robots go to; None: they stay where they are.
     """
 
     def __init__(
@@ -107,25 +117,32 @@ class GaussgymVecEnv(LearnEnv):
         renderer: CameraRenderer | None = None,
         starts: Starts | None = None,
         rotation: SceneRotation | WarmUp | None = None,
+        curriculum: SceneCurriculum | None = None,
     ) -> None:
         self.sim, self.cfg, self.scene_hashes, self.robot = sim, cfg, scene_hashes, sim.robot.name
         self.num_envs, self.num_actions, self.device = sim.num_envs, sim.robot.num_joints, "cpu"
         self.control_dt_s = cfg.control_s
         self.clearance, self.starts, self._renderer = clearance, starts, renderer
         self.rotation, self._slots = rotation, slot_renderer(renderer)
+        self.curriculum = curriculum
         self._read_ahead()
         self.reset(seed=seed)
 
     def reset(self, *, seed: int) -> TensorDict:
-        """See `LearnEnv.reset`; curriculum levels are kept."""
+        """See `LearnEnv.reset`; curricula (levels, distances of goals, scenes) are kept."""
         before = getattr(self, "env", None)
-        level = None if before is None else before.level
         spent = (0.0, 0.0) if before is None else self.spent_s()
         self.env = Env(self.sim, self.cfg, seed=seed, renderer=self._renderer, starts=self.starts)
         self._spent_before_s = spent
         self.max_episode_length = self.env.max_episode_length
-        if level is not None and bool((level > 0).any()):
-            self.env.set_levels(level)
+        if self.curriculum is not None:
+            self.curriculum.attach(self.env)
+        if before is not None:
+            distance = before.goal_distance
+            if distance is not None and self.env.goal_distance is not None:
+                self.env.goal_distance.load_state_dict(distance.state_dict())
+            if distance is not None or bool((before.level > 0).any()):
+                self.env.set_levels(before.level)
         self._obs = self._pack(self.env.get_observations())
         self.layout = {k: list(v.shape[1:]) for k, v in self._obs.items()}
         return self._obs
@@ -151,6 +168,8 @@ class GaussgymVecEnv(LearnEnv):
         if self.clearance[0] > 0.0:
             rewards = (rewards - self._clearance_penalty()).clamp_min(0.0)
         rewards = rewards * facing
+        if self.curriculum is not None and extras["log"]:
+            extras["log"] |= self.curriculum.metrics()
         self._obs = self._pack(obs)
         return self._obs, rewards, dones.long(), extras
 
@@ -207,6 +226,9 @@ class GaussgymVecEnv(LearnEnv):
         if self.rotation is None or due is None:
             return
         slot, number = due
+        if self.curriculum is not None:
+            self.curriculum.exchange(self.env, slot, self._in_slots[slot], number)
+        self._in_slots[slot] = number
         self.env.replace_scene(slot, self.rotation.scene(number))
         if self._slots is not None:
             self._slots.show(slot, number)
@@ -215,21 +237,31 @@ class GaussgymVecEnv(LearnEnv):
     def _read_ahead(self) -> None:
         """Start reading the scenes whose turn is next, for physics and camera."""
         if self.rotation is not None:
+            self._in_slots = self.rotation.active
             self.rotation.read_ahead()
             if self._slots is not None:
                 self._slots.prefetch(self.rotation.coming)
 
-    def curriculum_state(self) -> dict[str, torch.Tensor]:
-        """Level of each environment, and where the rotation of scenes stands."""
-        rotation = {} if self.rotation is None else {"rotation": self.rotation.state()}
-        return {"level": self.env.level.clone(), **rotation}
+    def curriculum_state(self) -> dict[str, Any]:
+        """Level of each environment, distances of goals, where the rotation of scenes stands and how well each is known."""
+        state: dict[str, Any] = {"level": self.env.level.clone()}
+        if self.rotation is not None:
+            state["rotation"] = self.rotation.state()
+        if self.curriculum is not None:
+            state["scenes"] = self.curriculum.state(self.env)
+        if self.env.goal_distance is not None:
+            state["goal_distance"] = self.env.goal_distance.state_dict()
+        return state
 
-    def load_curriculum_state(self, state: dict[str, torch.Tensor]) -> None:
+    def load_curriculum_state(self, state: dict[str, Any]) -> None:
         """Put all environments on their levels and bring in their scenes (takes effect from the next reset on).
 
         Raises:
-            InputError: the rotation is of other scenes.
+            InputError: the rotation or the curriculum is of other scenes.
         """
+        moved = False
+        if self.curriculum is not None and "scenes" in state:
+            moved = self.curriculum.load_state(self.env, state["scenes"])
         if self.rotation is not None and "rotation" in state:
             before = self.rotation.active
             self.rotation.load_state(state["rotation"])
@@ -239,8 +271,13 @@ class GaussgymVecEnv(LearnEnv):
                 if self._slots is not None:
                     self._slots.show(slot, number)
             self._read_ahead()
-            if changed:
-                self.env = Env(self.sim, self.cfg, renderer=self._renderer)
+            moved = moved or bool(changed)
+        if moved:
+            self.env = Env(self.sim, self.cfg, renderer=self._renderer)
+            if self.curriculum is not None:
+                self.curriculum.attach(self.env)
+        if self.env.goal_distance is not None and "goal_distance" in state:
+            self.env.goal_distance.load_state_dict(state["goal_distance"])
         level = state.get("level")
         if level is not None and len(level) == self.num_envs:
             self.env.level[:] = level
@@ -349,7 +386,7 @@ def make_env(
             a scene that does not do, more scenes at once than there are, or too little memory for them.
     """
     if renderer is None:
-        _check_blind(camera_model, show_robot, show_others, lod)
+        check_blind(camera_model, show_robot, show_others, lod)
     memory = memory or ScenesCfg()
     if renderer is None and memory.memory_gb is not None:
         raise InputError(
@@ -360,21 +397,33 @@ def make_env(
         cfg = dataclasses.replace(cfg, camera=calibrated(cfg.camera, camera_model))
         camera_model = "ideal"
     sources = listed(scenes)
+    check_listed(sources, weights=memory.draws)
     rotation: SceneRotation | WarmUp | None = None
-    if warm_up is not None and (renderer is not None or memory.at_once is not None):
+    if warm_up is not None and (renderer is not None or memory.at_once is not None or memory.draws):
         raise InputError(
-            "a warm-up is for a policy without a camera, with all scenes at once; leave one of them out"
+            "a warm-up is for a policy without a camera, with all scenes at once and alike; leave one of them out"
         )
+    frontier = curriculum = None
+    if memory.draws:
+        if starts is not None:
+            raise InputError("fixed starts name their scenes: leave out weights and curricula of scenes")
+        frontier = _frontier(sources, memory)
     if memory.at_once is not None:
         if starts is not None:
             raise InputError("fixed starts name their scenes: give all scenes at once")
         every_steps = memory.rotate_every * update_steps
-        rotation = SceneRotation(sources, memory.at_once, every_steps=every_steps, seed=seed)
+        turns = {"every_steps": every_steps, "seed": seed}
+        if frontier is None:
+            rotation = SceneRotation(sources, memory.at_once, **turns)
+        else:
+            rotation = DrawnRotation(sources, memory.at_once, **turns, frontier=frontier)
         hashes = hash_scenes(sources)
         opened = [rotation.scene(number) for number in rotation.active]
     else:
         sources = opened = open_scenes(scenes)
         hashes = {scene.name: scene_hash(scene) for scene in opened}
+    if frontier is not None or (rotation is not None and cfg.goal_distance is not None):
+        curriculum = SceneCurriculum(frontier or Frontier(len(sources)), list(hashes), rotation)
     if warm_up is not None:
         rotation = WarmUp(warm_up[0], opened, steps=warm_up[1])
         opened = rotation.first()
@@ -405,10 +454,39 @@ def make_env(
         renderer=camera,
         starts=starts,
         rotation=rotation,
+        curriculum=curriculum,
     )
 
 
-def _check_blind(
+def check_listed(sources: Sequence[Scene | Path | str], *, weights: bool) -> None:
+    """Refuse a list without scenes, or, where each has a weight, one that names a scene twice.
+
+    Raises:
+        InputError: says which.
+    """
+    if not sources:
+        raise InputError("found an empty list of scenes, expected at least one scene or folder")
+    seen = set()
+    for source in sources:
+        key = id(source) if isinstance(source, Scene) else Path(source).resolve()
+        if weights and key in seen:
+            name = source.name if isinstance(source, Scene) else source
+            raise InputError(
+                f"scene {name} is listed twice; list it once, with a weight (gaussgym-learn collection)"
+            )
+        seen.add(key)
+
+
+def _frontier(sources: Sequence[Scene | Path | str], memory: ScenesCfg) -> Frontier:
+    """How scenes are drawn; each is read once for how hard its paths are."""
+    difficulty = None
+    if memory.frontier is not None:
+        opened = (s if isinstance(s, Scene) else Scene.load(s, verify=False) for s in sources)
+        difficulty = [path_steps_m(scene) for scene in opened]
+    return Frontier(len(sources), weights=memory.weights, cfg=memory.frontier, difficulty=difficulty)
+
+
+def check_blind(
     camera_model: str | RobotCameraCfg, show_robot: bool, show_others: int, lod: Sequence[Path | str] | None
 ) -> None:
     """Refuse settings that nobody would see.

@@ -239,7 +239,8 @@ class EpisodeStatistics:
         if ended:
             self._done_returns.extend(self._returns[done].tolist())
             self._done_lengths.extend(self._lengths[done].tolist())
-            if "success" in extras:
+            # Tasks without a success say that there was none.
+            if "episode/success" in (extras.get("log") or {}):
                 self._done_success.extend(extras["success"][done].float().tolist())
             self._returns[done] = 0
             self._lengths[done] = 0

@@ -14,6 +14,8 @@ from gaussgym_scene.errors import InputError
 from gaussgym_scene.scene import Scene
 from gaussgym_sim.ground.terrain import ground_of
 
+from gaussgym_learn.frontier import Frontier, FrontierCfg
+
 AHEAD = 2
 """Scenes that are read before their turn."""
 
@@ -27,12 +29,21 @@ class ScenesCfg:
         cache: Folder for the renderer's packed scenes; None: the user's cache folder.
         at_once: Scenes in the simulator at a time; None: all.
         rotate_every: Updates after which the scene that has been there longest gives way to the next.
+        weights: How often each scene is used, relative to the others; None: all alike.
+        frontier: Use scenes at the edge of what is mastered more often; None: by their weights alone.
     """
 
     memory_gb: float | None = None
     cache: Path | None = None
     at_once: int | None = None
     rotate_every: int = 10
+    weights: tuple[float, ...] | None = None
+    frontier: FrontierCfg | None = None
+
+    @property
+    def draws(self) -> bool:
+        """Whether scenes are drawn, not taken in turn."""
+        return self.weights is not None or self.frontier is not None
 
 
 class SceneRotation:
@@ -98,8 +109,12 @@ class SceneRotation:
             self._steps = min(self._steps + 1, self.every_steps)
             return None
         slot = self._exchanged % self.slots
-        self._steps, self._exchanged = 1, self._exchanged + 1
+        self._steps = 1
+        self._next_turn()
         return slot, self.active[slot]
+
+    def _next_turn(self) -> None:
+        self._exchanged += 1
 
     def scene(self, number: int) -> Scene:
         """Scene `number`, read ahead by `read_ahead` or now; its files' sizes are checked, its arrays carry checksums."""
@@ -120,7 +135,7 @@ class SceneRotation:
         return scene
 
     def state(self) -> torch.Tensor:
-        """What a checkpoint keeps, int64 `[5]`."""
+        """What a checkpoint keeps, int64 `[5]` or more."""
         return torch.tensor([self._exchanged, self._steps, self._seed, len(self._order), self.slots])
 
     def load_state(self, state: torch.Tensor) -> None:
@@ -129,7 +144,13 @@ class SceneRotation:
         Raises:
             InputError: It is of another number of scenes or slots.
         """
-        exchanged, steps, seed, count, slots = state.tolist()
+        exchanged, steps, seed, count, slots = state[:5].tolist()
+        drawn, draws = len(state) > 5, len(self.state()) > 5
+        if drawn != draws:
+            ways = {True: "drawn by weight or success", False: "taken in turn"}
+            raise InputError(
+                f"the checkpoint's scenes are {ways[drawn]}, this run's {ways[draws]}; give the same options"
+            )
         if (count, slots) != (len(self._order), self.slots):
             raise InputError(
                 f"the checkpoint rotates {count} scenes, {slots} at once; this run has {len(self._order)}, "
@@ -138,6 +159,68 @@ class SceneRotation:
         self._shuffle(seed)
         self._exchanged, self._steps = exchanged, min(steps, self.every_steps)
         self._opened.clear()
+
+
+class DrawnRotation(SceneRotation):
+    """Turns of scenes that are drawn by a `Frontier`, each `AHEAD` turns before its own; none is in two slots at once.
+
+    Draw p of a run depends on its seed, on p, and on the frontier as it is then, so that the coming scenes and the frontier's
+    state are all that a checkpoint needs.
+
+    Args:
+        sources: See `SceneRotation`.
+        slots: See there.
+        every_steps: See there.
+        seed: Of the draws.
+        frontier: Of these scenes, in their order; whoever owns it keeps its state.
+
+    Raises:
+        InputError: See there.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[Scene | Path | str],
+        slots: int,
+        *,
+        every_steps: int,
+        seed: int,
+        frontier: Frontier,
+    ) -> None:
+        self._frontier = frontier
+        super().__init__(sources, slots, every_steps=every_steps, seed=seed)
+        self._drawn: list[int] = []
+        self._draw_ahead()
+
+    def _draw_ahead(self) -> None:
+        """Draw until all turns up to the last that is read ahead are known."""
+        ahead = AHEAD if self.slots < len(self._order) else 0
+        while len(self._drawn) < self.slots + ahead:
+            self._drawn.append(self._draw(self._exchanged + len(self._drawn)))
+
+    def _draw(self, position: int) -> int:
+        room = len(self._order) - 1
+        excluded = self._drawn[-min(self.slots, room) :] if self._drawn and room else []
+        generator = torch.Generator().manual_seed(self._seed * 1_000_003 + position)
+        number = torch.rand(1, generator=generator, dtype=torch.float64)
+        return int(self._frontier.draw(number, excluded))
+
+    def _at(self, position: int) -> int:
+        return self._drawn[position - self._exchanged]
+
+    def _next_turn(self) -> None:
+        super()._next_turn()
+        del self._drawn[0]
+        self._draw_ahead()
+
+    def state(self) -> torch.Tensor:
+        """See `SceneRotation.state`; then the scenes of all turns that are known."""
+        return torch.cat((super().state(), torch.tensor(self._drawn)))
+
+    def load_state(self, state: torch.Tensor) -> None:
+        """See `SceneRotation.load_state`."""
+        super().load_state(state)
+        self._drawn = state[5:].tolist()
 
 
 class SlotRenderer:

@@ -198,6 +198,7 @@ def run_training(
     """
     loop = _Loop(trainer, run, fields, budget, on_save)
     # The same name in all parts of a run, so that they lie on one another.
+    fields["scenes"] = all_scenes(run.world, fields["scenes"])
     fields["run_id"] = (run.previous.fields.get("run_id") if run.previous else None) or uuid.uuid4().hex[:12]
     try:
         with Interrupts() as interrupts:
@@ -354,6 +355,12 @@ class _Loop:
             self.writer.close()
 
 
+def all_scenes(world: World, scenes: dict[str, str]) -> dict[str, str]:
+    """The scenes of all processes, in the one that writes."""
+    parts = world.gather(json.dumps(scenes).encode())
+    return {name: value for part in parts for name, value in json.loads(part).items()} if parts else scenes
+
+
 _SCORES = ("Eval/success", "Train/success", "Train/mean_reward")
 
 
@@ -428,7 +435,8 @@ def speeds(scalars: dict[str, float], took_s: float) -> str:
     ]
     text = f"{scalars.get('Perf/total_fps', math.nan):,.0f} steps/s"
     text += f" ({', '.join(shares)})" if shares else ""
-    return f"{text}, reward {scalars.get('Train/mean_reward', math.nan):.2f}"
+    reward = scalars.get("Train/mean_reward")
+    return text if reward is None else f"{text}, reward {reward:.2f}"
 
 
 def run_fields(

@@ -58,8 +58,9 @@ class Env:
             velocity [m/s], height over the mean ground below the body [m].
         episodes: sums over the running episodes.
         goal_distance: curriculum over the goal's distance, or None.
-        choose_scenes: curriculum over scenes: called with (env, ids [R] of the envs whose episodes end, their success [R]) before
-            they start again; may call `set_scene`.
+        choose_scenes: curriculum over scenes: called with (env, ids [R] of the envs whose episodes end, their success [R]: for a
+            task without one, that they did not fall) before they start again; may call `set_scene`. Not called for envs whose
+            episodes are cut short because their scene is replaced.
         uniform: the random numbers of everything here.
         sensing: errors of the sensors (`gaussgym_sim.sensors.sensing`), None without any.
         disturbances: kicks and pushes.
@@ -326,7 +327,8 @@ class Env:
             if self.keep_final_observations:
                 final = self.get_observations()
                 extras |= {"final_ids": ids, "final_observations": {k: v[ids] for k, v in final.items()}}
-            self._curricula(ids, success[ids])
+            counted = ~self._scene_changes.leaving[ids] if self._scene_changes else None
+            self._curricula(ids, (~fell if task.success is None else success)[ids], counted)
             self._change_scenes(dones)
             self._start(ids)
             self._refresh_started(ids)
@@ -347,17 +349,22 @@ class Env:
             log["episode/goal_distance_m"] = self.goal_distance.distance_m.mean()
         return log
 
-    def _curricula(self, ids: Tensor, success: Tensor) -> None:
-        """What episodes that end in envs ``ids`` [R] mean for the next ones."""
+    def _curricula(self, ids: Tensor, success: Tensor, counted: Tensor | None) -> None:
+        """What episodes that end in envs ``ids`` [R] mean for the next ones.
+
+        Those that are ``counted`` [R] bool (None: all) say how hard their scene is; others were only cut short.
+        """
         if self.cfg.curriculum and self.network.num_levels > 1:
             self.level[ids] = next_levels(
                 self.level[ids], walked_m=self.episodes.walked_m(ids, self.sim.state.root_pos_w[:, :2]),
                 commanded_m=self.episodes.commanded_m[ids], num_levels=self.network.num_levels, up_m=self.cfg.level_up_m,
                 down_fraction=self.cfg.level_down_fraction, uniform=self.uniform,
             )  # fmt: skip
+        if counted is not None:
+            ids, success = ids[counted], success[counted]
         if self.goal_distance is not None:
             self.goal_distance.update(self.sim.scene_of_env[ids], success)
-        if self.choose_scenes is not None:
+        if self.choose_scenes is not None and len(ids):
             self.choose_scenes(self, ids, success)
 
     # ------------------------------------------------------------------ starts
@@ -427,12 +434,14 @@ class Env:
         """Change to the scenes that wait for envs that end; these must then start."""
         if not self._scene_changes:
             return
+        before = list(self.sim.scenes)
         changed = self._scene_changes.apply(dones).nonzero().squeeze(1)
         if len(changed) == 0:
             return
-        self.network = PathNetwork(self.sim.scenes, device=self.device)
-        self.follower.change_network(self.network, self.sim.scene_of_env)
-        self._sampler = StartSampler(self.network, use_levels=self.cfg.curriculum)
+        if any(scene is not other for scene, other in zip(self.sim.scenes, before, strict=True)):
+            self.network = PathNetwork(self.sim.scenes, device=self.device)
+            self.follower.change_network(self.network, self.sim.scene_of_env)
+            self._sampler = StartSampler(self.network, use_levels=self.cfg.curriculum)
         self._see_grounds()
         self.commands.set_rough(self.rough())
         self.rewards.set_rough(self.rough())

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from gaussgym_scene.errors import InputError
 
+from gaussgym_learn.cli.collection import required
 from gaussgym_learn.cli.options import RunOptions
 
 
@@ -29,11 +29,12 @@ class Distill:
         from gaussgym_learn.distill import distill
         from gaussgym_learn.recipes import get_recipe
 
-        if not self.scenes:
-            raise InputError("no scene given; add --scenes DIR [DIR ...]")
         recipe = get_recipe("distill")
         options = self.options
         if options.num_envs is not None:
             recipe = replace(recipe, distill=replace(recipe.distill, num_envs=options.num_envs))
         recipe = options.applied(recipe)
-        return distill(self.teacher, self.scenes, self.output, recipe=recipe, **options.arguments())
+        folders, weights = options.training_scenes(self.scenes)
+        return distill(
+            self.teacher, required(folders), self.output, recipe=recipe, **options.arguments(weights)
+        )

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Literal
 import tyro
 from gaussgym_scene.errors import InputError
 
+from gaussgym_learn.cli.collection import required, scenes_of
+
 if TYPE_CHECKING:
     from gaussgym_learn.evaluation.protocol import ProtocolCfg
 
@@ -20,8 +22,8 @@ Ablation = Literal["blank", "shuffled", "frozen", "delayed"]
 class Evaluate:
     """Evaluate policies side by side: fixed starts, several seeds, ablated images, sweeps, films, a failure gallery.
 
-    Writes a folder (evaluation.json, results.json, table.md, index.html, plots, videos, gallery). Interrupted, it goes on where it was
-    when it is called again. With --json, --record or --ablate it runs one policy once and gives its numbers as JSON.
+    Writes a folder (evaluation.json, results.json, table.md, index.html, plots, videos, gallery). Interrupted, it goes on where
+    it was when it is called again. With --json, --record or --ablate it runs one policy once and gives its numbers as JSON.
     """
 
     policies: tyro.conf.Positional[list[str]]
@@ -29,7 +31,9 @@ class Evaluate:
     scenes: list[Path] = field(default_factory=list)
     """Scene folders."""
     collection: Path | None = None
-    """A collection.json: its held-out scenes, or those of them that are named with --scenes."""
+    """File of `gaussgym-learn collection`: evaluate on its held-out scenes, or on those of them that are named."""
+    split: Literal["held_out", "train"] = "held_out"
+    """Which of a collection."""
     output: Path = Path("evaluation")
     """Folder of the evaluation."""
     task: str | None = None
@@ -83,21 +87,11 @@ class Evaluate:
         """Evaluate and write what was asked for."""
         from gaussgym_learn.run import torch_threads
 
-        scenes = self._scenes()
+        folders, _ = scenes_of(self.scenes, self.collection, self.split)
+        scenes = list(required(folders))
         once = self.json is not None or self.record is not None or self.ablate is not None
         with torch_threads(1):
             return self._once(scenes) if once else self._protocol(scenes)
-
-    def _scenes(self) -> list[Path]:
-        if self.collection is not None:
-            from gaussgym_scene.collection import Collection
-
-            return [
-                entry.folder for entry in Collection.load(self.collection).chosen(self.scenes, "held_out")
-            ]
-        if not self.scenes:
-            raise InputError("no scene given; add --scenes DIR [DIR ...] or --collection FILE")
-        return self.scenes
 
     def _protocol(self, scenes: list[Path]) -> Path:
         from gaussgym_learn.evaluation.artifact import evaluate_policies

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gaussgym_scene.errors import InputError
+
 if TYPE_CHECKING:
+    from gaussgym_sim.mdp.curriculum import GoalDistanceCfg
+
     from gaussgym_learn.recipes import Recipe
 
 
@@ -49,23 +55,57 @@ class RunOptions:
     """Most that the camera's scenes may take in memory [GB]; they then take turns. Default: all are in memory."""
     scene_cache: Path | None = None
     """Folder for the packed files of scenes that take turns; default: the user's cache folder."""
+    collection: Path | None = None
+    """File of `gaussgym-learn collection`: train on its scenes that are not held out, or on those named, by its weights."""
+    scene_curriculum: bool = False
+    """Use scenes more often that are neither mastered nor out of reach; default: all alike, or by the collection's weights."""
+    goal_distance: str | None = None
+    """Goals begin near and move away as they are reached, in each scene by itself: nearest..farthest [m], such as 2..10."""
     scenes_at_once: int | None = None
     """Scenes in the simulator at a time; default: all."""
     rotate_every: int = 10
     """With scenes at once: updates after which one scene gives way to the next."""
 
-    def arguments(self) -> dict[str, Any]:
-        """What `train` and `distill` take by these names; the rest belongs into the recipe."""
+    def training_scenes(self, folders: Sequence[Path]) -> tuple[list[Path], tuple[float, ...] | None]:
+        """Scene folders to train on and their weights, see `gaussgym_learn.cli.collection.scenes_of`.
+
+        Raises:
+            InputError: a folder that is held out, by the collection or by the one that lies beside it; or nothing is left.
+        """
+        from gaussgym_scene.collection import refuse_held_out
+
+        from gaussgym_learn.cli.collection import scenes_of
+
+        refuse_held_out(folders)
+        return scenes_of(folders, self.collection, "train")
+
+    def arguments(self, weights: tuple[float, ...] | None = None) -> dict[str, Any]:
+        """What `train` and `distill` take by these names; the rest belongs into the recipe.
+
+        Args:
+            weights: of the scenes, None: all alike.
+        """
+        from gaussgym_learn.frontier import FrontierCfg
         from gaussgym_learn.rotation import ScenesCfg
 
         named = {field.name: getattr(self, field.name) for field in fields(self)}
-        for name in ("num_envs", "camera_model", "show_robot", "show_others", "randomize"):
+        for name in (
+            "num_envs",
+            "camera_model",
+            "show_robot",
+            "show_others",
+            "randomize",
+            "collection",
+            "goal_distance",
+        ):
             del named[name]
         memory = ScenesCfg(
             named.pop("scene_memory_gb"),
             named.pop("scene_cache"),
             named.pop("scenes_at_once"),
             named.pop("rotate_every"),
+            weights,
+            FrontierCfg() if named.pop("scene_curriculum") else None,
         )
         return {**named, "memory": memory, "progress": True}
 
@@ -80,4 +120,27 @@ class RunOptions:
             from gaussgym_sim.presets import randomize_preset
 
             given["env"] = replace(recipe.env, randomize=randomize_preset(self.randomize))
+        if self.goal_distance is not None:
+            env = given.get("env", recipe.env)
+            given["env"] = replace(env, goal_distance=goal_distances(self.goal_distance, recipe.task))
         return replace(recipe, **given)
+
+
+def goal_distances(text: str, task: str) -> GoalDistanceCfg:
+    """The curriculum over the goal's distance that a range such as ``2..10`` [m] means.
+
+    Raises:
+        InputError: no such range, or a task without a goal.
+    """
+    from gaussgym_sim.mdp.curriculum import GoalDistanceCfg
+    from gaussgym_sim.task import get_task
+
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\.\.(\d+(?:\.\d+)?)", text)
+    first, last = (float(found[1]), float(found[2])) if found else (0.0, 0.0)
+    if not 0.0 < first <= last:
+        raise InputError(f"goal distance {text!r}, expected nearest..farthest in metres, such as 2..10")
+    if not get_task(task).pursues_goal:
+        raise InputError(
+            f"goal distance {text!r} for task {task!r}, which has no goal; leave it out or take a recipe of 'goal'"
+        )
+    return GoalDistanceCfg(first_m=first, last_m=last)

@@ -34,5 +34,6 @@ class Train:
         if options.num_envs is not None:
             recipe = replace(recipe, ppo=replace(recipe.ppo, num_envs=options.num_envs))
         recipe = options.applied(recipe)
-        scenes = self.scenes or default_course(self.recipe, seed=options.seed)
-        return train(recipe, scenes, self.output, **options.arguments())
+        folders, weights = options.training_scenes(self.scenes)
+        scenes = folders or default_course(self.recipe, seed=options.seed)
+        return train(recipe, scenes, self.output, **options.arguments(weights))

@@ -15,8 +15,8 @@ _BLANK_LEVEL = 127
 
 
 def images_in(obs: TensorDict) -> list[str]:
-    """Names of the observation groups at hand that are images."""
-    return image_groups([str(name) for name in obs.keys()])  # noqa: SIM118: a TensorDict iterates over its rows
+    """Names of the observation groups at hand that are images (a TensorDict itself iterates over its rows)."""
+    return image_groups([str(name) for name in obs.keys()])  # noqa: SIM118
 
 
 def ablate_images(obs: TensorDict, ablate: str, rng: torch.Generator) -> TensorDict:
@@ -47,8 +47,8 @@ class ImageAblation:
     """What a policy is shown in place of its images, over an evaluation.
 
     `blank` and `shuffled` are those of `ablate_images`, and change with the camera's frames only, as the true ones do. `frozen`:
-    the first frame of its episode all the time. `delayed`: every frame, and its flag, comes later by `delay_steps`; until the first has arrived,
-    it stands there already.
+    the first frame of its episode all the time. `delayed`: every frame, and its flag, comes later by `delay_steps`; until the
+    first has arrived, it stands there already.
 
     Args:
         kind: one of `ABLATIONS`.

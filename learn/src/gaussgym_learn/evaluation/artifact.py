@@ -35,8 +35,8 @@ def evaluate_policies(
 ) -> tuple[Path, dict[str, Any]]:
     """Evaluate policies and write the folder.
 
-    Finished cells lie in `<output>.cells/` until the folder is whole, and in its `cells/` from then on: a run that was killed, or one
-    with more policies or conditions, runs only what is missing.
+    Finished cells lie in `<output>.cells/` until the folder is whole, and in its `cells/` from then on: a run that was killed,
+    or one with more policies or conditions, runs only what is missing.
 
     Args:
         subjects: policies.

@@ -1,10 +1,10 @@
 """The first term that went wrong: which quantity of a failed episode left its normal range first.
 
 The normal range of a quantity is what the policy's successful episodes kept to: its limit is the value that 99 % of these
-never exceeded, in their whole course. Of a failed episode the last three seconds are looked through (of one that was stuck, too
-slow or off its path, all of it), and the quantity that exceeds its limit first is named; of several in the same instant, the first
-in the order of `QUANTITIES`, in which causes stand before consequences. One in a hundred good episodes would be accused,
-too, quantity by quantity.
+never exceeded, in their whole course. Of a failed episode the last three seconds are looked through (of one that was stuck,
+too slow or off its path, all of it), and the quantity that exceeds its limit first is named; of several in the same instant,
+the first in the order of `QUANTITIES`, in which causes stand before consequences. One in a hundred good episodes would be
+accused, too, quantity by quantity.
 """
 
 from __future__ import annotations

@@ -24,9 +24,10 @@ from tqdm import tqdm
 
 from gaussgym_learn.acting import ActingPolicy
 from gaussgym_learn.checkpoint import write_bytes
-from gaussgym_learn.env import make_env
+from gaussgym_learn.commanding import make_policy_env
 from gaussgym_learn.evaluate import EpisodeRecorder, run_episodes
 from gaussgym_learn.evaluation.ablations import ImageAblation
+from gaussgym_learn.evaluation.quantities import QUANTITIES
 from gaussgym_learn.evaluation.statistics import spl
 from gaussgym_learn.evaluation.sweeps import Condition
 from gaussgym_learn.evaluation.terrain_class import classes_of_starts, shortest_ways_m
@@ -142,7 +143,16 @@ def run_cell(
         options = {**options, "sim": condition.sim}
     if options.get("renderer") is not None:
         options = {**options, "camera_model": camera}
-    env = make_env(cfg.task, batch.scenes, count, cfg=cfg, seed=seed, starts=starts, **options)
+    env: Any = make_policy_env(
+        getattr(policy, "commanding", None),
+        cfg.task,
+        batch.scenes,
+        count,
+        cfg=cfg,
+        seed=seed,
+        starts=starts,
+        **options,
+    )  # a `GaussgymVecEnv`, or one of commands, which has what is used here
     ablation = ImageAblation(
         condition.ablation, seed=seed, delay_steps=max(1, round(delay_s / env.control_dt_s))
     )
@@ -188,7 +198,7 @@ def _result(
     for failure in traces.failures:
         failure.start += batch.first_start
         failure.scene += batch.first_scene
-    peaks = np.array(traces.peaks, np.float32).reshape(len(traces.peaks), -1)
+    peaks = np.array(traces.peaks, np.float32).reshape(len(traces.peaks), len(QUANTITIES))
     return CellResult(table, labels, sorted(traces.failures, key=lambda f: f.start), peaks)
 
 

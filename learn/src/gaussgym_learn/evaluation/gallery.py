@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ class GalleryCfg:
         kinds: kinds a policy, the most frequent ones.
     """
 
-    chase: ChaseCfg = ChaseCfg(width=480, height=270)
+    chase: ChaseCfg = field(default_factory=lambda: ChaseCfg(width=480, height=270))
     per_kind: int = 1
     kinds: int = 8
 

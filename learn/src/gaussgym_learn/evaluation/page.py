@@ -88,9 +88,9 @@ def _gallery(results: Mapping[str, Any], gallery: Sequence[Mapping[str, Any]]) -
         return []
     watched = "; ".join(f"{q.name}: {q.label} [{q.unit}]" for q in QUANTITIES)
     note = (
-        f"The last {WINDOW_S:g} s of each kind of failure, from behind and by the robot. What went wrong first is the quantity that "
-        f"first left the range that 99 % of the policy's successful episodes kept to (means over {SMOOTHING_S:g} s where one step "
-        f"means nothing; the first {SETTLING_S:g} s do not count). Watched: {watched}."
+        f"The last {WINDOW_S:g} s of each kind of failure, from behind and by the robot. What went wrong first is the quantity "
+        f"that first left the range that 99 % of the policy's successful episodes kept to (means over {SMOOTHING_S:g} s where "
+        f"one step means nothing; the first {SETTLING_S:g} s do not count). Watched: {watched}."
     )
     cards = [_card(row) for row in gallery]
     return [

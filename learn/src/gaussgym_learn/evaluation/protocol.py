@@ -218,7 +218,9 @@ class Protocol:
         place = (replicate, number)
         if place not in self._starts:
             batch = self.batches[number]
-            self._starts[place] = fixed_starts(batch.scenes, batch.episodes, seed=self._seed(*place))
+            self._starts[place] = fixed_starts(
+                batch.scenes, batch.episodes, seed=self._seed(*place), task=self.cfg.task
+            )
         return self._starts[place]
 
     def run(self, *, progress: bool = False, found: Path | None = None) -> Outcome:

@@ -52,8 +52,8 @@ def height_error_m(env: Env) -> torch.Tensor:
 def slip_m_s(env: Env) -> torch.Tensor:
     """Horizontal speed of the fastest foot that stands.
 
-    A foot stands that has not just come down, and that the ground pushes up with a fifth of the robot's weight and more than aside: one
-    that bumps against a riser does not.
+    A foot stands that has not just come down, and that the ground pushes up with a fifth of the robot's weight, and more than
+    aside: one that bumps against a riser does not.
     """
     force, speed = env.sim.state.foot_force_w, env.sim.state.foot_vel_w[..., :2].norm(dim=2)
     up = force[..., 2]

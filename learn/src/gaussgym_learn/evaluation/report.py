@@ -30,9 +30,9 @@ VERDICTS = {
     -1: "does better without its images",
 }
 STATISTICS = (
-    f"95 % percentile bootstrap intervals, {RESAMPLES} samples in two stages: seeds (or runs with their seeds) with replacement, and "
-    "within each draw its starts with replacement; differences are paired by start. Wilson's interval for a share where all episodes "
-    "ended alike, Garwood's for a rate without events."
+    f"95 % percentile bootstrap intervals, {RESAMPLES} samples in two stages: seeds (or runs with their seeds) with replacement, "
+    "and within each draw its starts with replacement; differences are paired by start. Wilson's interval for a share where all "
+    "episodes ended alike, Garwood's for a rate without events."
 )
 
 

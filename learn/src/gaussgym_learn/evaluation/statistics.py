@@ -1,10 +1,10 @@
 """Numbers of many episodes with bootstrap intervals, and paired differences between policies that ran the same starts.
 
 Every number is a ratio of two sums over episodes (falls over kilometres, successes over episodes). Its interval is a percentile
-bootstrap in two stages (Davison and Hinkley, Bootstrap Methods, 1997, sec. 3.8): as many replicates as there are are drawn with
-replacement, and within each draw as many of its starts as it has. A replicate is a seed of starts, or, where a policy comes as
-several runs, a run with a seed of its own. A paired difference takes the same draws for both sides. Numbers of a part of the episodes (a
-terrain class) are ratios of sums over that part, with the same draws.
+bootstrap in two stages (Davison and Hinkley, Bootstrap Methods, 1997, sec. 3.8): the replicates are drawn with replacement, as
+many as there are, and within each draw its starts, as many as it has. A replicate is a seed of starts, or, where a policy comes
+as several runs, a run with a seed of its own. A paired difference takes the same draws for both sides. Numbers of a part of the
+episodes (a terrain class) are ratios of sums over that part, with the same draws.
 
 Two stages are wider than one where replicates do not differ: nobody is promised more than there is. Where a bootstrap can say
 nothing, because all episodes ended alike, exact intervals take its place: Wilson's for a share, Garwood's for a rate.

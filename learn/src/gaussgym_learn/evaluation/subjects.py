@@ -12,7 +12,7 @@ from gaussgym_scene.errors import InputError
 from gaussgym_sim.env import EnvCfg
 
 from gaussgym_learn.acting import ActingPolicy, load_policy, reads
-from gaussgym_learn.models import image_groups
+from gaussgym_learn.recipes import with_images
 
 PRIVILEGED = ("base_vel", "scan")
 
@@ -116,9 +116,7 @@ def settings_for(policy: ActingPolicy, cfg: EnvCfg) -> EnvCfg:
 
     Scales and grid of the observations and the image's size, optics and rate belong to the policy, not to the evaluation.
     """
-    images = tuple(image_groups(reads(policy)))
-    if images:
-        cfg = replace(cfg, camera=replace(cfg.camera, images=images))
+    cfg = with_images(cfg, reads(policy))
     checkpoint: Any = getattr(policy, "checkpoint", None)
     if checkpoint is not None:
         env = checkpoint.fields["recipe"].get("env", {})

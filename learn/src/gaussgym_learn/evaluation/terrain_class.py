@@ -1,11 +1,11 @@
 """What kind of ground an episode leads over, measured along its path.
 
-The rule, on heights of the scene's heightfield every 5 cm along the centre line and at five places across it, up to 0.3 m to either
-side:
+The rule, on heights of the scene's heightfield every 5 cm along the centre line and at five places across it, up to 0.3 m to
+either side:
 
 1. `gaps`: somewhere the ground changes by more than 0.35 m within 10 cm: no robot of ours steps that far;
-2. else `rubble` where it is uneven across: half of the cuts across deviate from a straight line by 1 cm or more, lowest to highest
-   (stairs and slopes are straight there, even where they lie askew);
+2. else `rubble` where it is uneven across: half of the cuts across deviate from a straight line by 1 cm or more, lowest to
+   highest (stairs and slopes are straight there, even where they lie askew);
 3. else `stairs` where it changes by 4 cm or more within 10 cm (a grade of 40 %, steeper than any slope one walks);
 4. else `rubble` where heights along the line deviate from straight lines through stretches of 1 m by 1.5 cm rms or more;
 5. else `slope` where it climbs or falls by 5 % or more over 1 m somewhere, else `flat`.

@@ -231,7 +231,7 @@ class MujocoSim:
         for other in left:
             stay = np.setdiff1d(self._slots[other].envs, ids)
             self._slots[other] = self._slots[other].with_envs(stay)
-        owner[ids] = index
+        self.scene_of_env[env_ids] = index  # by torch, so that renderers see that it has changed
         for name in _ACTUATOR_PARAMS:
             getattr(self.actuators, name)[ids] = self._nominal[name]
         self.actuators.delay[ids] = 0

@@ -47,6 +47,9 @@ class GoalDistanceCfg:
     """Episodes of a scene after which its share is judged, and counted anew."""
 
 
+_KEPT = ("distance_m", "_ended", "_reached")
+
+
 class GoalDistance:
     """Distance of goals in each scene.
 
@@ -82,9 +85,19 @@ class GoalDistance:
         self._ended.masked_fill_(judged, 0.0)
         self._reached.masked_fill_(judged, 0.0)
 
+    def slot_state(self, slot: int) -> Tensor:
+        """[3] what is known of the scene in a slot, to put it back when that scene comes again."""
+        return torch.stack([getattr(self, name)[slot] for name in _KEPT])
+
+    def fill_slot(self, slot: int, state: Tensor | None) -> None:
+        """Another scene comes into a slot, with its `slot_state`; None: one that was never there."""
+        first = torch.tensor([self.cfg.first_m, 0.0, 0.0])
+        for name, value in zip(_KEPT, first if state is None else state, strict=True):
+            getattr(self, name)[slot] = value
+
     def state_dict(self) -> dict[str, Tensor]:
         """Distances and counts."""
-        return {name: getattr(self, name).clone() for name in ("distance_m", "_ended", "_reached")}
+        return {name: getattr(self, name).clone() for name in _KEPT}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Inverse of `state_dict`."""
