@@ -110,8 +110,8 @@ class CommandEnv:
             action: [E, 3] in -1..1, beyond is clipped; of an env where it is not finite the robot stands.
 
         Returns:
-            As `Env.step`: reward [E] summed over the decision, ``fell``, ``success``, ``time_outs``, ``start_id``, ``metrics`` and
-            ``reasons`` of the first episode that ended within it, ``log`` means over all that did.
+            As `Env.step`: reward [E] summed over the decision; ``fell``, ``success``, ``time_outs``, ``start_id``, ``metrics``
+            and ``reasons`` of the first episode that ended within it, ``log`` means over all that did.
         """
         command = action.detach().to(torch.float32).clamp(-1.0, 1.0) * self._range + self._middle
         self._commands.give(torch.where(torch.isfinite(action).all(dim=1, keepdim=True), command, 0.0))
