@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from gaussgym_scene.errors import InputError
@@ -15,7 +15,6 @@ from gaussgym_sim.mdp.starts import Starts
 from gaussgym_sim.mdp.symmetry import Symmetry
 from gaussgym_sim.sensors.camera import CameraRenderer
 from gaussgym_sim.task import get_task
-from gaussgym_sim.tasks.navigate import given_commands
 from gaussgym_sim.vecsim import VecSim, make_sim
 from gaussgym_sim.views.command_env import CommandEnv, CommandEnvCfg
 from tensordict import TensorDict
@@ -32,12 +31,15 @@ from gaussgym_learn.recipes import CommandingCfg
 from gaussgym_learn.rotation import ScenesCfg
 from gaussgym_learn.symmetry import MirrorMaps
 
+if TYPE_CHECKING:
+    from gaussgym_render.robot_camera import RobotCameraCfg
+
 SHIPPED = Path(__file__).parent / "policies"
 
 
 def takes_commands(task: str) -> bool:
     """Whether a task's commands come from a policy."""
-    return get_task(task).commands is given_commands
+    return get_task(task).commanded
 
 
 class PolicyWalker:
@@ -214,7 +216,7 @@ def make_commanding_env(
     cfg: EnvCfg | None = None,
     num_threads: int | None = None,
     starts: Starts | None = None,
-    camera_model: str = "ideal",
+    camera_model: str | RobotCameraCfg = "ideal",
     show_robot: bool = False,
     show_others: int = 0,
     lod: Sequence[Path | str] | None = None,

@@ -106,14 +106,15 @@ def distill(
                 sim=sim,
                 renderer=renderer,
                 seed=process_seed(seed, 0, world.rank),
-                cfg=recipe.env,
+                cfg=recipe.env_cfg(),
                 lod=None if lod is None else world.part_of(lod),
                 **recipe.camera_options(),
                 memory=memory,
                 update_steps=recipe.distill.steps,
             )
         acting.check(env)
-        trainer = ALGORITHMS.get(recipe.algorithm)(recipe, env, seed=seed, teacher=acting.model, world=world)
+        new = recipe if previous is None and initial is None else recipe.without_weights()
+        trainer = ALGORITHMS.get(recipe.algorithm)(new, env, seed=seed, teacher=acting.model, world=world)
         trainer.take_critic(acting.checkpoint)
         if previous is not None:
             previous = own_part(previous, world, env.num_envs)

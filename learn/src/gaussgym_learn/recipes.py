@@ -6,7 +6,7 @@ are its warm-started continuations.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from dataclasses import fields as dataclass_fields
 from typing import Any
@@ -24,6 +24,8 @@ RECIPES: Registry[Callable[[], Recipe]] = Registry("recipe", "gaussgym.recipes")
 
 TEACHER_GROUPS = ("proprio", "base_vel", "scan")
 STUDENT_GROUPS = ("proprio", "rgb")
+IMAGE_GROUPS = ("rgb", "depth")
+"""Observation groups that are images, uint8 `[E, C, H, W]`."""
 
 
 @dataclass(frozen=True)
@@ -235,9 +237,24 @@ class Recipe:
         names = ("camera_model", "show_robot", "show_others")
         return {name: getattr(self, name) for name in names}
 
+    def env_cfg(self) -> EnvCfg:
+        """The environment's settings, with a camera that gives the images which the networks read."""
+        network = self.network
+        return with_images(self.env, (*network.actor_groups, *network.critic_groups))
+
+    def without_weights(self) -> Recipe:
+        """The same, for networks whose weights come from a checkpoint: the encoder's own need not be there any more."""
+        return replace(self, network=replace(self.network, encoder_weights="none"))
+
     def to_dict(self) -> dict[str, Any]:
         """Plain dictionary, for the checkpoint's manifest."""
         return asdict(self)
+
+
+def with_images(env: EnvCfg, groups: Sequence[str]) -> EnvCfg:
+    """Environment settings whose camera gives those of some observation groups that are images; as they are where none is."""
+    images = tuple(dict.fromkeys(group for group in groups if group in IMAGE_GROUPS))
+    return replace(env, camera=replace(env.camera, images=images)) if images else env
 
 
 def commanding_from_dict(fields: Mapping[str, Any] | None) -> CommandingCfg | None:

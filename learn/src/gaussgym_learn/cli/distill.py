@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import tyro
 
 from gaussgym_learn.cli.collection import required
+from gaussgym_learn.cli.network import NetworkOptions
 from gaussgym_learn.cli.options import RunOptions
 
 
@@ -26,6 +27,7 @@ class Distill:
     recipe: str = "distill"
     """Of the student: distill, or corridor_student (whose scenes need not be given)."""
     options: Annotated[RunOptions, tyro.conf.arg(name="")] = field(default_factory=RunOptions)
+    network: Annotated[NetworkOptions, tyro.conf.arg(name="")] = field(default_factory=NetworkOptions)
 
     def run(self) -> Path:
         """Distill and return the checkpoint's path."""
@@ -36,7 +38,7 @@ class Distill:
         options = self.options
         if options.num_envs is not None:
             recipe = replace(recipe, distill=replace(recipe.distill, num_envs=options.num_envs))
-        recipe = options.applied(recipe)
+        recipe = self.network.applied(options.applied(recipe))
         folders, weights = options.training_scenes(self.scenes)
         return distill(
             self.teacher, folders or self._course(), self.output, recipe=recipe, **options.arguments(weights)
