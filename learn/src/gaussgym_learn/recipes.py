@@ -95,6 +95,8 @@ class PPOCfg:
         aux_epochs: its passes over the rollout; 0 for no such phase.
         aux_coef: weight of the reconstruction within PPO's own loss (joint gradient), 0 for none.
         value_coef: weight of the value loss.
+        final_values: a time-out is worth the state that the episode ended in, whose observations the environment then computes
+            too; else the state one step before.
         critic_warmup: updates at first in which only the critic learns, for an actor that can something already.
     """
 
@@ -113,6 +115,7 @@ class PPOCfg:
     aux_epochs: int = 1
     aux_coef: float = 0.0
     value_coef: float = 1.0
+    final_values: bool = False
     critic_warmup: int = 0
 
 
