@@ -370,8 +370,17 @@ def corridor_teacher() -> Recipe:
             critic_hidden=(64, 64),
             init_std=0.5,
         ),
-        ppo=PPOCfg(num_envs=64, steps=24, epochs=4, gamma=0.97, target_kl=0.03),
-        distill=DistillCfg(num_envs=64, steps=24, aux_weight=0.0, action_noise=0.2),
+        ppo=PPOCfg(
+            num_envs=128,
+            steps=12,
+            epochs=4,
+            gamma=0.97,
+            learning_rate=2e-3,
+            target_kl=0.05,
+            entropy_coef=0.002,
+        ),
+        distill=DistillCfg(num_envs=128, steps=12, epochs=4, aux_weight=0.0, action_noise=0.2),
+        symmetry=SymmetryCfg(augment=True),
         env=EnvCfg.for_task("corridor"),
         # Sideways commands make this walker turn; it has no need of them here.
         commanding=CommandingCfg(low=(0.0, 0.0, -0.6), high=(1.0, 0.0, 0.6)),
@@ -394,7 +403,7 @@ def corridor_pixels() -> Recipe:
         base.network, actor_groups=STUDENT_GROUPS, actor_hidden=(64,), rnn_hidden=64, feature_dim=32
     )
     return replace(
-        base, name="corridor_pixels", network=network, ppo=replace(base.ppo, epochs=3, mini_batches=2)
+        base, name="corridor_pixels", network=network, ppo=replace(base.ppo, epochs=2, mini_batches=2)
     )
 
 
