@@ -17,7 +17,7 @@ class Train:
     """Train a recipe with PPO (its networks see the terrain, or with `pixels` the camera)."""
 
     recipe: tyro.conf.Positional[str]
-    """teacher_flat, teacher_rough, teacher_stairs or pixels."""
+    """velocity (walk from nothing, then stairs), teacher (privileged), pixels, or another registered one."""
     scenes: list[Path] = field(default_factory=list)
     """Scene folders; without any, the recipe's own course."""
     output: Path = Path("runs/train")
