@@ -137,7 +137,7 @@ def _start_wandb(
         resume=None if run_id is None else "allow",
         dir=str(run_dir),
         config=config or {},
-        mode=os.environ.get("WANDB_MODE", "offline"),  # type: ignore[arg-type]
+        mode=os.environ.get("WANDB_MODE", "online" if "WANDB_SWEEP_ID" in os.environ else "offline"),  # type: ignore[arg-type]
     )
 
 

@@ -364,6 +364,9 @@ def all_scenes(world: World, scenes: dict[str, str]) -> dict[str, str]:
 _SCORES = ("Eval/success", "Train/success", "Train/mean_reward")
 
 
+_DIFFICULTIES = ("Curriculum/level", "Curriculum/goal_distance_m")
+
+
 def better(best: dict[str, Any] | None, scalars: dict[str, float], iteration: int) -> dict[str, Any] | None:
     """The entry of a run's best checkpoint if that of this iteration is better, else None.
 
@@ -378,7 +381,7 @@ def better(best: dict[str, Any] | None, scalars: dict[str, float], iteration: in
     metric = next((name for name in _SCORES if math.isfinite(scalars.get(name, math.nan))), None)
     if metric is None:
         return None
-    difficulty = round(sum(v for name, v in scalars.items() if name.startswith("Curriculum/")), 1)
+    difficulty = round(sum(scalars.get(name, 0.0) for name in _DIFFICULTIES), 1)
     entry = {
         "iteration": iteration,
         "metric": metric,
