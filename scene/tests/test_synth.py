@@ -9,7 +9,11 @@ from gaussgym_scene.errors import InputError
 from gaussgym_scene.frames import matrix_from_quat_wxyz
 from gaussgym_scene.synth import KINDS, kind_names
 
-SMALL = {"street": {"length_m": 30.0, "max_splats": 30_000}, "course": {"levels": 3, "max_splats": 30_000}}
+SIZES = {
+    "street": {"length_m": 30.0, "max_splats": 30_000},
+    "course": {"levels": 3, "max_splats": 30_000},
+    "hall": {"length_m": 14.0},
+}
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +23,7 @@ def scenes():
 
     def get(kind):
         if kind not in made:
-            made[kind] = synthesize(kind, seed=3, **SMALL.get(kind, {}))
+            made[kind] = synthesize(kind, seed=3, **SIZES.get(kind, {}))
         return made[kind]
 
     return get
@@ -61,7 +65,7 @@ def test_same_seed_gives_identical_bytes(kind, scenes):
 
 
 def test_street_is_deterministic_too(scenes):
-    assert digest(synthesize("street", seed=3, **SMALL["street"])) == digest(scenes("street"))
+    assert digest(synthesize("street", seed=3, **SIZES["street"])) == digest(scenes("street"))
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -16,7 +16,7 @@ from tensordict import TensorDict
 from gaussgym_learn.checkpoint import Checkpoint, check_compatible, load_checkpoint, load_or_explain
 from gaussgym_learn.env import LearnEnv
 from gaussgym_learn.models import IMAGE_GROUP, NEW_FRAME_GROUP, build_actor, image_groups, load_actor_weights
-from gaussgym_learn.recipes import NetworkCfg, network_from_dict
+from gaussgym_learn.recipes import CommandingCfg, NetworkCfg, commanding_from_dict, network_from_dict
 
 
 class ActingPolicy(Protocol):
@@ -45,11 +45,17 @@ class CheckpointPolicy:
 
     Args:
         checkpoint: as loaded by `load_checkpoint`.
+
+    Attributes:
+        commanding: of a policy whose actions are velocities; None: they are those of joints.
     """
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.checkpoint = checkpoint
         self.network: NetworkCfg = network_from_dict(checkpoint.fields["recipe"]["network"])
+        self.commanding: CommandingCfg | None = commanding_from_dict(
+            checkpoint.fields["recipe"].get("commanding")
+        )
         self.model = load_actor(checkpoint)
         self.sees = bool(image_groups(self.network.actor_groups))
         self.name = f"{checkpoint.directory.name}, update {checkpoint.fields['iteration']}"

@@ -364,7 +364,8 @@ def distill(
         InputError: nothing to bound the run, or a teacher or student that does not fit.
     """
     from gaussgym_learn.acting import CheckpointPolicy
-    from gaussgym_learn.env import listed, make_env
+    from gaussgym_learn.commanding import make_policy_env
+    from gaussgym_learn.env import listed
     from gaussgym_learn.recipes import get_recipe
     from gaussgym_learn.run import Budget, clear_run, open_run, own_part, run_fields, run_training
 
@@ -382,7 +383,8 @@ def distill(
         if make is not None:
             env = make()
         else:
-            env = make_env(
+            env = make_policy_env(
+                recipe.commanding,
                 recipe.task,
                 world.part_of(listed(scenes)),
                 world.share_of(recipe.distill.num_envs),
@@ -390,14 +392,15 @@ def distill(
                 sim=sim,
                 renderer=renderer,
                 seed=process_seed(seed, 0, world.rank),
-                cfg=recipe.env,
+                cfg=recipe.env_cfg(),
                 lod=None if lod is None else world.part_of(lod),
                 **recipe.camera_options(),
                 memory=memory,
                 update_steps=recipe.distill.steps,
             )
         acting.check(env)
-        trainer = DistillTrainer(recipe, env, acting.model, seed=seed, world=world)
+        new = recipe if previous is None and initial is None else recipe.without_weights()
+        trainer = DistillTrainer(new, env, acting.model, seed=seed, world=world)
         if previous is not None:
             previous = own_part(previous, world, env.num_envs)
         for checkpoint, action in ((initial, trainer.warm_start), (previous, trainer.restore)):

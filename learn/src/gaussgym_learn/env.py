@@ -384,7 +384,7 @@ def make_env(
             a scene that does not do, more scenes at once than there are, or too little memory for them.
     """
     if renderer is None:
-        _check_blind(camera_model, show_robot, show_others, lod)
+        check_blind(camera_model, show_robot, show_others, lod)
     memory = memory or ScenesCfg()
     if renderer is None and memory.memory_gb is not None:
         raise InputError(
@@ -484,7 +484,7 @@ def _frontier(sources: Sequence[Scene | Path | str], memory: ScenesCfg) -> Front
     return Frontier(len(sources), weights=memory.weights, cfg=memory.frontier, difficulty=difficulty)
 
 
-def _check_blind(
+def check_blind(
     camera_model: str, show_robot: bool, show_others: int, lod: Sequence[Path | str] | None
 ) -> None:
     """Refuse settings that nobody would see.

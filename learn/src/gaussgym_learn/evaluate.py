@@ -17,14 +17,15 @@ from gaussgym_scene.scene import Scene
 from gaussgym_sim.env import EnvCfg
 from gaussgym_sim.mdp.starts import Starts, sample_starts
 from gaussgym_sim.task import get_task
-from gaussgym_sim.tasks.navigate import given_commands
 from tensordict import TensorDict
 from tqdm import tqdm
 
-from gaussgym_learn.acting import ActingPolicy, load_policy
+from gaussgym_learn.acting import ActingPolicy, load_policy, reads
 from gaussgym_learn.checkpoint import write_bytes
-from gaussgym_learn.env import GaussgymVecEnv, make_env, open_scenes
+from gaussgym_learn.commanding import make_policy_env
+from gaussgym_learn.env import GaussgymVecEnv, open_scenes
 from gaussgym_learn.models import IMAGE_GROUP, NEW_FRAME_GROUP
+from gaussgym_learn.recipes import with_images
 
 __all__ = [
     "ABLATIONS",
@@ -40,7 +41,7 @@ __all__ = [
 ]
 
 ABLATIONS = ("none", "blank", "shuffled")
-EPISODE_S = {"goal": 30.0, "velocity": 20.0}
+EPISODE_S = {"goal": 30.0, "velocity": 20.0, "corridor": 8.0}
 """Time limit of an evaluation episode [s]; a goal is 10 m away and the commanded speed at least 0.6 m/s."""
 _BLANK_LEVEL = 127
 _GRAVITY = 9.81
@@ -178,19 +179,16 @@ def evaluate(
     opened = open_scenes(scenes)
     if ablate != "none" and not acting.sees:
         raise InputError(f"{acting.name}: does not see, so there is no image to ablate; use ablate 'none'")
-    cfg = evaluation_cfg(task, cfg)
+    cfg = with_images(evaluation_cfg(task, cfg), reads(acting))
     start = time.perf_counter()
     num_envs = min(max(episodes, len(opened)), max(max_parallel, len(opened)))
     kind = get_task(task)
-    if kind.commands is given_commands:
-        raise InputError(
-            f"task {task!r} wants commands from a policy above the one that walks; expected another task"
-        )
     if kind.pursues_goal:
-        starts = starts or fixed_starts(opened, episodes, seed=seed)
+        starts = starts or fixed_starts(opened, episodes, seed=seed, task=task)
     elif num_envs < episodes:
         raise InputError(f"{episodes} episodes of the {task} task run at once; give at most {max_parallel}")
-    env = make_env(
+    env: Any = make_policy_env(
+        getattr(acting, "commanding", None),
         task,
         opened,
         num_envs,
@@ -225,9 +223,20 @@ def evaluate(
     }
 
 
-def fixed_starts(scenes: Sequence[Scene], episodes: int, *, seed: int = 1234) -> Starts:
-    """The goal episodes of an evaluation: the same for every policy, and for sim2sim through `Starts.to_dict`."""
-    return sample_starts(scenes, episodes, seed=seed)
+def fixed_starts(scenes: Sequence[Scene], episodes: int, *, seed: int = 1234, task: str = "goal") -> Starts:
+    """The goal episodes of an evaluation: the same for every policy, and for sim2sim through `Starts.to_dict`.
+
+    Args:
+        scenes: over which they are split.
+        episodes: how many.
+        seed: of the list.
+        task: whose `Task.start_copies` says how often each start stands in it.
+    """
+    copies = get_task(task).start_copies
+    starts = sample_starts(scenes, -(-episodes // copies), seed=seed)
+    if copies == 1:
+        return starts
+    return Starts(**{name: np.repeat(v, copies, axis=0)[:episodes] for name, v in vars(starts).items()})
 
 
 def evaluation_cfg(task: str, cfg: EnvCfg | None = None) -> EnvCfg:
@@ -286,14 +295,13 @@ def run_episodes(
     hidden = ablate == "blank" and recorder is None
     parked = torch.zeros(env.num_envs, dtype=torch.bool)
     for _ in range(longest):
-        command, row = env.env.commands.command.clone(), env.env.start_id.clone()
-        row = torch.where(row >= 0, row, own_row)
+        row = torch.where(env.env.start_id >= 0, env.env.start_id, own_row)
         if recorder is not None:
             recorder.add(obs, row, tally.done)
         obs, _, dones, extras = env.step(policy.act(shown))
         policy.reset(dones)
         before = int(tally.done.sum())
-        tally.add(command, row, dones, extras)
+        tally.add(env.env.command_before, row, dones, extras)
         if bar is not None:
             bar.update(int(tally.done.sum()) - before)
         if bool(tally.done.all()):

@@ -23,12 +23,10 @@ from gaussgym_learn.decoders import AuxDecoder, VoxelDecoder, build_decoder
 from gaussgym_learn.encoders import build_encoder, load_encoder_weights
 from gaussgym_learn.graphs import PolicyGraph
 from gaussgym_learn.photometric import PhotometricCfg, augment
-from gaussgym_learn.recipes import NetworkCfg
+from gaussgym_learn.recipes import IMAGE_GROUPS, NetworkCfg
 from gaussgym_learn.recurrence import State, run_sequence
 
 IMAGE_GROUP = "rgb"
-IMAGE_GROUPS = ("rgb", "depth")
-"""Observation groups that are images, uint8 `[E, C, H, W]`."""
 NEW_FRAME_GROUP = "rgb_new"
 """Optional group `[E, 1]`: non-zero where this step's image differs from the step before (a new camera frame)."""
 RNN_TYPES = ("gru", "lstm")

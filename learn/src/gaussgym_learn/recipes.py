@@ -6,7 +6,7 @@ are its warm-started continuations.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from dataclasses import fields as dataclass_fields
 from typing import Any
@@ -24,6 +24,8 @@ RECIPES: Registry[Callable[[], Recipe]] = Registry("recipe", "gaussgym.recipes")
 
 TEACHER_GROUPS = ("proprio", "base_vel", "scan")
 STUDENT_GROUPS = ("proprio", "rgb")
+IMAGE_GROUPS = ("rgb", "depth")
+"""Observation groups that are images, uint8 `[E, C, H, W]`."""
 
 
 @dataclass(frozen=True)
@@ -138,6 +140,23 @@ class DistillCfg:
 
 
 @dataclass(frozen=True)
+class CommandingCfg:
+    """A policy whose actions are velocities, see `gaussgym_learn.commanding`.
+
+    Attributes:
+        walker: the policy that carries them out: name of a shipped one, or a run folder.
+        decision_s: time between decisions [s].
+        low: v_x, v_y [m/s], yaw rate [rad/s] of an action of -1.
+        high: of an action of 1.
+    """
+
+    walker: str = "stairs_teacher"
+    decision_s: float = 0.2
+    low: tuple[float, float, float] = (-0.3, -0.3, -1.0)
+    high: tuple[float, float, float] = (1.0, 0.3, 1.0)
+
+
+@dataclass(frozen=True)
 class Recipe:
     """One way to train.
 
@@ -153,6 +172,7 @@ class Recipe:
         camera_model: lens, shutter and sensor of the camera, of recipes that see; see `gaussgym_learn.env.make_env`.
         show_robot: whether these see the robot's own body, see there.
         show_others: how many other robots they see at most, see there.
+        commanding: for tasks whose commands the policy gives; None: its actions are those of joints.
     """
 
     name: str
@@ -166,15 +186,39 @@ class Recipe:
     camera_model: str = "ideal"
     show_robot: bool = False
     show_others: int = 0
+    commanding: CommandingCfg | None = None
 
     def camera_options(self) -> dict[str, Any]:
         """What `gaussgym_learn.env.make_env` and `gaussgym_learn.evaluate.evaluate` take by these names."""
         names = ("camera_model", "show_robot", "show_others")
         return {name: getattr(self, name) for name in names}
 
+    def env_cfg(self) -> EnvCfg:
+        """The environment's settings, with a camera that gives the images which the networks read."""
+        network = self.network
+        return with_images(self.env, (*network.actor_groups, *network.critic_groups))
+
+    def without_weights(self) -> Recipe:
+        """The same, for networks whose weights come from a checkpoint: the encoder's own need not be there any more."""
+        return replace(self, network=replace(self.network, encoder_weights="none"))
+
     def to_dict(self) -> dict[str, Any]:
         """Plain dictionary, for the checkpoint's manifest."""
         return asdict(self)
+
+
+def with_images(env: EnvCfg, groups: Sequence[str]) -> EnvCfg:
+    """Environment settings whose camera gives those of some observation groups that are images; as they are where none is."""
+    images = tuple(dict.fromkeys(group for group in groups if group in IMAGE_GROUPS))
+    return replace(env, camera=replace(env.camera, images=images)) if images else env
+
+
+def commanding_from_dict(fields: Mapping[str, Any] | None) -> CommandingCfg | None:
+    """The commanding settings of a checkpoint's manifest (`recipe.commanding`), None for a policy that walks itself."""
+    if fields is None:
+        return None
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+    return CommandingCfg(**values)
 
 
 def network_from_dict(fields: Mapping[str, Any]) -> NetworkCfg:
@@ -263,6 +307,55 @@ def pixels() -> Recipe:
     network = NetworkCfg(actor_groups=STUDENT_GROUPS, actor_hidden=(128,), init_std=0.6, aux_group="scan")
     ppo = replace(base.ppo, num_envs=64, steps=25, epochs=3, mini_batches=2, learning_rate=5e-4)
     return replace(base, name="pixels", network=network, ppo=ppo)
+
+
+@RECIPES.register("corridor_teacher")
+def corridor_teacher() -> Recipe:
+    """Commands a walker through `corridor`, told where it is and which lane is safe."""
+    groups = ("proprio", "base_vel", "way", "safe_side")
+    return Recipe(
+        "corridor_teacher",
+        task="corridor",
+        network=NetworkCfg(
+            actor_groups=groups,
+            critic_groups=groups,
+            actor_hidden=(64, 64),
+            critic_hidden=(64, 64),
+            init_std=0.5,
+        ),
+        ppo=PPOCfg(num_envs=64, steps=24, epochs=4, gamma=0.97, target_kl=0.03),
+        distill=DistillCfg(num_envs=64, steps=24, aux_weight=0.0, action_noise=0.2),
+        env=EnvCfg.for_task("corridor"),
+        # Sideways commands make this walker turn; it has no need of them here.
+        commanding=CommandingCfg(low=(0.0, 0.0, -0.6), high=(1.0, 0.0, 0.6)),
+    )
+
+
+@RECIPES.register("corridor_blind")
+def corridor_blind() -> Recipe:
+    """The same without which lane is safe, and otherwise all that there is to know: what colour is worth."""
+    base = corridor_teacher()
+    groups = ("proprio", "base_vel", "way")
+    return replace(base, name="corridor_blind", network=replace(base.network, actor_groups=groups))
+
+
+@RECIPES.register("corridor_pixels")
+def corridor_pixels() -> Recipe:
+    """PPO end to end from the camera's colours and proprioception; only the critic is told which lane is safe."""
+    base = corridor_teacher()
+    network = replace(
+        base.network, actor_groups=STUDENT_GROUPS, actor_hidden=(64,), rnn_hidden=64, feature_dim=32
+    )
+    return replace(
+        base, name="corridor_pixels", network=network, ppo=replace(base.ppo, epochs=3, mini_batches=2)
+    )
+
+
+@RECIPES.register("corridor_student")
+def corridor_student() -> Recipe:
+    """The same network, taught by `corridor_teacher`."""
+    base = corridor_pixels()
+    return replace(base, name="corridor_student", network=replace(base.network, init_std=0.2))
 
 
 def get_recipe(name: str) -> Recipe:

@@ -11,6 +11,7 @@ from gaussgym_scene.errors import InputError
 from gaussgym_learn.checkpoint import check_compatible, check_same_run, load_checkpoint
 from gaussgym_learn.distributed import World
 from gaussgym_learn.env import LearnEnv
+from gaussgym_learn.models import image_groups
 from gaussgym_learn.ppo_trainer import PPOTrainer
 from gaussgym_learn.recipes import Recipe
 from gaussgym_learn.resume import process_seed
@@ -80,7 +81,8 @@ def train(
         if previous is not None:
             check_same_run(previous, recipe.to_dict())
         env = make() if make else _make_env(recipe, scenes, robot, sim, renderer, seed, lod, memory, world)
-        trainer = PPOTrainer(recipe, env, seed=seed, world=world)
+        new = recipe if previous is None and initial is None else recipe.without_weights()
+        trainer = PPOTrainer(new, env, seed=seed, world=world)
         if previous is not None:
             previous = own_part(previous, world, env.num_envs)
         for checkpoint, action in ((initial, trainer.warm_start), (previous, trainer.restore)):
@@ -117,11 +119,13 @@ def _make_env(
     memory: ScenesCfg | None,
     world: World,
 ) -> LearnEnv:
+    from gaussgym_learn.commanding import make_policy_env
     from gaussgym_learn.courses import flat_course
-    from gaussgym_learn.env import listed, make_env
+    from gaussgym_learn.env import listed
 
-    sees = "rgb" in recipe.network.actor_groups
-    return make_env(
+    sees = bool(image_groups(recipe.network.actor_groups))
+    return make_policy_env(
+        recipe.commanding,
         recipe.task,
         world.part_of(listed(scenes)),
         world.share_of(recipe.ppo.num_envs),
@@ -129,7 +133,7 @@ def _make_env(
         sim=sim,
         renderer=renderer if sees else None,
         seed=process_seed(seed, 0, world.rank),
-        cfg=recipe.env,
+        cfg=recipe.env_cfg(),
         clearance=recipe.clearance,
         lod=None if lod is None else world.part_of(lod),
         **recipe.camera_options(),

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from gaussgym_sim.mdp.symmetry import Symmetry
 
 ENTRY_POINT_GROUP = "gaussgym.tasks"
-_BUILT_IN = ("velocity", "goal", "goal_semantic", "navigate", "gaps", "stepping_stones")
+_BUILT_IN = ("velocity", "goal", "goal_semantic", "navigate", "gaps", "stepping_stones", "corridor")
 
 Term = Callable[["Env"], Tensor]
 """A function of the environment with one row an env."""
@@ -100,6 +100,8 @@ class Task:
         camera_inputs: what a camera's renderer with ``takes_patches`` is given
             (`gaussgym_sim.sensors.camera.CameraRenderer`), rows [E].
         check_scenes: raises an `InputError` that says what the scenes lack.
+        start_copies: an evaluation's list has each start so many times in a row, for a task that varies something else with the
+            start's number.
     """
 
     name: str
@@ -117,6 +119,7 @@ class Task:
     metrics: Mapping[str, Callable[[Env, Tensor], Tensor]] = field(default_factory=dict)
     camera_inputs: Callable[[Env], dict[str, Tensor]] | None = None
     check_scenes: Callable[[Sequence[Scene]], None] | None = None
+    start_copies: int = 1
 
     def weights(self, replaced: Mapping[str, float]) -> dict[str, float]:
         """Weights [1/s] of the own reward terms that have one, with some replaced by name.

@@ -23,7 +23,7 @@ from gaussgym_sim.vecsim import SimState
 OVERLAP_M = 0.6
 """Other robots whose base is nearer than this are not shown: they pass through each other, and would fill the image [m]."""
 
-_KEPT = ("new", "unwatched", "pose_b_c", "K", "_first", "_camera_ids", "_frame_ids")
+_KEPT = ("new", "unwatched", "pose_b_c", "K", "_first", "_camera_ids", "_frame_ids", "_owed")
 
 
 class RenderedFrames(Protocol):
@@ -232,6 +232,8 @@ class CameraRig:
         new: [E, 1] uint8, 1 where a frame arrived in the last `capture`.
         unwatched: [E] bool, envs whose frames nobody looks at: they keep their image and cost nothing; a new episode is
             watched again.
+        exposing: while False, frames that fall due wait, and each env takes one at the next capture where it is True: for those
+            that look less often than they capture. Where frames arrive late it has no effect.
         clock: when frames are taken, and how late they are.
     """
 
@@ -264,6 +266,8 @@ class CameraRig:
         }
         self.new = torch.zeros(count, 1, dtype=torch.uint8, device=device)
         self.unwatched = torch.zeros(count, dtype=torch.bool, device=device)
+        self.exposing = True
+        self._owed = torch.zeros(count, dtype=torch.bool, device=device)
         self.clock = CameraClock(
             clock or CameraClockCfg(), count, period_steps=cfg.period_steps(control_s), control_s=control_s, device=device
         )  # fmt: skip
@@ -374,7 +378,7 @@ class CameraRig:
             patches: what renderers that take patches are given, rows [E]; asked for when a frame is due.
         """
         self._steps += 1
-        due = self.clock.tick(uniform)
+        due = self._expose(self.clock.tick(uniform))
         self.new[:, 0] = due
         if self._in_place:
             self._render_in_place(due & ~self.unwatched, state, lin_vel_b)
@@ -386,6 +390,17 @@ class CameraRig:
                 self._show(ids, frames)
             return
         self._deliver(self._late, ids, frames)
+
+    def _expose(self, due: Tensor) -> Tensor:
+        """Which envs take a frame now, of those that are ``due`` [E] and those that wait."""
+        if self._late is not None:
+            return due
+        self._owed |= due
+        if not self.exposing:
+            return torch.zeros_like(due)
+        taken = self._owed.clone()
+        self._owed.zero_()
+        return taken
 
     def _render_in_place(self, due: Tensor, state: SimState, lin_vel_b: Tensor) -> None:
         """Have the frames of envs that are ``due`` [E] written to where `images` show them, without knowing which these are."""

@@ -38,7 +38,8 @@ class CommandEnv:
     """An `Env` of a task with given commands (``navigate``), and a frozen walker that carries these out.
 
     The interface is that of `Env`; a step is one decision. An env whose episode ends within a decision starts anew at once and
-    stands until the next decision; the reward is that of the episode that ended.
+    stands until the next decision; the reward is that of the episode that ended. Cameras take at most one frame a decision,
+    at its end (where frames arrive at once).
 
     Attributes:
         env: the environment within.
@@ -92,6 +93,11 @@ class CommandEnv:
         self._tell(torch.ones(self.num_envs, dtype=torch.bool, device=self.device))
         return self._obs
 
+    def _expose(self, now: bool) -> None:
+        """Have the cameras take what frames are due, or wait: nobody looks at images within a decision."""
+        if self.env.camera is not None:
+            self.env.camera.exposing = now
+
     def _tell(self, dones: Tensor) -> None:
         if hasattr(self.walker, "reset"):
             self.walker.reset(dones)  # type: ignore[attr-defined]
@@ -114,9 +120,10 @@ class CommandEnv:
         metrics: dict[str, Tensor] = {}
         logs: list[tuple[int, dict[str, Tensor]]] = []
         obs = self.env.get_observations()  # with the new command
-        for _ in range(self.decision_steps):
+        for left in reversed(range(self.decision_steps)):
             with torch.no_grad():
                 joints = self.walker(obs)
+            self._expose(left == 0)
             obs, step_reward, ended, extras = self.env.step(joints)
             reward += torch.where(dones, 0.0, step_reward)
             now = {name: extras[name] for name in _OUTCOMES}
