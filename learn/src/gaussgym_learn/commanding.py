@@ -146,6 +146,7 @@ class CommandVecEnv(LearnEnv):
         obs, rewards, dones, extras = self.commander.step(actions)
         extras["time_outs"] = extras["time_outs"] * ~extras["success"]
         self._obs = self._pack(obs)
+        self.show_tape(self._obs)
         return self._obs, rewards, dones.long(), extras
 
     def spent_s(self) -> tuple[float, float]:

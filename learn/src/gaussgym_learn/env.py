@@ -27,6 +27,7 @@ from tensordict import TensorDict
 
 from gaussgym_learn.calibrated import calibrated, is_calibration
 from gaussgym_learn.frontier import Frontier, path_steps_m
+from gaussgym_learn.recipes import IMAGE_GROUPS
 from gaussgym_learn.rotation import (
     AHEAD,
     DrawnRotation,
@@ -41,6 +42,8 @@ from gaussgym_learn.warm_up import WarmUp
 if TYPE_CHECKING:
     from gaussgym_render.lod import LodSplats
 
+    from gaussgym_learn.pictures import CameraTape
+
 logger = logging.getLogger(__name__)
 
 
@@ -52,12 +55,14 @@ class LearnEnv(VecEnv):
         layout: shape per observation group, without the batch axis.
         scene_hashes: name → hash of the scenes it runs on.
         control_dt_s: control period [s].
+        tape: is handed the camera's images of each step where there is one, or None.
     """
 
     robot: str
     layout: dict[str, list[int]]
     scene_hashes: dict[str, str]
     control_dt_s: float
+    tape: CameraTape | None = None
 
     @abstractmethod
     def reset(self, *, seed: int) -> TensorDict:
@@ -84,6 +89,14 @@ class LearnEnv(VecEnv):
             InputError: it is of other settings.
         """
         raise NotImplementedError(f"{type(self).__name__} has no state to restore")
+
+    def show_tape(self, obs: TensorDict) -> None:
+        """Hand the `tape` the images of a step."""
+        if self.tape is not None:
+            for group in IMAGE_GROUPS:
+                if group in obs:
+                    self.tape.add(obs[group], obs["rgb_new"])
+                    return
 
     def spent_s(self) -> tuple[float, float]:
         """Time spent so far in physics and in rendering [s]."""
@@ -170,6 +183,7 @@ class GaussgymVecEnv(LearnEnv):
         if self.curriculum is not None and extras["log"]:
             extras["log"] |= self.curriculum.metrics()
         self._obs = self._pack(obs)
+        self.show_tape(self._obs)
         return self._obs, rewards, dones.long(), extras
 
     def spent_s(self) -> tuple[float, float]:

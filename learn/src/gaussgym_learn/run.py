@@ -187,7 +187,7 @@ def run_training(
         on_iteration: called after every update with the trainer and its scalars; in every process.
         group: of runs in Weights & Biases.
         on_save: called at the start and after every checkpoint with the trainer and the writer, in the process that writes: for
-            pictures and films.
+            pictures and films; None: with `wandb`, `gaussgym_learn.pictures.RunPictures`.
 
     Returns:
         The path of `checkpoint.json`.
@@ -196,6 +196,10 @@ def run_training(
         KeyboardInterrupt: after a signal to stop: the update was finished and saved.
         StageError: training diverged, the disk is full, or another process died; the last checkpoint is whole.
     """
+    if on_save is None and wandb:
+        from gaussgym_learn.pictures import RunPictures
+
+        on_save = RunPictures(run.out)
     loop = _Loop(trainer, run, fields, budget, on_save)
     # The same name in all parts of a run, so that they lie on one another.
     fields["scenes"] = all_scenes(run.world, fields["scenes"])
