@@ -126,6 +126,22 @@ def test_auxiliary_loss_reaches_the_encoder_and_predictions_are_heights(kind):
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in model.encoder.parameters())
 
 
+@pytest.mark.parametrize(("encoder", "kind"), [("small_cnn", "vector"), ("resnet18", "voxels")])
+def test_bfloat16_autocast_runs_whole_and_stays_near(encoder, kind):
+    model = actor(network("rgb", "depth", encoder=encoder, rnn_type="lstm", aux_group="scan", aux_kind=kind))
+    frames = images_of(observations(4), model.image_groups)
+    starts = torch.tensor([[False, False], [True, False], [False, False]])
+    args = (torch.randn(3, 2, 9), frames, torch.tensor([[0, 1], [2, 1], [2, 3]]), starts)
+    target, losses = torch.randn(3, 2, 63), []
+    for enabled in (False, True):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            latent, _ = model.unroll(*args, zero_state(model.rnn.rnn, 2))
+            losses.append(model.aux_loss(latent, target))
+    losses[1].backward()
+    assert losses[0].item() == pytest.approx(losses[1].item(), rel=0.02)
+    assert all(torch.isfinite(p.grad).all() for p in model.encoder.parameters())
+
+
 def test_a_vector_decoder_is_the_old_head():
     assert {k for k in actor(network(aux_group="scan")).state_dict() if k.startswith("aux_")} == {
         f"aux_head.{n}.{p}" for n in (0, 2) for p in ("weight", "bias")

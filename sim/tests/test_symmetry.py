@@ -76,8 +76,12 @@ def observe(robot, side, state, action, task):
     if task == "navigate":
         env.commands.give(torch.tensor([[0.5, side * 0.2, side * 0.3]] * count))
     else:
-        env.commands._sampled[:] = torch.tensor([0.5, side * 0.2, side * 0.3])
-        env.commands._heading[:], env.commands._standing[:] = True, False
+        commands = env.commands
+        if task == "goal_semantic_steered":
+            commands.give(torch.tensor([[-0.1, side * 0.1, side * 0.3]] * count))
+            commands = commands.path
+        commands._sampled[:] = torch.tensor([0.5, side * 0.2, side * 0.3])
+        commands._heading[:], commands._standing[:] = True, False
     env.gait.phase[:] = torch.linspace(-3, 3, count) + (torch.pi if side < 0 else 0.0)
     if task != "goal" and task != "velocity":
         patches = env.task_state.patches
@@ -94,7 +98,10 @@ def observe(robot, side, state, action, task):
 PAIRS = [(robot, task) for robot in robot_names() for task in ("velocity", "goal")]
 
 
-@pytest.mark.parametrize(("robot", "task"), [*PAIRS, ("go1", "goal_semantic"), ("go1", "navigate")])
+@pytest.mark.parametrize(
+    ("robot", "task"),
+    [*PAIRS, ("go1", "goal_semantic"), ("go1", "goal_semantic_steered"), ("go1", "navigate")],
+)
 def test_the_mirrored_robot_in_the_mirrored_world_observes_the_mirror_image(robot, task):
     cfg = get_robot(robot)
     symmetry = Symmetry(cfg, task=get_task(task))

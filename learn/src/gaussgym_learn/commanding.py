@@ -14,7 +14,6 @@ from gaussgym_sim.env import Env, EnvCfg
 from gaussgym_sim.mdp.starts import Starts
 from gaussgym_sim.sensors.camera import CameraRenderer
 from gaussgym_sim.task import get_task
-from gaussgym_sim.tasks.navigate import given_commands
 from gaussgym_sim.vecsim import VecSim, make_sim
 from gaussgym_sim.views.command_env import CommandEnv, CommandEnvCfg
 from tensordict import TensorDict
@@ -35,7 +34,7 @@ SHIPPED = Path(__file__).parent / "policies"
 
 def takes_commands(task: str) -> bool:
     """Whether a task's commands come from a policy."""
-    return get_task(task).commands is given_commands
+    return get_task(task).commanded
 
 
 class PolicyWalker:

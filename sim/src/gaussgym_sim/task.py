@@ -38,7 +38,9 @@ if TYPE_CHECKING:
     from gaussgym_sim.mdp.symmetry import Symmetry
 
 ENTRY_POINT_GROUP = "gaussgym.tasks"
-_BUILT_IN = ("velocity", "goal", "goal_semantic", "navigate", "gaps", "stepping_stones", "corridor")
+_BUILT_IN = (
+    "velocity", "goal", "goal_semantic", "navigate", "gaps", "stepping_stones", "corridor", "goal_semantic_steered",
+)  # fmt: skip
 
 Term = Callable[["Env"], Tensor]
 """A function of the environment with one row an env."""
@@ -89,6 +91,7 @@ class Task:
         pursues_goal: episodes have a goal on the path, `CommandCfg.goal_distance_m` ahead; else commands change every
             ``resample_s``.
         commands: makes the source of the velocity commands.
+        commanded: whether a policy above the one that walks gives these, by `gaussgym_sim.views.command_env.CommandEnv`.
         state: makes the `TaskState`, None for a task that remembers nothing.
         success: [E] bool, ends the episode as reached (cut short rather than failed).
         failed: [E] bool, ends the episode as a fall does.
@@ -109,6 +112,7 @@ class Task:
     defaults: Mapping[str, Any] = field(default_factory=dict)
     pursues_goal: bool = False
     commands: Callable[[Env], CommandSource] = path_commands
+    commanded: bool = False
     state: Callable[[Env], TaskState] | None = None
     success: Term | None = None
     failed: Term | None = None

@@ -9,6 +9,7 @@ from typing import Annotated
 import tyro
 
 from gaussgym_learn.cli.collection import required
+from gaussgym_learn.cli.network import NetworkOptions
 from gaussgym_learn.cli.options import RunOptions
 
 
@@ -23,6 +24,7 @@ class Distill:
     output: Path = Path("runs/student")
     """Run folder."""
     options: Annotated[RunOptions, tyro.conf.arg(name="")] = field(default_factory=RunOptions)
+    network: Annotated[NetworkOptions, tyro.conf.arg(name="")] = field(default_factory=NetworkOptions)
 
     def run(self) -> Path:
         """Distill and return the checkpoint's path."""
@@ -33,7 +35,7 @@ class Distill:
         options = self.options
         if options.num_envs is not None:
             recipe = replace(recipe, distill=replace(recipe.distill, num_envs=options.num_envs))
-        recipe = options.applied(recipe)
+        recipe = self.network.applied(options.applied(recipe))
         folders, weights = options.training_scenes(self.scenes)
         return distill(
             self.teacher, required(folders), self.output, recipe=recipe, **options.arguments(weights)

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import tyro
 
+from gaussgym_learn.cli.network import NetworkOptions
 from gaussgym_learn.cli.options import RunOptions
 
 
@@ -23,6 +24,7 @@ class Train:
     output: Path = Path("runs/train")
     """Run folder."""
     options: Annotated[RunOptions, tyro.conf.arg(name="")] = field(default_factory=RunOptions)
+    network: Annotated[NetworkOptions, tyro.conf.arg(name="")] = field(default_factory=NetworkOptions)
 
     def run(self) -> Path:
         """Train and return the checkpoint's path."""
@@ -34,7 +36,7 @@ class Train:
         options = self.options
         if options.num_envs is not None:
             recipe = replace(recipe, ppo=replace(recipe.ppo, num_envs=options.num_envs))
-        recipe = options.applied(recipe)
+        recipe = self.network.applied(options.applied(recipe))
         folders, weights = options.training_scenes(self.scenes)
         scenes = folders or default_course(self.recipe, seed=options.seed)
         output = self.output

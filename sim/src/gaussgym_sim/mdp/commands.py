@@ -433,3 +433,57 @@ class GivenCommands:
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """See `CommandSource`."""
         self.command.copy_(state["command"])
+
+
+class SteeredCommands(GivenCommands):
+    """Commands along the paths, to which somebody adds: for a policy that only says where to depart from the way.
+
+    Attributes:
+        path: the paths' own commands.
+        given: [E, 3] what is added, held until the next `give`; zero when an episode starts.
+        command: [E, 3] the sum, within `LOW` and `HIGH`.
+    """
+
+    LOW = (0.0, -0.2, -0.8)
+    HIGH = (0.9, 0.2, 0.8)
+    """v_x, v_y [m/s], yaw rate [rad/s] that are commanded at most."""
+
+    def __init__(self, path: CommandSource) -> None:
+        """Keep the path's commands; nothing is added."""
+        super().__init__(len(path.command), path.command.device)
+        self.path = path
+        self.given = torch.zeros_like(self.command)
+        self._low, self._high = (torch.tensor(v, device=self.command.device) for v in (self.LOW, self.HIGH))
+
+    def give(self, command: Tensor) -> None:
+        """Add ``command`` [E, 3] from now on."""
+        self.given.copy_(command)
+        self._sum()
+
+    def resample(self, env_ids: Tensor, *, speed: Tensor | None = None) -> None:
+        """See `CommandSource`: nothing is added for envs ``env_ids``."""
+        self.path.resample(env_ids, speed=speed)
+        self.given[env_ids] = 0.0
+
+    def update(self, xy_w: Tensor, yaw: Tensor, env_ids: Tensor | None = None) -> None:
+        """See `CommandSource`."""
+        self.path.update(xy_w, yaw, env_ids)
+        self._sum()
+
+    def _sum(self) -> None:
+        torch.add(self.path.command, self.given, out=self.command)
+        self.command.clamp_(self._low, self._high)
+
+    def set_rough(self, rough: Tensor) -> None:
+        """See `CommandSource`."""
+        self.path.set_rough(rough)
+
+    def state_dict(self) -> dict[str, Any]:
+        """See `CommandSource`."""
+        return {"path": self.path.state_dict(), "given": self.given.clone(), "command": self.command.clone()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """See `CommandSource`."""
+        self.path.load_state_dict(state["path"])
+        self.given.copy_(state["given"])
+        self.command.copy_(state["command"])

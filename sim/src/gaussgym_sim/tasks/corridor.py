@@ -186,6 +186,7 @@ TASK = Task(
     },
     pursues_goal=True,
     commands=given_commands,
+    commanded=True,
     state=CorridorState,
     success=passed,
     failed=in_danger,

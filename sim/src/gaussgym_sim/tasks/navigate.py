@@ -219,6 +219,7 @@ TASK = Task(
     },
     pursues_goal=True,
     commands=given_commands,
+    commanded=True,
     state=NavigateState,
     success=reached_goal,
     failed=_fails_on_touch,
