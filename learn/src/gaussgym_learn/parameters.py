@@ -89,6 +89,11 @@ def _guessed(text: str) -> Any:
     return text
 
 
+def worded(value: Any) -> Any:
+    """A value as `parse_value` takes it, and JSON."""
+    return "x".join(map(str, value)) if isinstance(value, tuple | list) else value
+
+
 def with_settings(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
     """A recipe with some settings replaced.
 

@@ -17,7 +17,7 @@ from typing import Any
 from gaussgym_scene.artifact import provenance, write_json
 from gaussgym_scene.errors import InputError, StageError
 
-from gaussgym_learn.parameters import Search, with_settings
+from gaussgym_learn.parameters import Search, with_settings, worded
 from gaussgym_learn.recipes import Recipe
 
 RESULTS_FILE = "results.json"
@@ -202,13 +202,12 @@ def _tuner(
     from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
     from ray.tune.search.basic_variant import BasicVariantGenerator
 
-    scheduler = (
-        ASHAScheduler(
-            time_attr="iteration", max_t=iterations, grace_period=cfg.grace, reduction_factor=cfg.reduction,
+    scheduler: Any = FIFOScheduler()
+    if cfg.scheduler == "asha":
+        beyond = (iterations or 0) + 1  # at its last update Ray would end a trial before that is saved
+        scheduler = ASHAScheduler(
+            time_attr="iteration", max_t=beyond, grace_period=cfg.grace, reduction_factor=cfg.reduction
         )
-        if cfg.scheduler == "asha"
-        else FIFOScheduler()
-    )  # fmt: skip
     tune_config = tune.TuneConfig(
         metric=cfg.metric, mode=cfg.mode, num_samples=cfg.trials, max_concurrent_trials=None, scheduler=scheduler,
         search_alg=BasicVariantGenerator(max_concurrent=cfg.at_once, random_state=cfg.seed),
@@ -256,7 +255,7 @@ def _row(result: Any, cfg: SweepCfg) -> dict[str, Any]:
     value = metrics.get(cfg.metric)
     return {
         "value": None if value is None or not math.isfinite(value) else float(value),
-        "parameters": dict(result.config),
+        "parameters": {name: worded(value) for name, value in result.config.items()},
         "iterations": int(metrics.get("iteration", 0)),
         "seconds": round(float(metrics.get("time_total_s", 0.0)), 1),
         "run": f"trials/{metrics['trial_id']}" if "trial_id" in metrics else None,
@@ -294,8 +293,7 @@ def wandb_sweep(searches: Sequence[Search], file: Path | str, cfg: SweepCfg, com
     parameters: dict[str, Any] = {}
     for search in searches:
         if search.choices is not None:
-            words = ["x".join(map(str, c)) if isinstance(c, tuple) else c for c in search.choices]
-            parameters[search.name] = {"values": words}
+            parameters[search.name] = {"values": [worded(choice) for choice in search.choices]}
         else:
             whole = {True: "q_log_uniform_values", False: "int_uniform"}
             kind = (

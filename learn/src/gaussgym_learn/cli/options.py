@@ -31,6 +31,8 @@ class RunOptions:
     """Go on from the checkpoint in the run folder if there is one."""
     seed: int = 0
     """Of everything random."""
+    robot: str = "go1"
+    """Registry name of the robot, ours or of an installed package."""
     num_envs: int | None = None
     """Environments (of a student: rendered ones); default: the recipe's."""
     settings: Annotated[list[str], tyro.conf.arg(name="set")] = field(default_factory=list)
