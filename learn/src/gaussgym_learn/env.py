@@ -409,7 +409,6 @@ def make_env(
         cfg = dataclasses.replace(cfg, camera=calibrated(cfg.camera, camera_model))
         camera_model = "ideal"
     sources = listed(scenes)
-    check_listed(sources, weights=memory.draws)
     rotation: SceneRotation | WarmUp | None = None
     if warm_up is not None and (renderer is not None or memory.at_once is not None or memory.draws):
         raise InputError(
@@ -470,27 +469,21 @@ def make_env(
     )
 
 
-def check_listed(sources: Sequence[Scene | Path | str], *, weights: bool) -> None:
-    """Refuse a list without scenes, or, where each has a weight, one that names a scene twice.
+def _frontier(sources: Sequence[Scene | Path | str], memory: ScenesCfg) -> Frontier:
+    """How scenes are drawn; each is read once for how hard its paths are.
 
     Raises:
-        InputError: says which.
+        InputError: a scene is listed twice, or weights do not fit.
     """
-    if not sources:
-        raise InputError("found an empty list of scenes, expected at least one scene or folder")
     seen = set()
     for source in sources:
         key = id(source) if isinstance(source, Scene) else Path(source).resolve()
-        if weights and key in seen:
+        if key in seen:
             name = source.name if isinstance(source, Scene) else source
             raise InputError(
                 f"scene {name} is listed twice; list it once, with a weight (gaussgym-learn collection)"
             )
         seen.add(key)
-
-
-def _frontier(sources: Sequence[Scene | Path | str], memory: ScenesCfg) -> Frontier:
-    """How scenes are drawn; each is read once for how hard its paths are."""
     difficulty = None
     if memory.frontier is not None:
         opened = (s if isinstance(s, Scene) else Scene.load(s, verify=False) for s in sources)
