@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from gaussgym_learn.distributed import World, _buckets
+from gaussgym_learn.distributed import World, _buckets, agreed_name
 from gaussgym_scene.errors import InputError
 
 PAIR = """
@@ -105,6 +105,33 @@ def test_a_process_that_dies_ends_the_other_with_one_line():
     assert "lost another one" in left.stdout
     assert "--resume" in left.stdout
     assert left.stdout.strip().count("\n") == 0
+
+
+def test_a_new_meeting_does_not_take_the_old_ones_word(tmp_path):
+    """The store of before is full of its names and answers; whoever comes first, the new processes find one another."""
+    import threading
+
+    store = torch.distributed.HashStore()
+    names = []
+    for early in (0, 1, 2):
+        found = {}
+
+        def meet(rank, found=found):
+            found[rank] = agreed_name(store, rank, 3)
+
+        threads = [threading.Thread(target=meet, args=(rank,)) for rank in range(3)]
+        threads[early].start()
+        threads[early].join(0.2)
+        assert not found  # nobody goes on alone
+        for thread in threads:
+            if not thread.is_alive():
+                thread.start()
+        for thread in threads:
+            thread.join(10)
+        assert len(found) == 3
+        assert len(set(found.values())) == 1
+        names.append(found[0])
+    assert len(set(names)) == 3
 
 
 def test_one_process_exchanges_nothing(monkeypatch):

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import datetime
 import os
+import time
+import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -71,9 +73,8 @@ class World:
             cuda = torch.cuda.is_available()
             if cuda:
                 torch.cuda.set_device(local % torch.cuda.device_count())
-            wait = datetime.timedelta(seconds=TIMEOUT_S)
             try:
-                dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=wait)
+                _join(rank, size, "cpu:gloo,cuda:nccl" if cuda else "gloo")
             except RuntimeError as error:
                 raise PeerLost(f"process {rank} of {size} found no other: {_reason(error)}") from None
         return World(rank, size, local)
@@ -182,6 +183,53 @@ class World:
         return list(items) if len(items) < self.size else list(items[self.rank :: self.size])
 
 
+def _join(rank: int, size: int, backend: str) -> None:
+    """Make the group of all processes.
+
+    After a restart torchrun offers the store of before, in which the dead processes' addresses still stand: this meeting's
+    are kept apart by a name of its own.
+    """
+    wait = datetime.timedelta(seconds=TIMEOUT_S)
+    store, _, _ = next(dist.rendezvous("env://", timeout=wait))
+    name = agreed_name(store, rank, size)
+    dist.init_process_group(
+        backend, store=dist.PrefixStore(name, store), rank=rank, world_size=size, timeout=wait
+    )
+
+
+def agreed_name(store: Any, rank: int, size: int) -> str:
+    """A new name that all processes that are here now agree on, whatever earlier ones have left in the store.
+
+    Process 0 proposes one. Each other one answers under this name with a number of its own, until it finds that process 0 has
+    heard it: an answer to a name of before is never heard.
+
+    Args:
+        store: with get (waits for a key), set and check.
+        rank: of this process.
+        size: how many must agree.
+
+    Raises:
+        RuntimeError: the others do not come in time.
+    """
+    own, proposal = uuid.uuid4().hex, "gaussgym/proposal"
+    if rank == 0:
+        store.set(proposal, own)
+        answers = [store.get(f"gaussgym/{own}/{other}").decode() for other in range(1, size)]
+        store.set(f"gaussgym/{own}/heard", ",".join(answers))
+        return own
+    answered, end = "", time.monotonic() + TIMEOUT_S
+    while time.monotonic() < end:
+        name = store.get(proposal).decode()
+        if name != answered:
+            store.set(f"gaussgym/{name}/{rank}", own)
+            answered = name
+        heard = f"gaussgym/{name}/heard"
+        if store.check([heard]) and store.get(heard).decode().split(",")[rank - 1] == own:
+            return name
+        time.sleep(0.02)
+    raise RuntimeError(f"not all of {size} processes came within {TIMEOUT_S:.0f} s")
+
+
 def _number(name: str) -> int:
     text = os.environ.get(name, "0")
     try:
@@ -208,4 +256,4 @@ def _buckets(gradients: Sequence[torch.Tensor]) -> list[list[torch.Tensor]]:
 def _reason(error: BaseException) -> str:
     """The first line of what torch says, without addresses of its own sources."""
     line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return line.split("] ", 1)[-1][:120]
+    return line.split("] ", 1)[-1].split(". ")[0][:120]

@@ -18,6 +18,7 @@ from gaussgym_sim.env import Env, EnvCfg
 from gaussgym_sim.mdp.commands import PathNetwork
 from gaussgym_sim.mdp.slots import fill_slot
 from gaussgym_sim.mdp.starts import Starts
+from gaussgym_sim.mdp.symmetry import Symmetry
 from gaussgym_sim.robot import RobotCfg
 from gaussgym_sim.sensors.camera import CameraRenderer, intrinsics
 from gaussgym_sim.task import get_task
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from gaussgym_render.lod import LodSplats
 
     from gaussgym_learn.pictures import CameraTape
+    from gaussgym_learn.symmetry import MirrorMaps
 
 logger = logging.getLogger(__name__)
 
@@ -97,6 +99,10 @@ class LearnEnv(VecEnv):
                 if group in obs:
                     self.tape.add(obs[group], obs["rgb_new"])
                     return
+
+    def mirror_maps(self) -> MirrorMaps | None:
+        """What observations and actions are to the robot's mirror image; None where nobody has said it."""
+        return None
 
     def spent_s(self) -> tuple[float, float]:
         """Time spent so far in physics and in rendering [s]."""
@@ -185,6 +191,14 @@ class GaussgymVecEnv(LearnEnv):
         self._obs = self._pack(obs)
         self.show_tape(self._obs)
         return self._obs, rewards, dones.long(), extras
+
+    def mirror_maps(self) -> MirrorMaps:
+        """See `LearnEnv.mirror_maps`.
+
+        Raises:
+            InputError: a robot or observations without mirror image.
+        """
+        return Symmetry(self.sim.robot, self.cfg.observations, task=self.env.task, device=self.device)
 
     def spent_s(self) -> tuple[float, float]:
         """See `LearnEnv.spent_s`."""
