@@ -45,8 +45,8 @@ def train_toy(recipe, out, report):
 
 @pytest.fixture(scope="module")
 def ray():
-    ray = pytest.importorskip("ray", reason="ray[tune] is not installed (the extra 'sweep')")
-    pytest.importorskip("ray.tune", reason="ray[tune] is not installed (the extra 'sweep')")
+    ray = pytest.importorskip("ray", reason="ray[tune] is not installed (pip install 'ray[tune]')")
+    pytest.importorskip("ray.tune", reason="ray[tune] is not installed (pip install 'ray[tune]')")
     yield ray
     ray.shutdown()
 

@@ -266,8 +266,8 @@ def make_policy_env(
         )
     if memory is not None and (memory.at_once is not None or memory.memory_gb is not None or memory.draws):
         raise InputError(
-            "a policy that gives commands holds all scenes, all alike; leave scenes-at-once, scene-memory-gb, scene-curriculum and "
-            "weights out"
+            "a policy that gives commands holds all scenes, all alike; leave scenes-at-once, scene-memory-gb, "
+            "scene-curriculum and weights out"
         )
     kept = {name: value for name, value in options.items() if name not in _OF_WALKING}
     return make_commanding_env(task, scenes, num_envs, commanding, **kept)
