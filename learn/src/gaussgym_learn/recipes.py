@@ -95,6 +95,8 @@ class PPOCfg:
         aux_epochs: its passes over the rollout; 0 for no such phase.
         aux_coef: weight of the reconstruction within PPO's own loss (joint gradient), 0 for none.
         value_coef: weight of the value loss.
+        final_values: a time-out is worth the state that the episode ended in, whose observations the environment then computes
+            too; else the state one step before.
         critic_warmup: updates at first in which only the critic learns, for an actor that can something already.
     """
 
@@ -113,6 +115,7 @@ class PPOCfg:
     aux_epochs: int = 1
     aux_coef: float = 0.0
     value_coef: float = 1.0
+    final_values: bool = False
     critic_warmup: int = 0
 
 
@@ -367,8 +370,17 @@ def corridor_teacher() -> Recipe:
             critic_hidden=(64, 64),
             init_std=0.5,
         ),
-        ppo=PPOCfg(num_envs=64, steps=24, epochs=4, gamma=0.97, target_kl=0.03),
-        distill=DistillCfg(num_envs=64, steps=24, aux_weight=0.0, action_noise=0.2),
+        ppo=PPOCfg(
+            num_envs=128,
+            steps=12,
+            epochs=4,
+            gamma=0.97,
+            learning_rate=2e-3,
+            target_kl=0.05,
+            entropy_coef=0.002,
+        ),
+        distill=DistillCfg(num_envs=128, steps=12, epochs=4, aux_weight=0.0, action_noise=0.2),
+        symmetry=SymmetryCfg(augment=True),
         env=EnvCfg.for_task("corridor"),
         # Sideways commands make this walker turn; it has no need of them here.
         commanding=CommandingCfg(low=(0.0, 0.0, -0.6), high=(1.0, 0.0, 0.6)),
@@ -391,7 +403,7 @@ def corridor_pixels() -> Recipe:
         base.network, actor_groups=STUDENT_GROUPS, actor_hidden=(64,), rnn_hidden=64, feature_dim=32
     )
     return replace(
-        base, name="corridor_pixels", network=network, ppo=replace(base.ppo, epochs=3, mini_batches=2)
+        base, name="corridor_pixels", network=network, ppo=replace(base.ppo, epochs=2, mini_batches=2)
     )
 
 
