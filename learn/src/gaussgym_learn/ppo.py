@@ -118,6 +118,8 @@ class Learner:
             raise ValueError("the critic must be feed-forward: give it what it needs to know as observations")
         if cfg.symmetry.used and maps is None:
             raise InputError("symmetry is asked for, but this environment has no mirror maps; turn it off")
+        if cfg.symmetry.used and maps is not None:  # a group without a mirror image is better found now
+            maps.observations({name: buffer.flat[0, :, a:b] for name, (a, b) in buffer.columns.items()})
         self.device = buffer.device
         self.actor = actor.to(self.device)
         self.critic = None if critic is None else critic.to(self.device)
