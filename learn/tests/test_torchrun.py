@@ -146,3 +146,117 @@ def test_the_command_trains_in_two_processes_and_one_goes_on_alone(tmp_path):
     assert alone.returncode == 0, alone.stderr
     assert "episodes and curricula begin anew" in alone.stderr
     assert load_checkpoint(tmp_path).fields["iteration"] == 3
+
+
+HALVES = """
+import os, sys, torch
+from gaussgym_learn.distributed import World
+from gaussgym_learn.ppo import normalize
+from gaussgym_learn.testing import ToyEnv
+sys.path.insert(0, os.path.dirname(sys.argv[1]))
+from first_update import Watched, learner_for
+
+torch.set_num_threads(1)
+world = World.from_environment()
+given = torch.load(sys.argv[1], weights_only=False)
+half = learner_for(given["recipe"], 4, world=world)
+half.actor.load_state_dict(given["actor"])
+half.critic.load_state_dict(given["critic"])
+envs = slice(4 * world.rank, 4 * world.rank + 4)
+buffer, whole = half.buffer, given["buffer"]
+for name in ("flat", "starts", "on_policy", "actions", "rewards", "values", "log_prob"):
+    getattr(buffer, name).copy_(whole[name][:, envs])
+buffer.old_params = tuple(p[:, envs].clone() for p in whole["old_params"])
+buffer.dones, buffer.cursor = whole["dones"][envs].clone(), buffer.steps
+if whole["hidden"] is not None:
+    buffer.hidden, buffer._frames = whole["hidden"][:, envs].clone(), whole["frames"]
+    buffer.frame_index.copy_(whole["frame_index"][:, envs])
+buffer.compute_returns(given["last_values"][envs], given["recipe"].ppo.gamma, given["recipe"].ppo.lam)
+normalize(buffer.advantages, world)
+found = half.update()
+torch.save({"losses": found, "gradients": half.optimizer.first}, f"{sys.argv[1]}.{world.rank}")
+world.close()
+"""
+
+FIRST_UPDATE = '''
+"""A learner whose optimizer remembers the gradients of its first step."""
+import torch
+from gaussgym_learn.ppo_trainer import build_learner
+from gaussgym_learn.testing import ToyEnv
+
+
+class Watched(torch.optim.SGD):
+    first = None
+
+    def step(self, closure=None):
+        if self.first is None:
+            self.first = [p.grad.clone() for g in self.param_groups for p in g["params"] if p.grad is not None]
+        return super().step(closure)
+
+
+def learner_for(recipe, envs, **options):
+    learner = build_learner(recipe, ToyEnv(envs, seed=2), **options)
+    # Adam would blow up the rounding errors of gradients that are next to nothing.
+    learner.optimizer = Watched(learner._parameters(), lr=0.05)
+    return learner
+'''
+
+
+@pytest.mark.parametrize("sees", [True, False])
+def test_the_first_update_of_two_processes_is_that_of_one(tmp_path, sees, monkeypatch):
+    from gaussgym_learn.recipes import NetworkCfg, PPOCfg, Recipe
+    from gaussgym_learn.testing import ToyEnv
+
+    (tmp_path / "halves.py").write_text(HALVES)
+    (tmp_path / "first_update.py").write_text(FIRST_UPDATE)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "first_update", raising=False)
+    import first_update  # type: ignore[import-not-found]
+
+    small = {"critic_groups": ("proprio", "scan"), "actor_hidden": (16,), "critic_hidden": (16,)}
+    blind = NetworkCfg(actor_groups=("proprio", "scan"), **small)
+    vision = NetworkCfg(actor_groups=("proprio", "rgb"), rnn_hidden=16, **small)
+    recipe = Recipe(
+        "t", network=vision if sees else blind, ppo=PPOCfg(num_envs=8, steps=6, mini_batches=2, epochs=2)
+    )
+    whole = first_update.learner_for(recipe, 8, shards=2)
+    env = ToyEnv(8, seed=2)
+    whole.train_mode()
+    obs = env.get_observations()
+    with torch.inference_mode():
+        whole.begin(whole.objective)
+        for _ in range(whole.buffer.steps):
+            obs, rewards, dones, extras = env.step(whole.act(obs))
+            whole.process_env_step(rewards, dones, extras)
+        whole.compute_returns(obs)
+        last_values = whole.critic(obs).squeeze(-1)
+    buffer = whole.buffer
+    names = (
+        "flat",
+        "starts",
+        "on_policy",
+        "actions",
+        "rewards",
+        "values",
+        "log_prob",
+        "dones",
+        "old_params",
+        "hidden",
+    )
+    kept = {name: getattr(buffer, name) for name in names}
+    kept |= {"frames": buffer._frames, "frame_index": buffer.frame_index} if sees else {}
+    networks = {"actor": whole.actor.state_dict(), "critic": whole.critic.state_dict()}
+    torch.save(
+        {"recipe": recipe, "buffer": kept, "last_values": last_values, **networks}, tmp_path / "rollout.pt"
+    )
+    result = torchrun(tmp_path / "halves.py", tmp_path / "rollout.pt")
+    assert result.returncode == 0, result.stderr
+    expected = whole.update()
+    for rank in (0, 1):
+        found = torch.load(tmp_path / f"rollout.pt.{rank}", weights_only=False)
+        for name, value in expected.items():
+            assert found["losses"][name] == pytest.approx(value, abs=1e-5), name
+        assert len(found["gradients"]) == len(whole.optimizer.first) > 4
+        for ours, theirs in zip(whole.optimizer.first, found["gradients"], strict=True):
+            assert torch.allclose(ours, theirs, atol=1e-5, rtol=0.0)
+        assert max(float(g.abs().max()) for g in found["gradients"]) > 1e-3
