@@ -30,9 +30,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from gaussgym_learn.models import build_actor, build_critic, sample_observations
-from gaussgym_learn.ppo import AdaptivePPO
+from gaussgym_learn.models import build_actor, build_critic
+from gaussgym_learn.ppo import Learner, LearnerCfg
 from gaussgym_learn.recipes import get_recipe
+from gaussgym_learn.rollout import RolloutBuffer, RolloutLayout
+from gaussgym_learn.schedules import Objective
 from gaussgym_render.bench import device as timing
 from gaussgym_scene import Scene
 from gaussgym_scene.artifact import write_json
@@ -41,7 +43,6 @@ from gaussgym_sim.env import Env, EnvCfg
 from gaussgym_sim.presets import randomize_preset
 from gaussgym_sim.sensors.camera import CameraCfg
 from gaussgym_sim.vecsim import VecSim, make_sim
-from rsl_rl.storage import RolloutStorage
 from tensordict import TensorDict
 from throughput_world import TINY, Camera, Plan, fastest_backend, open_scenes
 
@@ -193,46 +194,29 @@ class Contestant:
         self.parts.on = False
         return found | {f"{name}_ms": ms / self.plan.steps for name, ms in self.parts.take().items()}
 
-    def learner(self) -> AdaptivePPO:
+    def learner(self) -> Learner:
         """PPO as the recipe has it, all of it on the device."""
-        network, cfg, plan = self.recipe.network, self.recipe.ppo, self.plan
-        read = {*network.actor_groups, *network.critic_groups, network.aux_group, "rgb_new"} & set(
-            self.layout
-        )
-        self.groups = sorted(read)
-        sample = sample_observations({name: self.layout[name] for name in self.groups}, plan.robots).to(
-            self.device
-        )
-        device = str(self.device)
-        storage = RolloutStorage("rl", plan.robots, plan.rollout, sample, [self.env.num_actions], device)
-        learner = AdaptivePPO(
-            self.actor, build_critic(network, self.layout).to(self.device), storage, num_learning_epochs=cfg.epochs,
-            num_mini_batches=plan.mini_batches, gamma=cfg.gamma, lam=cfg.lam, entropy_coef=cfg.entropy_coef, learning_rate=cfg.learning_rate,
-            target_kl=cfg.target_kl, aux_cfg={"lr": cfg.aux_lr, "epochs": cfg.aux_epochs}, device=device,
-        )  # fmt: skip
-        for model in (learner.actor, learner.critic):
-            rnn = model.rnn.rnn if model.is_recurrent else None
-            state = (
-                None
-                if rnn is None
-                else torch.zeros(rnn.num_layers, plan.robots, rnn.hidden_size, device=self.device)
-            )
-            model.reset(hidden_state=state)
-        return learner
+        network, plan = self.recipe.network, self.plan
+        cfg = replace(self.recipe.ppo, steps=plan.rollout, mini_batches=plan.mini_batches)
+        names = dict.fromkeys((*network.actor_groups, *network.critic_groups, str(network.aux_group)))
+        layout = RolloutLayout.of({name: self.layout[name] for name in names}, self.env.num_actions)
+        buffer = RolloutBuffer(plan.robots, plan.rollout, layout, device=self.device)
+        return Learner(self.actor, build_critic(network, self.layout), buffer, LearnerCfg(cfg))
 
     def train(self) -> dict[str, Any]:
         """Rollouts and updates."""
         learner, plan = self.learner(), self.plan
-        obs, rows = self.obs.select(*self.groups), []
+        obs, rows = self.obs, []
         for _ in range(1 + plan.rounds):
             timing.synchronize(self.device)
             begin = time.perf_counter()
             learner.train_mode()
             with torch.inference_mode():
+                learner.begin(Objective())
                 for _ in range(plan.rollout):
                     groups, rewards, dones, extras = self.env.step(learner.act(obs))
-                    obs = self.packed(groups).select(*self.groups)
-                    learner.process_env_step(obs, rewards, dones.long(), extras)
+                    obs = self.packed(groups)
+                    learner.process_env_step(rewards, dones, extras)
                 learner.compute_returns(obs)
             timing.synchronize(self.device)
             collected = time.perf_counter()

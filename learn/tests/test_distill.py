@@ -1,11 +1,17 @@
-"""DAgger: schedule, loss by hand, replay equals acting, the student learns to see."""
+"""DAgger: who acts, losses by hand, replay equals acting, the student learns to see, and PPO takes over."""
+
+from dataclasses import replace
 
 import pytest
 import torch
-from gaussgym_learn.distill import DistillTrainer, distillation_loss, replay, teacher_share
 from gaussgym_learn.evaluate import ablate_images
-from gaussgym_learn.recipes import DistillCfg, NetworkCfg, Recipe
+from gaussgym_learn.models import build_actor
+from gaussgym_learn.ppo import teacher_output
+from gaussgym_learn.ppo_trainer import PPOTrainer
+from gaussgym_learn.recipes import DistillCfg, NetworkCfg, PPOCfg, Recipe
+from gaussgym_learn.schedules import Objective
 from gaussgym_learn.testing import ToyEnv
+from gaussgym_scene.errors import InputError
 
 NET = NetworkCfg(
     actor_groups=("proprio", "rgb"), actor_hidden=(64,), rnn_hidden=64, aux_group="scan", init_std=0.1
@@ -20,61 +26,94 @@ class ToyTeacher(torch.nn.Module):
         return torch.cat([target[:, None], torch.zeros(len(target), 11)], 1)
 
 
-@pytest.mark.parametrize(
-    ("progress", "share"), [(0.0, 1.0), (0.075, 0.5), (0.15, 0.0), (0.5, 0.0), (1.0, 0.0)]
-)
-def test_teacher_share(progress, share):
-    assert teacher_share(progress, 0.15) == pytest.approx(share)
-
-
-def test_a_student_that_goes_on_acts_itself():
-    assert teacher_share(0.0, 0.0) == 0.0
-
-
-def test_loss_by_hand():
-    actions = torch.tensor([[0.5, 3.0]])
-    teacher = torch.zeros(1, 2)
-    aux, target = torch.tensor([[1.0, 2.0]]), torch.tensor([[0.0, 0.0]])
-    # Huber with delta 1: 0.5*0.25 and 3 - 0.5; mean 1.3125. Reconstruction: (1 + 4) / 2.
-    total, behaviour, recon = distillation_loss(
-        actions, teacher, aux, target, huber_delta=1.0, aux_weight=0.2
+def make_trainer(envs=12, steps=12, teacher=None, ppo=None, **cfg):
+    torch.set_num_threads(1)
+    recipe = Recipe(
+        "d", network=NET, ppo=ppo or PPOCfg(), distill=DistillCfg(num_envs=envs, steps=steps, **cfg)
     )
-    assert behaviour.item() == pytest.approx(1.3125)
-    assert recon.item() == pytest.approx(2.5)
-    assert total.item() == pytest.approx(1.3125 + 0.5)
+    return PPOTrainer(recipe, ToyEnv(envs), teacher=teacher or ToyTeacher(), seed=0)
 
 
-def make_trainer(envs=12, steps=12, **cfg):
-    recipe = Recipe("d", network=NET, distill=DistillCfg(num_envs=envs, steps=steps, **cfg))
-    return DistillTrainer(recipe, ToyEnv(envs), ToyTeacher(), seed=0)
+def collected(trainer, objective):
+    """A rollout, and the actions that were taken in it."""
+    from gaussgym_learn.metrics import RolloutTimes
+
+    with torch.inference_mode():
+        trainer._collect(objective, RolloutTimes(trainer.env))
+    return trainer.alg.buffer
 
 
 def test_replay_gives_the_actions_that_were_taken():
     trainer = make_trainer(action_noise=0.0)
-    taken = []
-    step = trainer.env.step
-    trainer.env.step = lambda a: (taken.append(a.clone()), step(a))[1]
-    with torch.no_grad():
-        for _ in range(2):  # the second segment begins with a memory
-            taken.clear()
-            segment = trainer.collect(0.0)
-            envs = torch.tensor([7, 2, 3])
-            actions, aux = replay(trainer.student, segment, envs)
-    assert segment.starts[1:].any()
-    assert aux.shape == (12, 3, 16)
-    assert torch.allclose(actions, torch.stack(taken)[:, envs], atol=1e-5)
+    for _ in range(2):  # the second rollout begins with a memory
+        taken = []
+        step = trainer.env.step
+        trainer.env.step = lambda a, step=step, taken=taken: (taken.append(a.clone()), step(a))[1]
+        buffer = collected(trainer, Objective(0.0, 1.0, 0.0))
+        trainer.env.step = step
+        batch = buffer.of_envs(torch.tensor([7, 2, 3]))
+        with torch.no_grad():
+            actions = trainer.alg._distribution(trainer.alg._latent(batch))[0]
+        assert torch.allclose(actions, torch.stack(taken)[:, [7, 2, 3]], atol=1e-5)
+        assert torch.equal(buffer.actions, torch.stack(taken))
+    assert buffer.starts[1:].any()
+    assert buffer.hidden.abs().max() > 0.01
+
+
+def test_the_teacher_acts_with_probability_beta():
+    trainer = make_trainer(envs=200, steps=2, action_noise=0.0)
+    shares = {}
+    for beta in (1.0, 0.3, 0.0):
+        buffer = collected(trainer, Objective(0.0, 1.0, beta))
+        by_teacher = ~buffer.on_policy
+        assert torch.equal(by_teacher[0], by_teacher[1])  # over the whole rollout
+        agrees = (buffer.actions == buffer.teacher_actions).all(-1)
+        assert torch.equal(agrees, by_teacher)
+        shares[beta] = by_teacher.float().mean().item()
+    assert shares[1.0] == 1.0
+    assert shares[0.0] == 0.0
+    assert shares[0.3] == pytest.approx(0.3, abs=0.1)
 
 
 def test_frames_are_stored_once():
-    trainer = make_trainer()
+    buffer = collected(make_trainer(), Objective(0.0, 1.0, 1.0))
+    assert len(buffer.frames) == 12 * 3  # one at the start, then at steps 5 and 10
+    assert buffer.frames.dtype == torch.uint8
+
+
+def test_losses_by_hand():
+    """Huber with delta 1 on errors 0.5 and 3, the latent by a linear map, and the reconstruction."""
+    teacher = build_actor(NetworkCfg(actor_groups=("scan",), actor_hidden=(8, 4)), ToyEnv(1).layout, 12)
+    trainer = make_trainer(envs=3, steps=4, teacher=teacher, latent_coef=0.25, aux_weight=0.5)
+    learner = trainer.alg
+    buffer = collected(trainer, Objective(0.0, 1.0, 0.0))
+    batch = buffer.whole()
     with torch.no_grad():
-        segment = trainer.collect(1.0)
-    assert len(segment.frames) == 12 * 3  # one at the start, then at steps 5 and 10
-    assert segment.frames.dtype == torch.uint8
+        mean = learner._distribution(learner._latent(batch))[0]
+        error = torch.where(torch.arange(12) < 6, 0.5, -3.0)
+        batch = replace(batch, teacher_actions=mean - error)
+        for p in learner.latent_head.parameters():
+            p.zero_()
+        found = learner.losses(batch, Objective(0.0, 2.0, 0.0))
+    assert found["behaviour"].item() == pytest.approx((0.5 * 0.25 + 2.5) / 2, rel=1e-4)
+    _, latent = teacher_output(teacher, {"scan": batch.group("scan")})
+    assert torch.allclose(batch.teacher_latent, latent, atol=1e-6)
+    assert torch.allclose(buffer.teacher_actions, teacher_output(teacher, {"scan": batch.group("scan")})[0])
+    assert found["latent"].item() == pytest.approx(latent.square().mean().item(), rel=1e-4)
+    expected = 2.0 * (found["behaviour"] + 0.25 * found["latent"]) + 0.5 * found["aux_recon"]
+    assert found["total"].item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_the_latent_loss_teaches():
+    teacher = build_actor(NetworkCfg(actor_groups=("scan",), actor_hidden=(8, 4)), ToyEnv(1).layout, 12)
+    trainer = make_trainer(teacher=teacher, latent_coef=1.0, learning_rate=3e-3, beta="0")
+    rows = [trainer.iterate() for _ in range(8)]
+    assert rows[-1]["Loss/latent"] < 0.5 * rows[0]["Loss/latent"]
+    with pytest.raises(InputError, match="latent_coef wants a teacher with an MLP"):
+        make_trainer(latent_coef=1.0)
 
 
 def test_the_student_learns_to_see_and_blank_images_hurt():
-    torch.set_num_threads(1)
     trainer = make_trainer(envs=48, steps=20)
     for i in range(14):
         trainer.progress = i / 14
@@ -82,19 +121,58 @@ def test_the_student_learns_to_see_and_blank_images_hurt():
     assert row["Loss/behaviour"] < 0.01
     rng = torch.Generator().manual_seed(0)
     errors = {}
+    student = trainer.alg.actor
     for ablate in ("none", "blank", "shuffled"):
         env = ToyEnv(48, seed=5)
-        trainer.student.reset()
+        student.reset()
         obs, total = env.get_observations(), 0.0
         for _ in range(40):
             with torch.no_grad():
-                obs, reward, dones, _ = env.step(trainer.student(ablate_images(obs, ablate, rng)))
-            trainer.student.reset(dones)
+                obs, reward, dones, _ = env.step(student(ablate_images(obs, ablate, rng)))
+            student.reset(dones)
             total += float((1 - reward).mean()) / 40
         errors[ablate] = total
     assert errors["none"] < 0.2
     assert errors["blank"] > errors["none"] + 0.2
     assert errors["shuffled"] > errors["none"] + 0.2
+
+
+def test_imitation_turns_into_ppo_after_the_critic_has_warmed_up():
+    """Schedules by hand; PPO begins with its own learning rate, exploration and optimizer; a resumed trainer does not begin again."""
+    ppo = PPOCfg(critic_warmup=1, learning_rate=2e-4, target_kl=1e9)
+    trainer = make_trainer(
+        envs=4,
+        steps=4,
+        ppo=ppo,
+        coef="1->0@0.25..0.75",
+        ppo_coef="0, 2@0.5",
+        beta="0.5->0@0.5",
+        explore_std=0.33,
+    )
+    rows = []
+    for i in range(8):
+        trainer.progress = i / 8
+        rows.append(trainer.iterate())
+    column = lambda name: [row.get(f"Policy/{name}") for row in rows]  # noqa: E731
+    assert column("imitation_coef") == [1.0, 1.0, 1.0, 0.75, 0.5, 0.25, 0.0, 0.0]
+    assert column("teacher_share") == [0.5, 0.375, 0.25, 0.125, 0.0, 0.0, 0.0, 0.0]
+    assert column("ppo_coef") == [0.0] * 5 + [2.0] * 3  # update 4 warms the critic up
+    assert [("Loss/value" in row, "Loss/surrogate" in row) for row in rows] == [(False, False)] * 4 + [
+        (True, False),
+        *[(True, True)] * 3,
+    ]
+    assert rows[3]["Policy/mean_std"] == pytest.approx(NET.init_std)
+    assert rows[4]["Policy/mean_std"] == pytest.approx(0.33)
+    assert rows[3]["Loss/learning_rate"] == pytest.approx(1e-3 * (1 - 0.9 * 3 / 8))
+    assert rows[4]["Loss/learning_rate"] == pytest.approx(2e-4)
+    assert rows[5]["Loss/learning_rate"] == pytest.approx(2.2e-4)
+
+
+def test_schedules_by_which_nothing_counts_are_refused():
+    trainer = make_trainer(coef="1, 0@0.5")
+    trainer.progress = 0.6
+    with pytest.raises(InputError, match=r"both 0 at progress 0\.60"):
+        trainer.iterate()
 
 
 def write_run(path, success):

@@ -143,6 +143,20 @@ def test_a_file_that_is_not_the_published_one_is_not_kept(tmp_path, served):
     assert list((tmp_path / "cache").iterdir()) == []
 
 
+def test_a_connection_that_breaks_and_a_full_disk_leave_nothing(tmp_path, served, monkeypatch):
+    folder, server = served
+    (folder / "w.pth").write_bytes(b"x" * 100)
+    published = PublishedWeights(f"{server.url}/w.pth", "0" * 64, 100, "Apache-2.0")
+
+    def no_space(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("gaussgym_learn.encoders.weights.Path.open", no_space)
+    with pytest.raises(InputError, match=r"cannot be downloaded \(No space left on device\)"):
+        fetch_published(published, tmp_path / "cache")
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
 def test_no_network_says_what_to_do(tmp_path, served):
     _, server = served
     with pytest.raises(InputError, match=r"cannot be downloaded .* give the path"):

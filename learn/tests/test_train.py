@@ -185,7 +185,7 @@ def test_distillation_resumes_bit_for_bit(tmp_path):
         ppo=TINY.ppo,
     )
     teacher = train(teacher_recipe, None, tmp_path / "t", iterations=1, make=lambda: ToyEnv(8), renderer=None)
-    student = Recipe("student", network=NET, distill=DistillCfg(num_envs=8, steps=6, beta_fraction=0.0))
+    student = Recipe("student", network=NET, distill=DistillCfg(num_envs=8, steps=6, beta="0"))
 
     def run(out, **options):
         # A learning rate that depends on progress would differ between runs of different length: fix the length.

@@ -18,6 +18,7 @@ from gaussgym_sim.env import Env, EnvCfg
 from gaussgym_sim.mdp.commands import PathNetwork
 from gaussgym_sim.mdp.slots import fill_slot
 from gaussgym_sim.mdp.starts import Starts
+from gaussgym_sim.mdp.symmetry import Symmetry
 from gaussgym_sim.robot import RobotCfg
 from gaussgym_sim.sensors.camera import CameraRenderer, intrinsics
 from gaussgym_sim.task import get_task
@@ -40,6 +41,9 @@ from gaussgym_learn.warm_up import WarmUp
 
 if TYPE_CHECKING:
     from gaussgym_render.lod import LodSplats
+    from gaussgym_render.robot_camera import RobotCameraCfg
+
+    from gaussgym_learn.symmetry import MirrorMaps
 
 logger = logging.getLogger(__name__)
 
@@ -52,12 +56,15 @@ class LearnEnv(VecEnv):
         layout: shape per observation group, without the batch axis.
         scene_hashes: name → hash of the scenes it runs on.
         control_dt_s: control period [s].
+        keep_final_observations: asks for the extras `final_observations` and `final_ids` of the episodes that end in a step, see
+            `gaussgym_sim.env.Env`; an environment may be without.
     """
 
     robot: str
     layout: dict[str, list[int]]
     scene_hashes: dict[str, str]
     control_dt_s: float
+    keep_final_observations: bool = False
 
     @abstractmethod
     def reset(self, *, seed: int) -> TensorDict:
@@ -84,6 +91,10 @@ class LearnEnv(VecEnv):
             InputError: it is of other settings.
         """
         raise NotImplementedError(f"{type(self).__name__} has no state to restore")
+
+    def mirror_maps(self) -> MirrorMaps | None:
+        """What observations and actions are to the robot's mirror image; None where nobody has said it."""
+        return None
 
     def spent_s(self) -> tuple[float, float]:
         """Time spent so far in physics and in rendering [s]."""
@@ -163,6 +174,7 @@ class GaussgymVecEnv(LearnEnv):
         """See `rsl_rl.env.VecEnv.step`."""
         self._rotate()
         facing = self._facing_path()
+        self.env.keep_final_observations = self.keep_final_observations
         obs, rewards, dones, extras = self.env.step(actions)
         if self.clearance[0] > 0.0:
             rewards = (rewards - self._clearance_penalty()).clamp_min(0.0)
@@ -171,6 +183,14 @@ class GaussgymVecEnv(LearnEnv):
             extras["log"] |= self.curriculum.metrics()
         self._obs = self._pack(obs)
         return self._obs, rewards, dones.long(), extras
+
+    def mirror_maps(self) -> MirrorMaps:
+        """See `LearnEnv.mirror_maps`.
+
+        Raises:
+            InputError: a robot or observations without mirror image.
+        """
+        return Symmetry(self.sim.robot, self.cfg.observations, task=self.env.task, device=self.device)
 
     def spent_s(self) -> tuple[float, float]:
         """See `LearnEnv.spent_s`."""
@@ -343,7 +363,7 @@ def make_env(
     clearance: tuple[float, float] = (0.0, 0.08),
     num_threads: int | None = None,
     starts: Starts | None = None,
-    camera_model: str = "ideal",
+    camera_model: str | RobotCameraCfg = "ideal",
     show_robot: bool = False,
     show_others: int = 0,
     lod: Sequence[Path | str] | None = None,
@@ -367,7 +387,8 @@ def make_env(
         num_threads: of physics and rendering.
         starts: fixed episodes to run instead of drawn ones.
         camera_model: lens, shutter and sensor of the camera, see `gaussgym_render.robot_camera.CAMERA_MODELS`; a file that
-            `gaussgym-deploy calibrate` wrote gives optics and mount instead, see `gaussgym_learn.calibrated`.
+            `gaussgym-deploy calibrate` wrote gives optics and mount instead, see `gaussgym_learn.calibrated`. Or a kind of
+            camera itself.
         show_robot: draw the robot's own body into its images, from its collision and visual shapes.
         show_others: draw up to so many other robots of the same scene, the nearest. They are pictures: robots of different
             environments pass through each other (and are not drawn where they overlap), and images then depend on the batch.
@@ -391,7 +412,7 @@ def make_env(
             f"found scene memory of {memory.memory_gb} GB for a policy without a camera; expected none: leave it out"
         )
     cfg = EnvCfg.for_task(task) if cfg is None else dataclasses.replace(cfg, task=task)
-    if renderer is not None and is_calibration(camera_model):
+    if renderer is not None and isinstance(camera_model, str) and is_calibration(camera_model):
         cfg = dataclasses.replace(cfg, camera=calibrated(cfg.camera, camera_model))
         camera_model = "ideal"
     sources = listed(scenes)
@@ -485,7 +506,7 @@ def _frontier(sources: Sequence[Scene | Path | str], memory: ScenesCfg) -> Front
 
 
 def check_blind(
-    camera_model: str, show_robot: bool, show_others: int, lod: Sequence[Path | str] | None
+    camera_model: str | RobotCameraCfg, show_robot: bool, show_others: int, lod: Sequence[Path | str] | None
 ) -> None:
     """Refuse settings that nobody would see.
 
@@ -503,7 +524,8 @@ def check_blind(
         return
     from gaussgym_render.robot_camera import get_camera_model
 
-    get_camera_model(camera_model)
+    if isinstance(camera_model, str):
+        get_camera_model(camera_model)
     raise InputError(
         f"found {', '.join(found)} for a policy without a camera; expected none: leave it out, or take one that sees"
     )
@@ -515,7 +537,7 @@ def make_camera_renderer(
     backend: str,
     num_threads: int | None = None,
     *,
-    camera_model: str = "ideal",
+    camera_model: str | RobotCameraCfg = "ideal",
     robot: RobotCfg | None = None,
     show_robot: bool = False,
     show_others: int = 0,
@@ -560,7 +582,7 @@ def make_camera_renderer(
         options["device"] = device
     if memory is not None and memory.memory_gb is not None:
         options |= {"memory_budget_bytes": int(memory.memory_gb * 1e9), "cache_dir": memory.cache}
-    model = get_camera_model(camera_model)
+    model = get_camera_model(camera_model) if isinstance(camera_model, str) else camera_model
     renderer: Any
     if model.ideal:
         renderer = splats = SplatRenderer(sources, *size, **options)

@@ -9,7 +9,7 @@ import math
 import os
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -162,7 +162,7 @@ def merged(parts: Sequence[dict[str, float]]) -> dict[str, float]:
     }
 
 
-def gradient_norms(models: dict[str, torch.nn.Module]) -> dict[str, float]:
+def gradient_norms(models: Mapping[str, torch.nn.Module]) -> dict[str, float]:
     """Norms of the gradients that the last minibatch left, by part: ``Gradient/<model>.<child>``.
 
     Args:

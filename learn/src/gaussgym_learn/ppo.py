@@ -1,14 +1,29 @@
-"""PPO of rsl_rl with a learning rate set once per update and an auxiliary reconstruction phase."""
+"""The update: PPO, imitation of a teacher and reconstruction in one loss, for feed-forward and recurrent actors.
+
+Models, distributions and the meaning of a step are rsl_rl's; the update is our own, as its losses share one gradient. The
+learning rate is set once an update from the whole update's KL divergence.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
-from rsl_rl.algorithms import PPO
-from rsl_rl.storage import RolloutStorage
-from rsl_rl.utils import unpad_trajectories
-from torch import nn
+from gaussgym_scene.errors import InputError, StageError
+from rsl_rl.models import MLPModel
+from torch import Tensor, nn
+
+from gaussgym_learn.distributed import World
+from gaussgym_learn.losses import LOSSES, LossInputs, behaviour_loss, mean_where, surrogate_loss, value_loss
+from gaussgym_learn.recipes import DistillCfg, PPOCfg, SymmetryCfg
+from gaussgym_learn.recurrence import State, map_state, select_state, zero_state
+from gaussgym_learn.rollout import Minibatch, RolloutBuffer
+from gaussgym_learn.schedules import Objective, Schedule
+from gaussgym_learn.symmetry import MirrorMaps, mirrored
 
 
 def adapt_learning_rate(
@@ -32,118 +47,618 @@ def adapt_learning_rate(
     return min(max(learning_rate, limits[0]), limits[1])
 
 
-class AdaptivePPO(PPO):
-    """rsl_rl's PPO; the learning rate follows the whole update's KL, an auxiliary phase follows the PPO step.
+@dataclass(frozen=True)
+class LearnerCfg:
+    """Settings of a `Learner`.
 
-    The auxiliary phase (phasic, after Cobbe et al., arXiv 2009.04416) trains the actor's `aux_head` and everything below it
-    to reconstruct an observation group that the actor does not see, from the same rollout. Coming after the PPO step
-    it does not disturb the importance ratios.
+    Attributes:
+        ppo: see `PPOCfg`.
+        distill: of imitation, which then also says how long rollouts are and how they are passed over; None without a teacher.
+        symmetry: see `SymmetryCfg`.
+        losses: further loss terms, (registered name, weight).
+        mixed_precision: see `Recipe`.
+        shards: see `RolloutBuffer.orders`.
+        seed: of the order of minibatches.
+    """
+
+    ppo: PPOCfg
+    distill: DistillCfg | None = None
+    symmetry: SymmetryCfg = field(default_factory=SymmetryCfg)
+    losses: tuple[tuple[str, float], ...] = ()
+    mixed_precision: bool = False
+    shards: int = 1
+    seed: int = 0
+
+    @property
+    def passes(self) -> PPOCfg | DistillCfg:
+        """Where steps, epochs, minibatches and clipping are set."""
+        return self.distill or self.ppo
+
+    @property
+    def aux_coef(self) -> float:
+        """Weight of the reconstruction in the joint loss."""
+        return self.distill.aux_weight if self.distill else self.ppo.aux_coef
+
+    @property
+    def aux_epochs(self) -> int:
+        """Passes of the auxiliary phase."""
+        return 0 if self.distill else self.ppo.aux_epochs
+
+
+class Learner:
+    """Actor, critic, rollout and optimizer.
+
+    A rollout is `begin`, then for each step `act`, the environment's step, and `process_env_step`, and at its end
+    `compute_returns`; then `update`.
 
     Args:
-        *args: see `rsl_rl.algorithms.PPO`.
-        target_kl: see `adapt_learning_rate`; None keeps the learning rate.
-        aux_cfg: None, or `{"lr": 3e-4, "epochs": 1}`; needs an actor with an auxiliary head.
-        learning_rate_limits: smallest and largest learning rate.
-        **kwargs: see `rsl_rl.algorithms.PPO`.
+        actor: reads groups that the rollout stores.
+        critic: feed-forward, on stored 1-D groups; None for imitation alone.
+        buffer: of the rollout.
+        cfg: settings.
+        teacher: deterministic policy on the environment's groups.
+        maps: of the robot's symmetry, where `cfg.symmetry` wants it.
+        world: the processes that learn together.
+
+    Raises:
+        InputError: an unknown loss term, symmetry without maps.
     """
 
     def __init__(
         self,
-        *args: object,
-        target_kl: float | None = 0.06,
-        aux_cfg: dict | None = None,
-        learning_rate_limits: tuple[float, float] = (1e-5, 1e-2),
-        **kwargs: object,
+        actor: MLPModel,
+        critic: MLPModel | None,
+        buffer: RolloutBuffer,
+        cfg: LearnerCfg,
+        *,
+        teacher: nn.Module | None = None,
+        maps: MirrorMaps | None = None,
+        world: World | None = None,
     ) -> None:
-        super().__init__(*args, **{"schedule": "fixed", **kwargs})  # type: ignore[arg-type]
-        self.target_kl = target_kl
-        self.learning_rate_limits = learning_rate_limits
-        self.aux_cfg = aux_cfg
+        if critic is not None and critic.is_recurrent:
+            raise ValueError("the critic must be feed-forward: give it what it needs to know as observations")
+        if cfg.symmetry.used and maps is None:
+            raise InputError("symmetry is asked for, but this environment has no mirror maps; turn it off")
+        self.device = buffer.device
+        self.actor = actor.to(self.device)
+        self.critic = None if critic is None else critic.to(self.device)
+        self.buffer, self.cfg, self.teacher, self.maps = buffer, cfg, teacher, maps
+        self.world = world or World()
+        self.extra = [(name, LOSSES.get(name), weight) for name, weight in cfg.losses]
+        self.latent_head: nn.Linear | None = None
+        if buffer.layout.teacher_latent:
+            width = next(m for m in actor.mlp.modules() if isinstance(m, nn.Linear)).in_features
+            self.latent_head = nn.Linear(width, buffer.layout.teacher_latent).to(self.device)
+        self.learning_rate = cfg.passes.learning_rate
+        kl = cfg.ppo.target_kl
+        self._target_kl = None if kl is None else Schedule.parse(kl)
+        self.optimizer = torch.optim.Adam(self._parameters(), lr=self.learning_rate)
         self.aux_optimizer: torch.optim.Optimizer | None = None
-        if aux_cfg is not None:
-            if getattr(self.actor, "aux_head", None) is None:
-                raise ValueError("aux_cfg needs an actor with an auxiliary head (`aux={'group': ...}`)")
-            self.aux_optimizer = torch.optim.Adam(self.actor.parameters(), lr=aux_cfg.get("lr", 3e-4))
+        has_head = getattr(actor, "aux_head", None) is not None
+        self._aux_coef = cfg.aux_coef if has_head else 0.0
+        if has_head and cfg.aux_epochs > 0:
+            self.aux_optimizer = torch.optim.Adam(actor.parameters(), lr=cfg.ppo.aux_lr)
+        self.updates = 0
+        self.objective = Objective()
+        self._second: ThreadPoolExecutor | None = None
+        self.restart()
 
-    def update(self) -> dict[str, float]:
-        """One PPO update, then the learning rate's step, the auxiliary phase and the normalizers."""
-        normalizers = [m.obs_normalizer for m in (self.actor, self.critic)]
+    @property
+    def models(self) -> dict[str, MLPModel]:
+        """Actor and critic by name, those that there are."""
+        models = {"actor": self.actor, "critic": self.critic}
+        return {name: model for name, model in models.items() if model is not None}
+
+    def _parameters(self) -> list[nn.Parameter]:
+        modules = [m for m in (self.actor, self.critic, self.latent_head) if m is not None]
+        return [p for module in modules for p in module.parameters()]
+
+    # ------------------------------------------------------------------ rollout
+
+    def restart(self) -> None:
+        """All episodes begin anew: empty memories."""
+        envs = self.buffer.num_envs
+        self.starts = torch.ones(envs, dtype=torch.bool, device=self.device)
+        self.mirror_memory: State | None = None
+        if self.actor.is_recurrent:
+            self.actor.reset()
+            self.actor.reset(hidden_state=zero_state(self.actor.rnn.rnn, envs))  # type: ignore[union-attr,arg-type]
+            if self.cfg.symmetry.used:
+                self.mirror_memory = zero_state(self.actor.rnn.rnn, envs)  # type: ignore[union-attr,arg-type]
+
+    def begin(self, objective: Objective) -> None:
+        """Begin a rollout.
+
+        Args:
+            objective: of this rollout and the update after it.
+        """
+        self.objective = objective
+        self.buffer.begin(self.actor.get_hidden_state() if self.actor.is_recurrent else None)
+        draws = torch.rand(self.buffer.num_envs, device=self.device) if objective.beta > 0.0 else None
+        self._teacher_acts = None if draws is None else (draws < objective.beta)
+        acts_itself = torch.ones_like(self.starts) if draws is None else draws >= objective.beta
+        self.buffer.on_policy[:] = acts_itself
+
+    def act(self, obs: Mapping[str, Tensor]) -> Tensor:
+        """The actions `[E, A]` of a step, with what the update needs recorded.
+
+        Args:
+            obs: observation groups `[E, ...]`.
+        """
+        buffer, actor = self.buffer, self.actor
+        buffer.observe(obs, self.starts)
+        if self.objective.explores:
+            actions = actor(obs, stochastic_output=True)  # type: ignore[arg-type]
+            assert self.critic is not None
+            buffer.record(
+                values=self.critic(obs).squeeze(-1),  # type: ignore[arg-type]
+                log_prob=actor.get_output_log_prob(actions),
+            )
+            buffer.record_params(actor.output_distribution_params)
+        else:
+            actions = actor(obs)  # type: ignore[arg-type]
+        if self.teacher is not None:
+            actions = self._taught(obs, actions)
+        buffer.record(actions=actions)
+        return actions
+
+    def _taught(self, obs: Mapping[str, Tensor], actions: Tensor) -> Tensor:
+        """Record what the teacher would do, let it act where it is its turn, and add noise where nobody explores."""
+        assert self.teacher is not None
+        assert self.cfg.distill is not None
+        if self.latent_head is None:
+            wanted = self.teacher(obs)
+        else:
+            wanted, latent = teacher_output(self.teacher, obs)
+            self.buffer.record(teacher_latent=latent)
+        self.buffer.record(teacher_actions=wanted)
+        noise = self.cfg.distill.action_noise * torch.randn_like(actions)
+        own = actions if self.objective.explores else actions + noise
+        if self._teacher_acts is None:
+            return own
+        return torch.where(self._teacher_acts[:, None], wanted + noise, own)
+
+    def process_env_step(self, rewards: Tensor, dones: Tensor, extras: Mapping[str, Any]) -> None:
+        """Record an environment's step.
+
+        An episode that a time limit ends would have gone on: its last reward is increased by the discounted value of the state
+        that it ended in, where the environment gives that (`final_observations` of the envs `final_ids`), else of the one before.
+
+        Args:
+            rewards: `[E]`.
+            dones: `[E]`, non-zero where an episode ended.
+            extras: `time_outs` `[E]`, non-zero where a time limit ended it.
+        """
+        if "time_outs" in extras and self.objective.explores:
+            assert self.critic is not None
+            values = self.buffer.values[self.buffer.cursor]
+            if "final_observations" in extras:
+                values = values.clone()
+                values[extras["final_ids"]] = self.critic(extras["final_observations"]).squeeze(-1)
+            rewards = rewards + self.cfg.ppo.gamma * values * extras["time_outs"]
+        self.buffer.record(rewards=rewards)
+        self.buffer.advance(dones)
+        self.starts = self.buffer.dones
+        self.actor.reset(dones)
+
+    def compute_returns(self, obs: Mapping[str, Tensor]) -> None:
+        """Returns and normalized advantages of the rollout.
+
+        Args:
+            obs: after its last step.
+
+        Raises:
+            StageError: a reward or an observation is not finite.
+        """
+        check_finite(self.buffer)
+        if not self.objective.explores:
+            return
+        assert self.critic is not None
+        cfg = self.cfg.ppo
+        self.buffer.compute_returns(self.critic(obs).squeeze(-1), cfg.gamma, cfg.lam)  # type: ignore[arg-type]
+        where = self.buffer.on_policy if self._teacher_acts is not None else None
+        normalize(self.buffer.advantages, self.world, where)
+
+    # ------------------------------------------------------------------ update
+
+    def update(self, progress: float = 0.0) -> dict[str, float]:
+        """Gradient steps on the rollout, then the learning rate's step, the auxiliary phase and the normalizers.
+
+        Args:
+            progress: of the run, 0..1.
+
+        Returns:
+            Mean of each loss over the gradient steps, and `kl` of the whole update.
+        """
+        objective, cfg = self.objective, self.cfg
+        normalizers = [model.obs_normalizer for model in self.models.values()]
+        if not objective.explores:
+            self._update_normalizers()
         # The KL must be that of the optimization alone, so the statistics move after it.
         for normalizer in normalizers:
             normalizer.eval()
-        losses = super().update()
-        with torch.no_grad():
-            losses["kl"] = self.rollout_kl()
-        if self.target_kl is not None:
-            self.learning_rate = adapt_learning_rate(
-                self.learning_rate, losses["kl"], self.target_kl, limits=self.learning_rate_limits
-            )
-            for group in self.optimizer.param_groups:
-                group["lr"] = self.learning_rate
-        if self.aux_optimizer is not None:
-            losses["aux_recon"] = self.update_aux()
+        memory_after = self._replayed_mirror()
+        sums: dict[str, Tensor] = {}
+        count = 0
+        for batch, mirror_memory in self._batches(cfg.passes.epochs):
+            losses = self._step(batch, mirror_memory, progress)
+            for name, value in losses.items():
+                sums[name] = sums.get(name, 0.0) + value.detach()
+            count += 1
+        found = self._scalars({name: value / count for name, value in sums.items()})
+        if objective.ppo > 0.0 and not objective.critic_only:
+            found["kl"] = self.rollout_kl()
+            if self._target_kl is not None:
+                target = self._target_kl.value(progress)
+                self.set_learning_rate(adapt_learning_rate(self.learning_rate, found["kl"], target))
+        if self.aux_optimizer is not None and not objective.critic_only:
+            found["aux_recon"] = self.update_aux()
         for normalizer in normalizers:
             normalizer.train()
-        obs = self.storage.observations.flatten(0, 1)
-        self.actor.update_normalization(obs)  # type: ignore[arg-type]
-        self.critic.update_normalization(obs)  # type: ignore[arg-type]
+        if objective.explores:
+            self._update_normalizers()
+        self.mirror_memory = memory_after
+        self._forget_features()
+        self.updates += 1
+        return found
+
+    @property
+    def apart(self) -> bool:
+        """Whether actor and critic are differentiated at the same time: small networks that share nothing, on a CPU.
+
+        One core would idle otherwise; more threads within an operation of networks of this size cost more than they give.
+        """
+        small = self.device.type == "cpu" and not self.actor.is_recurrent and not self.cfg.symmetry.used
+        return small and self.objective.explores and not self.objective.critic_only
+
+    def _step(self, batch: Minibatch, mirror_memory: State | None, progress: float) -> dict[str, Tensor]:
+        """One gradient step on a minibatch; its losses."""
+        if self.apart:
+            return self._step_apart(batch, progress)
+        losses = self.losses(batch, self.objective, mirror_memory, progress)
+        self._descend(losses["total"])
         return losses
 
-    def batches(self, num_mini_batches: int, epochs: int) -> Iterator[RolloutStorage.Batch]:
-        """Minibatches of the stored rollout, padded trajectories where a model is recurrent."""
-        if self.actor.is_recurrent or self.critic.is_recurrent:
-            return self.storage.recurrent_mini_batch_generator(num_mini_batches, epochs)
-        return self.storage.mini_batch_generator(num_mini_batches, epochs)
+    def _step_apart(self, batch: Minibatch, progress: float) -> dict[str, Tensor]:
+        """The same step, with the critic's gradient from a second thread."""
+        if self._second is None:
+            threads = (torch.get_num_threads(),)
+            self._second = ThreadPoolExecutor(1, "critic", torch.set_num_threads, threads)
+        weights = self._weights(self.objective)
+        self.optimizer.zero_grad()
+        value = self._second.submit(self._value_gradient, batch, weights["value"])
+        losses, _ = self._actor_losses(batch, self.objective, progress)
+        total = torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
+        total.backward()
+        losses["value"] = value.result()
+        losses["total"] = total.detach() + weights["value"] * losses["value"]
+        self._apply(self.optimizer)
+        return losses
+
+    def _value_gradient(self, batch: Minibatch, weight: float) -> Tensor:
+        loss = self._value_loss(batch)
+        (weight * loss).backward()
+        return loss.detach()
+
+    def losses(
+        self,
+        batch: Minibatch,
+        objective: Objective,
+        mirror_memory: State | None = None,
+        progress: float = 0.0,
+    ) -> dict[str, Tensor]:
+        """Every loss on a minibatch, and their weighted sum `total`; with symmetry, means over it and its mirror image.
+
+        Args:
+            batch: the steps.
+            objective: what counts.
+            mirror_memory: a recurrent actor's memory of the mirrored past.
+            progress: of the run, 0..1.
+        """
+        symmetry = self.cfg.symmetry
+        losses, mean = self._view_losses(batch, objective, progress)
+        if symmetry.used and mean is not None:
+            assert self.maps is not None
+            other = mirrored(batch, self.maps, mirror_memory)
+            if symmetry.augment:
+                others, other_mean = self._view_losses(other, objective, progress)
+                losses = {name: (value + others.get(name, value)) / 2 for name, value in losses.items()}
+            else:
+                other_mean = self._distribution(self._latent(other))[0]
+            assert other_mean is not None
+            losses["mirror"] = nn.functional.mse_loss(other_mean, self.maps.actions(mean).detach())
+        weights = self._weights(objective)
+        losses["total"] = torch.stack([weights[name] * value for name, value in losses.items()]).sum()
+        return losses
+
+    def _weights(self, objective: Objective) -> dict[str, float]:
+        """What each loss counts."""
+        ppo, distill = self.cfg.ppo, self.cfg.distill
+        return {
+            "value": ppo.value_coef * (1.0 if objective.critic_only else objective.ppo),
+            "surrogate": objective.ppo,
+            "entropy": -objective.ppo * ppo.entropy_coef,
+            "behaviour": objective.imitation,
+            "latent": objective.imitation * (distill.latent_coef if distill else 0.0),
+            "aux_recon": self._aux_coef,
+            "mirror": self.cfg.symmetry.mirror_coef,
+            **{name: weight for name, _, weight in self.extra},
+        }
+
+    def _view_losses(
+        self, batch: Minibatch, objective: Objective, progress: float
+    ) -> tuple[dict[str, Tensor], Tensor | None]:
+        """Losses on a minibatch as it is, and the actor's mean actions if the actor learns."""
+        value = {"value": self._value_loss(batch)} if objective.explores else {}
+        if objective.critic_only:
+            return value, None
+        losses, mean = self._actor_losses(batch, objective, progress)
+        return value | losses, mean
+
+    def _where(self, batch: Minibatch) -> Tensor | None:
+        """Steps that count for PPO, bool; None: all."""
+        return batch.on_policy if self.teacher is not None else None
+
+    def _value_loss(self, batch: Minibatch) -> Tensor:
+        assert self.critic is not None
+        with self._autocast():
+            values = self.critic(batch.observations()).squeeze(-1).float()  # type: ignore[arg-type]
+        return value_loss(values, batch.values, batch.returns, self.cfg.ppo.clip, self._where(batch))
+
+    def _actor_losses(
+        self, batch: Minibatch, objective: Objective, progress: float
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """All losses but the critic's on a minibatch as it is, and the actor's mean actions."""
+        clip, where = self.cfg.ppo.clip, self._where(batch)
+        losses: dict[str, Tensor] = {}
+        latent = self._latent(batch)
+        params = self._distribution(latent)
+        if objective.ppo > 0.0:
+            log_prob = self.actor.get_output_log_prob(batch.actions)
+            losses["surrogate"] = surrogate_loss(log_prob, batch.log_prob, batch.advantages, clip, where)
+            losses["entropy"] = mean_where(self.actor.output_entropy, where)
+        if objective.imitation > 0.0 and batch.teacher_actions is not None:
+            losses |= self._imitation_losses(batch, latent, params[0])
+        if self._aux_coef > 0.0:
+            losses["aux_recon"] = self._aux_loss(latent, batch)
+        inputs = LossInputs(batch, self.actor, latent, params, progress)
+        return losses | {name: term(inputs) for name, term, _ in self.extra}, params[0]
+
+    def _imitation_losses(self, batch: Minibatch, latent: Tensor, mean: Tensor) -> dict[str, Tensor]:
+        assert self.cfg.distill is not None
+        assert batch.teacher_actions is not None
+        losses = {"behaviour": behaviour_loss(mean, batch.teacher_actions, self.cfg.distill.huber_delta)}
+        if self.latent_head is not None and batch.teacher_latent is not None:
+            losses["latent"] = nn.functional.mse_loss(self.latent_head(latent), batch.teacher_latent)
+        return losses
+
+    def _latent(self, batch: Minibatch) -> Tensor:
+        """The input of the actor's MLP `[..., L]`."""
+        if not self.actor.is_recurrent:
+            return self.actor.get_latent(batch.observations())  # type: ignore[arg-type]
+        return self._unroll(batch)[0]
+
+    def _unroll(self, batch: Minibatch) -> tuple[Tensor, State]:
+        model: Any = self.actor
+        flat = batch.groups(model.obs_groups)
+        with self._autocast():
+            return model.unroll(
+                flat, batch.frames, batch.frame_index, batch.starts, batch.hidden, mirror=batch.mirrored
+            )
+
+    def _distribution(self, latent: Tensor) -> tuple[Tensor, ...]:
+        """Set the actor's action distribution from a latent; its parameters."""
+        assert self.actor.distribution is not None
+        self.actor.distribution.update(self.actor.mlp(latent))
+        return self.actor.output_distribution_params
+
+    def _aux_loss(self, latent: Tensor, batch: Minibatch) -> Tensor:
+        return self.actor.aux_loss(latent, batch.group(self.actor.aux_group))  # type: ignore[operator,arg-type]
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.cfg.mixed_precision)
+
+    def _batches(self, epochs: int) -> Iterator[tuple[Minibatch, State | None]]:
+        """Minibatches, with a recurrent actor's memory of the mirrored past; groups of environments for recurrent actors."""
+        count, seed = self.cfg.passes.mini_batches, self.cfg.seed * 1_000_003 + self.updates
+        recurrent, shards = self.actor.is_recurrent, self.cfg.shards
+        if not recurrent:
+            orders = self.buffer.orders(count, recurrent=False, shards=shards, seed=seed)
+            batches = [self.buffer.of_steps(order) for order in orders]
+            for _ in range(epochs):
+                yield from ((batch, None) for batch in batches)
+            return
+        for epoch in range(epochs):
+            orders = self.buffer.orders(count, recurrent=True, shards=shards, seed=seed + 7_919 * epoch)
+            for envs in orders:
+                memory = self.mirror_memory
+                yield self.buffer.of_envs(envs), None if memory is None else select_state(memory, envs)
+
+    def _descend(self, loss: Tensor, optimizer: torch.optim.Optimizer | None = None) -> None:
+        """One gradient step, the same one in all processes; actor and critic are clipped each for itself."""
+        optimizer = optimizer or self.optimizer
+        optimizer.zero_grad()
+        loss.backward()
+        self._apply(optimizer)
+
+    def _apply(self, optimizer: torch.optim.Optimizer) -> None:
+        """Step along the gradients that are there."""
+        self.world.mean_gradients(self._parameters())
+        for model in self.models.values():
+            nn.utils.clip_grad_norm_(model.parameters(), self.cfg.passes.max_grad_norm)
+        optimizer.step()
 
     def rollout_kl(self) -> float:
         """Mean KL(policy that acted, policy now) over the stored rollout."""
-        total, count = 0.0, 0
-        for batch in self.batches(1, 1):
-            self.actor(
-                batch.observations,
-                masks=batch.masks,
-                hidden_state=batch.hidden_states[0],
-                stochastic_output=True,
-            )
-            kl = self.actor.get_kl_divergence(
-                batch.old_distribution_params, self.actor.output_distribution_params
-            )  # type: ignore[arg-type]
-            total, count = total + float(kl.sum()), count + kl.numel()
-        return total / max(count, 1)
-
-    def aux_loss(self, batch: RolloutStorage.Batch) -> torch.Tensor:
-        """Mean squared error between the auxiliary head's prediction and its observation group."""
-        actor = self._raw_actor
-        latent = actor.get_latent(batch.observations, batch.masks, batch.hidden_states[0])  # type: ignore[arg-type]
-        target = batch.observations[actor.aux_group]  # type: ignore[index]
-        if batch.masks is not None:
-            target = unpad_trajectories(target, batch.masks)
-        return actor.aux_loss(latent, target)
+        total = torch.zeros((), device=self.device)
+        count = 0
+        with torch.no_grad():
+            for batch, _ in self._batches(1):
+                kl = self.actor.get_kl_divergence(batch.old_params, self._distribution(self._latent(batch)))
+                total, count = total + kl.sum(), count + kl.numel()
+        return float(self.world.mean(total / max(count, 1)))
 
     def update_aux(self) -> float:
-        """The auxiliary phase; returns the mean loss."""
+        """The auxiliary phase (phasic, after Cobbe et al., arXiv 2009.04416): coming after PPO's steps it does not disturb their
+        importance ratios. Returns the mean loss.
+        """
         assert self.aux_optimizer is not None
-        assert self.aux_cfg is not None
-        total, count = 0.0, 0
-        for batch in self.batches(self.num_mini_batches, self.aux_cfg.get("epochs", 1)):
-            loss = self.aux_loss(batch)
-            self.aux_optimizer.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(self.actor.parameters(), self.max_grad_norm)
-            self.aux_optimizer.step()
-            total, count = total + loss.item(), count + 1
-        return total / max(count, 1)
+        total, count = torch.zeros((), device=self.device), 0
+        self.optimizer.zero_grad()
+        for batch, _ in self._batches(self.cfg.aux_epochs):
+            loss = self._aux_loss(self._latent(batch), batch)
+            self._descend(loss, self.aux_optimizer)
+            total, count = total + loss.detach(), count + 1
+        return float(self.world.mean(total / max(count, 1)))
 
-    def save(self) -> dict:
-        """State of the models and of all optimizers."""
-        state = super().save()
+    def _replayed_mirror(self) -> State | None:
+        """A recurrent actor's memory of the mirrored past after this rollout, by the weights that acted."""
+        if self.mirror_memory is None:
+            return None
+        assert self.maps is not None
+        parts = []
+        envs = torch.arange(self.buffer.num_envs, device=self.device)
+        with torch.no_grad():
+            for some in envs.tensor_split(self.cfg.passes.mini_batches):
+                batch = mirrored(self.buffer.of_envs(some), self.maps, select_state(self.mirror_memory, some))
+                parts.append(self._unroll(batch)[1])
+        if isinstance(parts[0], tuple):
+            return torch.cat([p[0] for p in parts], dim=1), torch.cat([p[1] for p in parts], dim=1)
+        return torch.cat(parts, dim=1)
+
+    def _update_normalizers(self) -> None:
+        rows = {name: self.buffer.whole().group(name).flatten(0, 1) for name in self.buffer.columns}
+        for model in self.models.values():
+            model.update_normalization(rows)  # type: ignore[arg-type]
+
+    def _forget_features(self) -> None:
+        """Image features that are held between frames are of the old weights."""
+        if hasattr(self.actor, "_held_features"):
+            self.actor._held_features = None  # type: ignore[assignment]
+
+    def _scalars(self, losses: dict[str, Tensor]) -> dict[str, float]:
+        """Means over the processes."""
+        values = self.world.mean(torch.stack([v.float() for v in losses.values()]))
+        return dict(zip(losses, values.tolist(), strict=True))
+
+    # ------------------------------------------------------------------ state
+
+    def set_learning_rate(self, learning_rate: float) -> None:
+        """Of the coming gradient steps."""
+        self.learning_rate = learning_rate
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+
+    def begin_ppo(self, std: float) -> None:
+        """Turn from imitation to PPO: explore anew, a fresh optimizer with PPO's learning rate.
+
+        Args:
+            std: of the actions [action units].
+        """
+        set_std(self.actor, std)
+        self.optimizer.state.clear()
+        self.set_learning_rate(self.cfg.ppo.learning_rate)
+
+    def train_mode(self) -> None:
+        """Set the models to training."""
+        for model in self.models.values():
+            model.train()
+
+    def save(self) -> dict[str, Any]:
+        """State of models and optimizers."""
+        state: dict[str, Any] = {"actor_state_dict": self.actor.state_dict()}
+        if self.critic is not None:
+            state["critic_state_dict"] = self.critic.state_dict()
+        state["optimizer_state_dict"] = self.optimizer.state_dict()
         if self.aux_optimizer is not None:
             state["aux_optimizer_state_dict"] = self.aux_optimizer.state_dict()
-        return state
+        if self.latent_head is not None:
+            state["latent_head_state_dict"] = self.latent_head.state_dict()
+        return {**state, "learning_rate": self.learning_rate, "updates": self.updates}
 
-    def load(self, loaded_dict: dict, load_cfg: dict | None, strict: bool) -> bool:
-        """Restore what `save` returned."""
-        result = super().load(loaded_dict, load_cfg, strict)
-        if self.aux_optimizer is not None and (load_cfg is None or load_cfg.get("optimizer")):
-            self.aux_optimizer.load_state_dict(loaded_dict["aux_optimizer_state_dict"])
-        return result
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Inverse of `save`."""
+        self.actor.load_state_dict(state["actor_state_dict"])
+        if self.critic is not None:
+            self.critic.load_state_dict(state["critic_state_dict"])
+        self.optimizer.load_state_dict(state["optimizer_state_dict"])
+        if self.aux_optimizer is not None:
+            self.aux_optimizer.load_state_dict(state["aux_optimizer_state_dict"])
+        if self.latent_head is not None:
+            self.latent_head.load_state_dict(state["latent_head_state_dict"])
+        self.learning_rate, self.updates = float(state["learning_rate"]), int(state["updates"])
+
+    def episode_state(self) -> dict[str, Any]:
+        """What goes on with the episodes, beside the actor's own memory."""
+        memory = self.mirror_memory
+        return {
+            "starts": self.starts.clone(),
+            "mirror_memory": None if memory is None else map_state(torch.clone, memory),
+        }
+
+    def load_episode_state(self, state: Mapping[str, Any]) -> None:
+        """Inverse of `episode_state`."""
+        memory = state["mirror_memory"]
+        self.starts = state["starts"].to(self.device)
+        self.mirror_memory = None if memory is None else map_state(lambda s: s.to(self.device), memory)
+
+
+def set_std(actor: MLPModel, std: float) -> None:
+    """Set the standard deviation of an actor's actions [action units]."""
+    distribution: Any = actor.distribution
+    with torch.no_grad():
+        if hasattr(distribution, "log_std_param"):
+            distribution.log_std_param.fill_(math.log(std))
+        else:
+            distribution.std_param.fill_(std)
+
+
+def teacher_output(teacher: nn.Module, obs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """A teacher's actions `[E, A]` and its last hidden layer `[E, L]`."""
+    model: Any = teacher
+    *hidden, last = model.mlp
+    latent = model.get_latent(obs)
+    for layer in hidden:
+        latent = layer(latent)
+    return model.distribution.deterministic_output(last(latent)), latent
+
+
+def normalize(advantages: Tensor, world: World, where: Tensor | None = None) -> None:
+    """Make advantages zero-mean and of deviation 1 over all processes, in place.
+
+    Args:
+        advantages: `[T, E]`.
+        world: the processes.
+        where: bool, entries that count; None for all.
+    """
+    counted = torch.ones_like(advantages) if where is None else where.to(advantages.dtype)
+    count = world.sum(counted.sum())
+    mean = world.sum((advantages * counted).sum()) / count
+    square = world.sum(((advantages - mean) * counted).square().sum())
+    advantages.sub_(mean).div_((square / (count - 1)).sqrt() + 1e-8)
+
+
+def check_finite(buffer: RolloutBuffer) -> None:
+    """Raise where a rollout holds what is not a number.
+
+    Raises:
+        StageError: names what was first: an observation group, what the networks made of it, or the reward.
+    """
+    if bool(torch.isfinite(buffer.rewards.sum() + buffer.flat.sum() + buffer.actions.sum())):
+        return
+    values = {f"observation {name!r}": buffer.whole().group(name) for name in buffer.columns}
+    values |= {
+        "training diverged: action": buffer.actions,
+        "training diverged: value": buffer.values[..., None],
+        "reward": buffer.rewards[..., None],
+    }
+    found = []
+    for order, (name, value) in enumerate(values.items()):
+        bad = (~torch.isfinite(value)).any(dim=-1).nonzero()
+        if len(bad):
+            step, env = bad[0].tolist()
+            found.append(
+                (step, order, f"{name} of environment {env} is not finite at step {step} of the rollout")
+            )
+    if found:
+        raise StageError(f"{min(found)[2]}; resume with another seed, or look for a division by zero")

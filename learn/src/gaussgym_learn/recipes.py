@@ -77,7 +77,7 @@ class NetworkCfg:
 
 @dataclass(frozen=True)
 class PPOCfg:
-    """Settings of `gaussgym_learn.ppo.AdaptivePPO` and of its rollouts.
+    """Settings of `gaussgym_learn.ppo.Learner` and of its rollouts.
 
     Attributes:
         num_envs: environments.
@@ -87,12 +87,18 @@ class PPOCfg:
         gamma: discount per control step.
         lam: of generalized advantage estimation.
         learning_rate: initial.
-        target_kl: KL of a whole update that the learning rate steers to.
+        target_kl: KL of a whole update that the learning rate steers to: a number, or a schedule over the run's progress
+            (`gaussgym_learn.schedules`); None: the learning rate stays.
         entropy_coef: weight of the entropy bonus.
         clip: of the importance ratio.
         max_grad_norm: gradient clipping.
         aux_lr: learning rate of the auxiliary phase.
-        aux_epochs: its passes over the rollout.
+        aux_epochs: its passes over the rollout; 0 for no such phase.
+        aux_coef: weight of the reconstruction within PPO's own loss (joint gradient), 0 for none.
+        value_coef: weight of the value loss.
+        final_values: a time-out is worth the state that the episode ended in, whose observations the environment then computes
+            too; else the state one step before.
+        critic_warmup: updates at first in which only the critic learns, for an actor that can something already.
     """
 
     num_envs: int = 256
@@ -102,27 +108,39 @@ class PPOCfg:
     gamma: float = 0.98
     lam: float = 0.95
     learning_rate: float = 1e-3
-    target_kl: float = 0.06
+    target_kl: float | str | None = 0.06
     entropy_coef: float = 0.005
     clip: float = 0.2
     max_grad_norm: float = 1.0
     aux_lr: float = 1e-3
     aux_epochs: int = 1
+    aux_coef: float = 0.0
+    value_coef: float = 1.0
+    final_values: bool = False
+    critic_warmup: int = 0
 
 
 @dataclass(frozen=True)
 class DistillCfg:
-    """DAgger (Ross et al., arXiv 1011.0686) from a teacher that sees the terrain to a student that sees pixels.
+    """DAgger (Ross et al., arXiv 1011.0686) from a teacher that sees the terrain to a student that sees pixels, and on by PPO.
+
+    Schedules are text, see `gaussgym_learn.schedules.Schedule`. The loss is `coef` x (Huber loss on the actions + `latent_coef` x
+    latent loss) + `aux_weight` x reconstruction + `ppo_coef` x PPO's loss (with the settings of `PPOCfg`). When `ppo_coef` first
+    exceeds 0, the student begins to explore by its own distribution; at first only the critic learns (`PPOCfg.critic_warmup`).
 
     Attributes:
         num_envs: rendered environments.
         steps: control steps per environment and update; also the length of backpropagation through time.
         epochs: passes over each rollout.
-        learning_rate: Adam.
-        beta_fraction: the share of the run over which the probability that the teacher acts falls from 1 to 0.
+        learning_rate: Adam; falls linearly to a tenth, until PPO's rule takes over.
+        beta: schedule of the probability that the teacher acts, drawn for each environment and rollout.
+        coef: schedule of the weight of imitation.
+        ppo_coef: schedule of the weight of PPO.
         huber_delta: of the action loss [action units].
+        latent_coef: weight of the squared error between a linear map of the student's latent and the teacher's last hidden layer.
         aux_weight: weight of the scan reconstruction.
         action_noise: standard deviation of the noise on the acting policy's actions [action units].
+        explore_std: standard deviation of the student's actions when PPO begins [action units].
         mini_batches: groups of environments an epoch.
         max_grad_norm: gradient clipping.
     """
@@ -131,12 +149,34 @@ class DistillCfg:
     steps: int = 25
     epochs: int = 2
     learning_rate: float = 1e-3
-    beta_fraction: float = 0.15
+    beta: str = "1->0@0.15"
+    coef: str = "1"
+    ppo_coef: str = "0"
     huber_delta: float = 1.0
+    latent_coef: float = 0.0
     aux_weight: float = 0.5
     action_noise: float = 0.1
+    explore_std: float = 0.25
     mini_batches: int = 2
     max_grad_norm: float = 1.0
+
+
+@dataclass(frozen=True)
+class SymmetryCfg:
+    """Left-right symmetry, of robots that have it (`gaussgym_sim.mdp.symmetry`).
+
+    Attributes:
+        augment: every minibatch also counts as its mirror image.
+        mirror_coef: weight of the squared distance between the mirrored robot's mean action and the mirrored mean action.
+    """
+
+    augment: bool = False
+    mirror_coef: float = 0.0
+
+    @property
+    def used(self) -> bool:
+        """Whether anything is mirrored."""
+        return self.augment or self.mirror_coef > 0.0
 
 
 @dataclass(frozen=True)
@@ -166,6 +206,10 @@ class Recipe:
         network: see `NetworkCfg`.
         ppo: see `PPOCfg`.
         distill: see `DistillCfg`; only read by distillation.
+        algorithm: registered name, see `gaussgym_learn.ppo_trainer.ALGORITHMS`.
+        symmetry: see `SymmetryCfg`.
+        losses: further loss terms, (registered name, weight), see `gaussgym_learn.losses`.
+        mixed_precision: image encoder and critic compute in bfloat16 during updates; the rest and all weights stay float32.
         env: the simulator's environment settings.
         clearance: weight [1/s] and target [m] of the penalty on swing feet that move low.
         flat_steps: control steps of each environment on flat ground before the scenes come in (`gaussgym_learn.warm_up`).
@@ -180,6 +224,10 @@ class Recipe:
     network: NetworkCfg = field(default_factory=NetworkCfg)
     ppo: PPOCfg = field(default_factory=PPOCfg)
     distill: DistillCfg = field(default_factory=DistillCfg)
+    algorithm: str = "ppo"
+    symmetry: SymmetryCfg = field(default_factory=SymmetryCfg)
+    losses: tuple[tuple[str, float], ...] = ()
+    mixed_precision: bool = False
     env: EnvCfg = field(default_factory=EnvCfg)
     clearance: tuple[float, float] = (0.0, 0.08)
     flat_steps: int = 0
@@ -241,13 +289,19 @@ def network_from_dict(fields: Mapping[str, Any]) -> NetworkCfg:
 
 @RECIPES.register("velocity")
 def velocity() -> Recipe:
-    """A walker from nothing: a trot on flat ground in about a minute, then stairs of rising height, in one run."""
+    """A walker from nothing: a trot on flat ground within a minute, then stairs of rising height, in one run of ten.
+
+    Small steps near the end are what keeps it on its feet on stairs; `experiments/walking` has what else was tried.
+    """
     base = teacher_flat()
+    commands = replace(base.env.commands, lin_vel_x_m_s=(0.3, 1.0))
     return replace(
         base,
         name="velocity",
-        flat_steps=5000,
-        env=replace(base.env, level_up_m=4.0, randomize=RandomizeCfg()),
+        ppo=replace(base.ppo, steps=10, mini_batches=2, gamma=0.985, target_kl="0.06->0.01@0.4..1"),
+        env=replace(base.env, level_up_m=4.0, commands=commands, randomize=RandomizeCfg()),
+        clearance=(0.3, 0.08),
+        flat_steps=4000,
     )
 
 
@@ -323,8 +377,17 @@ def corridor_teacher() -> Recipe:
             critic_hidden=(64, 64),
             init_std=0.5,
         ),
-        ppo=PPOCfg(num_envs=64, steps=24, epochs=4, gamma=0.97, target_kl=0.03),
-        distill=DistillCfg(num_envs=64, steps=24, aux_weight=0.0, action_noise=0.2),
+        ppo=PPOCfg(
+            num_envs=128,
+            steps=12,
+            epochs=4,
+            gamma=0.97,
+            learning_rate=2e-3,
+            target_kl=0.05,
+            entropy_coef=0.002,
+        ),
+        distill=DistillCfg(num_envs=128, steps=12, epochs=4, aux_weight=0.0, action_noise=0.2),
+        symmetry=SymmetryCfg(augment=True),
         env=EnvCfg.for_task("corridor"),
         # Sideways commands make this walker turn; it has no need of them here.
         commanding=CommandingCfg(low=(0.0, 0.0, -0.6), high=(1.0, 0.0, 0.6)),
@@ -347,7 +410,7 @@ def corridor_pixels() -> Recipe:
         base.network, actor_groups=STUDENT_GROUPS, actor_hidden=(64,), rnn_hidden=64, feature_dim=32
     )
     return replace(
-        base, name="corridor_pixels", network=network, ppo=replace(base.ppo, epochs=3, mini_batches=2)
+        base, name="corridor_pixels", network=network, ppo=replace(base.ppo, epochs=2, mini_batches=2)
     )
 
 

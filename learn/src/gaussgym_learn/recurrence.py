@@ -46,6 +46,11 @@ def run_sequence(rnn: nn.RNNBase, inputs: Tensor, starts: Tensor, state: State) 
     Returns:
         Outputs `[T, B, H]`, and the state after the last step.
     """
+    with torch.autocast(inputs.device.type, enabled=False):  # a recurrence adds up what bfloat16 rounds off
+        return _run_sequence(rnn, inputs.float(), starts, state)
+
+
+def _run_sequence(rnn: nn.RNNBase, inputs: Tensor, starts: Tensor, state: State) -> tuple[Tensor, State]:
     state = map_state(lambda s: s * ~starts[0][None, :, None], state)
     if not bool(starts[1:].any()):
         return rnn(inputs, state)

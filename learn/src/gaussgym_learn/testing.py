@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -21,6 +22,18 @@ class ToyCfg:
     def to_dict(self) -> dict[str, Any]:
         """Plain dictionary."""
         return {"task": "toy", "hold": _HOLD}
+
+
+class ToyMirror:
+    """The toy in a mirror: the bar on the other side, and so the action; proprioception is noise of no side."""
+
+    def observations(self, groups: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """See `gaussgym_learn.symmetry.MirrorMaps`."""
+        return {name: value.flip(-1) if name == "scan" else value for name, value in groups.items()}
+
+    def actions(self, action: torch.Tensor) -> torch.Tensor:
+        """See `gaussgym_learn.symmetry.MirrorMaps`."""
+        return -action
 
 
 class ToyEnv(LearnEnv):
@@ -53,6 +66,7 @@ class ToyEnv(LearnEnv):
         self.cfg = ToyCfg()
         self.scene_hashes = {"toy": "0"}
         self.control_dt_s = 0.02
+        self.camera_hz = 1.0 / (_HOLD * self.control_dt_s)
         self.reset(seed=seed)
 
     def reset(self, *, seed: int) -> TensorDict:
@@ -81,6 +95,10 @@ class ToyEnv(LearnEnv):
         self._obs = self._observe()
         extras = {"time_outs": dones.float(), "log": {"error": error.mean()}}
         return self._obs, 1.0 - error, dones.long(), extras
+
+    def mirror_maps(self) -> ToyMirror:
+        """See `LearnEnv.mirror_maps`."""
+        return ToyMirror()
 
     def state_dict(self) -> dict[str, Any] | None:
         """See `LearnEnv.state_dict`."""

@@ -12,7 +12,7 @@ from gaussgym_learn.checkpoint import check_compatible, check_same_run, load_che
 from gaussgym_learn.distributed import World
 from gaussgym_learn.env import LearnEnv
 from gaussgym_learn.models import image_groups
-from gaussgym_learn.ppo_trainer import PPOTrainer
+from gaussgym_learn.ppo_trainer import ALGORITHMS
 from gaussgym_learn.recipes import Recipe
 from gaussgym_learn.resume import process_seed
 from gaussgym_learn.rotation import ScenesCfg
@@ -38,7 +38,7 @@ def train(
     wandb_group: str | None = None,
     memory: ScenesCfg | None = None,
     progress: bool = False,
-    on_iteration: Callable[[PPOTrainer, dict[str, float]], None] | None = None,
+    on_iteration: Callable[[Any, dict[str, float]], None] | None = None,
     make: Callable[[], LearnEnv] | None = None,
     lod: Sequence[Path | str] | None = None,
 ) -> Path:
@@ -82,7 +82,7 @@ def train(
             check_same_run(previous, recipe.to_dict())
         env = make() if make else _make_env(recipe, scenes, robot, sim, renderer, seed, lod, memory, world)
         new = recipe if previous is None and initial is None else recipe.without_weights()
-        trainer = PPOTrainer(new, env, seed=seed, world=world)
+        trainer = ALGORITHMS.get(recipe.algorithm)(new, env, seed=seed, world=world)
         if previous is not None:
             previous = own_part(previous, world, env.num_envs)
         for checkpoint, action in ((initial, trainer.warm_start), (previous, trainer.restore)):

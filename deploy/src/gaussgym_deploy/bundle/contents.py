@@ -64,7 +64,10 @@ class CameraSpec:
 
 @dataclass(frozen=True)
 class Recurrence:
-    """Size of the GRU state ``h`` that goes in and out, ``[layers, 1, hidden]``."""
+    """Size of the memory ``h`` that goes in and out, ``[layers, 1, hidden]``.
+
+    A GRU's state; of an LSTM its hidden states, then its cell states, so that ``layers`` is twice the network's.
+    """
 
     layers: int
     hidden: int

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
 import json
 import os
 import pickle
 import struct
-import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ class PublishedWeights:
         url: of the file.
         sha256: of its bytes.
         size_bytes: its length.
-        licence: SPDX name of the licence that its authors state.
+        licence: SPDX name of the licence under which its authors publish it; the training images may have terms of their own.
     """
 
     url: str
@@ -166,8 +166,8 @@ def _download(url: str, target: Path) -> None:
         with urllib.request.urlopen(url, timeout=_TIMEOUT_S) as response, target.open("wb") as file:
             while block := response.read(1 << 20):
                 file.write(block)
-    except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
-        reason = getattr(error, "reason", error)
+    except (OSError, http.client.HTTPException) as error:  # no network, a connection that breaks, a full disk
+        reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
         raise InputError(
             f"{url}: cannot be downloaded ({reason}); download it elsewhere and give the path of the file as weights"
         ) from None
