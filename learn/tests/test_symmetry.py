@@ -1,9 +1,13 @@
 """Mirrored rollouts: maps by hand, and policies that are symmetric by construction, feed-forward and recurrent with images."""
 
+from dataclasses import replace
+
 import pytest
 import torch
-from gaussgym_learn.ppo_trainer import build_learner
-from gaussgym_learn.recipes import NetworkCfg, PPOCfg, Recipe, SymmetryCfg
+from gaussgym_learn.courses import flat_course
+from gaussgym_learn.env import make_env
+from gaussgym_learn.ppo_trainer import PPOTrainer, build_learner
+from gaussgym_learn.recipes import NetworkCfg, PPOCfg, Recipe, SymmetryCfg, get_recipe
 from gaussgym_learn.recurrence import map_state
 from gaussgym_learn.schedules import Objective
 from gaussgym_learn.symmetry import mirrored
@@ -199,3 +203,42 @@ def test_mirror_loss_and_total_by_hand():
     halves = {name: (plain[name] + other[name]).item() / 2 for name in plain}
     total = halves["surrogate"] + halves["value"] - 0.005 * halves["entropy"] + 0.4 * expected
     assert found["total"].item() == pytest.approx(total, rel=1e-5)
+
+
+def test_a_real_environment_trains_mirrored_and_bootstraps_from_final_states():
+    """The Go1's maps on the groups of `teacher_flat`; episodes of five steps end by time, or by a fall."""
+    base = get_recipe("teacher_flat")
+    ppo = replace(base.ppo, num_envs=4, steps=12, mini_batches=2, epochs=1, final_values=True)
+    recipe = replace(base, ppo=ppo, symmetry=SymmetryCfg(augment=True, mirror_coef=0.1))
+    env = make_env(
+        "velocity", flat_course(), 4, renderer=None, cfg=replace(recipe.env, episode_s=0.1), num_threads=1
+    )
+    trainer = PPOTrainer(recipe, env)
+    seen = []
+    step = env.step
+
+    def watched(actions):
+        result = step(actions)
+        seen.append((result[1].clone(), result[3]))
+        return result
+
+    env.step = watched
+    critic = {k: v.clone() for k, v in trainer.alg.critic.state_dict().items()}
+    row = trainer.iterate()
+    assert row["Loss/mirror"] > 0
+    batch = trainer.alg.buffer.of_steps(torch.arange(48))
+    again = mirrored(mirrored(batch, trainer.alg.maps), trainer.alg.maps)
+    assert torch.allclose(again.flat, batch.flat)
+    assert torch.allclose(again.actions, batch.actions)
+    trainer.alg.critic.load_state_dict(critic)
+    trainer.alg.critic.eval()
+    ended = 0
+    for t, (rewards, extras) in enumerate(seen):
+        expected = rewards.clone()
+        if "final_ids" in extras:
+            with torch.no_grad():
+                values = trainer.alg.critic(extras["final_observations"]).squeeze(-1)
+            expected[extras["final_ids"]] += 0.98 * values * extras["time_outs"][extras["final_ids"]]
+            ended += int(extras["time_outs"].sum())
+        assert torch.allclose(trainer.alg.buffer.rewards[t], expected, atol=1e-5)
+    assert ended >= 4

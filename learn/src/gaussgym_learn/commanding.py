@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from gaussgym_scene.errors import InputError
 from gaussgym_scene.scene import Scene
 from gaussgym_sim.env import Env, EnvCfg
 from gaussgym_sim.mdp.starts import Starts
+from gaussgym_sim.mdp.symmetry import Symmetry
 from gaussgym_sim.sensors.camera import CameraRenderer
 from gaussgym_sim.task import get_task
 from gaussgym_sim.vecsim import VecSim, make_sim
@@ -28,6 +29,7 @@ from gaussgym_learn.env import (
 )
 from gaussgym_learn.recipes import CommandingCfg
 from gaussgym_learn.rotation import ScenesCfg
+from gaussgym_learn.symmetry import MirrorMaps
 
 if TYPE_CHECKING:
     from gaussgym_render.robot_camera import RobotCameraCfg
@@ -65,6 +67,25 @@ class PolicyWalker:
     def reset(self, dones: torch.Tensor) -> None:
         """Forget the past of envs that are done [E] bool."""
         self.policy.reset(dones)
+
+
+class CommandMirror:
+    """What observations and commands are to the mirrored robot; see `gaussgym_learn.symmetry.MirrorMaps`.
+
+    Args:
+        symmetry: of the robot and the task's observations.
+    """
+
+    def __init__(self, symmetry: Symmetry) -> None:
+        self._symmetry = symmetry
+
+    def observations(self, groups: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """1-D groups `[..., D]` by name, mirrored."""
+        return self._symmetry.observations(groups)
+
+    def actions(self, action: torch.Tensor) -> torch.Tensor:
+        """Commands v_x, v_y, yaw rate `[..., 3]`, mirrored."""
+        return action * action.new_tensor((1.0, -1.0, -1.0))
 
 
 class CommandVecEnv(LearnEnv):
@@ -149,6 +170,20 @@ class CommandVecEnv(LearnEnv):
         extras["time_outs"] = extras["time_outs"] * ~extras["success"]
         self._obs = self._pack(obs)
         return self._obs, rewards, dones.long(), extras
+
+    def mirror_maps(self) -> MirrorMaps:
+        """See `LearnEnv.mirror_maps`.
+
+        Raises:
+            InputError: a robot or observations without mirror image, or commands that reach further to one side.
+        """
+        low, high = self.command_cfg.low, self.command_cfg.high
+        if low[1] != -high[1] or low[2] != -high[2]:
+            raise InputError(
+                f"commands from {low} to {high} have no mirror image; expected the same range to either side"
+            )
+        symmetry = Symmetry(self.sim.robot, self._cfg.observations, task=self.env.task, device=self.device)
+        return CommandMirror(symmetry)
 
     def spent_s(self) -> tuple[float, float]:
         """See `LearnEnv.spent_s`; the walker's time is not in it."""
@@ -266,7 +301,7 @@ def make_policy_env(
         raise InputError(
             f"found task {task!r}, which makes its own commands, for a policy that gives commands; expected one such as corridor"
         )
-    if memory is not None and (memory.at_once is not None or memory.memory_gb is not None):
+    if memory not in (None, ScenesCfg()):
         raise InputError(
             "a policy that gives commands holds all scenes; leave scenes-at-once and scene-memory-gb out"
         )

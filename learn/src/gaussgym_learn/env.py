@@ -56,12 +56,15 @@ class LearnEnv(VecEnv):
         layout: shape per observation group, without the batch axis.
         scene_hashes: name → hash of the scenes it runs on.
         control_dt_s: control period [s].
+        keep_final_observations: asks for the extras `final_observations` and `final_ids` of the episodes that end in a step, see
+            `gaussgym_sim.env.Env`; an environment may be without.
     """
 
     robot: str
     layout: dict[str, list[int]]
     scene_hashes: dict[str, str]
     control_dt_s: float
+    keep_final_observations: bool = False
 
     @abstractmethod
     def reset(self, *, seed: int) -> TensorDict:
@@ -171,6 +174,7 @@ class GaussgymVecEnv(LearnEnv):
         """See `rsl_rl.env.VecEnv.step`."""
         self._rotate()
         facing = self._facing_path()
+        self.env.keep_final_observations = self.keep_final_observations
         obs, rewards, dones, extras = self.env.step(actions)
         if self.clearance[0] > 0.0:
             rewards = (rewards - self._clearance_penalty()).clamp_min(0.0)

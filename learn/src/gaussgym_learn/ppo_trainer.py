@@ -127,6 +127,7 @@ class PPOTrainer:
         torch.manual_seed(seed)
         self.recipe, self.env, self.seed = recipe, env, seed
         self.world = world or World()
+        env.keep_final_observations = recipe.ppo.final_values
         self.alg = build_learner(recipe, env, seed=seed, teacher=teacher, world=self.world, shards=shards)
         distill = recipe.distill
         self._schedules = (

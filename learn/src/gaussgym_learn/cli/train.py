@@ -8,6 +8,7 @@ from typing import Annotated
 
 import tyro
 
+from gaussgym_learn.cli.learning import LearningOptions
 from gaussgym_learn.cli.network import NetworkOptions
 from gaussgym_learn.cli.options import RunOptions
 
@@ -24,6 +25,7 @@ class Train:
     """Run folder."""
     options: Annotated[RunOptions, tyro.conf.arg(name="")] = field(default_factory=RunOptions)
     network: Annotated[NetworkOptions, tyro.conf.arg(name="")] = field(default_factory=NetworkOptions)
+    learning: Annotated[LearningOptions, tyro.conf.arg(name="")] = field(default_factory=LearningOptions)
 
     def run(self) -> Path:
         """Train and return the checkpoint's path."""
@@ -35,7 +37,7 @@ class Train:
         options = self.options
         if options.num_envs is not None:
             recipe = replace(recipe, ppo=replace(recipe.ppo, num_envs=options.num_envs))
-        recipe = self.network.applied(options.applied(recipe))
+        recipe = self.learning.applied(self.network.applied(options.applied(recipe)))
         folders, weights = options.training_scenes(self.scenes)
         scenes = folders or default_course(self.recipe, seed=options.seed)
         return train(recipe, scenes, self.output, **options.arguments(weights))
