@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
@@ -18,7 +19,7 @@ class Train:
     """Train a recipe with PPO (its networks see the terrain, or with `pixels` the camera)."""
 
     recipe: tyro.conf.Positional[str]
-    """teacher_flat, teacher_rough, teacher_stairs or pixels."""
+    """Name of a recipe, ours or of an installed package; an unknown one lists them."""
     scenes: list[Path] = field(default_factory=list)
     """Scene folders; without any, the recipe's own course."""
     output: Path = Path("runs/train")
@@ -40,4 +41,7 @@ class Train:
         recipe = self.learning.applied(self.network.applied(options.applied(recipe)))
         folders, weights = options.training_scenes(self.scenes)
         scenes = folders or default_course(self.recipe, seed=options.seed)
-        return train(recipe, scenes, self.output, **options.arguments(weights))
+        output = self.output
+        if "WANDB_SWEEP_ID" in os.environ:  # an agent of `wandb sweep` runs this command again and again
+            output = output / os.environ["WANDB_RUN_ID"]
+        return train(recipe, scenes, output, **options.arguments(weights))
