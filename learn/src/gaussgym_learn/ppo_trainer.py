@@ -20,8 +20,9 @@ from gaussgym_learn.checkpoint import Checkpoint, load_or_explain
 from gaussgym_learn.distributed import World
 from gaussgym_learn.env import LearnEnv
 from gaussgym_learn.metrics import EpisodeStatistics, RolloutTimes, gradient_norms
-from gaussgym_learn.models import build_actor, build_critic, load_actor_weights
-from gaussgym_learn.ppo import Learner, LearnerCfg, set_std
+from gaussgym_learn.models import build_actor, build_critic, load_actor_weights, set_std
+from gaussgym_learn.objective import LearnerCfg
+from gaussgym_learn.ppo import Learner
 from gaussgym_learn.recipes import NetworkCfg, Recipe
 from gaussgym_learn.registry import Registry
 from gaussgym_learn.resume import load_process_state, process_seed, process_state
