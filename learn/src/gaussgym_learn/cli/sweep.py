@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class Sweep:
     """Search settings of a recipe with Ray Tune: many short trainings, the poor ones stopped early.
 
-    Needs Ray: pip install 'ray[tune]'.
+    Needs Ray: pip install 'gaussgym-learn[sweep]'.
     """
 
     recipe: tyro.conf.Positional[str]
