@@ -1,0 +1,31 @@
+"""The committed students of `experiments/semantic`: who sees colour goes around patches, who sees depth does not."""
+
+import importlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from gaussgym_deploy.metrics import bootstrap_interval
+from gaussgym_learn.evaluate import evaluate
+from gaussgym_scene.synth import synthesize
+
+FOLDER = Path(__file__).parents[2] / "experiments" / "semantic"
+torch.set_num_threads(1)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not FOLDER.is_dir(), reason="experiments are not there")
+def test_colour_avoids_patches_and_depth_does_not(monkeypatch):
+    """64 starts in a street of another seed than any used so far; the path's own commands lead through patches for 5 s."""
+    monkeypatch.syspath_prepend(FOLDER)
+    semantic = importlib.import_module("semantic")
+    street = synthesize("street", 200, max_splats=semantic.SPLATS)
+    patch_s = {}
+    for kind in ("rgb", "depth"):
+        found = evaluate(FOLDER / "policies" / f"{kind}_0", street, task=semantic.TASK, episodes=64)
+        assert found["success"] >= 0.9
+        patch_s[kind] = np.array(found["per_episode"]["patch_s"])
+    low, _ = bootstrap_interval(patch_s["depth"] - patch_s["rgb"])  # of the same starts and patches
+    assert low > 1.0
+    assert patch_s["rgb"].mean() < 0.5 * patch_s["depth"].mean()
