@@ -72,6 +72,26 @@ def test_images_come_once_a_decision(hall):
         assert obs["rgb_new"].all()
 
 
+def test_the_mirrored_robot_is_commanded_to_the_other_side(hall):
+    env = make(hall, 2)
+    maps = env.mirror_maps()
+    command = torch.tensor([[0.2, -0.4, 0.6]])
+    assert torch.equal(maps.actions(command), torch.tensor([[0.2, 0.4, -0.6]]))
+    obs = env.step(torch.tensor([[0.2, -0.4, 0.6]] * 2))[0]
+    seen = maps.observations({name: obs[name] for name in ("proprio", "base_vel", "way", "safe_side")})
+    torch.testing.assert_close(
+        obs["proprio"][:, 6:9], torch.tensor([[1.2, 0.0, 0.09]] * 2), atol=1e-5, rtol=0
+    )
+    torch.testing.assert_close(
+        seen["proprio"][:, 6:9], torch.tensor([[1.2, 0.0, -0.09]] * 2), atol=1e-5, rtol=0
+    )
+    assert torch.equal(seen["safe_side"], -obs["safe_side"])
+    to_one_side = dataclasses.replace(get_recipe("corridor_pixels").commanding, low=(0.0, 0.0, -0.5))
+    env = make_commanding_env("corridor", hall, 2, to_one_side, renderer=None, num_threads=1)
+    with pytest.raises(InputError, match="have no mirror image"):
+        env.mirror_maps()
+
+
 def test_each_start_is_evaluated_with_both_lanes_safe(hall):
     starts = fixed_starts([hall, hall], 12, seed=3, task="corridor")
     assert len(starts) == 12

@@ -1,14 +1,17 @@
 """DAgger: who acts, losses by hand, replay equals acting, the student learns to see, and PPO takes over."""
 
+import io
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from gaussgym_learn.checkpoint import Checkpoint
 from gaussgym_learn.evaluate import ablate_images
 from gaussgym_learn.models import build_actor
-from gaussgym_learn.ppo import teacher_output
+from gaussgym_learn.objective import teacher_output
 from gaussgym_learn.ppo_trainer import PPOTrainer
-from gaussgym_learn.recipes import DistillCfg, NetworkCfg, PPOCfg, Recipe
+from gaussgym_learn.recipes import DistillCfg, NetworkCfg, PPOCfg, Recipe, SymmetryCfg
 from gaussgym_learn.schedules import Objective
 from gaussgym_learn.testing import ToyEnv
 from gaussgym_scene.errors import InputError
@@ -53,7 +56,7 @@ def test_replay_gives_the_actions_that_were_taken():
         trainer.env.step = step
         batch = buffer.of_envs(torch.tensor([7, 2, 3]))
         with torch.no_grad():
-            actions = trainer.alg._distribution(trainer.alg._latent(batch))[0]
+            actions = trainer.alg.joint.distribution(trainer.alg.joint.latent(batch))[0]
         assert torch.allclose(actions, torch.stack(taken)[:, [7, 2, 3]], atol=1e-5)
         assert torch.equal(buffer.actions, torch.stack(taken))
     assert buffer.starts[1:].any()
@@ -89,12 +92,12 @@ def test_losses_by_hand():
     buffer = collected(trainer, Objective(0.0, 1.0, 0.0))
     batch = buffer.whole()
     with torch.no_grad():
-        mean = learner._distribution(learner._latent(batch))[0]
+        mean = learner.joint.distribution(learner.joint.latent(batch))[0]
         error = torch.where(torch.arange(12) < 6, 0.5, -3.0)
         batch = replace(batch, teacher_actions=mean - error)
-        for p in learner.latent_head.parameters():
+        for p in learner.joint.latent_head.parameters():
             p.zero_()
-        found = learner.losses(batch, Objective(0.0, 2.0, 0.0))
+        found = learner.joint.losses(batch, Objective(0.0, 2.0, 0.0))
     assert found["behaviour"].item() == pytest.approx((0.5 * 0.25 + 2.5) / 2, rel=1e-4)
     _, latent = teacher_output(teacher, {"scan": batch.group("scan")})
     assert torch.allclose(batch.teacher_latent, latent, atol=1e-6)
@@ -166,6 +169,70 @@ def test_imitation_turns_into_ppo_after_the_critic_has_warmed_up():
     assert rows[3]["Loss/learning_rate"] == pytest.approx(1e-3 * (1 - 0.9 * 3 / 8))
     assert rows[4]["Loss/learning_rate"] == pytest.approx(2e-4)
     assert rows[5]["Loss/learning_rate"] == pytest.approx(2.2e-4)
+
+
+@pytest.mark.parametrize("after", [2, 4])
+def test_a_resumed_trainer_goes_on_to_the_same_bits(after):
+    """In the middle of imitation and of PPO; LSTM, mirrored memory, the teacher's latent, auxiliary loss, warm-up count."""
+    teacher = build_actor(NetworkCfg(actor_groups=("scan",), actor_hidden=(8, 4)), ToyEnv(1).layout, 12)
+
+    def make():
+        distill = DistillCfg(
+            num_envs=6, steps=4, beta="0.5", latent_coef=0.2, ppo_coef="0, 1@0.5", mini_batches=2
+        )
+        recipe = Recipe(
+            "d",
+            network=replace(NET, rnn_type="lstm", rnn_hidden=16),
+            ppo=PPOCfg(critic_warmup=1),
+            distill=distill,
+            symmetry=SymmetryCfg(augment=True),
+        )
+        return PPOTrainer(recipe, ToyEnv(6), teacher=teacher, seed=1)
+
+    def run(trainer, first, last):
+        rows = []
+        for i in range(first, last):
+            trainer.progress = i / 6
+            row = trainer.iterate()
+            rows.append({k: v for k, v in row.items() if not k.startswith("Perf/")})
+        return rows
+
+    whole = make()
+    run(whole, 0, after)
+    buffer = io.BytesIO()
+    torch.save(whole.state(), buffer)
+    buffer.seek(0)
+    expected = run(whole, after, 6)
+    resumed = make()
+    state = torch.load(buffer, weights_only=True)
+    resumed.restore(Checkpoint(Path("."), {"iteration": after, "recipe": {}}, state))
+    assert run(resumed, after, 6) == expected
+    assert any("Loss/surrogate" in row for row in expected)
+
+
+@pytest.mark.slow
+def test_ppo_goes_beyond_a_teacher_that_errs():
+    """The teacher stops half-way and to one side: an error of .3 of what it shows, which the student's own rewards tell it."""
+
+    class Wrong(torch.nn.Module):
+        def forward(self, obs):
+            target = obs["scan"].argmax(-1).float() / 15 * 2 - 1
+            return torch.stack([0.5 * target + 0.2, torch.zeros_like(target)], 1)
+
+    recipe = Recipe(
+        "d",
+        network=NET,
+        ppo=PPOCfg(learning_rate=3e-4, critic_warmup=2, target_kl=0.04, entropy_coef=0.0),
+        distill=DistillCfg(num_envs=32, steps=20, coef="1, 0@0.4", ppo_coef="0, 1@0.4", explore_std=0.2),
+    )
+    trainer = PPOTrainer(recipe, ToyEnv(32, num_actions=2), teacher=Wrong(), seed=0)
+    errors = []
+    for i in range(40):
+        trainer.progress = i / 40
+        errors.append(trainer.iterate()["Episode/error"])
+    imitated, on_its_own = sum(errors[12:16]) / 4, sum(errors[-4:]) / 4
+    assert imitated > 0.25
+    assert on_its_own < 0.8 * imitated
 
 
 def test_schedules_by_which_nothing_counts_are_refused():

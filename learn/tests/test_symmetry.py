@@ -1,9 +1,13 @@
 """Mirrored rollouts: maps by hand, and policies that are symmetric by construction, feed-forward and recurrent with images."""
 
+from dataclasses import replace
+
 import pytest
 import torch
-from gaussgym_learn.ppo_trainer import build_learner
-from gaussgym_learn.recipes import NetworkCfg, PPOCfg, Recipe, SymmetryCfg
+from gaussgym_learn.courses import flat_course
+from gaussgym_learn.env import make_env
+from gaussgym_learn.ppo_trainer import PPOTrainer, build_learner
+from gaussgym_learn.recipes import NetworkCfg, PPOCfg, Recipe, SymmetryCfg, get_recipe
 from gaussgym_learn.recurrence import map_state
 from gaussgym_learn.schedules import Objective
 from gaussgym_learn.symmetry import mirrored
@@ -27,7 +31,7 @@ def build(network, symmetry, **ppo):
     torch.manual_seed(0)
     torch.set_num_threads(1)
     env = ToyEnv(4, seed=1)
-    cfg = PPOCfg(num_envs=4, steps=7, mini_batches=1, **{"epochs": 1, "learning_rate": 3e-3, **ppo})
+    cfg = PPOCfg(num_envs=4, steps=7, **{"epochs": 1, "mini_batches": 1, "learning_rate": 3e-3, **ppo})
     return build_learner(Recipe("t", network=network, ppo=cfg, symmetry=symmetry), env), env
 
 
@@ -46,14 +50,14 @@ def test_mirrored_steps_by_hand():
     learner, env = build(VISION, SymmetryCfg(augment=True))
     roll(learner, env)
     batch = learner.buffer.whole()
-    other = mirrored(batch, learner.maps, learner.mirror_memory)
+    other = mirrored(batch, learner.joint.maps, learner.mirror_memory)
     assert torch.equal(other.group("scan"), batch.group("scan").flip(-1))
     assert torch.equal(other.group("proprio"), batch.group("proprio"))
     assert torch.equal(other.actions, -batch.actions)
     assert other.frames is batch.frames  # no second copy of the images
     assert other.mirrored
     assert other.returns is batch.returns
-    again = mirrored(other, learner.maps, batch.hidden)
+    again = mirrored(other, learner.joint.maps, batch.hidden)
     assert torch.equal(again.flat, batch.flat)
     assert not again.mirrored
 
@@ -139,8 +143,8 @@ def test_a_symmetric_policy_has_the_same_losses_with_and_without(rnn_type):
     for _ in range(2):  # the second begins with a memory, which for the mirror image is the replayed one
         roll(learner, env)
         batch = whole_batch(learner)
-        both = learner.losses(batch, Objective(), learner.mirror_memory)
-        plain, _ = learner._view_losses(batch, Objective(), 0.0)
+        both = learner.joint.losses(batch, Objective(), learner.mirror_memory)
+        plain, _ = learner.joint.view_losses(batch, Objective(), 0.0)
         assert both["mirror"].item() < 1e-10
         for name, value in plain.items():
             assert both[name].item() == pytest.approx(value.item(), abs=1e-5), name
@@ -167,7 +171,7 @@ def test_augmented_updates_keep_a_symmetric_policy_symmetric(network, augment):
         roll(learner, env)
         distance = learner.update()["mirror"]
     roll(learner, env)
-    mirror = learner.losses(whole_batch(learner), Objective(), learner.mirror_memory)["mirror"].item()
+    mirror = learner.joint.losses(whole_batch(learner), Objective(), learner.mirror_memory)["mirror"].item()
     assert (max(distance, mirror) < 1e-8) == augment
 
 
@@ -184,18 +188,80 @@ def test_the_mirror_loss_makes_a_policy_symmetric(network):
     assert distances[-1] < 0.3 * distances[0]
 
 
+@pytest.mark.parametrize("encoder", ["resnet18", "dinov2_vits14"])
+def test_a_frozen_backbone_sees_each_frame_once_an_update(encoder):
+    network = replace(VISION, encoder=encoder, encoder_freeze=True)
+    learner, env = build(network, SymmetryCfg(augment=True), mini_batches=2, epochs=2)
+    roll(learner, env)
+    batch = learner.buffer.whole()
+    plain = learner.joint.losses(batch, Objective(), learner.mirror_memory)
+    learner.joint.backbone = learner.joint.frozen_features(learner.buffer.frames)
+    frames = len(learner.buffer.frames)
+    cached = learner.joint.losses(batch, Objective(), learner.mirror_memory)
+    for name, value in plain.items():
+        assert cached[name].item() == pytest.approx(value.item(), rel=1e-4, abs=1e-5), name
+    cached["total"].backward()
+    assert learner.actor.encoder.head.project.weight.grad.abs().max() > 0
+    assert all(p.grad is None for p in learner.actor.encoder.backbone.parameters())
+    features = learner.actor.encoder.features
+    calls = []
+    learner.actor.encoder.features = lambda x: (calls.append(len(x)), features(x))[1]
+    learner.update()
+    assert sum(calls) == 2 * frames
+    assert not learner.joint.backbone
+
+
 def test_mirror_loss_and_total_by_hand():
     learner, env = build(BLIND, SymmetryCfg(augment=True, mirror_coef=0.4))
     with torch.no_grad():
         learner.actor.mlp[0].weight[:, 45:] += torch.randn(16, 16)
     roll(learner, env)
     batch = whole_batch(learner)
-    found = learner.losses(batch, Objective())
-    plain, mean = learner._view_losses(batch, Objective(), 0.0)
-    other, other_mean = learner._view_losses(mirrored(batch, learner.maps), Objective(), 0.0)
+    found = learner.joint.losses(batch, Objective())
+    plain, mean = learner.joint.view_losses(batch, Objective(), 0.0)
+    other, other_mean = learner.joint.view_losses(mirrored(batch, learner.joint.maps), Objective(), 0.0)
     expected = (other_mean + mean).square().mean().item()
     assert expected > 1e-3
     assert found["mirror"].item() == pytest.approx(expected, rel=1e-5)
     halves = {name: (plain[name] + other[name]).item() / 2 for name in plain}
     total = halves["surrogate"] + halves["value"] - 0.005 * halves["entropy"] + 0.4 * expected
     assert found["total"].item() == pytest.approx(total, rel=1e-5)
+
+
+def test_a_real_environment_trains_mirrored_and_bootstraps_from_final_states():
+    """The Go1's maps on the groups of `teacher_flat`; episodes of five steps end by time, or by a fall."""
+    base = get_recipe("teacher_flat")
+    ppo = replace(base.ppo, num_envs=4, steps=12, mini_batches=2, epochs=1, final_values=True)
+    recipe = replace(base, ppo=ppo, symmetry=SymmetryCfg(augment=True, mirror_coef=0.1))
+    env = make_env(
+        "velocity", flat_course(), 4, renderer=None, cfg=replace(recipe.env, episode_s=0.1), num_threads=1
+    )
+    trainer = PPOTrainer(recipe, env)
+    seen = []
+    step = env.step
+
+    def watched(actions):
+        result = step(actions)
+        seen.append((result[1].clone(), result[3]))
+        return result
+
+    env.step = watched
+    critic = {k: v.clone() for k, v in trainer.alg.critic.state_dict().items()}
+    row = trainer.iterate()
+    assert row["Loss/mirror"] > 0
+    batch = trainer.alg.buffer.of_steps(torch.arange(48))
+    again = mirrored(mirrored(batch, trainer.alg.joint.maps), trainer.alg.joint.maps)
+    assert torch.allclose(again.flat, batch.flat)
+    assert torch.allclose(again.actions, batch.actions)
+    trainer.alg.critic.load_state_dict(critic)
+    trainer.alg.critic.eval()
+    ended = 0
+    for t, (rewards, extras) in enumerate(seen):
+        expected = rewards.clone()
+        if "final_ids" in extras:
+            with torch.no_grad():
+                values = trainer.alg.critic(extras["final_observations"]).squeeze(-1)
+            expected[extras["final_ids"]] += 0.98 * values * extras["time_outs"][extras["final_ids"]]
+            ended += int(extras["time_outs"].sum())
+        assert torch.allclose(trainer.alg.buffer.rewards[t], expected, atol=1e-5)
+    assert ended >= 4

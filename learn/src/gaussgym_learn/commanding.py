@@ -3,31 +3,35 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from gaussgym_scene.errors import InputError
 from gaussgym_scene.scene import Scene
 from gaussgym_sim.env import Env, EnvCfg
 from gaussgym_sim.mdp.starts import Starts
+from gaussgym_sim.mdp.symmetry import Symmetry
 from gaussgym_sim.sensors.camera import CameraRenderer
 from gaussgym_sim.task import get_task
 from gaussgym_sim.vecsim import VecSim, make_sim
 from gaussgym_sim.views.command_env import CommandEnv, CommandEnvCfg
 from tensordict import TensorDict
 
+from gaussgym_learn.camera_renderer import check_blind, make_camera_renderer
 from gaussgym_learn.env import (
     LearnEnv,
-    check_blind,
-    make_camera_renderer,
     make_env,
     open_scenes,
     scene_hash,
 )
 from gaussgym_learn.recipes import CommandingCfg
 from gaussgym_learn.rotation import ScenesCfg
+from gaussgym_learn.symmetry import MirrorMaps
+
+if TYPE_CHECKING:
+    from gaussgym_render.robot_camera import RobotCameraCfg
 
 SHIPPED = Path(__file__).parent / "policies"
 
@@ -62,6 +66,25 @@ class PolicyWalker:
     def reset(self, dones: torch.Tensor) -> None:
         """Forget the past of envs that are done [E] bool."""
         self.policy.reset(dones)
+
+
+class CommandMirror:
+    """What observations and commands are to the mirrored robot; see `gaussgym_learn.symmetry.MirrorMaps`.
+
+    Args:
+        symmetry: of the robot and the task's observations.
+    """
+
+    def __init__(self, symmetry: Symmetry) -> None:
+        self._symmetry = symmetry
+
+    def observations(self, groups: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """1-D groups `[..., D]` by name, mirrored."""
+        return self._symmetry.observations(groups)
+
+    def actions(self, action: torch.Tensor) -> torch.Tensor:
+        """Commands v_x, v_y, yaw rate `[..., 3]`, mirrored."""
+        return action * action.new_tensor((1.0, -1.0, -1.0))
 
 
 class CommandVecEnv(LearnEnv):
@@ -145,7 +168,22 @@ class CommandVecEnv(LearnEnv):
         obs, rewards, dones, extras = self.commander.step(actions)
         extras["time_outs"] = extras["time_outs"] * ~extras["success"]
         self._obs = self._pack(obs)
+        self.show_tape(self._obs)
         return self._obs, rewards, dones.long(), extras
+
+    def mirror_maps(self) -> MirrorMaps:
+        """See `LearnEnv.mirror_maps`.
+
+        Raises:
+            InputError: a robot or observations without mirror image, or commands that reach further to one side.
+        """
+        low, high = self.command_cfg.low, self.command_cfg.high
+        if low[1] != -high[1] or low[2] != -high[2]:
+            raise InputError(
+                f"commands from {low} to {high} have no mirror image; expected the same range to either side"
+            )
+        symmetry = Symmetry(self.sim.robot, self._cfg.observations, task=self.env.task, device=self.device)
+        return CommandMirror(symmetry)
 
     def spent_s(self) -> tuple[float, float]:
         """See `LearnEnv.spent_s`; the walker's time is not in it."""
@@ -178,7 +216,7 @@ def make_commanding_env(
     cfg: EnvCfg | None = None,
     num_threads: int | None = None,
     starts: Starts | None = None,
-    camera_model: str = "ideal",
+    camera_model: str | RobotCameraCfg = "ideal",
     show_robot: bool = False,
     show_others: int = 0,
     lod: Sequence[Path | str] | None = None,
@@ -263,9 +301,10 @@ def make_policy_env(
         raise InputError(
             f"found task {task!r}, which makes its own commands, for a policy that gives commands; expected one such as corridor"
         )
-    if memory is not None and (memory.at_once is not None or memory.memory_gb is not None):
+    if memory not in (None, ScenesCfg()):
         raise InputError(
-            "a policy that gives commands holds all scenes; leave scenes-at-once and scene-memory-gb out"
+            "a policy that gives commands holds all scenes, all alike; leave scenes-at-once, scene-memory-gb, "
+            "scene-curriculum and weights out"
         )
     kept = {name: value for name, value in options.items() if name not in _OF_WALKING}
     return make_commanding_env(task, scenes, num_envs, commanding, **kept)

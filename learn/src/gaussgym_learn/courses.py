@@ -9,6 +9,7 @@ import numpy as np
 from gaussgym_scene.heightfield import Heightfield
 from gaussgym_scene.paths import Paths
 from gaussgym_scene.scene import Scene
+from gaussgym_scene.synth import synthesize
 
 STAIRS_LEVELS_M = (0.0, 0.03, 0.06, 0.09, 0.12, 0.15, 0.18)
 """Step heights of the levels of the stairs teacher's course [m]."""
@@ -19,6 +20,7 @@ _PATH_STEP_M = 0.25
 _BORDER_M = 1.0
 _ROUGH_CELL_M = 0.2
 _MAX_STEPS = 10
+_HALLS = 8
 
 
 def stairs_course(
@@ -168,6 +170,8 @@ def _stadium(straight: float, radius: float) -> np.ndarray:
 
 def default_course(recipe: str, *, seed: int = 0) -> list[Scene]:
     """The ground a recipe is trained on when no scene is given; environments are split over the scenes evenly."""
+    if recipe.startswith("corridor"):
+        return [synthesize("hall", _HALLS * seed + k) for k in range(_HALLS)]
     if recipe == "velocity":
         stairs = [stairs_course(WALKER_LEVELS_M, seed=3 * seed + k) for k in range(3)]
         for k, scene in enumerate(stairs):

@@ -1,4 +1,4 @@
-"""How well a policy does: fixed starts, one episode each, with confidence intervals and an image ablation."""
+"""How well a policy does: fixed starts, one episode each, with intervals. The engine of `gaussgym_learn.evaluation`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import io
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -24,7 +24,9 @@ from gaussgym_learn.acting import ActingPolicy, load_policy, reads
 from gaussgym_learn.checkpoint import write_bytes
 from gaussgym_learn.commanding import make_policy_env
 from gaussgym_learn.env import GaussgymVecEnv, open_scenes
-from gaussgym_learn.models import IMAGE_GROUP, NEW_FRAME_GROUP
+from gaussgym_learn.evaluation.ablations import ABLATIONS, DELAY_S, ImageAblation, ablate_images, images_in
+from gaussgym_learn.evaluation.subjects import settings_for
+from gaussgym_learn.models import NEW_FRAME_GROUP
 from gaussgym_learn.recipes import with_images
 
 __all__ = [
@@ -40,35 +42,34 @@ __all__ = [
     "summarize",
 ]
 
-ABLATIONS = ("none", "blank", "shuffled")
 EPISODE_S = {"goal": 30.0, "velocity": 20.0, "corridor": 8.0}
 """Time limit of an evaluation episode [s]; a goal is 10 m away and the commanded speed at least 0.6 m/s."""
-_BLANK_LEVEL = 127
 _GRAVITY = 9.81
 
 
-def ablate_images(obs: TensorDict, ablate: str, rng: torch.Generator) -> TensorDict:
-    """Take the image's information away.
+class EpisodeObserver(Protocol):
+    """Watches the episodes of `run_episodes`."""
 
-    Args:
-        obs: observations with `rgb` and `rgb_new`.
-        ablate: `none`; `blank`: uniform grey; `shuffled`: every camera frame is that of a random other environment.
-        rng: draws the permutation.
-    """
-    if ablate == "none" or obs.get(IMAGE_GROUP, None) is None:
-        return obs
-    rgb = obs[IMAGE_GROUP]
-    if ablate == "blank":
-        changed = torch.full_like(rgb, _BLANK_LEVEL)
-    else:
-        count = len(rgb)
-        order = torch.randperm(count, generator=rng)
-        other = torch.empty_like(order)
-        other[order] = order.roll(1)  # a cycle through all: nobody gets their own
-        changed = rgb[other]
-    out = obs.clone(recurse=False)
-    out[IMAGE_GROUP] = changed
-    return out
+    def add(self, obs: TensorDict, row: torch.Tensor, done: torch.Tensor) -> None:
+        """Called before each control step.
+
+        Args:
+            obs: true observations.
+            row: `[E]` episode of each environment.
+            done: `[N]` episodes that are over.
+        """
+        ...
+
+    def end(self, row: torch.Tensor, dones: torch.Tensor, over: torch.Tensor, extras: dict[str, Any]) -> None:
+        """Called after each control step.
+
+        Args:
+            row: `[E]` episode of each environment during the step.
+            dones: `[E]`, non-zero for environments that begin anew.
+            over: `[E]` bool, those of them whose episode counts: it ended for the first time.
+            extras: of the step.
+        """
+        ...
 
 
 class _Tally:
@@ -86,8 +87,8 @@ class _Tally:
 
     def add(
         self, command: torch.Tensor, row: torch.Tensor, dones: torch.Tensor, extras: dict[str, Any]
-    ) -> None:
-        """Account for one control step.
+    ) -> torch.Tensor:
+        """Account for one control step; returns `[E]`, whose episodes ended in it.
 
         Args:
             command: `[E, 3]` in force during the step.
@@ -117,6 +118,7 @@ class _Tally:
         for name, values in extras["metrics"].items():
             self.metrics[name][row[over]] = values[over]
         self.done[row[over]] = True
+        return over
 
 
 def evaluate(
@@ -126,6 +128,7 @@ def evaluate(
     task: str = "goal",
     episodes: int = 256,
     ablate: str = "none",
+    delay_s: float = DELAY_S,
     seed: int = 1234,
     robot: str = "go1",
     sim: str = "mujoco",
@@ -147,7 +150,8 @@ def evaluate(
         scenes: where; the episodes are split over them evenly.
         task: `goal` (reach a point at least 10 m along the path), `velocity`, or another registered one (`goal_semantic`).
         episodes: number of starts.
-        ablate: see `ablate_images`.
+        ablate: what to do to the images, see `ImageAblation`.
+        delay_s: of the ablation `delayed` [s].
         seed: of the starts: the same seed gives the same starts to every policy.
         robot: registry name.
         sim: physics backend.
@@ -156,8 +160,8 @@ def evaluate(
         progress: show a bar on stderr.
         starts: goal episodes to run instead of `fixed_starts(scenes, episodes, seed)`.
         record: write one episode (the first that succeeds, else the first) to this npz; see `EpisodeRecorder`.
-        cfg: the learning problem, for other commands or observations than the default; evaluated without noise,
-            randomization or curriculum.
+        cfg: the learning problem, for other commands or observations than the default, with the camera and the observations that
+            the policy was trained with; evaluated without noise, randomization or curriculum.
         camera_model: lens, shutter and sensor of the camera, see `gaussgym_learn.env.make_env`.
         show_robot: see there.
         show_others: see there; robots whose episodes are over stand where these ended.
@@ -171,15 +175,15 @@ def evaluate(
     Raises:
         InputError: unknown ablation, no episodes, or a policy that does not fit.
     """
-    if ablate not in ABLATIONS:
-        raise InputError(f"unknown ablation {ablate!r}; choose one of: {', '.join(ABLATIONS)}")
+    ImageAblation(ablate, delay_steps=1)
     if episodes < 1:
         raise InputError(f"{episodes} episodes, expected at least 1")
     acting = policy if not isinstance(policy, Path | str) else load_policy(policy)
     opened = open_scenes(scenes)
     if ablate != "none" and not acting.sees:
         raise InputError(f"{acting.name}: does not see, so there is no image to ablate; use ablate 'none'")
-    cfg = with_images(evaluation_cfg(task, cfg), reads(acting))
+    settings = settings_for(acting, EnvCfg.for_task(task)) if cfg is None else with_images(cfg, reads(acting))
+    cfg = evaluation_cfg(task, settings)
     start = time.perf_counter()
     num_envs = min(max(episodes, len(opened)), max(max_parallel, len(opened)))
     kind = get_task(task)
@@ -205,7 +209,9 @@ def evaluate(
     )
     bar = tqdm(total=episodes, desc=f"evaluate {ablate}", unit="episode", disable=not progress)
     recorder = EpisodeRecorder(env) if record is not None else None
-    table = run_episodes(acting, env, episodes=episodes, ablate=ablate, seed=seed, bar=bar, recorder=recorder)
+    ablation = ImageAblation(ablate, seed=seed, delay_steps=round(delay_s / env.control_dt_s))
+    observers = () if recorder is None else (recorder,)
+    table = run_episodes(acting, env, episodes=episodes, ablation=ablation, bar=bar, observers=observers)
     bar.close()
     if recorder is not None:
         recorder.save(Path(record), table)  # type: ignore[arg-type]
@@ -265,10 +271,9 @@ def run_episodes(
     env: GaussgymVecEnv,
     *,
     episodes: int,
-    ablate: str = "none",
-    seed: int = 0,
+    ablation: ImageAblation | None = None,
     bar: tqdm | None = None,
-    recorder: EpisodeRecorder | None = None,
+    observers: Sequence[EpisodeObserver] = (),
 ) -> dict[str, np.ndarray]:
     """Run every start once (the environment's `starts`, else the first episode of each environment).
 
@@ -276,32 +281,33 @@ def run_episodes(
         policy: acts, deterministically.
         env: freshly reset.
         episodes: number of starts, or of environments.
-        ablate: see `ablate_images`.
-        seed: of the ablation.
+        ablation: what the policy is shown in place of its images; None: the truth.
         bar: advanced as episodes end.
-        recorder: sees every step.
+        observers: see every step.
 
     Returns:
         `[N]` arrays by quantity, in the order of the starts.
     """
     policy.check(env)
     policy.reset()
-    rng = torch.Generator().manual_seed(seed)
+    ablation = ablation or ImageAblation()
     tally, obs = _Tally(env, episodes), env.get_observations()
-    shown = ablate_images(obs, ablate, rng)
+    shown = ablation.show(obs, torch.ones(env.num_envs, dtype=torch.bool))
     longest = int(env.max_episode_length) * (1 + episodes // env.num_envs) + 1
     own_row = torch.arange(env.num_envs).clamp_max(episodes - 1)
     camera = env.env.camera  # episodes that are over, and images that nobody is shown, need not be rendered
-    hidden = ablate == "blank" and recorder is None
+    hidden = ablation.kind == "blank" and not observers
     parked = torch.zeros(env.num_envs, dtype=torch.bool)
     for _ in range(longest):
         row = torch.where(env.env.start_id >= 0, env.env.start_id, own_row)
-        if recorder is not None:
-            recorder.add(obs, row, tally.done)
+        for observer in observers:
+            observer.add(obs, row, tally.done)
         obs, _, dones, extras = env.step(policy.act(shown))
         policy.reset(dones)
         before = int(tally.done.sum())
-        tally.add(env.env.command_before, row, dones, extras)
+        over = tally.add(env.env.command_before, row, dones, extras)
+        for observer in observers:
+            observer.end(row, dones, over, extras)
         if bar is not None:
             bar.update(int(tally.done.sum()) - before)
         if bool(tally.done.all()):
@@ -312,7 +318,7 @@ def run_episodes(
             parked |= tally.done[next_row]
         if camera is not None:
             camera.unwatched |= parked | hidden
-        shown = _held_ablation(obs, shown, ablate, rng)
+        shown = ablation.show(obs, dones != 0)
     seconds = tally.seconds.clamp_min(env.control_dt_s)
     weight = env.sim.total_mass_kg * _GRAVITY  # type: ignore[attr-defined]
     return {
@@ -326,15 +332,6 @@ def run_episodes(
         **{name: values.numpy() for name, values in tally.metrics.items()},
         "scene": tally.scene.numpy(),
     }
-
-
-def _held_ablation(obs: TensorDict, shown: TensorDict, ablate: str, rng: torch.Generator) -> TensorDict:
-    """Ablated images change with the camera's frames only, as the true ones do."""
-    if ablate != "shuffled" or bool(obs[NEW_FRAME_GROUP].any()):
-        return ablate_images(obs, ablate, rng)
-    out = obs.clone(recurse=False)
-    out[IMAGE_GROUP] = shown[IMAGE_GROUP]
-    return out
 
 
 class EpisodeRecorder:
@@ -360,7 +357,7 @@ class EpisodeRecorder:
             done: `[N]` episodes that are over.
         """
         state = self.env.sim.state
-        has_image = obs.get(IMAGE_GROUP, None) is not None
+        images = images_in(obs)
         for e in range(self.watched):
             episode = int(row[e])
             if bool(done[episode]):
@@ -368,17 +365,18 @@ class EpisodeRecorder:
             values = (state.root_pos_w, state.root_quat_wxyz, state.joint_pos, self.env.env.commands.command)
             rows = self._rows.setdefault(episode, [])
             self._scene[episode] = int(self.env.sim.scene_of_env[e])
-            if has_image and (not rows or bool(obs[NEW_FRAME_GROUP][e, 0])):
-                self._frames.setdefault(episode, []).append(
-                    obs[IMAGE_GROUP][e].permute(1, 2, 0).numpy().copy()
-                )
+            if images and (not rows or bool(obs[NEW_FRAME_GROUP][e, 0])):
+                self._frames.setdefault(episode, []).append(obs[images[0]][e].permute(1, 2, 0).numpy().copy())
             frame = np.array(len(self._frames.get(episode, ())) - 1)
             rows.append((*(v[e].numpy().copy() for v in values), frame))
+
+    def end(self, row: torch.Tensor, dones: torch.Tensor, over: torch.Tensor, extras: dict[str, Any]) -> None:
+        """See `EpisodeObserver.end`: nothing to do."""
 
     def save(self, path: Path, table: dict[str, np.ndarray]) -> None:
         """Write one episode as npz.
 
-        Arrays: `root_pos_w [T,3]`, `root_quat_wxyz [T,4]`, `joint_pos [T,J]`, `command [T,3]`, `rgb [K,H,W,3]` uint8 and
+        Arrays: `root_pos_w [T,3]`, `root_quat_wxyz [T,4]`, `joint_pos [T,J]`, `command [T,3]`, `rgb [K,H,W,C]` uint8 and
         `frame [T]` (which of them is in view, -1 without a camera), `control_dt_s`, `scene` (index), `success`.
         """
         if not self._rows:

@@ -12,8 +12,10 @@ from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 
 import torch
+from gaussgym_scene.errors import StageError
 from torch import Tensor
 
+from gaussgym_learn.distributed import World
 from gaussgym_learn.recurrence import State, map_state, select_state
 
 NEW_FRAME_GROUP = "rgb_new"
@@ -250,9 +252,17 @@ class RolloutBuffer:
         assert self._frames is not None
         number = self._count + new.cumsum(0) - 1
         place = torch.where(new, number, len(self._frames) - 1)
+        on_cpu = self.device.type == "cpu"
+        rows, first = (new.nonzero().squeeze(1), int(self._count)) if on_cpu else (None, 0)
         channel = 0
         for name, shape in self.layout.images.items():
-            self._frames[:, channel : channel + shape[0]].index_copy_(0, place, obs[name])
+            part = self._frames[:, channel : channel + shape[0]]
+            if (
+                rows is None
+            ):  # all images, the held ones to the spare row: to ask a GPU which are new would wait for it
+                part.index_copy_(0, place, obs[name])
+            elif len(rows):
+                torch.index_select(obs[name], 0, rows, out=part[first : first + len(rows)])
             channel += shape[0]
         self._view = torch.where(new, number, self._view)
         self._count += new.sum()
@@ -384,3 +394,44 @@ def _taken(batch: Minibatch, take: Callable[[Tensor], Tensor]) -> Minibatch:
         if f.name not in _KEPT and isinstance(value := getattr(batch, f.name), Tensor)
     }
     return replace(batch, **changes, old_params=tuple(take(p) for p in batch.old_params))
+
+
+def normalize(advantages: Tensor, world: World, where: Tensor | None = None) -> None:
+    """Make advantages zero-mean and of deviation 1 over all processes, in place.
+
+    Args:
+        advantages: `[T, E]`.
+        world: the processes.
+        where: bool, entries that count; None for all.
+    """
+    counted = torch.ones_like(advantages) if where is None else where.to(advantages.dtype)
+    count = world.sum(counted.sum())
+    mean = world.sum((advantages * counted).sum()) / count
+    square = world.sum(((advantages - mean) * counted).square().sum())
+    advantages.sub_(mean).div_((square / (count - 1)).sqrt() + 1e-8)
+
+
+def check_finite(buffer: RolloutBuffer) -> None:
+    """Raise where a rollout holds what is not a number.
+
+    Raises:
+        StageError: names what was first: an observation group, what the networks made of it, or the reward.
+    """
+    if bool(torch.isfinite(buffer.rewards.sum() + buffer.flat.sum() + buffer.actions.sum())):
+        return
+    values = {f"observation {name!r}": buffer.whole().group(name) for name in buffer.columns}
+    values |= {
+        "training diverged: action": buffer.actions,
+        "training diverged: value": buffer.values[..., None],
+        "reward": buffer.rewards[..., None],
+    }
+    found = []
+    for order, (name, value) in enumerate(values.items()):
+        bad = (~torch.isfinite(value)).any(dim=-1).nonzero()
+        if len(bad):
+            step, env = bad[0].tolist()
+            found.append(
+                (step, order, f"{name} of environment {env} is not finite at step {step} of the rollout")
+            )
+    if found:
+        raise StageError(f"{min(found)[2]}; resume with another seed, or look for a division by zero")

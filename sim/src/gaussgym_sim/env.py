@@ -226,7 +226,8 @@ class Env:
         Returns:
             (observation groups, reward [E], dones [E] bool, extras): ``time_outs`` [E] float, ``fell`` and ``success``
             [E] bool and ``start_id`` [E] of the episodes that this step belongs to, ``log`` means over the episodes that
-            ended in this step, and ``metrics`` the task's values [E], which hold for those (both empty if none).
+            ended in this step, ``metrics`` the task's values [E], which hold for those (both empty if none), and ``reasons``
+            why they may have ended (`gaussgym_sim.mdp.terminations.Reasons`).
         """
         cfg, sim = self.cfg, self.sim
         self.last_action, self.last_joint_vel = self.action, sim.state.joint_vel.clone()
@@ -314,7 +315,7 @@ class Env:
         fell, success, dones = ends.fell, ends.success, ends.dones
         extras: dict[str, Any] = {
             "time_outs": ends.time_outs, "fell": fell, "success": success, "start_id": self.start_id.clone(), "log": {},
-            "metrics": {},
+            "metrics": {}, "reasons": reasons,
         }  # fmt: skip
         ids = which(dones)
         if len(ids):

@@ -18,6 +18,9 @@ from numpy.typing import NDArray
 FRAME_EVERY = 2
 """Control steps a video frame: 25 frames/s at 50 Hz."""
 SKY = (0.78, 0.85, 0.92)
+INSET = 0.3
+"""Width of the robot camera's picture, as a share of the whole."""
+MARGIN_PX = 8
 
 Floats = NDArray[np.float64]
 
@@ -115,6 +118,17 @@ def enlarged(image: NDArray[np.uint8], width: int) -> NDArray[np.uint8]:
     """Repeat pixels so that the image is about `width` wide, with even sides as video wants them."""
     factor = max(2, round(width / image.shape[1] / 2) * 2)
     return image.repeat(factor, axis=0).repeat(factor, axis=1)
+
+
+def with_inset(image: NDArray[np.uint8], eye: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A picture `[H, W, 3]` with what the robot sees `[h, w, 3]` in its upper right corner; pixels are repeated or left out."""
+    target = round(INSET * image.shape[1])
+    every = -(-eye.shape[1] // target)
+    inset = enlarged(eye, target) if 2 * eye.shape[1] <= 1.5 * target else eye[::every, ::every]
+    height, width = inset.shape[:2]
+    image = image.copy()
+    image[MARGIN_PX : MARGIN_PX + height, -MARGIN_PX - width : -MARGIN_PX] = inset
+    return image
 
 
 def write_video(path: Path, images: Sequence[NDArray[np.uint8]], frames_per_s: float) -> Path:

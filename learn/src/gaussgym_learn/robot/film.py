@@ -8,12 +8,8 @@ import numpy as np
 from gaussgym_scene.scene import Scene
 from numpy.typing import NDArray
 
-from gaussgym_learn.film.chase import FRAME_EVERY, ChaseCfg, chase_images, enlarged, write_video
+from gaussgym_learn.film.chase import FRAME_EVERY, ChaseCfg, chase_images, with_inset, write_video
 from gaussgym_learn.robot.plain_robot import PlainRobot
-
-INSET = 0.3
-"""Width of the robot camera's picture, as a share of the whole."""
-MARGIN_PX = 8
 
 
 class RobotFilm:
@@ -57,9 +53,8 @@ class RobotFilm:
         if not self.root_pos_w:
             return None
         images = chase_images(scene, self, robot.robot, self.cfg)
-        for image, eye in zip(images, self._eye, strict=False):
-            inset = enlarged(eye, round(INSET * self.cfg.width))
-            height, width = inset.shape[:2]
-            image[MARGIN_PX : MARGIN_PX + height, -MARGIN_PX - width : -MARGIN_PX] = inset
+        if self._eye:
+            shown = [with_inset(image, eye) for image, eye in zip(images, self._eye, strict=False)]
+            images = shown + images[len(shown) :]
         self.path.parent.mkdir(parents=True, exist_ok=True)
         return write_video(self.path, images, 1.0 / (FRAME_EVERY * robot.cfg.control_s))

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from gaussgym_sim.env import Env
 from gaussgym_sim.mdp.commands import GivenCommands
+from gaussgym_sim.mdp.terminations import Reasons
 
 _OUTCOMES = ("time_outs", "fell", "success", "start_id")
 Walker = Callable[[dict[str, Tensor]], Tensor]
@@ -109,14 +110,15 @@ class CommandEnv:
             action: [E, 3] in -1..1, beyond is clipped; of an env where it is not finite the robot stands.
 
         Returns:
-            As `Env.step`: reward [E] summed over the decision, ``fell``, ``success``, ``time_outs``, ``start_id`` and ``metrics``
-            of the first episode that ended within it, ``log`` means over all that did.
+            As `Env.step`: reward [E] summed over the decision; ``fell``, ``success``, ``time_outs``, ``start_id``, ``metrics``
+            and ``reasons`` of the first episode that ended within it, ``log`` means over all that did.
         """
         command = action.detach().to(torch.float32).clamp(-1.0, 1.0) * self._range + self._middle
         self._commands.give(torch.where(torch.isfinite(action).all(dim=1, keepdim=True), command, 0.0))
         reward = torch.zeros(self.num_envs, device=self.device)
         dones = torch.zeros(self.num_envs, dtype=torch.bool, device=self.device)
         first: dict[str, Tensor] = {}
+        reasons: dict[str, Tensor] = {}
         metrics: dict[str, Tensor] = {}
         logs: list[tuple[int, dict[str, Tensor]]] = []
         obs = self.env.get_observations()  # with the new command
@@ -128,6 +130,8 @@ class CommandEnv:
             reward += torch.where(dones, 0.0, step_reward)
             now = {name: extras[name] for name in _OUTCOMES}
             first = {n: torch.where(dones, first[n], value) for n, value in now.items()} if first else now
+            why = vars(extras["reasons"])
+            reasons = {n: torch.where(dones, reasons[n], v) for n, v in why.items()} if reasons else why
             for name, values in extras["metrics"].items():
                 metrics[name] = torch.where(dones, metrics[name], values) if name in metrics else values
             dones = dones | ended
@@ -135,7 +139,12 @@ class CommandEnv:
                 logs.append((int(ended.sum()), extras["log"]))
                 self._tell(ended)
         self._obs = obs
-        return obs, reward, dones, {**first, "metrics": metrics, "log": _mean(logs)}
+        return (
+            obs,
+            reward,
+            dones,
+            {**first, "metrics": metrics, "reasons": Reasons(**reasons), "log": _mean(logs)},
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """See `Env.state_dict`; a walker that remembers something is not in it."""
