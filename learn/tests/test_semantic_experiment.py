@@ -9,6 +9,7 @@ from gaussgym_learn.evaluate import evaluate
 from gaussgym_scene.synth import synthesize
 
 FOLDER = Path(__file__).parents[2] / "experiments" / "semantic"
+POLICIES = FOLDER.parent / "results" / "goal_semantic" / "policies"
 torch.set_num_threads(1)
 
 
@@ -21,7 +22,7 @@ def test_colour_avoids_patches_and_depth_does_not(monkeypatch):
     street = synthesize("street", 200, max_splats=semantic.SPLATS)
     patch_s = {}
     for kind in ("rgb", "depth"):
-        found = evaluate(FOLDER / "policies" / f"{kind}_0", street, task=semantic.TASK, episodes=64)
+        found = evaluate(POLICIES / f"{kind}_0", street, task=semantic.TASK, episodes=64)
         assert found["success"] >= 0.9
         patch_s[kind] = found["patch_s_ci95"]
     assert patch_s["rgb"][1] < 0.5 * patch_s["depth"][0]
