@@ -95,7 +95,7 @@ def test_learning_curve_from_nothing_in_two_minutes(halls, tmp_path):
         successes_by_update.append(scalars.get("Episode/success", float("nan")))
 
     train(
-        replace(recipe, name="curve"), [synthesize("hall", seed) for seed in range(4)], tmp_path, iterations=36, seed=0,
+        replace(recipe, name="curve"), [synthesize("hall", seed) for seed in range(4)], tmp_path, iterations=28, seed=0,
         on_iteration=note,
     )  # fmt: skip
     result = evaluate(tmp_path, halls, task="corridor", episodes=64)
