@@ -6,6 +6,7 @@ While a run trains, copies of its actor are kept at fixed times of the training'
 judging costs the training nothing. Flat ground: 64 robots x 20 s, 0.5 to 1 m/s along curved tracks; stairs: as many on lanes of 10 cm
 steps up and down that were not trained on. Deterministic policy, no noise. The gate: error at most 0.1 m/s and at most 2 % fell.
 
+`--keep DIR` also writes the snapshots there, and `--judge DIR` judges them later, when the machine need not be quiet: training alone is timed.
 `--set` changes one setting of the recipe, for controlled comparisons: `--set ppo.num_envs=512 env.randomize=light`.
 """
 
@@ -42,15 +43,25 @@ class Snapshot:
 
     sees = False
 
-    def __init__(self, trainer, name):
-        env, network = trainer.env, trainer.recipe.network
-        self.name, self.network, self.layout, self.actions = name, network, env.layout, env.num_actions
-        self.state = {key: value.clone() for key, value in trainer.alg.actor.state_dict().items()}
+    def __init__(self, network, kept):
+        self.network, self.kept, self.name = network, kept, f"update {kept['iteration']}"
+
+    @staticmethod
+    def of(trainer):
+        """What to keep of a trainer's actor."""
+        weights = {key: value.clone() for key, value in trainer.alg.actor.state_dict().items()}
+        env = trainer.env
+        return {
+            "iteration": trainer.iteration,
+            "layout": env.layout,
+            "actions": env.num_actions,
+            "weights": weights,
+        }
 
     def check(self, env):
         """Build the network, with the kept weights."""
-        self.model = build_actor(self.network, self.layout, self.actions)
-        self.model.load_state_dict(self.state)
+        self.model = build_actor(self.network, self.kept["layout"], self.kept["actions"])
+        self.model.load_state_dict(self.kept["weights"])
         self.model.eval()
 
     def act(self, obs):
@@ -69,7 +80,7 @@ def ground(name):
     return [stairs_course((STEP_M,), lanes=16, length_m=26.0, rubble=False, seed=HELD_OUT_SEED)]
 
 
-def judge(policy, recipe, grounds, *, randomize=None):
+def judge(policy, recipe, grounds):
     """Errors and falls of a policy on each ground."""
     out = {}
     for name in grounds:
@@ -102,13 +113,19 @@ def clocks():
     return {"wall": time.perf_counter(), "cpu2": time.process_time() / 2}
 
 
-def run(recipe, scenes, *, seed, minutes, clock, marks, out):
-    """Train once; returns the snapshots with their times, and the run's curve."""
+def run(recipe, scenes, *, seed, minutes, clock, marks, out, budget):
+    """Train once; returns the snapshots, each with its row of times.
+
+    `budget` bounds the run, so that schedules over its progress know its length; by CPU time there is no such bound.
+    """
+    bound = {"minutes": budget} if clock == "wall" else {"minutes": 600.0}
+    if clock == "m_steps":
+        bound = {"iterations": round(budget * 1e6 / (recipe.ppo.num_envs * recipe.ppo.steps))}
     snapshots, due = [], sorted(marks)
     start = {}
 
     def keep(trainer, scalars):
-        spent = (clocks()[clock] - start[clock]) / 60
+        spent = trainer.steps / 1e6 if clock == "m_steps" else (clocks()[clock] - start[clock]) / 60
         if due and spent >= due[0]:
             while due and spent >= due[0]:
                 due.pop(0)
@@ -116,8 +133,10 @@ def run(recipe, scenes, *, seed, minutes, clock, marks, out):
             m_steps = round(trainer.steps / 1e6, 3)
             row = {**times, "m_steps": m_steps, "std": round(scalars["Policy/mean_std"], 3)}
             row |= {k.split("/")[-1]: round(scalars[k], 4) for k in ("Loss/kl", "Loss/learning_rate")}
-            row |= {k: round(scalars[k], 3) for k in scalars if k in ("episode/level", "Train/mean_reward")}
-            snapshots.append((Snapshot(trainer, f"{recipe.name} {spent:.2f} min"), row))
+            row |= {
+                k: round(scalars[k], 3) for k in ("Curriculum/level", "Train/mean_reward") if k in scalars
+            }
+            snapshots.append((Snapshot.of(trainer), row))
         if spent >= minutes:
             raise Enough
 
@@ -129,7 +148,7 @@ def run(recipe, scenes, *, seed, minutes, clock, marks, out):
         keep(trainer, scalars)
 
     with contextlib.suppress(Enough):
-        train(recipe, scenes, out, minutes=60.0, seed=seed, save_minutes=60.0, on_iteration=begin)
+        train(recipe, scenes, out, **bound, seed=seed, save_minutes=600.0, on_iteration=begin)
     return snapshots
 
 
@@ -137,37 +156,76 @@ def main():
     """See the module."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--recipe", default="velocity")
-    parser.add_argument("--minutes", type=float, default=2.0)
+    parser.add_argument("--minutes", type=float, default=2.0, help="or million steps, by that clock")
     parser.add_argument("--marks", type=float, nargs="*", help="minutes at which to judge; default: six")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--clock", choices=("wall", "cpu2"), default="wall")
+    parser.add_argument("--clock", choices=("wall", "cpu2", "m_steps"), default="wall")
+    parser.add_argument(
+        "--budget", type=float, help="length of the run that is stopped after --minutes; default: the same"
+    )
     parser.add_argument("--grounds", nargs="+", default=["flat"])
     parser.add_argument("--set", nargs="*", default=[], dest="changes")
-    parser.add_argument("--course", help="train on the course of another recipe")
     parser.add_argument("--label")
+    parser.add_argument("--keep", type=Path, help="write snapshots here and do not judge them")
+    parser.add_argument(
+        "--judge", type=Path, help="judge the snapshots that lie here; give the arguments of the training"
+    )
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     recipe = get_recipe(args.recipe)
     for text in args.changes:
         recipe = change(recipe, text)
-    marks = args.marks or [args.minutes * k / 6 for k in range(1, 7)]
     runs = []
     for seed in args.seeds:
-        scenes = default_course(args.course or args.recipe, seed=seed)
-        with tempfile.TemporaryDirectory() as out, torch_threads(1):
-            snapshots = run(
-                recipe, scenes, seed=seed, minutes=args.minutes, clock=args.clock, marks=marks, out=out
-            )
-            rows = [{**row, **judge(policy, recipe, args.grounds)} for policy, row in snapshots]
-        passed = [r for r in rows if all(good(r[g]) for g in args.grounds)]
-        gate = passed[0][f"minutes_{args.clock}"] if passed else None
+        file = f"seed_{seed}.pt"
+        with torch_threads(1):
+            if args.judge is None:
+                snapshots = trained(args, recipe, seed)
+            else:
+                snapshots = torch.load(args.judge / file, weights_only=True)
+            if args.keep is not None:
+                args.keep.mkdir(parents=True, exist_ok=True)
+                torch.save(snapshots, args.keep / file)
+                continue
+            rows = [
+                {**row, **judge(Snapshot(recipe.network, kept), recipe, args.grounds)}
+                for kept, row in snapshots
+            ]
+        passed = [row for row in rows if all(good(row[ground]) for ground in args.grounds)]
+        gate = (
+            passed[0]["m_steps" if args.clock == "m_steps" else f"minutes_{args.clock}"] if passed else None
+        )
         runs.append({"seed": seed, "gate_minutes": gate, "rows": rows})
-        print(args.label or args.changes, "seed", seed, "gate", gate, flush=True)
-        for row in rows:
-            print("   ", json.dumps(row), flush=True)
+        print(
+            args.label or args.changes,
+            "seed",
+            seed,
+            "gate",
+            gate,
+            *map(json.dumps, rows),
+            sep="\n    ",
+            flush=True,
+        )
         if args.json:
             args.json.parent.mkdir(parents=True, exist_ok=True)
             args.json.write_text(json.dumps(report(args, recipe, runs), indent=1) + "\n")
+
+
+def trained(args, recipe, seed):
+    """The snapshots of one seed."""
+    marks = args.marks or [args.minutes * k / 6 for k in range(1, 7)]
+    scenes = default_course(args.recipe, seed=seed)
+    with tempfile.TemporaryDirectory() as out:
+        return run(
+            recipe,
+            scenes,
+            seed=seed,
+            minutes=args.minutes,
+            clock=args.clock,
+            marks=marks,
+            out=out,
+            budget=args.budget or args.minutes,
+        )
 
 
 def good(result):
@@ -177,12 +235,17 @@ def good(result):
 
 def report(args, recipe, runs):
     """What is written."""
-    gates = [r["gate_minutes"] if r["gate_minutes"] is not None else float("inf") for r in runs]
+    gates = sorted(float("inf") if r["gate_minutes"] is None else r["gate_minutes"] for r in runs)
+    middle = statistics.median(gates)
     return {
         "machine": "2 cores, no GPU",
         "label": args.label,
-        "arguments": {k: v for k, v in vars(args).items() if k not in ("json", "label")},
-        "gate": {"error_m_s": ERROR_M_S, "fell": FELL, "median_minutes": statistics.median(gates)},
+        "arguments": {k: v for k, v in vars(args).items() if k not in ("json", "label", "keep", "judge")},
+        "gate": {
+            "error_m_s": ERROR_M_S,
+            "fell": FELL,
+            "median_minutes": middle if middle < float("inf") else None,
+        },
         "runs": runs,
         "recipe": recipe.to_dict(),
     }

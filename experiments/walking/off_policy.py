@@ -10,7 +10,6 @@ Judged as `gates.py` judges.
 import argparse
 import copy
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -253,7 +252,7 @@ def main():
     runs = []
     for seed in args.seeds:
         recipe, snapshots = run(args, seed)
-        rows = [{**row, **judge(policy, replace(recipe), ["flat"])} for policy, row in snapshots]
+        rows = [{**row, **judge(policy, recipe, ["flat"])} for policy, row in snapshots]
         gate = next((r[f"minutes_{args.clock}"] for r in rows if good(r["flat"])), None)
         runs.append({"seed": seed, "gate_minutes": gate, "rows": rows})
         print("SAC seed", seed, "gate", gate, *map(json.dumps, rows), sep="\n    ", flush=True)

@@ -1,14 +1,17 @@
 """DAgger: who acts, losses by hand, replay equals acting, the student learns to see, and PPO takes over."""
 
+import io
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from gaussgym_learn.checkpoint import Checkpoint
 from gaussgym_learn.evaluate import ablate_images
 from gaussgym_learn.models import build_actor
 from gaussgym_learn.ppo import teacher_output
 from gaussgym_learn.ppo_trainer import PPOTrainer
-from gaussgym_learn.recipes import DistillCfg, NetworkCfg, PPOCfg, Recipe
+from gaussgym_learn.recipes import DistillCfg, NetworkCfg, PPOCfg, Recipe, SymmetryCfg
 from gaussgym_learn.schedules import Objective
 from gaussgym_learn.testing import ToyEnv
 from gaussgym_scene.errors import InputError
@@ -166,6 +169,45 @@ def test_imitation_turns_into_ppo_after_the_critic_has_warmed_up():
     assert rows[3]["Loss/learning_rate"] == pytest.approx(1e-3 * (1 - 0.9 * 3 / 8))
     assert rows[4]["Loss/learning_rate"] == pytest.approx(2e-4)
     assert rows[5]["Loss/learning_rate"] == pytest.approx(2.2e-4)
+
+
+@pytest.mark.parametrize("after", [2, 4])
+def test_a_resumed_trainer_goes_on_to_the_same_bits(after):
+    """In the middle of imitation and of PPO; LSTM, mirrored memory, the teacher's latent, auxiliary loss, warm-up count."""
+    teacher = build_actor(NetworkCfg(actor_groups=("scan",), actor_hidden=(8, 4)), ToyEnv(1).layout, 12)
+
+    def make():
+        distill = DistillCfg(
+            num_envs=6, steps=4, beta="0.5", latent_coef=0.2, ppo_coef="0, 1@0.5", mini_batches=2
+        )
+        recipe = Recipe(
+            "d",
+            network=replace(NET, rnn_type="lstm", rnn_hidden=16),
+            ppo=PPOCfg(critic_warmup=1),
+            distill=distill,
+            symmetry=SymmetryCfg(augment=True),
+        )
+        return PPOTrainer(recipe, ToyEnv(6), teacher=teacher, seed=1)
+
+    def run(trainer, first, last):
+        rows = []
+        for i in range(first, last):
+            trainer.progress = i / 6
+            row = trainer.iterate()
+            rows.append({k: v for k, v in row.items() if not k.startswith("Perf/")})
+        return rows
+
+    whole = make()
+    run(whole, 0, after)
+    buffer = io.BytesIO()
+    torch.save(whole.state(), buffer)
+    buffer.seek(0)
+    expected = run(whole, after, 6)
+    resumed = make()
+    state = torch.load(buffer, weights_only=True)
+    resumed.restore(Checkpoint(Path("."), {"iteration": after, "recipe": {}}, state))
+    assert run(resumed, after, 6) == expected
+    assert any("Loss/surrogate" in row for row in expected)
 
 
 def test_schedules_by_which_nothing_counts_are_refused():

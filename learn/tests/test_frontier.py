@@ -8,6 +8,7 @@ import pytest
 import torch
 from gaussgym_learn.cli.options import RunOptions
 from gaussgym_learn.courses import stairs_course
+from gaussgym_learn.distributed import World
 from gaussgym_learn.env import make_env
 from gaussgym_learn.frontier import Frontier, FrontierCfg, path_steps_m
 from gaussgym_learn.recipes import get_recipe
@@ -267,6 +268,13 @@ def test_options_of_the_command():
     for text in ("10..2", "2", "0..3", "a..b", "-1..3"):
         with pytest.raises(InputError, match=r"expected nearest\.\.farthest in metres, such as 2\.\.10"):
             RunOptions(goal_distance=text).applied(goal)
+
+
+def test_processes_that_share_scenes_share_weights():
+    memory = ScenesCfg(weights=(1.0, 2.0, 3.0, 4.0, 5.0))
+    assert memory.shared(World(1, 2)).weights == (2.0, 4.0)
+    assert memory.shared(World(0, 2)).weights == (1.0, 3.0, 5.0)
+    assert ScenesCfg().shared(World(1, 2)).weights is None
 
 
 def test_lists_that_cannot_be_trained_on():

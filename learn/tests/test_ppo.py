@@ -417,3 +417,29 @@ def test_a_learner_wants_a_feed_forward_critic_and_maps_for_symmetry():
         Learner(actor, actor, buffer, LearnerCfg(PPOCfg()))
     with pytest.raises(InputError, match="no mirror maps"):
         Learner(actor, None, buffer, LearnerCfg(PPOCfg(), symmetry=SymmetryCfg(augment=True)))
+
+
+def test_an_algorithm_of_ones_own_is_what_trains(tmp_path):
+    from gaussgym_learn.ppo_trainer import ALGORITHMS
+    from gaussgym_learn.train import train
+
+    made = []
+
+    class Mine(PPOTrainer):
+        def __init__(self, recipe, env, **options):
+            super().__init__(recipe, env, **options)
+            made.append(options)
+
+    ALGORITHMS.register("test_mine")(Mine)
+    recipe = Recipe("t", network=BLIND, ppo=PPOCfg(num_envs=2, steps=2, epochs=1), algorithm="test_mine")
+    train(recipe, None, tmp_path / "run", iterations=1, make=lambda: ToyEnv(2), renderer=None)
+    assert len(made) == 1
+    with pytest.raises(InputError, match="unknown algorithm 'nothing'"):
+        train(
+            replace(recipe, algorithm="nothing"),
+            None,
+            tmp_path / "no",
+            iterations=1,
+            make=lambda: ToyEnv(2),
+            renderer=None,
+        )

@@ -91,23 +91,13 @@ def test_a_run_resumes_across_the_change_of_ground(stairs, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(2400)
-def test_one_seed_walks_within_two_minutes_of_two_cores(tmp_path):
-    """Slack against the recipe's own gate: error 0.15 m/s and 5 % fell, on a clock that other jobs do not slow down."""
+@pytest.mark.timeout(2500)
+def test_one_seed_walks_after_1_3_million_steps(tmp_path):
+    """Slack against the recipe's own gate (0.1 m/s, 2 % fell within 1.5 minutes): 1.3 million steps, about a minute of a quiet machine."""
     out = tmp_path / "gate.json"
-    command = [
-        sys.executable,
-        str(GATES),
-        "--minutes",
-        "2",
-        "--marks",
-        "1.6",
-        "2",
-        "--clock",
-        "cpu2",
-        "--json",
-        str(out),
-    ]
-    subprocess.run(command, check=True, timeout=1800)
+    options = ["--clock", "m_steps", "--minutes", "1.3", "--budget", "6", "--marks", "1.0", "1.3"]
+    command = [sys.executable, str(GATES), *options, "--json", str(out)]
+    subprocess.run(command, check=True, timeout=2400)
     judged = [row["flat"] for row in json.loads(out.read_text())["runs"][0]["rows"]]
+    assert len(judged) == 2
     assert any(flat["error"] <= 0.15 and flat["fell"] <= 0.05 for flat in judged), judged

@@ -18,12 +18,14 @@ from gaussgym_learn.cli.distill import Distill
 from gaussgym_learn.cli.evaluate import Evaluate
 from gaussgym_learn.cli.export import Export
 from gaussgym_learn.cli.robot import Robot
+from gaussgym_learn.cli.sweep import Sweep
 from gaussgym_learn.cli.train import Train
 
 Command = (
     Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Distill, tyro.conf.subcommand("distill")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
+    | Annotated[Sweep, tyro.conf.subcommand("sweep")]
     | Annotated[MakeCollection, tyro.conf.subcommand("collection")]
     | Annotated[Export, tyro.conf.subcommand("export")]
     | Annotated[Robot, tyro.conf.subcommand("robot")]

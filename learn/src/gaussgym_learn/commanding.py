@@ -169,6 +169,7 @@ class CommandVecEnv(LearnEnv):
         obs, rewards, dones, extras = self.commander.step(actions)
         extras["time_outs"] = extras["time_outs"] * ~extras["success"]
         self._obs = self._pack(obs)
+        self.show_tape(self._obs)
         return self._obs, rewards, dones.long(), extras
 
     def mirror_maps(self) -> MirrorMaps:
@@ -303,7 +304,8 @@ def make_policy_env(
         )
     if memory not in (None, ScenesCfg()):
         raise InputError(
-            "a policy that gives commands holds all scenes; leave scenes-at-once and scene-memory-gb out"
+            "a policy that gives commands holds all scenes, all alike; leave scenes-at-once, scene-memory-gb, "
+            "scene-curriculum and weights out"
         )
     kept = {name: value for name, value in options.items() if name not in _OF_WALKING}
     return make_commanding_env(task, scenes, num_envs, commanding, **kept)

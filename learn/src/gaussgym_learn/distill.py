@@ -109,7 +109,7 @@ def distill(
                 cfg=recipe.env_cfg(),
                 lod=None if lod is None else world.part_of(lod),
                 **recipe.camera_options(),
-                memory=memory,
+                memory=None if memory is None else memory.shared(world),
                 update_steps=recipe.distill.steps,
             )
         acting.check(env)

@@ -28,6 +28,7 @@ from tensordict import TensorDict
 
 from gaussgym_learn.calibrated import calibrated, is_calibration
 from gaussgym_learn.frontier import Frontier, path_steps_m
+from gaussgym_learn.recipes import IMAGE_GROUPS
 from gaussgym_learn.rotation import (
     AHEAD,
     DrawnRotation,
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from gaussgym_render.lod import LodSplats
     from gaussgym_render.robot_camera import RobotCameraCfg
 
+    from gaussgym_learn.pictures import CameraTape
     from gaussgym_learn.symmetry import MirrorMaps
 
 logger = logging.getLogger(__name__)
@@ -56,6 +58,7 @@ class LearnEnv(VecEnv):
         layout: shape per observation group, without the batch axis.
         scene_hashes: name → hash of the scenes it runs on.
         control_dt_s: control period [s].
+        tape: is handed the camera's images of each step where there is one, or None.
         keep_final_observations: asks for the extras `final_observations` and `final_ids` of the episodes that end in a step, see
             `gaussgym_sim.env.Env`; an environment may be without.
     """
@@ -64,6 +67,7 @@ class LearnEnv(VecEnv):
     layout: dict[str, list[int]]
     scene_hashes: dict[str, str]
     control_dt_s: float
+    tape: CameraTape | None = None
     keep_final_observations: bool = False
 
     @abstractmethod
@@ -91,6 +95,14 @@ class LearnEnv(VecEnv):
             InputError: it is of other settings.
         """
         raise NotImplementedError(f"{type(self).__name__} has no state to restore")
+
+    def show_tape(self, obs: TensorDict) -> None:
+        """Hand the `tape` the images of a step."""
+        if self.tape is not None:
+            for group in IMAGE_GROUPS:
+                if group in obs:
+                    self.tape.add(obs[group], obs["rgb_new"])
+                    return
 
     def mirror_maps(self) -> MirrorMaps | None:
         """What observations and actions are to the robot's mirror image; None where nobody has said it."""
@@ -182,6 +194,7 @@ class GaussgymVecEnv(LearnEnv):
         if self.curriculum is not None and extras["log"]:
             extras["log"] |= self.curriculum.metrics()
         self._obs = self._pack(obs)
+        self.show_tape(self._obs)
         return self._obs, rewards, dones.long(), extras
 
     def mirror_maps(self) -> MirrorMaps:
@@ -416,7 +429,6 @@ def make_env(
         cfg = dataclasses.replace(cfg, camera=calibrated(cfg.camera, camera_model))
         camera_model = "ideal"
     sources = listed(scenes)
-    check_listed(sources, weights=memory.draws)
     rotation: SceneRotation | WarmUp | None = None
     if warm_up is not None and (renderer is not None or memory.at_once is not None or memory.draws):
         raise InputError(
@@ -477,27 +489,21 @@ def make_env(
     )
 
 
-def check_listed(sources: Sequence[Scene | Path | str], *, weights: bool) -> None:
-    """Refuse a list without scenes, or, where each has a weight, one that names a scene twice.
+def _frontier(sources: Sequence[Scene | Path | str], memory: ScenesCfg) -> Frontier:
+    """How scenes are drawn; each is read once for how hard its paths are.
 
     Raises:
-        InputError: says which.
+        InputError: a scene is listed twice, or weights do not fit.
     """
-    if not sources:
-        raise InputError("found an empty list of scenes, expected at least one scene or folder")
     seen = set()
     for source in sources:
         key = id(source) if isinstance(source, Scene) else Path(source).resolve()
-        if weights and key in seen:
+        if key in seen:
             name = source.name if isinstance(source, Scene) else source
             raise InputError(
                 f"scene {name} is listed twice; list it once, with a weight (gaussgym-learn collection)"
             )
         seen.add(key)
-
-
-def _frontier(sources: Sequence[Scene | Path | str], memory: ScenesCfg) -> Frontier:
-    """How scenes are drawn; each is read once for how hard its paths are."""
     difficulty = None
     if memory.frontier is not None:
         opened = (s if isinstance(s, Scene) else Scene.load(s, verify=False) for s in sources)

@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from gaussgym_scene.errors import InputError
 
+from gaussgym_learn.metrics_wandb import lay_out
+
 logger = logging.getLogger(__name__)
 
 CURVE_FILE = "curve.jsonl"
@@ -129,7 +131,7 @@ def _start_wandb(
     os.environ.setdefault("WANDB_SILENT", "true")
     import wandb
 
-    return wandb.init(
+    run = wandb.init(
         project="gaussgym",
         name=name or run_dir.name,
         group=group,
@@ -137,8 +139,10 @@ def _start_wandb(
         resume=None if run_id is None else "allow",
         dir=str(run_dir),
         config=config or {},
-        mode=os.environ.get("WANDB_MODE", "offline"),  # type: ignore[arg-type]
+        mode=os.environ.get("WANDB_MODE", "online" if "WANDB_SWEEP_ID" in os.environ else "offline"),  # type: ignore[arg-type]
     )
+    lay_out(run)
+    return run
 
 
 def cut_curve(run_dir: Path, iteration: int) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,7 +22,7 @@ from gaussgym_learn.losses import LOSSES, LossInputs, behaviour_loss, mean_where
 from gaussgym_learn.recipes import DistillCfg, PPOCfg, SymmetryCfg
 from gaussgym_learn.recurrence import State, map_state, select_state, zero_state
 from gaussgym_learn.rollout import Minibatch, RolloutBuffer
-from gaussgym_learn.schedules import Objective
+from gaussgym_learn.schedules import Objective, Schedule
 from gaussgym_learn.symmetry import MirrorMaps, mirrored
 
 
@@ -118,6 +119,8 @@ class Learner:
             raise ValueError("the critic must be feed-forward: give it what it needs to know as observations")
         if cfg.symmetry.used and maps is None:
             raise InputError("symmetry is asked for, but this environment has no mirror maps; turn it off")
+        if cfg.symmetry.used and maps is not None:  # a group without a mirror image is better found now
+            maps.observations({name: buffer.flat[0, :, a:b] for name, (a, b) in buffer.columns.items()})
         self.device = buffer.device
         self.actor = actor.to(self.device)
         self.critic = None if critic is None else critic.to(self.device)
@@ -129,6 +132,8 @@ class Learner:
             width = next(m for m in actor.mlp.modules() if isinstance(m, nn.Linear)).in_features
             self.latent_head = nn.Linear(width, buffer.layout.teacher_latent).to(self.device)
         self.learning_rate = cfg.passes.learning_rate
+        kl = cfg.ppo.target_kl
+        self._target_kl = None if kl is None else Schedule.parse(kl)
         self.optimizer = torch.optim.Adam(self._parameters(), lr=self.learning_rate)
         self.aux_optimizer: torch.optim.Optimizer | None = None
         has_head = getattr(actor, "aux_head", None) is not None
@@ -137,6 +142,7 @@ class Learner:
             self.aux_optimizer = torch.optim.Adam(actor.parameters(), lr=cfg.ppo.aux_lr)
         self.updates = 0
         self.objective = Objective()
+        self._second: ThreadPoolExecutor | None = None
         self.restart()
 
     @property
@@ -277,18 +283,16 @@ class Learner:
         sums: dict[str, Tensor] = {}
         count = 0
         for batch, mirror_memory in self._batches(cfg.passes.epochs):
-            losses = self.losses(batch, objective, mirror_memory, progress)
-            self._descend(losses["total"])
+            losses = self._step(batch, mirror_memory, progress)
             for name, value in losses.items():
                 sums[name] = sums.get(name, 0.0) + value.detach()
             count += 1
         found = self._scalars({name: value / count for name, value in sums.items()})
         if objective.ppo > 0.0 and not objective.critic_only:
             found["kl"] = self.rollout_kl()
-            if cfg.ppo.target_kl is not None:
-                self.set_learning_rate(
-                    adapt_learning_rate(self.learning_rate, found["kl"], cfg.ppo.target_kl)
-                )
+            if self._target_kl is not None:
+                target = self._target_kl.value(progress)
+                self.set_learning_rate(adapt_learning_rate(self.learning_rate, found["kl"], target))
         if self.aux_optimizer is not None and not objective.critic_only:
             found["aux_recon"] = self.update_aux()
         for normalizer in normalizers:
@@ -299,6 +303,44 @@ class Learner:
         self._forget_features()
         self.updates += 1
         return found
+
+    @property
+    def apart(self) -> bool:
+        """Whether actor and critic are differentiated at the same time: small networks that share nothing, on a CPU.
+
+        One core would idle otherwise; more threads within an operation of networks of this size cost more than they give.
+        """
+        small = self.device.type == "cpu" and not self.actor.is_recurrent and not self.cfg.symmetry.used
+        return small and self.objective.explores and not self.objective.critic_only
+
+    def _step(self, batch: Minibatch, mirror_memory: State | None, progress: float) -> dict[str, Tensor]:
+        """One gradient step on a minibatch; its losses."""
+        if self.apart:
+            return self._step_apart(batch, progress)
+        losses = self.losses(batch, self.objective, mirror_memory, progress)
+        self._descend(losses["total"])
+        return losses
+
+    def _step_apart(self, batch: Minibatch, progress: float) -> dict[str, Tensor]:
+        """The same step, with the critic's gradient from a second thread."""
+        if self._second is None:
+            threads = (torch.get_num_threads(),)
+            self._second = ThreadPoolExecutor(1, "critic", torch.set_num_threads, threads)
+        weights = self._weights(self.objective)
+        self.optimizer.zero_grad()
+        value = self._second.submit(self._value_gradient, batch, weights["value"])
+        losses, _ = self._actor_losses(batch, self.objective, progress)
+        total = torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
+        total.backward()
+        losses["value"] = value.result()
+        losses["total"] = total.detach() + weights["value"] * losses["value"]
+        self._apply(self.optimizer)
+        return losses
+
+    def _value_gradient(self, batch: Minibatch, weight: float) -> Tensor:
+        loss = self._value_loss(batch)
+        (weight * loss).backward()
+        return loss.detach()
 
     def losses(
         self,
@@ -349,16 +391,28 @@ class Learner:
         self, batch: Minibatch, objective: Objective, progress: float
     ) -> tuple[dict[str, Tensor], Tensor | None]:
         """Losses on a minibatch as it is, and the actor's mean actions if the actor learns."""
-        clip = self.cfg.ppo.clip
-        where = batch.on_policy if self.teacher is not None else None
-        losses: dict[str, Tensor] = {}
-        if objective.explores:
-            assert self.critic is not None
-            with self._autocast():
-                values = self.critic(batch.observations()).squeeze(-1).float()  # type: ignore[arg-type]
-            losses["value"] = value_loss(values, batch.values, batch.returns, clip, where)
+        value = {"value": self._value_loss(batch)} if objective.explores else {}
         if objective.critic_only:
-            return losses, None
+            return value, None
+        losses, mean = self._actor_losses(batch, objective, progress)
+        return value | losses, mean
+
+    def _where(self, batch: Minibatch) -> Tensor | None:
+        """Steps that count for PPO, bool; None: all."""
+        return batch.on_policy if self.teacher is not None else None
+
+    def _value_loss(self, batch: Minibatch) -> Tensor:
+        assert self.critic is not None
+        with self._autocast():
+            values = self.critic(batch.observations()).squeeze(-1).float()  # type: ignore[arg-type]
+        return value_loss(values, batch.values, batch.returns, self.cfg.ppo.clip, self._where(batch))
+
+    def _actor_losses(
+        self, batch: Minibatch, objective: Objective, progress: float
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """All losses but the critic's on a minibatch as it is, and the actor's mean actions."""
+        clip, where = self.cfg.ppo.clip, self._where(batch)
+        losses: dict[str, Tensor] = {}
         latent = self._latent(batch)
         params = self._distribution(latent)
         if objective.ppo > 0.0:
@@ -427,6 +481,10 @@ class Learner:
         optimizer = optimizer or self.optimizer
         optimizer.zero_grad()
         loss.backward()
+        self._apply(optimizer)
+
+    def _apply(self, optimizer: torch.optim.Optimizer) -> None:
+        """Step along the gradients that are there."""
         self.world.mean_gradients(self._parameters())
         for model in self.models.values():
             nn.utils.clip_grad_norm_(model.parameters(), self.cfg.passes.max_grad_norm)

@@ -250,9 +250,17 @@ class RolloutBuffer:
         assert self._frames is not None
         number = self._count + new.cumsum(0) - 1
         place = torch.where(new, number, len(self._frames) - 1)
+        on_cpu = self.device.type == "cpu"
+        rows, first = (new.nonzero().squeeze(1), int(self._count)) if on_cpu else (None, 0)
         channel = 0
         for name, shape in self.layout.images.items():
-            self._frames[:, channel : channel + shape[0]].index_copy_(0, place, obs[name])
+            part = self._frames[:, channel : channel + shape[0]]
+            if (
+                rows is None
+            ):  # all images, the held ones to the spare row: to ask a GPU which are new would wait for it
+                part.index_copy_(0, place, obs[name])
+            elif len(rows):
+                torch.index_select(obs[name], 0, rows, out=part[first : first + len(rows)])
             channel += shape[0]
         self._view = torch.where(new, number, self._view)
         self._count += new.sum()

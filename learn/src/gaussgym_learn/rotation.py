@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from gaussgym_scene.errors import InputError
 from gaussgym_scene.scene import Scene
 from gaussgym_sim.ground.terrain import ground_of
 
+from gaussgym_learn.distributed import World
 from gaussgym_learn.frontier import Frontier, FrontierCfg
 
 AHEAD = 2
@@ -39,6 +40,10 @@ class ScenesCfg:
     rotate_every: int = 10
     weights: tuple[float, ...] | None = None
     frontier: FrontierCfg | None = None
+
+    def shared(self, world: World) -> ScenesCfg:
+        """The same for one process's part of the scenes."""
+        return self if self.weights is None else replace(self, weights=tuple(world.part_of(self.weights)))
 
     @property
     def draws(self) -> bool:

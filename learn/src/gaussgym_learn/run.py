@@ -187,7 +187,7 @@ def run_training(
         on_iteration: called after every update with the trainer and its scalars; in every process.
         group: of runs in Weights & Biases.
         on_save: called at the start and after every checkpoint with the trainer and the writer, in the process that writes: for
-            pictures and films.
+            pictures and films; None: with `wandb`, `gaussgym_learn.pictures.RunPictures`.
 
     Returns:
         The path of `checkpoint.json`.
@@ -196,6 +196,10 @@ def run_training(
         KeyboardInterrupt: after a signal to stop: the update was finished and saved.
         StageError: training diverged, the disk is full, or another process died; the last checkpoint is whole.
     """
+    if on_save is None and wandb:
+        from gaussgym_learn.pictures import RunPictures
+
+        on_save = RunPictures(run.out)
     loop = _Loop(trainer, run, fields, budget, on_save)
     # The same name in all parts of a run, so that they lie on one another.
     fields["scenes"] = all_scenes(run.world, fields["scenes"])
@@ -364,6 +368,9 @@ def all_scenes(world: World, scenes: dict[str, str]) -> dict[str, str]:
 _SCORES = ("Eval/success", "Train/success", "Train/mean_reward")
 
 
+_DIFFICULTIES = ("Curriculum/level", "Curriculum/goal_distance_m")
+
+
 def better(best: dict[str, Any] | None, scalars: dict[str, float], iteration: int) -> dict[str, Any] | None:
     """The entry of a run's best checkpoint if that of this iteration is better, else None.
 
@@ -378,7 +385,7 @@ def better(best: dict[str, Any] | None, scalars: dict[str, float], iteration: in
     metric = next((name for name in _SCORES if math.isfinite(scalars.get(name, math.nan))), None)
     if metric is None:
         return None
-    difficulty = round(sum(v for name, v in scalars.items() if name.startswith("Curriculum/")), 1)
+    difficulty = round(sum(scalars.get(name, 0.0) for name in _DIFFICULTIES), 1)
     entry = {
         "iteration": iteration,
         "metric": metric,

@@ -137,7 +137,7 @@ def _make_env(
         clearance=recipe.clearance,
         lod=None if lod is None else world.part_of(lod),
         **recipe.camera_options(),
-        memory=memory,
+        memory=None if memory is None else memory.shared(world),
         update_steps=recipe.ppo.steps,
         warm_up=(flat_course(), recipe.flat_steps) if recipe.flat_steps else None,
     )

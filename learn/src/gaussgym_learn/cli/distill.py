@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import tyro
 
 from gaussgym_learn.cli.collection import required
+from gaussgym_learn.cli.learning import ImitationOptions, LearningOptions
 from gaussgym_learn.cli.network import NetworkOptions
 from gaussgym_learn.cli.options import RunOptions
 
@@ -28,6 +29,8 @@ class Distill:
     """Of the student: distill, or corridor_student (whose scenes need not be given)."""
     options: Annotated[RunOptions, tyro.conf.arg(name="")] = field(default_factory=RunOptions)
     network: Annotated[NetworkOptions, tyro.conf.arg(name="")] = field(default_factory=NetworkOptions)
+    learning: Annotated[LearningOptions, tyro.conf.arg(name="")] = field(default_factory=LearningOptions)
+    imitation: Annotated[ImitationOptions, tyro.conf.arg(name="")] = field(default_factory=ImitationOptions)
 
     def run(self) -> Path:
         """Distill and return the checkpoint's path."""
@@ -38,7 +41,8 @@ class Distill:
         options = self.options
         if options.num_envs is not None:
             recipe = replace(recipe, distill=replace(recipe.distill, num_envs=options.num_envs))
-        recipe = self.network.applied(options.applied(recipe))
+        recipe = self.learning.applied(self.network.applied(options.applied(recipe)))
+        recipe = self.imitation.applied(recipe)
         folders, weights = options.training_scenes(self.scenes)
         return distill(
             self.teacher, folders or self._course(), self.output, recipe=recipe, **options.arguments(weights)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import tyro
 from gaussgym_scene.errors import InputError
 
 if TYPE_CHECKING:
@@ -30,8 +31,12 @@ class RunOptions:
     """Go on from the checkpoint in the run folder if there is one."""
     seed: int = 0
     """Of everything random."""
+    robot: str = "go1"
+    """Registry name of the robot, ours or of an installed package."""
     num_envs: int | None = None
     """Environments (of a student: rendered ones); default: the recipe's."""
+    settings: Annotated[list[str], tyro.conf.arg(name="set")] = field(default_factory=list)
+    """Other settings of the recipe by name, such as ppo.learning_rate=3e-4 network.actor_hidden=256x128."""
     save_minutes: float = 2.0
     """Time between checkpoints [min]."""
     renderer: str = "auto"
@@ -88,9 +93,10 @@ class RunOptions:
         from gaussgym_learn.frontier import FrontierCfg
         from gaussgym_learn.rotation import ScenesCfg
 
-        named = {field.name: getattr(self, field.name) for field in fields(self)}
+        named = {f.name: getattr(self, f.name) for f in fields(self)}
         for name in (
             "num_envs",
+            "settings",
             "camera_model",
             "show_robot",
             "show_others",
@@ -110,7 +116,9 @@ class RunOptions:
         return {**named, "memory": memory, "progress": True}
 
     def applied(self, recipe: Recipe) -> Recipe:
-        """The recipe with what was said about camera and physics."""
+        """The recipe with what was said about camera, physics and other settings."""
+        from gaussgym_learn.parameters import settings_of, with_settings
+
         given: dict[str, Any] = {"show_robot": recipe.show_robot or self.show_robot}
         if self.camera_model is not None:
             given["camera_model"] = self.camera_model
@@ -123,7 +131,8 @@ class RunOptions:
         if self.goal_distance is not None:
             env = given.get("env", recipe.env)
             given["env"] = replace(env, goal_distance=goal_distances(self.goal_distance, recipe.task))
-        return replace(recipe, **given)
+        recipe = replace(recipe, **given)
+        return with_settings(recipe, settings_of(recipe, self.settings))
 
 
 def goal_distances(text: str, task: str) -> GoalDistanceCfg:

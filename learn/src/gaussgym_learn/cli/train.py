@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
+from gaussgym_learn.cli.learning import LearningOptions
 from gaussgym_learn.cli.network import NetworkOptions
 from gaussgym_learn.cli.options import RunOptions
 
@@ -17,13 +19,14 @@ class Train:
     """Train a recipe with PPO (its networks see the terrain, or with `pixels` the camera)."""
 
     recipe: tyro.conf.Positional[str]
-    """teacher_flat, teacher_rough, teacher_stairs or pixels."""
+    """Name of a recipe, ours or of an installed package; an unknown one lists them."""
     scenes: list[Path] = field(default_factory=list)
     """Scene folders; without any, the recipe's own course."""
     output: Path = Path("runs/train")
     """Run folder."""
     options: Annotated[RunOptions, tyro.conf.arg(name="")] = field(default_factory=RunOptions)
     network: Annotated[NetworkOptions, tyro.conf.arg(name="")] = field(default_factory=NetworkOptions)
+    learning: Annotated[LearningOptions, tyro.conf.arg(name="")] = field(default_factory=LearningOptions)
 
     def run(self) -> Path:
         """Train and return the checkpoint's path."""
@@ -35,7 +38,10 @@ class Train:
         options = self.options
         if options.num_envs is not None:
             recipe = replace(recipe, ppo=replace(recipe.ppo, num_envs=options.num_envs))
-        recipe = self.network.applied(options.applied(recipe))
+        recipe = self.learning.applied(self.network.applied(options.applied(recipe)))
         folders, weights = options.training_scenes(self.scenes)
         scenes = folders or default_course(self.recipe, seed=options.seed)
-        return train(recipe, scenes, self.output, **options.arguments(weights))
+        output = self.output
+        if "WANDB_SWEEP_ID" in os.environ:  # an agent of `wandb sweep` runs this command again and again
+            output = output / os.environ["WANDB_RUN_ID"]
+        return train(recipe, scenes, output, **options.arguments(weights))
