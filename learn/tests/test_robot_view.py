@@ -7,8 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from gaussgym_learn.camera_renderer import make_camera_renderer
 from gaussgym_learn.courses import stairs_course
-from gaussgym_learn.env import make_camera_renderer, make_env
+from gaussgym_learn.env import make_env
 from gaussgym_learn.evaluate import EPISODE_S, evaluate
 from gaussgym_learn.ppo_trainer import PPOTrainer
 from gaussgym_learn.recipes import get_recipe

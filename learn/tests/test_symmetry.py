@@ -31,7 +31,7 @@ def build(network, symmetry, **ppo):
     torch.manual_seed(0)
     torch.set_num_threads(1)
     env = ToyEnv(4, seed=1)
-    cfg = PPOCfg(num_envs=4, steps=7, mini_batches=1, **{"epochs": 1, "learning_rate": 3e-3, **ppo})
+    cfg = PPOCfg(num_envs=4, steps=7, **{"epochs": 1, "mini_batches": 1, "learning_rate": 3e-3, **ppo})
     return build_learner(Recipe("t", network=network, ppo=cfg, symmetry=symmetry), env), env
 
 
@@ -186,6 +186,29 @@ def test_the_mirror_loss_makes_a_policy_symmetric(network):
         roll(learner, env)
         distances.append(learner.update()["mirror"])
     assert distances[-1] < 0.3 * distances[0]
+
+
+@pytest.mark.parametrize("encoder", ["resnet18", "dinov2_vits14"])
+def test_a_frozen_backbone_sees_each_frame_once_an_update(encoder):
+    network = replace(VISION, encoder=encoder, encoder_freeze=True)
+    learner, env = build(network, SymmetryCfg(augment=True), mini_batches=2, epochs=2)
+    roll(learner, env)
+    batch = learner.buffer.whole()
+    plain = learner.losses(batch, Objective(), learner.mirror_memory)
+    learner._backbone = learner._frozen_features()
+    frames = len(learner.buffer.frames)
+    cached = learner.losses(batch, Objective(), learner.mirror_memory)
+    for name, value in plain.items():
+        assert cached[name].item() == pytest.approx(value.item(), rel=1e-4, abs=1e-5), name
+    cached["total"].backward()
+    assert learner.actor.encoder.head.project.weight.grad.abs().max() > 0
+    assert all(p.grad is None for p in learner.actor.encoder.backbone.parameters())
+    features = learner.actor.encoder.features
+    calls = []
+    learner.actor.encoder.features = lambda x: (calls.append(len(x)), features(x))[1]
+    learner.update()
+    assert sum(calls) == 2 * frames
+    assert not learner._backbone
 
 
 def test_mirror_loss_and_total_by_hand():

@@ -19,10 +19,9 @@ from gaussgym_sim.vecsim import VecSim, make_sim
 from gaussgym_sim.views.command_env import CommandEnv, CommandEnvCfg
 from tensordict import TensorDict
 
+from gaussgym_learn.camera_renderer import check_blind, make_camera_renderer
 from gaussgym_learn.env import (
     LearnEnv,
-    check_blind,
-    make_camera_renderer,
     make_env,
     open_scenes,
     scene_hash,

@@ -108,7 +108,8 @@ class VoxelDecoder(nn.Module):
 
     def loss(self, memory: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """`voxel_loss` of the prediction; arguments as `VectorDecoder.loss`."""
-        return voxel_loss(*self(memory), target, self.limit)
+        logits, place = self(memory)
+        return voxel_loss(logits, place, target, self.limit)
 
     def heights(self, memory: torch.Tensor) -> torch.Tensor:
         """Heights `[..., rows * columns]`: the place in the voxel with the highest logit."""

@@ -21,6 +21,7 @@ from torch import nn
 
 from gaussgym_learn.decoders import AuxDecoder, VoxelDecoder, build_decoder
 from gaussgym_learn.encoders import build_encoder, load_encoder_weights
+from gaussgym_learn.encoders.backbone import BackboneEncoder
 from gaussgym_learn.graphs import PolicyGraph
 from gaussgym_learn.photometric import PhotometricCfg, augment
 from gaussgym_learn.recipes import IMAGE_GROUPS, NetworkCfg
@@ -30,6 +31,8 @@ IMAGE_GROUP = "rgb"
 NEW_FRAME_GROUP = "rgb_new"
 """Optional group `[E, 1]`: non-zero where this step's image differs from the step before (a new camera frame)."""
 RNN_TYPES = ("gru", "lstm")
+Backbone = tuple[torch.Tensor, torch.Tensor | None]
+"""Feature map `[F, C, h, w]` of frames, and a vector `[F, V]` or None."""
 
 
 class VisionRNNModel(MLPModel):
@@ -165,6 +168,7 @@ class VisionRNNModel(MLPModel):
         hidden: State,
         *,
         mirror: bool = False,
+        backbone: Backbone | None = None,
     ) -> tuple[torch.Tensor, State]:
         """The latent of T recorded steps of B environments, with the gradient through time and into the encoder.
 
@@ -175,19 +179,50 @@ class VisionRNNModel(MLPModel):
             starts: bool `[T, B]`, the memory is empty before this step.
             hidden: memory before the first step, `[layers, B, H]`; of an LSTM a pair of that.
             mirror: flip the frames along their width before they are encoded.
+            backbone: what `backbone_features` gave for these frames, mirrored or not as `mirror` says; None: they are encoded.
 
         Returns:
             The input of the MLP `[T, B, H + P]` as `get_latent` gives it, and the memory after the last step.
         """
         used, local = torch.unique(frame_index, return_inverse=True)
-        images = frames[used]
-        images = images.flip(-1) if mirror else images
-        if self.photometric is not None and self.training and torch.is_grad_enabled():
-            images = self._recoloured(images, self.photometric)
-        features = self.encoder(images).float()[local]
+        if backbone is not None:
+            feature_map, vector = backbone
+            features = self.encoder.head(feature_map[used], None if vector is None else vector[used])
+        else:
+            images = frames[used]
+            images = images.flip(-1) if mirror else images
+            if self.photometric is not None and self.training and torch.is_grad_enabled():
+                images = self._recoloured(images, self.photometric)
+            features = self.encoder(images)
+        features = features.float()[local]
         proprio = self.obs_normalizer(flat)
         out, hidden_end = run_sequence(self.rnn.rnn, torch.cat([proprio, features], dim=-1), starts, hidden)
         return torch.cat([out, proprio], dim=-1), hidden_end
+
+    @property
+    def backbone_stays(self) -> bool:
+        """Whether a frame's `backbone_features` are the same in every minibatch: frozen, and seen in its own colours."""
+        frozen = isinstance(self.encoder, BackboneEncoder) and self.encoder.frozen
+        return frozen and self.photometric is None
+
+    def backbone_features(self, frames: torch.Tensor, *, mirror: bool = False, chunk: int = 256) -> Backbone:
+        """What a frozen backbone makes of frames, to be used again in `unroll`.
+
+        Args:
+            frames: uint8 `[F, C, H, W]`.
+            mirror: flip them along their width.
+            chunk: frames at a time.
+
+        Returns:
+            Feature map `[F, C, h, w]`, and a vector `[F, V]` or None.
+        """
+        maps, vectors = [], []
+        with torch.no_grad():
+            for part in frames.split(chunk):
+                found = self.encoder.features(self.encoder.normalized(part.flip(-1) if mirror else part))
+                maps.append(found[0])
+                vectors.append(found[1])
+        return torch.cat(maps), None if vectors[0] is None else torch.cat(vectors)
 
     def _recoloured(self, images: torch.Tensor, cfg: PhotometricCfg) -> torch.Tensor:
         """uint8 `[F, C, H, W]` to float in 0..1 with other colours; depth stays as it is."""

@@ -140,6 +140,7 @@ class Learner:
         self._aux_coef = cfg.aux_coef if has_head else 0.0
         if has_head and cfg.aux_epochs > 0:
             self.aux_optimizer = torch.optim.Adam(actor.parameters(), lr=cfg.ppo.aux_lr)
+        self._backbone: dict[bool, Any] = {}
         self.updates = 0
         self.objective = Objective()
         self._second: ThreadPoolExecutor | None = None
@@ -279,6 +280,7 @@ class Learner:
         # The KL must be that of the optimization alone, so the statistics move after it.
         for normalizer in normalizers:
             normalizer.eval()
+        self._backbone = self._frozen_features()
         memory_after = self._replayed_mirror()
         sums: dict[str, Tensor] = {}
         count = 0
@@ -300,6 +302,7 @@ class Learner:
         if objective.explores:
             self._update_normalizers()
         self.mirror_memory = memory_after
+        self._backbone = {}
         self._forget_features()
         self.updates += 1
         return found
@@ -445,8 +448,9 @@ class Learner:
         flat = batch.groups(model.obs_groups)
         with self._autocast():
             return model.unroll(
-                flat, batch.frames, batch.frame_index, batch.starts, batch.hidden, mirror=batch.mirrored
-            )
+                flat, batch.frames, batch.frame_index, batch.starts, batch.hidden, mirror=batch.mirrored,
+                backbone=self._backbone.get(batch.mirrored),
+            )  # fmt: skip
 
     def _distribution(self, latent: Tensor) -> tuple[Tensor, ...]:
         """Set the actor's action distribution from a latent; its parameters."""
@@ -512,6 +516,17 @@ class Learner:
             self._descend(loss, self.aux_optimizer)
             total, count = total + loss.detach(), count + 1
         return float(self.world.mean(total / max(count, 1)))
+
+    def _frozen_features(self) -> dict[bool, Any]:
+        """What a frozen backbone makes of the rollout's frames, and of their mirror images where wanted: once an update,
+        as it is the same in all its minibatches.
+        """
+        model: Any = self.actor
+        if not getattr(model, "backbone_stays", False):
+            return {}
+        sides = (False, True) if self.cfg.symmetry.used else (False,)
+        with self._autocast():
+            return {mirror: model.backbone_features(self.buffer.frames, mirror=mirror) for mirror in sides}
 
     def _replayed_mirror(self) -> State | None:
         """A recurrent actor's memory of the mirrored past after this rollout, by the weights that acted."""
