@@ -124,6 +124,8 @@ def slim(checkpoint: Checkpoint, out: Path) -> None:
     for old in out.glob("model_*"):
         old.unlink()
     save_checkpoint(out, {"actor_state_dict": weights}, fields, iteration=int(checkpoint.fields["iteration"]))
+    for twin in out.glob("model_*.json"):  # the same as checkpoint.json, for runs that go on
+        twin.unlink()
 
 
 def pool(results: list[dict[str, Any]]) -> dict[str, Any]:
