@@ -31,7 +31,8 @@ from typing import Any
 import numpy as np
 import torch
 from gaussgym_learn.models import build_actor, build_critic
-from gaussgym_learn.ppo import Learner, LearnerCfg
+from gaussgym_learn.objective import LearnerCfg
+from gaussgym_learn.ppo import Learner
 from gaussgym_learn.recipes import get_recipe
 from gaussgym_learn.rollout import RolloutBuffer, RolloutLayout
 from gaussgym_learn.schedules import Objective

@@ -171,6 +171,20 @@ def test_what_cannot_fit_is_refused_before_it_is_allocated():
         check_memory(10**15, "rollouts")
 
 
+def test_a_run_whose_rollouts_cannot_fit_ends_before_it_begins(tmp_path, monkeypatch):
+    from gaussgym_learn.ppo_trainer import rollout_layout
+    from gaussgym_learn.rollout import rollout_bytes
+
+    tiny(tmp_path, iterations=2)
+    needed = rollout_bytes(8, 4, rollout_layout(TINY.network, ToyEnv(8)))
+    monkeypatch.setattr("gaussgym_learn.run_folder.available_bytes", lambda: needed - 1)
+    with pytest.raises(InputError, match=r"rollouts of 8 environments x 4 steps take .* GB of memory, found"):
+        tiny(tmp_path, resume=True)
+    assert load_checkpoint(tmp_path).fields["iteration"] == 2
+    monkeypatch.setattr("gaussgym_learn.run_folder.available_bytes", lambda: needed)
+    tiny(tmp_path, resume=True)
+
+
 def test_a_limit_on_the_address_space_counts():
     resource = pytest.importorskip("resource")
     before = resource.getrlimit(resource.RLIMIT_AS)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from gaussgym_learn.objective import JointLoss
 from gaussgym_learn.ppo import Learner
 from gaussgym_learn.ppo_trainer import PPOTrainer
 from gaussgym_learn.recipes import NetworkCfg, PPOCfg, Recipe
@@ -48,7 +49,7 @@ def test_recurrent_actors_and_critics_on_the_way_stay_in_one_thread():
 
 def test_an_error_in_the_second_thread_is_not_lost(monkeypatch):
     trainer, _ = trained()
-    monkeypatch.setattr(Learner, "_value_loss", lambda self, batch: 1 / 0)
+    monkeypatch.setattr(JointLoss, "critic_loss", lambda self, batch: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         trainer.iterate()
 

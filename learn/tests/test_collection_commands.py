@@ -76,7 +76,12 @@ def test_a_collection_is_made_and_trained_on(folders, tmp_path, monkeypatch, cap
     assert sorted(checkpoint.fields["scenes"]) == ["s0", "s1", "s3"]
     assert checkpoint.state is not None
     assert scenes_of([], file, "held_out")[0][0].resolve() == folders[2]
-    assert scenes_of([folders[1]], file, "train")[1] == (2.5,)
+    assert scenes_of([], file, "train")[1] is None  # all alike
+    fields = json.loads(file.read_text())
+    fields["scenes"][1]["weight"] = 5.0
+    file.write_text(json.dumps(fields))
+    assert scenes_of([], file, "train")[1] == (2.5, 5.0, 2.5)
+    assert scenes_of([folders[3], folders[1]], file, "train")[1] == (2.5, 5.0)
 
 
 def test_held_out_scenes_are_refused(folders, tmp_path, monkeypatch, capsys):

@@ -9,7 +9,7 @@ import torch
 from gaussgym_learn.checkpoint import Checkpoint
 from gaussgym_learn.evaluate import ablate_images
 from gaussgym_learn.models import build_actor
-from gaussgym_learn.ppo import teacher_output
+from gaussgym_learn.objective import teacher_output
 from gaussgym_learn.ppo_trainer import PPOTrainer
 from gaussgym_learn.recipes import DistillCfg, NetworkCfg, PPOCfg, Recipe, SymmetryCfg
 from gaussgym_learn.schedules import Objective
@@ -56,7 +56,7 @@ def test_replay_gives_the_actions_that_were_taken():
         trainer.env.step = step
         batch = buffer.of_envs(torch.tensor([7, 2, 3]))
         with torch.no_grad():
-            actions = trainer.alg._distribution(trainer.alg._latent(batch))[0]
+            actions = trainer.alg.joint.distribution(trainer.alg.joint.latent(batch))[0]
         assert torch.allclose(actions, torch.stack(taken)[:, [7, 2, 3]], atol=1e-5)
         assert torch.equal(buffer.actions, torch.stack(taken))
     assert buffer.starts[1:].any()
@@ -92,12 +92,12 @@ def test_losses_by_hand():
     buffer = collected(trainer, Objective(0.0, 1.0, 0.0))
     batch = buffer.whole()
     with torch.no_grad():
-        mean = learner._distribution(learner._latent(batch))[0]
+        mean = learner.joint.distribution(learner.joint.latent(batch))[0]
         error = torch.where(torch.arange(12) < 6, 0.5, -3.0)
         batch = replace(batch, teacher_actions=mean - error)
-        for p in learner.latent_head.parameters():
+        for p in learner.joint.latent_head.parameters():
             p.zero_()
-        found = learner.losses(batch, Objective(0.0, 2.0, 0.0))
+        found = learner.joint.losses(batch, Objective(0.0, 2.0, 0.0))
     assert found["behaviour"].item() == pytest.approx((0.5 * 0.25 + 2.5) / 2, rel=1e-4)
     _, latent = teacher_output(teacher, {"scan": batch.group("scan")})
     assert torch.allclose(batch.teacher_latent, latent, atol=1e-6)

@@ -8,10 +8,11 @@ import pytest
 import torch
 from gaussgym_learn.losses import LOSSES, LossInputs, action_smoothness
 from gaussgym_learn.models import build_actor, build_critic, sample_observations
-from gaussgym_learn.ppo import Learner, LearnerCfg, adapt_learning_rate, check_finite, normalize
+from gaussgym_learn.objective import LearnerCfg
+from gaussgym_learn.ppo import Learner, adapt_learning_rate
 from gaussgym_learn.ppo_trainer import PPOTrainer, build_learner, rollout_layout
 from gaussgym_learn.recipes import DistillCfg, NetworkCfg, PPOCfg, Recipe, SymmetryCfg
-from gaussgym_learn.rollout import RolloutBuffer, RolloutLayout
+from gaussgym_learn.rollout import RolloutBuffer, RolloutLayout, check_finite, normalize
 from gaussgym_learn.schedules import Objective
 from gaussgym_learn.testing import ToyEnv
 from gaussgym_scene.errors import InputError, StageError
@@ -155,7 +156,7 @@ def test_losses_are_those_of_a_float64_loop(beta):
                 p += 0.05 * torch.randn_like(p)
     batch = learner.buffer.of_steps(torch.arange(35))
     assert bool(batch.on_policy.all()) == (beta == 0.0)
-    found = learner.losses(batch, objective)
+    found = learner.joint.losses(batch, objective)
     expected = loop_losses(learner, batch, cfg)
     for name, value in expected.items():
         assert found[name].item() == pytest.approx(value, rel=1e-4), name
@@ -204,7 +205,7 @@ def test_auxiliary_loss_by_hand_joint_and_as_a_phase():
         for p in head.parameters():
             p.zero_()
         next(m for m in reversed(list(head.modules())) if isinstance(m, torch.nn.Linear)).bias += 0.5
-    found = learner.losses(learner.buffer.whole(), PPO_ALONE)
+    found = learner.joint.losses(learner.buffer.whole(), PPO_ALONE)
     assert found["aux_recon"].item() == pytest.approx(0.25)  # targets are 0 and 1, the head says 0.5
     ppo = found["surrogate"] + found["value"] - cfg.entropy_coef * found["entropy"]
     assert found["total"].item() == pytest.approx(ppo.item() + 0.125, rel=1e-5)
@@ -214,7 +215,7 @@ def test_auxiliary_loss_by_hand_joint_and_as_a_phase():
     )
     roll(phase, env)
     critic = {k: v.clone() for k, v in phase.critic.state_dict().items()}
-    before = phase.losses(phase.buffer.whole(), PPO_ALONE)
+    before = phase.joint.losses(phase.buffer.whole(), PPO_ALONE)
     assert "aux_recon" not in before
     losses = [phase.update_aux() for _ in range(20)]
     assert losses[-1] < 0.9 * losses[0]
@@ -259,9 +260,9 @@ def test_bfloat16_gives_nearly_the_same_losses_and_learns(network):
     recipe = Recipe("t", network=network, ppo=PPOCfg(num_envs=6, steps=6, mini_batches=2, epochs=1))
     learner = build_learner(recipe, env)
     roll(learner, env)
-    exact = learner.losses(learner.buffer.whole(), PPO_ALONE)
-    learner.cfg = replace(learner.cfg, mixed_precision=True)
-    rounded = learner.losses(learner.buffer.whole(), PPO_ALONE)
+    exact = learner.joint.losses(learner.buffer.whole(), PPO_ALONE)
+    learner.joint.cfg = replace(learner.cfg, mixed_precision=True)
+    rounded = learner.joint.losses(learner.buffer.whole(), PPO_ALONE)
     assert rounded["total"].dtype == torch.float32
     assert rounded["total"].item() != exact["total"].item()
     assert rounded["total"].item() == pytest.approx(exact["total"].item(), rel=0.02)
@@ -291,7 +292,7 @@ def test_smoothness_by_hand_and_a_loss_of_ones_own():
     mine.actor.load_state_dict(learner.actor.state_dict())
     mine.critic.load_state_dict(learner.critic.state_dict())
     batch = learner.buffer.whole()
-    plain, found = learner.losses(batch, PPO_ALONE), mine.losses(batch, PPO_ALONE, progress=0.5)
+    plain, found = learner.joint.losses(batch, PPO_ALONE), mine.joint.losses(batch, PPO_ALONE, progress=0.5)
     expected = 0.5 * (mine.actor.output_mean - 2.0).square().mean()
     assert found["test_shift"].item() == pytest.approx(expected.item())
     assert found["total"].item() == pytest.approx(plain["total"].item() + 3.0 * expected.item(), rel=1e-5)

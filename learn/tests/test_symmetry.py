@@ -50,14 +50,14 @@ def test_mirrored_steps_by_hand():
     learner, env = build(VISION, SymmetryCfg(augment=True))
     roll(learner, env)
     batch = learner.buffer.whole()
-    other = mirrored(batch, learner.maps, learner.mirror_memory)
+    other = mirrored(batch, learner.joint.maps, learner.mirror_memory)
     assert torch.equal(other.group("scan"), batch.group("scan").flip(-1))
     assert torch.equal(other.group("proprio"), batch.group("proprio"))
     assert torch.equal(other.actions, -batch.actions)
     assert other.frames is batch.frames  # no second copy of the images
     assert other.mirrored
     assert other.returns is batch.returns
-    again = mirrored(other, learner.maps, batch.hidden)
+    again = mirrored(other, learner.joint.maps, batch.hidden)
     assert torch.equal(again.flat, batch.flat)
     assert not again.mirrored
 
@@ -143,8 +143,8 @@ def test_a_symmetric_policy_has_the_same_losses_with_and_without(rnn_type):
     for _ in range(2):  # the second begins with a memory, which for the mirror image is the replayed one
         roll(learner, env)
         batch = whole_batch(learner)
-        both = learner.losses(batch, Objective(), learner.mirror_memory)
-        plain, _ = learner._view_losses(batch, Objective(), 0.0)
+        both = learner.joint.losses(batch, Objective(), learner.mirror_memory)
+        plain, _ = learner.joint.view_losses(batch, Objective(), 0.0)
         assert both["mirror"].item() < 1e-10
         for name, value in plain.items():
             assert both[name].item() == pytest.approx(value.item(), abs=1e-5), name
@@ -171,7 +171,7 @@ def test_augmented_updates_keep_a_symmetric_policy_symmetric(network, augment):
         roll(learner, env)
         distance = learner.update()["mirror"]
     roll(learner, env)
-    mirror = learner.losses(whole_batch(learner), Objective(), learner.mirror_memory)["mirror"].item()
+    mirror = learner.joint.losses(whole_batch(learner), Objective(), learner.mirror_memory)["mirror"].item()
     assert (max(distance, mirror) < 1e-8) == augment
 
 
@@ -194,10 +194,10 @@ def test_a_frozen_backbone_sees_each_frame_once_an_update(encoder):
     learner, env = build(network, SymmetryCfg(augment=True), mini_batches=2, epochs=2)
     roll(learner, env)
     batch = learner.buffer.whole()
-    plain = learner.losses(batch, Objective(), learner.mirror_memory)
-    learner._backbone = learner._frozen_features()
+    plain = learner.joint.losses(batch, Objective(), learner.mirror_memory)
+    learner.joint.backbone = learner.joint.frozen_features(learner.buffer.frames)
     frames = len(learner.buffer.frames)
-    cached = learner.losses(batch, Objective(), learner.mirror_memory)
+    cached = learner.joint.losses(batch, Objective(), learner.mirror_memory)
     for name, value in plain.items():
         assert cached[name].item() == pytest.approx(value.item(), rel=1e-4, abs=1e-5), name
     cached["total"].backward()
@@ -208,7 +208,7 @@ def test_a_frozen_backbone_sees_each_frame_once_an_update(encoder):
     learner.actor.encoder.features = lambda x: (calls.append(len(x)), features(x))[1]
     learner.update()
     assert sum(calls) == 2 * frames
-    assert not learner._backbone
+    assert not learner.joint.backbone
 
 
 def test_mirror_loss_and_total_by_hand():
@@ -217,9 +217,9 @@ def test_mirror_loss_and_total_by_hand():
         learner.actor.mlp[0].weight[:, 45:] += torch.randn(16, 16)
     roll(learner, env)
     batch = whole_batch(learner)
-    found = learner.losses(batch, Objective())
-    plain, mean = learner._view_losses(batch, Objective(), 0.0)
-    other, other_mean = learner._view_losses(mirrored(batch, learner.maps), Objective(), 0.0)
+    found = learner.joint.losses(batch, Objective())
+    plain, mean = learner.joint.view_losses(batch, Objective(), 0.0)
+    other, other_mean = learner.joint.view_losses(mirrored(batch, learner.joint.maps), Objective(), 0.0)
     expected = (other_mean + mean).square().mean().item()
     assert expected > 1e-3
     assert found["mirror"].item() == pytest.approx(expected, rel=1e-5)
@@ -250,7 +250,7 @@ def test_a_real_environment_trains_mirrored_and_bootstraps_from_final_states():
     row = trainer.iterate()
     assert row["Loss/mirror"] > 0
     batch = trainer.alg.buffer.of_steps(torch.arange(48))
-    again = mirrored(mirrored(batch, trainer.alg.maps), trainer.alg.maps)
+    again = mirrored(mirrored(batch, trainer.alg.joint.maps), trainer.alg.joint.maps)
     assert torch.allclose(again.flat, batch.flat)
     assert torch.allclose(again.actions, batch.actions)
     trainer.alg.critic.load_state_dict(critic)

@@ -44,11 +44,13 @@ class World:
         rank: which process this is, 0..size-1; 0 writes what is written.
         size: how many there are.
         local_rank: which of the processes on this machine; the number of its GPU.
+        local_size: how many there are on this machine.
     """
 
     rank: int = 0
     size: int = 1
     local_rank: int = 0
+    local_size: int = 1
 
     @staticmethod
     def from_environment() -> World:
@@ -66,7 +68,9 @@ class World:
             raise InputError(
                 f"found {', '.join(found)} without {missing}; start several processes with torchrun"
             )
-        rank, size, local = (_number(n) for n in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+        rank, size, local, here = (
+            _number(name) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+        )
         if size == 1:
             return World()
         if not dist.is_initialized():
@@ -77,7 +81,7 @@ class World:
                 _join(rank, size, "cpu:gloo,cuda:nccl" if cuda else "gloo")
             except RuntimeError as error:
                 raise PeerLost(f"process {rank} of {size} found no other: {_reason(error)}") from None
-        return World(rank, size, local)
+        return World(rank, size, local, max(here, 1))
 
     @property
     def writes(self) -> bool:

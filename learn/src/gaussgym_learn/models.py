@@ -8,6 +8,7 @@ The blind networks are rsl_rl's own `MLPModel`.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -442,3 +443,13 @@ def load_actor_weights(actor: MLPModel, saved: dict[str, torch.Tensor]) -> None:
     kept = {k: v for k, v in saved.items() if not k.startswith("aux_head.") or k in own}
     kept.update({k: v for k, v in own.items() if k.startswith("aux_head.") and k not in kept})
     actor.load_state_dict(kept)
+
+
+def set_std(actor: MLPModel, std: float) -> None:
+    """Set the standard deviation of an actor's actions [action units]."""
+    distribution: Any = actor.distribution
+    with torch.no_grad():
+        if hasattr(distribution, "log_std_param"):
+            distribution.log_std_param.fill_(math.log(std))
+        else:
+            distribution.std_param.fill_(std)

@@ -6,22 +6,19 @@ learning rate is set once an update from the whole update's KL divergence.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from gaussgym_scene.errors import InputError, StageError
 from rsl_rl.models import MLPModel
 from torch import Tensor, nn
 
 from gaussgym_learn.distributed import World
-from gaussgym_learn.losses import LOSSES, LossInputs, behaviour_loss, mean_where, surrogate_loss, value_loss
-from gaussgym_learn.recipes import DistillCfg, PPOCfg, SymmetryCfg
+from gaussgym_learn.models import set_std
+from gaussgym_learn.objective import JointLoss, LearnerCfg, teacher_output
 from gaussgym_learn.recurrence import State, map_state, select_state, zero_state
-from gaussgym_learn.rollout import Minibatch, RolloutBuffer
+from gaussgym_learn.rollout import Minibatch, RolloutBuffer, check_finite, normalize
 from gaussgym_learn.schedules import Objective, Schedule
 from gaussgym_learn.symmetry import MirrorMaps, mirrored
 
@@ -45,44 +42,6 @@ def adapt_learning_rate(
     elif kl < target_kl / 1.3:
         learning_rate *= 1.1
     return min(max(learning_rate, limits[0]), limits[1])
-
-
-@dataclass(frozen=True)
-class LearnerCfg:
-    """Settings of a `Learner`.
-
-    Attributes:
-        ppo: see `PPOCfg`.
-        distill: of imitation, which then also says how long rollouts are and how they are passed over; None without a teacher.
-        symmetry: see `SymmetryCfg`.
-        losses: further loss terms, (registered name, weight).
-        mixed_precision: see `Recipe`.
-        shards: see `RolloutBuffer.orders`.
-        seed: of the order of minibatches.
-    """
-
-    ppo: PPOCfg
-    distill: DistillCfg | None = None
-    symmetry: SymmetryCfg = field(default_factory=SymmetryCfg)
-    losses: tuple[tuple[str, float], ...] = ()
-    mixed_precision: bool = False
-    shards: int = 1
-    seed: int = 0
-
-    @property
-    def passes(self) -> PPOCfg | DistillCfg:
-        """Where steps, epochs, minibatches and clipping are set."""
-        return self.distill or self.ppo
-
-    @property
-    def aux_coef(self) -> float:
-        """Weight of the reconstruction in the joint loss."""
-        return self.distill.aux_weight if self.distill else self.ppo.aux_coef
-
-    @property
-    def aux_epochs(self) -> int:
-        """Passes of the auxiliary phase."""
-        return 0 if self.distill else self.ppo.aux_epochs
 
 
 class Learner:
@@ -117,30 +76,19 @@ class Learner:
     ) -> None:
         if critic is not None and critic.is_recurrent:
             raise ValueError("the critic must be feed-forward: give it what it needs to know as observations")
-        if cfg.symmetry.used and maps is None:
-            raise InputError("symmetry is asked for, but this environment has no mirror maps; turn it off")
-        if cfg.symmetry.used and maps is not None:  # a group without a mirror image is better found now
-            maps.observations({name: buffer.flat[0, :, a:b] for name, (a, b) in buffer.columns.items()})
         self.device = buffer.device
         self.actor = actor.to(self.device)
         self.critic = None if critic is None else critic.to(self.device)
         self.buffer, self.cfg, self.teacher, self.maps = buffer, cfg, teacher, maps
         self.world = world or World()
-        self.extra = [(name, LOSSES.get(name), weight) for name, weight in cfg.losses]
-        self.latent_head: nn.Linear | None = None
-        if buffer.layout.teacher_latent:
-            width = next(m for m in actor.mlp.modules() if isinstance(m, nn.Linear)).in_features
-            self.latent_head = nn.Linear(width, buffer.layout.teacher_latent).to(self.device)
+        self.joint = JointLoss(self.actor, self.critic, buffer, cfg, taught=teacher is not None, maps=maps)
         self.learning_rate = cfg.passes.learning_rate
         kl = cfg.ppo.target_kl
         self._target_kl = None if kl is None else Schedule.parse(kl)
         self.optimizer = torch.optim.Adam(self._parameters(), lr=self.learning_rate)
         self.aux_optimizer: torch.optim.Optimizer | None = None
-        has_head = getattr(actor, "aux_head", None) is not None
-        self._aux_coef = cfg.aux_coef if has_head else 0.0
-        if has_head and cfg.aux_epochs > 0:
+        if getattr(actor, "aux_head", None) is not None and cfg.aux_epochs > 0:
             self.aux_optimizer = torch.optim.Adam(actor.parameters(), lr=cfg.ppo.aux_lr)
-        self._backbone: dict[bool, Any] = {}
         self.updates = 0
         self.objective = Objective()
         self._second: ThreadPoolExecutor | None = None
@@ -153,7 +101,7 @@ class Learner:
         return {name: model for name, model in models.items() if model is not None}
 
     def _parameters(self) -> list[nn.Parameter]:
-        modules = [m for m in (self.actor, self.critic, self.latent_head) if m is not None]
+        modules = [m for m in (self.actor, self.critic, self.joint.latent_head) if m is not None]
         return [p for module in modules for p in module.parameters()]
 
     # ------------------------------------------------------------------ rollout
@@ -209,7 +157,7 @@ class Learner:
         """Record what the teacher would do, let it act where it is its turn, and add noise where nobody explores."""
         assert self.teacher is not None
         assert self.cfg.distill is not None
-        if self.latent_head is None:
+        if self.joint.latent_head is None:
             wanted = self.teacher(obs)
         else:
             wanted, latent = teacher_output(self.teacher, obs)
@@ -280,7 +228,8 @@ class Learner:
         # The KL must be that of the optimization alone, so the statistics move after it.
         for normalizer in normalizers:
             normalizer.eval()
-        self._backbone = self._frozen_features()
+        if self.buffer.layout.images:
+            self.joint.backbone = self.joint.frozen_features(self.buffer.frames)
         memory_after = self._replayed_mirror()
         sums: dict[str, Tensor] = {}
         count = 0
@@ -302,7 +251,7 @@ class Learner:
         if objective.explores:
             self._update_normalizers()
         self.mirror_memory = memory_after
-        self._backbone = {}
+        self.joint.backbone = {}
         self._forget_features()
         self.updates += 1
         return found
@@ -320,7 +269,7 @@ class Learner:
         """One gradient step on a minibatch; its losses."""
         if self.apart:
             return self._step_apart(batch, progress)
-        losses = self.losses(batch, self.objective, mirror_memory, progress)
+        losses = self.joint.losses(batch, self.objective, mirror_memory, progress)
         self._descend(losses["total"])
         return losses
 
@@ -329,10 +278,10 @@ class Learner:
         if self._second is None:
             threads = (torch.get_num_threads(),)
             self._second = ThreadPoolExecutor(1, "critic", torch.set_num_threads, threads)
-        weights = self._weights(self.objective)
+        weights = self.joint.weights(self.objective)
         self.optimizer.zero_grad()
         value = self._second.submit(self._value_gradient, batch, weights["value"])
-        losses, _ = self._actor_losses(batch, self.objective, progress)
+        losses, _ = self.joint.actor_losses(batch, self.objective, progress)
         total = torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
         total.backward()
         losses["value"] = value.result()
@@ -341,128 +290,9 @@ class Learner:
         return losses
 
     def _value_gradient(self, batch: Minibatch, weight: float) -> Tensor:
-        loss = self._value_loss(batch)
+        loss = self.joint.critic_loss(batch)
         (weight * loss).backward()
         return loss.detach()
-
-    def losses(
-        self,
-        batch: Minibatch,
-        objective: Objective,
-        mirror_memory: State | None = None,
-        progress: float = 0.0,
-    ) -> dict[str, Tensor]:
-        """Every loss on a minibatch, and their weighted sum `total`; with symmetry, means over it and its mirror image.
-
-        Args:
-            batch: the steps.
-            objective: what counts.
-            mirror_memory: a recurrent actor's memory of the mirrored past.
-            progress: of the run, 0..1.
-        """
-        symmetry = self.cfg.symmetry
-        losses, mean = self._view_losses(batch, objective, progress)
-        if symmetry.used and mean is not None:
-            assert self.maps is not None
-            other = mirrored(batch, self.maps, mirror_memory)
-            if symmetry.augment:
-                others, other_mean = self._view_losses(other, objective, progress)
-                losses = {name: (value + others.get(name, value)) / 2 for name, value in losses.items()}
-            else:
-                other_mean = self._distribution(self._latent(other))[0]
-            assert other_mean is not None
-            losses["mirror"] = nn.functional.mse_loss(other_mean, self.maps.actions(mean).detach())
-        weights = self._weights(objective)
-        losses["total"] = torch.stack([weights[name] * value for name, value in losses.items()]).sum()
-        return losses
-
-    def _weights(self, objective: Objective) -> dict[str, float]:
-        """What each loss counts."""
-        ppo, distill = self.cfg.ppo, self.cfg.distill
-        return {
-            "value": ppo.value_coef * (1.0 if objective.critic_only else objective.ppo),
-            "surrogate": objective.ppo,
-            "entropy": -objective.ppo * ppo.entropy_coef,
-            "behaviour": objective.imitation,
-            "latent": objective.imitation * (distill.latent_coef if distill else 0.0),
-            "aux_recon": self._aux_coef,
-            "mirror": self.cfg.symmetry.mirror_coef,
-            **{name: weight for name, _, weight in self.extra},
-        }
-
-    def _view_losses(
-        self, batch: Minibatch, objective: Objective, progress: float
-    ) -> tuple[dict[str, Tensor], Tensor | None]:
-        """Losses on a minibatch as it is, and the actor's mean actions if the actor learns."""
-        value = {"value": self._value_loss(batch)} if objective.explores else {}
-        if objective.critic_only:
-            return value, None
-        losses, mean = self._actor_losses(batch, objective, progress)
-        return value | losses, mean
-
-    def _where(self, batch: Minibatch) -> Tensor | None:
-        """Steps that count for PPO, bool; None: all."""
-        return batch.on_policy if self.teacher is not None else None
-
-    def _value_loss(self, batch: Minibatch) -> Tensor:
-        assert self.critic is not None
-        with self._autocast():
-            values = self.critic(batch.observations()).squeeze(-1).float()  # type: ignore[arg-type]
-        return value_loss(values, batch.values, batch.returns, self.cfg.ppo.clip, self._where(batch))
-
-    def _actor_losses(
-        self, batch: Minibatch, objective: Objective, progress: float
-    ) -> tuple[dict[str, Tensor], Tensor]:
-        """All losses but the critic's on a minibatch as it is, and the actor's mean actions."""
-        clip, where = self.cfg.ppo.clip, self._where(batch)
-        losses: dict[str, Tensor] = {}
-        latent = self._latent(batch)
-        params = self._distribution(latent)
-        if objective.ppo > 0.0:
-            log_prob = self.actor.get_output_log_prob(batch.actions)
-            losses["surrogate"] = surrogate_loss(log_prob, batch.log_prob, batch.advantages, clip, where)
-            losses["entropy"] = mean_where(self.actor.output_entropy, where)
-        if objective.imitation > 0.0 and batch.teacher_actions is not None:
-            losses |= self._imitation_losses(batch, latent, params[0])
-        if self._aux_coef > 0.0:
-            losses["aux_recon"] = self._aux_loss(latent, batch)
-        inputs = LossInputs(batch, self.actor, latent, params, progress)
-        return losses | {name: term(inputs) for name, term, _ in self.extra}, params[0]
-
-    def _imitation_losses(self, batch: Minibatch, latent: Tensor, mean: Tensor) -> dict[str, Tensor]:
-        assert self.cfg.distill is not None
-        assert batch.teacher_actions is not None
-        losses = {"behaviour": behaviour_loss(mean, batch.teacher_actions, self.cfg.distill.huber_delta)}
-        if self.latent_head is not None and batch.teacher_latent is not None:
-            losses["latent"] = nn.functional.mse_loss(self.latent_head(latent), batch.teacher_latent)
-        return losses
-
-    def _latent(self, batch: Minibatch) -> Tensor:
-        """The input of the actor's MLP `[..., L]`."""
-        if not self.actor.is_recurrent:
-            return self.actor.get_latent(batch.observations())  # type: ignore[arg-type]
-        return self._unroll(batch)[0]
-
-    def _unroll(self, batch: Minibatch) -> tuple[Tensor, State]:
-        model: Any = self.actor
-        flat = batch.groups(model.obs_groups)
-        with self._autocast():
-            return model.unroll(
-                flat, batch.frames, batch.frame_index, batch.starts, batch.hidden, mirror=batch.mirrored,
-                backbone=self._backbone.get(batch.mirrored),
-            )  # fmt: skip
-
-    def _distribution(self, latent: Tensor) -> tuple[Tensor, ...]:
-        """Set the actor's action distribution from a latent; its parameters."""
-        assert self.actor.distribution is not None
-        self.actor.distribution.update(self.actor.mlp(latent))
-        return self.actor.output_distribution_params
-
-    def _aux_loss(self, latent: Tensor, batch: Minibatch) -> Tensor:
-        return self.actor.aux_loss(latent, batch.group(self.actor.aux_group))  # type: ignore[operator,arg-type]
-
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.cfg.mixed_precision)
 
     def _batches(self, epochs: int) -> Iterator[tuple[Minibatch, State | None]]:
         """Minibatches, with a recurrent actor's memory of the mirrored past; groups of environments for recurrent actors."""
@@ -500,7 +330,9 @@ class Learner:
         count = 0
         with torch.no_grad():
             for batch, _ in self._batches(1):
-                kl = self.actor.get_kl_divergence(batch.old_params, self._distribution(self._latent(batch)))
+                kl = self.actor.get_kl_divergence(
+                    batch.old_params, self.joint.distribution(self.joint.latent(batch))
+                )
                 total, count = total + kl.sum(), count + kl.numel()
         return float(self.world.mean(total / max(count, 1)))
 
@@ -512,21 +344,10 @@ class Learner:
         total, count = torch.zeros((), device=self.device), 0
         self.optimizer.zero_grad()
         for batch, _ in self._batches(self.cfg.aux_epochs):
-            loss = self._aux_loss(self._latent(batch), batch)
+            loss = self.joint.aux_loss(self.joint.latent(batch), batch)
             self._descend(loss, self.aux_optimizer)
             total, count = total + loss.detach(), count + 1
         return float(self.world.mean(total / max(count, 1)))
-
-    def _frozen_features(self) -> dict[bool, Any]:
-        """What a frozen backbone makes of the rollout's frames, and of their mirror images where wanted: once an update,
-        as it is the same in all its minibatches.
-        """
-        model: Any = self.actor
-        if not getattr(model, "backbone_stays", False):
-            return {}
-        sides = (False, True) if self.cfg.symmetry.used else (False,)
-        with self._autocast():
-            return {mirror: model.backbone_features(self.buffer.frames, mirror=mirror) for mirror in sides}
 
     def _replayed_mirror(self) -> State | None:
         """A recurrent actor's memory of the mirrored past after this rollout, by the weights that acted."""
@@ -538,7 +359,7 @@ class Learner:
         with torch.no_grad():
             for some in envs.tensor_split(self.cfg.passes.mini_batches):
                 batch = mirrored(self.buffer.of_envs(some), self.maps, select_state(self.mirror_memory, some))
-                parts.append(self._unroll(batch)[1])
+                parts.append(self.joint.unroll(batch)[1])
         if isinstance(parts[0], tuple):
             return torch.cat([p[0] for p in parts], dim=1), torch.cat([p[1] for p in parts], dim=1)
         return torch.cat(parts, dim=1)
@@ -589,8 +410,8 @@ class Learner:
         state["optimizer_state_dict"] = self.optimizer.state_dict()
         if self.aux_optimizer is not None:
             state["aux_optimizer_state_dict"] = self.aux_optimizer.state_dict()
-        if self.latent_head is not None:
-            state["latent_head_state_dict"] = self.latent_head.state_dict()
+        if self.joint.latent_head is not None:
+            state["latent_head_state_dict"] = self.joint.latent_head.state_dict()
         return {**state, "learning_rate": self.learning_rate, "updates": self.updates}
 
     def load(self, state: Mapping[str, Any]) -> None:
@@ -601,8 +422,8 @@ class Learner:
         self.optimizer.load_state_dict(state["optimizer_state_dict"])
         if self.aux_optimizer is not None:
             self.aux_optimizer.load_state_dict(state["aux_optimizer_state_dict"])
-        if self.latent_head is not None:
-            self.latent_head.load_state_dict(state["latent_head_state_dict"])
+        if self.joint.latent_head is not None:
+            self.joint.latent_head.load_state_dict(state["latent_head_state_dict"])
         self.learning_rate, self.updates = float(state["learning_rate"]), int(state["updates"])
 
     def episode_state(self) -> dict[str, Any]:
@@ -618,64 +439,3 @@ class Learner:
         memory = state["mirror_memory"]
         self.starts = state["starts"].to(self.device)
         self.mirror_memory = None if memory is None else map_state(lambda s: s.to(self.device), memory)
-
-
-def set_std(actor: MLPModel, std: float) -> None:
-    """Set the standard deviation of an actor's actions [action units]."""
-    distribution: Any = actor.distribution
-    with torch.no_grad():
-        if hasattr(distribution, "log_std_param"):
-            distribution.log_std_param.fill_(math.log(std))
-        else:
-            distribution.std_param.fill_(std)
-
-
-def teacher_output(teacher: nn.Module, obs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """A teacher's actions `[E, A]` and its last hidden layer `[E, L]`."""
-    model: Any = teacher
-    *hidden, last = model.mlp
-    latent = model.get_latent(obs)
-    for layer in hidden:
-        latent = layer(latent)
-    return model.distribution.deterministic_output(last(latent)), latent
-
-
-def normalize(advantages: Tensor, world: World, where: Tensor | None = None) -> None:
-    """Make advantages zero-mean and of deviation 1 over all processes, in place.
-
-    Args:
-        advantages: `[T, E]`.
-        world: the processes.
-        where: bool, entries that count; None for all.
-    """
-    counted = torch.ones_like(advantages) if where is None else where.to(advantages.dtype)
-    count = world.sum(counted.sum())
-    mean = world.sum((advantages * counted).sum()) / count
-    square = world.sum(((advantages - mean) * counted).square().sum())
-    advantages.sub_(mean).div_((square / (count - 1)).sqrt() + 1e-8)
-
-
-def check_finite(buffer: RolloutBuffer) -> None:
-    """Raise where a rollout holds what is not a number.
-
-    Raises:
-        StageError: names what was first: an observation group, what the networks made of it, or the reward.
-    """
-    if bool(torch.isfinite(buffer.rewards.sum() + buffer.flat.sum() + buffer.actions.sum())):
-        return
-    values = {f"observation {name!r}": buffer.whole().group(name) for name in buffer.columns}
-    values |= {
-        "training diverged: action": buffer.actions,
-        "training diverged: value": buffer.values[..., None],
-        "reward": buffer.rewards[..., None],
-    }
-    found = []
-    for order, (name, value) in enumerate(values.items()):
-        bad = (~torch.isfinite(value)).any(dim=-1).nonzero()
-        if len(bad):
-            step, env = bad[0].tolist()
-            found.append(
-                (step, order, f"{name} of environment {env} is not finite at step {step} of the rollout")
-            )
-    if found:
-        raise StageError(f"{min(found)[2]}; resume with another seed, or look for a division by zero")

@@ -20,12 +20,14 @@ from gaussgym_learn.checkpoint import Checkpoint, load_or_explain
 from gaussgym_learn.distributed import World
 from gaussgym_learn.env import LearnEnv
 from gaussgym_learn.metrics import EpisodeStatistics, RolloutTimes, gradient_norms
-from gaussgym_learn.models import build_actor, build_critic, load_actor_weights
-from gaussgym_learn.ppo import Learner, LearnerCfg, set_std
+from gaussgym_learn.models import build_actor, build_critic, load_actor_weights, set_std
+from gaussgym_learn.objective import LearnerCfg
+from gaussgym_learn.ppo import Learner
 from gaussgym_learn.recipes import NetworkCfg, Recipe
 from gaussgym_learn.registry import Registry
 from gaussgym_learn.resume import load_process_state, process_seed, process_state
-from gaussgym_learn.rollout import RolloutBuffer, RolloutLayout
+from gaussgym_learn.rollout import RolloutBuffer, RolloutLayout, rollout_bytes
+from gaussgym_learn.run_folder import check_memory
 from gaussgym_learn.schedules import Objective, Schedule
 
 ALGORITHMS: Registry[Callable[..., Any]] = Registry("algorithm", "gaussgym.algorithms")
@@ -85,6 +87,10 @@ def build_learner(
     if distill is not None and distill.latent_coef > 0.0:
         latent = _last_hidden_width(teacher)
     layout = rollout_layout(network, env, teacher=teacher is not None, teacher_latent=latent)
+    steps, processes = cfg.passes.steps, 1 if world is None else world.local_size
+    if torch.device(env.device).type == "cpu":
+        needed = processes * rollout_bytes(env.num_envs, steps, layout)
+        check_memory(needed, f"rollouts of {processes * env.num_envs} environments x {steps} steps")
     buffer = RolloutBuffer(env.num_envs, cfg.passes.steps, layout, device=env.device)
     maps = env.mirror_maps() if recipe.symmetry.used else None
     return Learner(actor, critic, buffer, cfg, teacher=teacher, maps=maps, world=world)

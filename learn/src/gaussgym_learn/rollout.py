@@ -12,8 +12,10 @@ from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 
 import torch
+from gaussgym_scene.errors import StageError
 from torch import Tensor
 
+from gaussgym_learn.distributed import World
 from gaussgym_learn.recurrence import State, map_state, select_state
 
 NEW_FRAME_GROUP = "rgb_new"
@@ -392,3 +394,44 @@ def _taken(batch: Minibatch, take: Callable[[Tensor], Tensor]) -> Minibatch:
         if f.name not in _KEPT and isinstance(value := getattr(batch, f.name), Tensor)
     }
     return replace(batch, **changes, old_params=tuple(take(p) for p in batch.old_params))
+
+
+def normalize(advantages: Tensor, world: World, where: Tensor | None = None) -> None:
+    """Make advantages zero-mean and of deviation 1 over all processes, in place.
+
+    Args:
+        advantages: `[T, E]`.
+        world: the processes.
+        where: bool, entries that count; None for all.
+    """
+    counted = torch.ones_like(advantages) if where is None else where.to(advantages.dtype)
+    count = world.sum(counted.sum())
+    mean = world.sum((advantages * counted).sum()) / count
+    square = world.sum(((advantages - mean) * counted).square().sum())
+    advantages.sub_(mean).div_((square / (count - 1)).sqrt() + 1e-8)
+
+
+def check_finite(buffer: RolloutBuffer) -> None:
+    """Raise where a rollout holds what is not a number.
+
+    Raises:
+        StageError: names what was first: an observation group, what the networks made of it, or the reward.
+    """
+    if bool(torch.isfinite(buffer.rewards.sum() + buffer.flat.sum() + buffer.actions.sum())):
+        return
+    values = {f"observation {name!r}": buffer.whole().group(name) for name in buffer.columns}
+    values |= {
+        "training diverged: action": buffer.actions,
+        "training diverged: value": buffer.values[..., None],
+        "reward": buffer.rewards[..., None],
+    }
+    found = []
+    for order, (name, value) in enumerate(values.items()):
+        bad = (~torch.isfinite(value)).any(dim=-1).nonzero()
+        if len(bad):
+            step, env = bad[0].tolist()
+            found.append(
+                (step, order, f"{name} of environment {env} is not finite at step {step} of the rollout")
+            )
+    if found:
+        raise StageError(f"{min(found)[2]}; resume with another seed, or look for a division by zero")

@@ -286,7 +286,7 @@ def wandb_sweep(searches: Sequence[Search], file: Path | str, cfg: SweepCfg, com
         searches: what to try.
         file: to write; JSON, which is YAML.
         cfg: trials, metric and scheduler (ASHA becomes wandb's hyperband).
-        command: words of the training's command, to which each trial's settings are appended.
+        command: words of the training's command, which end in ``--set`` and settings that all trials have, if any.
     """
     parameters: dict[str, Any] = {}
     for search in searches:
@@ -303,7 +303,7 @@ def wandb_sweep(searches: Sequence[Search], file: Path | str, cfg: SweepCfg, com
     fields: dict[str, Any] = {
         "method": "random", "run_cap": cfg.trials, "parameters": parameters,
         "metric": {"name": cfg.metric, "goal": {"max": "maximize", "min": "minimize"}[cfg.mode]},
-        "command": ["${env}", *command, "--wandb", "--set", "${args_no_hyphens}"],
+        "command": ["${env}", *command, "${args_no_hyphens}"],
     }  # fmt: skip
     if cfg.scheduler == "asha":
         fields["early_terminate"] = {"type": "hyperband", "min_iter": cfg.grace, "eta": cfg.reduction}

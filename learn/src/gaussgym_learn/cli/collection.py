@@ -44,7 +44,9 @@ class MakeCollection:
 def scenes_of(
     folders: Sequence[Path], file: Path | None, split: Split
 ) -> tuple[list[Path], tuple[float, ...] | None]:
-    """Scene folders of a split, and their weights: all of a collection, or those named of it; without one, those named.
+    """Scene folders of a split: all of a collection, or those named of it; without one, those named. And their weights.
+
+    Weights are None where all are alike: scenes then take turns, or have as many robots each.
 
     Raises:
         InputError: a folder of the other split, or no scene in this one.
@@ -52,7 +54,8 @@ def scenes_of(
     if file is None:
         return list(folders), None
     entries = Collection.load(file).chosen(folders, split)
-    return [entry.folder for entry in entries], tuple(entry.weight for entry in entries)
+    weights = tuple(entry.weight for entry in entries)
+    return [entry.folder for entry in entries], weights if len(set(weights)) > 1 else None
 
 
 def required(folders: Sequence[Path]) -> Sequence[Path]:

@@ -132,4 +132,5 @@ class Sweep:
             words += [] if value is None else [f"--{name.replace('_', '-')}", str(value)]
         if self.options.collection is not None:
             words += ["--collection", self.options.collection.as_posix()]
-        return words + (["--scenes", *(folder.as_posix() for folder in folders)] if self.scenes else [])
+        words += ["--scenes", *(folder.as_posix() for folder in folders)] if self.scenes else []
+        return [*words, "--wandb", "--set", *self.options.settings]

@@ -130,11 +130,12 @@ class EpisodeTraces:
         if not groups:
             return
         images, new = obs[groups[0]], obs[NEW_FRAME_GROUP][:, 0] != 0
-        if self._images is None:
+        ring = self._images
+        if ring is None:
             # One more than fit into the window: the frame in view at its beginning is older.
             every = max(1, round(1.0 / (self._env.camera_hz * self._dt)))
-            self._images = images.new_zeros(self._window // every + 3, *images.shape)
-        ring = self._images
+            ring = torch.zeros(self._window // every + 3, *images.shape, dtype=images.dtype)
+            self._images = ring
         rows = (new | (self._age == 0)).nonzero().squeeze(1)
         self._newest[rows] += 1
         ring[self._newest[rows] % len(ring), rows] = images[rows]
