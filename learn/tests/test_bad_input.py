@@ -5,8 +5,6 @@ import json
 import multiprocessing
 import os
 import signal
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,35 +13,57 @@ import torch
 from gaussgym_learn.checkpoint import load_checkpoint
 from gaussgym_learn.metrics import EpisodeStatistics, MetricWriter, read_curve
 from gaussgym_learn.recipes import NetworkCfg, PPOCfg, Recipe
-from gaussgym_learn.run_folder import RunLock, available_bytes, check_memory, explained_errors
+from gaussgym_learn.run_folder import available_bytes, check_memory, explained_errors
 from gaussgym_learn.testing import ToyEnv
 from gaussgym_learn.train import train
-from gaussgym_scene import command
 from gaussgym_scene.errors import InputError, StageError
 
 BLIND = NetworkCfg(actor_groups=("proprio",), critic_groups=("scan",), actor_hidden=(8,), critic_hidden=(8,))
 TINY = Recipe("tiny", network=BLIND, ppo=PPOCfg(num_envs=8, steps=4, mini_batches=2, epochs=1))
 
 
-class Forked:
-    """A process of its own that runs a command's body: no imports, so it starts at once.
+SETUP = """
+import signal, sys, time
+from pathlib import Path
+from gaussgym_learn.recipes import NetworkCfg, PPOCfg, Recipe
+from gaussgym_learn.run_folder import RunLock
+from gaussgym_learn.testing import ToyEnv
+from gaussgym_learn.train import train
+from gaussgym_scene import command
+
+sys.stderr = open(errors, "w", buffering=1)
+signal.signal(signal.SIGINT, signal.default_int_handler)
+network = NetworkCfg(actor_groups=("proprio",), critic_groups=("scan",), actor_hidden=(8,), critic_hidden=(8,))
+recipe = Recipe("tiny", network=network, ppo=PPOCfg(num_envs=8, steps=4, mini_batches=2, epochs=1))
+
+def tiny(**options):
+    options = {"iterations": 6, "save_iterations": 2, **options}
+    return train(recipe, None, out, make=lambda: ToyEnv(8), renderer=None, **options)
+"""
+ENDING = """
+sys.exit(command.run(body))
+"""
+
+
+class Separate:
+    """A process of its own that runs a command's body, forked from one that has done the imports and nothing else.
 
     Args:
-        body: called with a function that tells the parent a value.
+        body: code of a function ``body()``; it finds ``out``, ``tiny(**options)`` and ``tell(value)``.
+        out: the run's folder.
         errors: file for its stderr.
     """
 
-    def __init__(self, body, errors):
-        context = multiprocessing.get_context("fork")
+    def __init__(self, body, out, errors):
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["gaussgym_learn.train", "gaussgym_learn.testing"])
         self._errors = errors
         self._told, telling = context.Pipe(duplex=False)
-        self.process = context.Process(target=self._run, args=(body, telling))
+        names = {"out": Path(out), "errors": errors, "telling": telling}
+        code = f"{SETUP}\ntell = telling.send\n{body}\n{ENDING}"
+        self.process = context.Process(target=exec, args=(code, names))
         self.process.start()
         telling.close()
-
-    def _run(self, body, telling):
-        with self._errors.open("w") as sys.stderr:
-            sys.exit(command.run(lambda: body(telling.send)))
 
     def told(self):
         """The next value, waited for; None at the end."""
@@ -130,17 +150,19 @@ def test_a_full_disk_ends_the_run_with_the_checkpoint_before(tmp_path, monkeypat
 
 
 def test_a_file_that_cannot_grow_ends_the_command_with_status_2(tmp_path):
-    resource = pytest.importorskip("resource")
+    pytest.importorskip("resource")
+    body = """
+import resource
 
-    def body(_):
-        def fill(trainer, _):
-            if trainer.iteration == 3:  # writing beyond then fails, as on a full disk
-                resource.setrlimit(resource.RLIMIT_FSIZE, (5000, resource.RLIM_INFINITY))
+def fill(trainer, _):
+    if trainer.iteration == 3:  # writing beyond then fails, as on a full disk
+        resource.setrlimit(resource.RLIMIT_FSIZE, (5000, resource.RLIM_INFINITY))
 
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        return tiny(tmp_path / "run", on_iteration=fill)
-
-    status, error = Forked(body, tmp_path / "said").ended()
+def body():
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    return tiny(on_iteration=fill)
+"""
+    status, error = Separate(body, tmp_path / "run", tmp_path / "said").ended()
     assert status == 2, error
     assert error.count("\n") == 0
     assert "File too large at update" in error
@@ -197,12 +219,13 @@ def test_a_limit_on_the_address_space_counts():
 
 
 def test_a_folder_that_another_process_writes_to_is_refused(tmp_path):
-    def hold(tell):
-        with RunLock(tmp_path):
-            tell("held")
-            time.sleep(100)
-
-    holder = Forked(hold, tmp_path / "said")
+    hold = """
+def body():
+    with RunLock(out):
+        tell("held")
+        time.sleep(100)
+"""
+    holder = Separate(hold, tmp_path, tmp_path / "said")
     assert holder.told() == "held"
     with pytest.raises(
         InputError, match=f"in use by process {holder.process.pid}; wait for its end, or give another"
@@ -215,13 +238,11 @@ def test_a_folder_that_another_process_writes_to_is_refused(tmp_path):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_lets_the_update_finish_and_saves(tmp_path, number):
-    def body(tell):
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        return tiny(
-            tmp_path, iterations=None, minutes=5, on_iteration=lambda trainer, _: tell(trainer.iteration)
-        )
-
-    run = Forked(body, tmp_path / "said")
+    body = """
+def body():
+    return tiny(iterations=None, minutes=5, on_iteration=lambda trainer, _: tell(trainer.iteration))
+"""
+    run = Separate(body, tmp_path, tmp_path / "said")
     assert run.told() == 1
     os.kill(run.process.pid, number)
     last = 1

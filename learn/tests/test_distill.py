@@ -210,6 +210,31 @@ def test_a_resumed_trainer_goes_on_to_the_same_bits(after):
     assert any("Loss/surrogate" in row for row in expected)
 
 
+@pytest.mark.slow
+def test_ppo_goes_beyond_a_teacher_that_errs():
+    """The teacher stops half-way and to one side: an error of .3 of what it shows, which the student's own rewards tell it."""
+
+    class Wrong(torch.nn.Module):
+        def forward(self, obs):
+            target = obs["scan"].argmax(-1).float() / 15 * 2 - 1
+            return torch.stack([0.5 * target + 0.2, torch.zeros_like(target)], 1)
+
+    recipe = Recipe(
+        "d",
+        network=NET,
+        ppo=PPOCfg(learning_rate=3e-4, critic_warmup=2, target_kl=0.04, entropy_coef=0.0),
+        distill=DistillCfg(num_envs=32, steps=20, coef="1, 0@0.4", ppo_coef="0, 1@0.4", explore_std=0.2),
+    )
+    trainer = PPOTrainer(recipe, ToyEnv(32, num_actions=2), teacher=Wrong(), seed=0)
+    errors = []
+    for i in range(40):
+        trainer.progress = i / 40
+        errors.append(trainer.iterate()["Episode/error"])
+    imitated, on_its_own = sum(errors[12:16]) / 4, sum(errors[-4:]) / 4
+    assert imitated > 0.25
+    assert on_its_own < 0.8 * imitated
+
+
 def test_schedules_by_which_nothing_counts_are_refused():
     trainer = make_trainer(coef="1, 0@0.5")
     trainer.progress = 0.6

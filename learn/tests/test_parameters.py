@@ -14,8 +14,8 @@ from gaussgym_learn.parameters import (
     with_settings,
 )
 from gaussgym_learn.recipes import get_recipe
-from gaussgym_learn.sweep import SweepCfg, sweep, table
-from gaussgym_scene.errors import InputError
+from gaussgym_learn.sweep import SweepCfg, _start_ray, sweep, table
+from gaussgym_scene.errors import InputError, StageError
 
 RECIPE = get_recipe("teacher_flat")
 
@@ -116,6 +116,34 @@ def test_without_ray_the_sweep_says_what_is_missing(tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"not installed; pip install 'ray\[tune\]'"):
         sweep(RECIPE, searches, tmp_path / "out", SweepCfg(), lambda *_: None, iterations=3)
     assert not (tmp_path / "out").exists()
+
+
+class Reluctant:
+    """Ray, as it is on a machine that is busy."""
+
+    def __init__(self, failures):
+        self.failures, self.tried = failures, []
+
+    def init(self, **options):
+        self.tried.append(options)
+        self.failures -= 1
+        if self.failures >= 0:
+            raise RuntimeError("The current node\ntimed out during startup.")
+
+    def shutdown(self):
+        self.tried.append("stopped")
+
+
+def test_ray_is_given_time_to_start():
+    ray = Reluctant(2)
+    _start_ray(ray, SweepCfg(cpus=1.5, at_once=3))
+    assert ray.tried[1::2] == ["stopped"] * 2
+    assert ray.tried[0] == ray.tried[4]
+    assert (ray.tried[0]["num_cpus"], ray.tried[0]["address"]) == (5, None)
+    with pytest.raises(
+        StageError, match=r"Ray did not start \(The current node timed out during startup\.\); see its logs"
+    ):
+        _start_ray(Reluctant(9), SweepCfg(address="auto"))
 
 
 def test_a_file_for_wandb_says_the_same(tmp_path, monkeypatch, capsys):

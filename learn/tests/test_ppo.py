@@ -335,7 +335,7 @@ class ThreadWorld:
     """What `World` does, among threads."""
 
     def __init__(self, rank, size, shared):
-        self.rank, self.size, self.shared = rank, size, shared
+        self.rank, self.size, self.local_size, self.shared = rank, size, size, shared
 
     def sum(self, tensor):
         slots, barrier = self.shared

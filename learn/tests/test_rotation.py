@@ -20,6 +20,7 @@ from gaussgym_render.testing import random_splats
 from gaussgym_scene.errors import InputError
 from gaussgym_scene.mesh import Mesh
 from gaussgym_scene.scene import Scene
+from gaussgym_sim.env import EnvCfg
 from gaussgym_sim.sensors.camera import camera_to_world
 
 torch.set_num_threads(1)
@@ -138,6 +139,29 @@ def test_robots_stand_and_look_in_the_scene_whose_turn_it_is(folders, tmp_path):
             shown.update(ids)
     assert set(shown) == set(range(NUM_SCENES))
     assert env._renderer._renderer.paging.evictions > 0
+
+
+def test_robots_see_the_scene_that_they_have_moved_to(folders):
+    """All scenes are there, and robots whose episodes end are sent to the last."""
+    weights = (*[1e-9] * (NUM_SCENES - 1), 1.0)
+    cfg = replace(EnvCfg(), episode_s=0.1)
+    env = make_env("velocity", folders, 5, renderer="cpu", cfg=cfg, memory=ScenesCfg(weights=weights), seed=2)
+    truth = SplatRenderer([Scene.load(folder).splats for folder in folders], 64, 48)
+    moved = 0
+    for _ in range(40):
+        before = env.sim.scene_of_env.clone()
+        with torch.inference_mode():  # as in training
+            obs, *_ = env.step(torch.zeros(5, 12))
+        here = env.sim.scene_of_env
+        changed = (here != before) & obs["rgb_new"][:, 0].bool()
+        moved += int(changed.sum())
+        if bool(changed.any()):
+            rig, state = env.env.camera, env.sim.state
+            c2w = camera_to_world(state.root_pos_w, state.root_quat_wxyz, rig.pose_b_c)
+            expected = torch.as_tensor(truth.render(c2w, rig.K, here).rgb).permute(0, 3, 1, 2)
+            assert torch.equal(obs["rgb"][changed], expected[changed])
+    assert moved == NUM_SCENES - 1
+    assert env.sim.scene_of_env.tolist() == [NUM_SCENES - 1] * 5
 
 
 def test_robots_are_drawn_over_the_scene_whose_turn_it_is(folders):

@@ -47,6 +47,7 @@ def train_toy(recipe, out, report):
 def ray():
     ray = pytest.importorskip("ray", reason="ray[tune] is not installed (pip install 'ray[tune]')")
     pytest.importorskip("ray.tune", reason="ray[tune] is not installed (pip install 'ray[tune]')")
+    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     yield ray
     ray.shutdown()
 

@@ -106,6 +106,8 @@ def sweep(
     cfg.check(iterations)
     out = Path(out).resolve()
     ray, tune = _import_ray()
+    if resume and not tune.Tuner.can_restore(str(out / _TUNER)):
+        raise InputError(f"{out}: found no sweep to resume; leave out --resume")
     out.mkdir(parents=True, exist_ok=True)
     trainable = tune.with_resources(
         _trainable(tune, recipe, out, cfg, train), {"cpu": cfg.cpus, "gpu": cfg.gpus}
@@ -194,8 +196,6 @@ def _tuner(
     resume: bool,
 ) -> Any:
     if resume:
-        if not tune.Tuner.can_restore(str(out / _TUNER)):
-            raise InputError(f"{out}: found no sweep to resume; leave out --resume")
         return tune.Tuner.restore(str(out / _TUNER), trainable, resume_unfinished=True, resume_errored=True)
     from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
     from ray.tune.search.basic_variant import BasicVariantGenerator
