@@ -318,6 +318,14 @@ def test_wrong_inputs(words, message, monkeypatch, capsys, tmp_path):
     assert message in _exits(monkeypatch, capsys, *(word.replace("SHIPPED", str(SHIPPED)) for word in words))
 
 
+def test_a_folder_that_is_no_evaluation_is_not_replaced(scenes, tmp_path):
+    (tmp_path / "evaluation").mkdir()
+    (tmp_path / "evaluation" / "thesis.txt").touch()
+    with pytest.raises(InputError, match="exists and is not an evaluation; give another --output"):
+        evaluate_policies(subjects(stand=0.0), scenes[:1], tmp_path / "evaluation", CFG, videos=False)
+    assert (tmp_path / "evaluation" / "thesis.txt").exists()
+
+
 def test_without_ffmpeg_nothing_is_run(monkeypatch, capsys, tmp_path):
     from gaussgym_learn.commanding import SHIPPED
 

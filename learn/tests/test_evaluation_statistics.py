@@ -82,6 +82,9 @@ def test_where_nothing_varies_exact_intervals_stand_in():
     assert falls.high == pytest.approx(NO_EVENTS / 0.2)  # in 200 m
     same = difference(episodes, episodes, BY_NAME["success"])
     assert (same.value, same.low, same.high) == (0.0, -NO_EVENTS / 20, NO_EVENTS / 20)
+    shorter = {**episodes, "path_m": np.full(20, 5.0)}
+    rate = difference(episodes, shorter, BY_NAME["falls_per_km"])
+    assert (rate.low, rate.high) == (pytest.approx(-NO_EVENTS / 0.1), pytest.approx(NO_EVENTS / 0.2))
 
 
 def test_a_class_of_ground_is_a_ratio_over_its_own_episodes():

@@ -341,6 +341,12 @@ def teacher_stairs() -> Recipe:
     )
 
 
+@RECIPES.register("teacher")
+def teacher() -> Recipe:
+    """A privileged teacher: reads the height scan; what `distill` learns from. `teacher_stairs` by its short name."""
+    return replace(teacher_stairs(), name="teacher")
+
+
 @RECIPES.register("distill")
 def distill() -> Recipe:
     """The student: CNN + GRU on proprioception and pixels, taught by a teacher that walks to goals along the paths."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gaussgym_scene.artifact import ArtifactWriter, write_json
+from gaussgym_scene.errors import InputError
 from gaussgym_scene.scene import Scene
 
 from gaussgym_learn.evaluation.gallery import GalleryCfg, check_ffmpeg, make_films, make_gallery
@@ -53,6 +54,7 @@ def evaluate_policies(
     Raises:
         InputError: policies, scenes and settings that do not go together; no ffmpeg.
     """
+    check_output(output)
     if videos:
         check_ffmpeg()
     work = output.with_name(output.name + ".cells")
@@ -62,6 +64,16 @@ def evaluate_policies(
     _write(outcome, protocol, results, output, gallery or GalleryCfg(), videos=videos)
     shutil.rmtree(work)
     return output / MANIFEST, results
+
+
+def check_output(output: Path) -> None:
+    """Raise an `InputError` where something else than an evaluation would be replaced."""
+    if (
+        output.exists()
+        and not (output / MANIFEST).is_file()
+        and not (output.is_dir() and not any(output.iterdir()))
+    ):
+        raise InputError(f"{output}: exists and is not an evaluation; give another --output, or remove it")
 
 
 def _write(

@@ -205,7 +205,8 @@ def difference(
 ) -> Estimate:
     """What `a` has more than `b`, over the starts that both ran.
 
-    Where no pair of a share differs, the interval is that of the share of pairs that might (Garwood's limit, to either side).
+    Where no pair of a share differs, the interval is that of the share of pairs that might (Garwood's limit, to either side), and
+    where neither side has any event, that of each side's rate.
     """
     rows_a, rows_b = paired(a, b)
     if len(rows_a) == 0:
@@ -217,6 +218,10 @@ def difference(
     if metric.kind == "share" and np.array_equal(over_a, over_b):
         reach = min(NO_EVENTS / count, 1.0)
         return Estimate(value, -reach, reach, count, "garwood")
+    if metric.kind == "rate" and over_a.sum() == over_b.sum() == 0.0:
+        return Estimate(
+            value, *(scale * x for x in (-NO_EVENTS / per_b.sum(), NO_EVENTS / per_a.sum())), count, "garwood"
+        )
     weights = draw_weights(a["replicate"][rows_a], resamples=resamples, seed=seed)
     drawn = _ratio(weights @ over_a, weights @ per_a, scale) - _ratio(
         weights @ over_b, weights @ per_b, scale
