@@ -32,7 +32,7 @@ from gaussgym_scene.synth import synthesize
 from numpy import array
 
 HERE = Path(__file__).parent
-UPDATES = {"corridor_pixels": 56, "corridor_blind": 16, "corridor_teacher": 28, "corridor_student": 12}
+UPDATES = {"corridor_teacher": 28, "corridor_student": 14, "corridor_blind": 28, "corridor_pixels": 56}
 """Updates of a run; one is `PPOCfg.num_envs` x `PPOCfg.steps` decisions."""
 TRAINING_HALLS = tuple(range(8))
 EVALUATION_HALLS = tuple(range(100, 104))
@@ -124,6 +124,8 @@ def slim(checkpoint: Checkpoint, out: Path) -> None:
     for old in out.glob("model_*"):
         old.unlink()
     save_checkpoint(out, {"actor_state_dict": weights}, fields, iteration=int(checkpoint.fields["iteration"]))
+    for twin in out.glob("model_*.json"):  # the same as checkpoint.json, for runs that go on
+        twin.unlink()
 
 
 def pool(results: list[dict[str, Any]]) -> dict[str, Any]:

@@ -35,7 +35,7 @@ def distill(
     seed: int = 0,
     robot: str = "go1",
     sim: str = "mujoco",
-    renderer: str = "auto",
+    renderer: str | None = "auto",
     save_minutes: float = 2.0,
     save_iterations: int | None = None,
     wandb: bool = False,
@@ -60,7 +60,7 @@ def distill(
         seed: see there.
         robot: see there.
         sim: see there.
-        renderer: backend of the camera.
+        renderer: backend of the camera; None for a student that does not see.
         save_minutes: see there.
         save_iterations: see there.
         wandb: see there.
