@@ -15,7 +15,7 @@ from gaussgym_scene.artifact import write_json
 
 SHIPPED = Path(__file__).parents[2] / "learn" / "src" / "gaussgym_learn" / "policies"
 COLUMNS = (
-    "minutes", "steps", "Train/mean_reward", "episode/fell", "episode/level", "Loss/behaviour", "Loss/aux_recon", "Perf/total_fps",
+    "minutes", "steps", "Train/mean_reward", "Episode/fell", "Episode/level", "Loss/behaviour", "Loss/aux_recon", "Perf/total_fps",
 )  # fmt: skip
 ROWS = 200
 
