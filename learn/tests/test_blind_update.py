@@ -2,10 +2,13 @@
 
 import pytest
 import torch
+from gaussgym_learn.acting import load_actor
+from gaussgym_learn.checkpoint import load_checkpoint, save_checkpoint
 from gaussgym_learn.objective import JointLoss
 from gaussgym_learn.ppo import Learner
 from gaussgym_learn.ppo_trainer import PPOTrainer
 from gaussgym_learn.recipes import NetworkCfg, PPOCfg, Recipe
+from gaussgym_learn.run import run_fields
 from gaussgym_learn.testing import ToyEnv
 
 torch.set_num_threads(1)
@@ -65,3 +68,27 @@ def test_the_kl_target_follows_its_schedule_by_hand(monkeypatch):
         trainer.progress = progress
         trainer.iterate()
     assert targets == pytest.approx([0.06, 0.06, 0.035, 0.01])
+
+
+def test_the_average_of_parameters_by_hand_resumed_and_acting(tmp_path):
+    ppo = PPOCfg(num_envs=4, steps=4, mini_batches=1, average=0.75)
+    recipe = Recipe("t", network=BLIND, ppo=ppo)
+    trainer = PPOTrainer(recipe, ToyEnv(4))
+    seen = []
+    for _ in range(3):
+        trainer.iterate()
+        seen.append(trainer.alg.actor.mlp[0].weight.detach().clone())
+    by_hand = 0.75 * (0.75 * seen[0] + 0.25 * seen[1]) + 0.25 * seen[2]
+    torch.testing.assert_close(trainer.alg.average["mlp.0.weight"], by_hand)
+    save_checkpoint(tmp_path, trainer.state(), run_fields(recipe, trainer.env, seed=0), iteration=3)
+    checkpoint = load_checkpoint(tmp_path)
+    torch.testing.assert_close(load_actor(checkpoint).mlp[0].weight, by_hand)
+    resumed = PPOTrainer(recipe, ToyEnv(4))
+    resumed.restore(checkpoint)
+    assert torch.equal(resumed.alg.actor.mlp[0].weight, seen[2])  # training goes on from the newest
+    assert torch.equal(resumed.alg.average["mlp.0.weight"], trainer.alg.average["mlp.0.weight"])
+
+
+def test_without_an_average_the_newest_parameters_act():
+    trainer, _ = trained()
+    assert "actor_average" not in trainer.state()

@@ -23,7 +23,9 @@ from gaussgym_sim.testing import flat_scene
 from gaussgym_sim.vecsim import make_sim
 
 ROBOTS = ("a1", "anymal_c", "go1", "go2", "t1")
-TASKS = ("velocity", "goal", "goal_semantic", "navigate", "gaps", "stepping_stones")
+TASKS = (
+    "velocity", "goal", "goal_semantic", "goal_semantic_steered", "navigate", "corridor", "gaps", "stepping_stones",
+)  # fmt: skip
 STATES = 1000
 
 
@@ -36,8 +38,12 @@ def test_every_task_of_the_package_is_compared():
 
 @pytest.fixture(scope="module")
 def scenes():
-    holes = {"gaps": synthesize("gaps", seed=0), "stepping_stones": synthesize("stones", seed=0)}
-    return {**dict.fromkeys(TASKS, flat_scene()), **holes}
+    grounds = {
+        "corridor": synthesize("hall", seed=0),
+        "gaps": synthesize("gaps", seed=0),
+        "stepping_stones": synthesize("stones", seed=0),
+    }
+    return {**dict.fromkeys(TASKS, flat_scene()), **grounds}
 
 
 def bundle_of(name, folder):

@@ -113,7 +113,7 @@ def test_numbers_that_cannot_be(cfg, iterations, message):
 def test_without_ray_the_sweep_says_what_is_missing(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     searches = parse_searches(RECIPE, ["ppo.gamma=0.9,0.95"])
-    with pytest.raises(InputError, match=r"not installed; pip install 'ray\[tune\]'"):
+    with pytest.raises(InputError, match=r"not installed; pip install 'gaussgym-learn\[sweep\]'"):
         sweep(RECIPE, searches, tmp_path / "out", SweepCfg(), lambda *_: None, iterations=3)
     assert not (tmp_path / "out").exists()
 

@@ -136,7 +136,9 @@ def load_actor(checkpoint: Checkpoint) -> MLPModel:
     network = network_from_dict(checkpoint.fields["recipe"]["network"])
     num_actions = int(checkpoint.fields["num_actions"])
     actor = build_actor(network, checkpoint.layout, num_actions, pretrained=False)
-    load_or_explain(checkpoint, lambda: load_actor_weights(actor, checkpoint.state["actor_state_dict"]))
+    # Where training kept an average of the parameters, it acts: single updates make a policy better and worse by turns.
+    saved = {**checkpoint.state["actor_state_dict"], **checkpoint.state.get("actor_average", {})}
+    load_or_explain(checkpoint, lambda: load_actor_weights(actor, saved))
     actor.eval()
     return actor
 

@@ -90,6 +90,7 @@ class Learner:
         if getattr(actor, "aux_head", None) is not None and cfg.aux_epochs > 0:
             self.aux_optimizer = torch.optim.Adam(actor.parameters(), lr=cfg.ppo.aux_lr)
         self.updates = 0
+        self.average: dict[str, Tensor] = {}  # of the actor's parameters, by name
         self.objective = Objective()
         self._second: ThreadPoolExecutor | None = None
         self.restart()
@@ -253,6 +254,7 @@ class Learner:
         self.mirror_memory = memory_after
         self.joint.backbone = {}
         self._forget_features()
+        self._update_average()
         self.updates += 1
         return found
 
@@ -381,6 +383,15 @@ class Learner:
 
     # ------------------------------------------------------------------ state
 
+    def _update_average(self) -> None:
+        """Move the running average of the actor's parameters."""
+        keep = self.cfg.ppo.average
+        if keep <= 0.0:
+            return
+        with torch.no_grad():
+            for name, value in self.actor.named_parameters():
+                self.average.setdefault(name, value.detach().clone()).lerp_(value, 1.0 - keep)
+
     def set_learning_rate(self, learning_rate: float) -> None:
         """Of the coming gradient steps."""
         self.learning_rate = learning_rate
@@ -412,6 +423,8 @@ class Learner:
             state["aux_optimizer_state_dict"] = self.aux_optimizer.state_dict()
         if self.joint.latent_head is not None:
             state["latent_head_state_dict"] = self.joint.latent_head.state_dict()
+        if self.average:
+            state["actor_average"] = {name: value.clone() for name, value in self.average.items()}
         return {**state, "learning_rate": self.learning_rate, "updates": self.updates}
 
     def load(self, state: Mapping[str, Any]) -> None:
@@ -424,6 +437,9 @@ class Learner:
             self.aux_optimizer.load_state_dict(state["aux_optimizer_state_dict"])
         if self.joint.latent_head is not None:
             self.joint.latent_head.load_state_dict(state["latent_head_state_dict"])
+        self.average = {
+            name: value.to(self.device, copy=True) for name, value in state.get("actor_average", {}).items()
+        }
         self.learning_rate, self.updates = float(state["learning_rate"]), int(state["updates"])
 
     def episode_state(self) -> dict[str, Any]:

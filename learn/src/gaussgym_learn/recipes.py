@@ -99,6 +99,8 @@ class PPOCfg:
         final_values: a time-out is worth the state that the episode ended in, whose observations the environment then computes
             too; else the state one step before.
         critic_warmup: updates at first in which only the critic learns, for an actor that can something already.
+        average: share that a running average of the actor's parameters keeps at each update (Polyak and Juditsky, 1992); where it
+            is not 0, checkpoints hold the average too, and it is what acts when the policy is evaluated, taught from or exported.
     """
 
     num_envs: int = 256
@@ -118,6 +120,7 @@ class PPOCfg:
     value_coef: float = 1.0
     final_values: bool = False
     critic_warmup: int = 0
+    average: float = 0.0
 
 
 @dataclass(frozen=True)

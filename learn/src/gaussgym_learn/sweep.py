@@ -134,7 +134,9 @@ def _import_ray() -> tuple[Any, Any]:
         import ray
         from ray import tune
     except ImportError:
-        raise InputError("sweeps need Ray Tune, which is not installed; pip install 'gaussgym-learn[sweep]'") from None
+        raise InputError(
+            "sweeps need Ray Tune, which is not installed; pip install 'gaussgym-learn[sweep]'"
+        ) from None
     return ray, tune
 
 
