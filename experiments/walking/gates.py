@@ -30,6 +30,8 @@ from gaussgym_learn.train import train
 from gaussgym_sim.randomize import RandomizeCfg
 
 ERROR_M_S, FELL = 0.1, 0.02
+AVERAGE = 0.95
+"""Share that the running average of an actor's parameters keeps at each update."""
 EPISODES, HELD_OUT_SEED, STEP_M = 64, 1000, 0.10
 RANDOMIZE = {"light": RandomizeCfg.light(), "full": RandomizeCfg(), "none": RandomizeCfg.none()}
 
@@ -43,12 +45,13 @@ class Snapshot:
 
     sees = False
 
-    def __init__(self, network, kept):
-        self.network, self.kept, self.name = network, kept, f"update {kept['iteration']}"
+    def __init__(self, network, kept, which="weights"):
+        self.network, self.kept, self.which = network, kept, which
+        self.name = f"update {kept['iteration']}"
 
     @staticmethod
-    def of(trainer):
-        """What to keep of a trainer's actor."""
+    def of(trainer, average):
+        """What to keep of a trainer's actor, and of the running average of its parameters."""
         weights = {key: value.clone() for key, value in trainer.alg.actor.state_dict().items()}
         env = trainer.env
         return {
@@ -56,12 +59,13 @@ class Snapshot:
             "layout": env.layout,
             "actions": env.num_actions,
             "weights": weights,
+            "average": weights | {name: value.clone() for name, value in average.items()},
         }
 
     def check(self, env):
         """Build the network, with the kept weights."""
         self.model = build_actor(self.network, self.kept["layout"], self.kept["actions"])
-        self.model.load_state_dict(self.kept["weights"])
+        self.model.load_state_dict(self.kept[self.which])
         self.model.eval()
 
     def act(self, obs):
@@ -123,8 +127,12 @@ def run(recipe, scenes, *, seed, minutes, clock, marks, out, budget):
         bound = {"iterations": round(budget * 1e6 / (recipe.ppo.num_envs * recipe.ppo.steps))}
     snapshots, due = [], sorted(marks)
     start = {}
+    average = {}
 
     def keep(trainer, scalars):
+        with torch.no_grad():
+            for name, value in trainer.alg.actor.named_parameters():
+                average.setdefault(name, value.clone()).lerp_(value, 1.0 - AVERAGE)
         spent = trainer.steps / 1e6 if clock == "m_steps" else (clocks()[clock] - start[clock]) / 60
         if due and spent >= due[0]:
             while due and spent >= due[0]:
@@ -136,7 +144,7 @@ def run(recipe, scenes, *, seed, minutes, clock, marks, out, budget):
             row |= {
                 k: round(scalars[k], 3) for k in ("Curriculum/level", "Train/mean_reward") if k in scalars
             }
-            snapshots.append((Snapshot.of(trainer), row))
+            snapshots.append((Snapshot.of(trainer, average), row))
         if spent >= minutes:
             raise Enough
 
@@ -170,6 +178,9 @@ def main():
     parser.add_argument(
         "--judge", type=Path, help="judge the snapshots that lie here; give the arguments of the training"
     )
+    parser.add_argument(
+        "--average", action="store_true", help="judge the running average of the actor's parameters"
+    )
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     recipe = get_recipe(args.recipe)
@@ -188,7 +199,14 @@ def main():
                 torch.save(snapshots, args.keep / file)
                 continue
             rows = [
-                {**row, **judge(Snapshot(recipe.network, kept), recipe, args.grounds)}
+                {
+                    **row,
+                    **judge(
+                        Snapshot(recipe.network, kept, "average" if args.average else "weights"),
+                        recipe,
+                        args.grounds,
+                    ),
+                }
                 for kept, row in snapshots
             ]
         passed = [row for row in rows if all(good(row[ground]) for ground in args.grounds)]
