@@ -92,7 +92,7 @@ check: $(ready) ## lint and types
 test-slow: $(ready) ## the slow tests too (real captures where they are present)
 	$(bin)/python -m pytest -q -m "not gpu and not network"
 test-learn: $(ready) ## train what the README claims of learning, with all seeds (hours; resumable), and evaluate it
-	python experiments/walking/gates.py --minutes 1.5 --seeds 0 1 2 3 4 --json $(RUNS)/test-learn/walking.json
+	python experiments/walking/gates.py --minutes 1.5 --budget 10 --seeds 0 1 2 3 4 --average --json $(RUNS)/test-learn/walking.json
 	python experiments/corridor/train.py --runs $(RUNS)/test-learn/corridor --output $(RUNS)/test-learn/corridor.json --checkpoints $(RUNS)/test-learn/checkpoints
 	python experiments/semantic/semantic.py --output $(RUNS)/test-learn/semantic
 	$(bin)/python -m pytest -q -m slow learn/tests/test_corridor_policies.py
