@@ -125,7 +125,9 @@ class Trainer:
         compiled = False
         while self.progress < 1.0:
             loss = self._step()
-            if not compiled:  # a process's first step may compile the kernels: half a minute that is no training
+            if (
+                not compiled
+            ):  # a process's first step may compile the kernels: half a minute that is no training
                 last, compiled = time.monotonic(), True
             self.iteration += 1
             if self.iteration % self.cfg.densify_every == 0:
@@ -161,13 +163,19 @@ class Trainer:
 
     def _frame(self, index: int, level: int) -> Frame:
         view, camera = self.views.views[index], self.views.camera(index, level)
-        depth = self.surfaces.depth(index, camera) if self.cfg.depth_weight > 0 or self.cfg.normal_weight > 0 else None
+        depth = (
+            self.surfaces.depth(index, camera)
+            if self.cfg.depth_weight > 0 or self.cfg.normal_weight > 0
+            else None
+        )
         normals = None
         if depth is not None and self.cfg.normal_weight > 0:
             normals = self.surfaces.normals(index, camera, view.c2w)
         mask = None if view.masks is None else view.masks[level]
         worldview = self.poses.worldview(index)
-        return Frame(worldview, camera, view.pyramid[level], self.exposures.affine(index), mask, depth, normals)
+        return Frame(
+            worldview, camera, view.pyramid[level], self.exposures.affine(index), mask, depth, normals
+        )
 
     def _step(self) -> float:
         rates = schedule(self.cfg, self.progress)
@@ -190,7 +198,7 @@ class Trainer:
         cfg = self.cfg
         if not self.views.held_out or cfg.score_every <= 0 or self.progress < self._next_score:
             return
-        self._next_score = self.progress + cfg.score_every
+        self._next_score = self.progress + cfg.score_every - 1e-9
         score = self.held_out_psnr_db()
         assert score is not None
         self.scores_db.append((self.iteration, score))
@@ -258,7 +266,9 @@ class Trainer:
     def render(self, index: int) -> Floats:
         """The splats from view ``index`` at the finest level, without any exposure, clipped to 0..1."""
         camera = self.views.camera(index)
-        return render_splats(self.model, self.poses.worldview(index), camera.K, camera.width, camera.height)[0]
+        return render_splats(self.model, self.poses.worldview(index), camera.K, camera.width, camera.height)[
+            0
+        ]
 
     def psnr_db(self, index: int) -> float:
         """PSNR of a view [dB], plain: no colour fit of any kind; over the pixels that its mask leaves."""
@@ -282,7 +292,7 @@ class Trainer:
             "pull": self.engine.pull, "seen": self.engine.seen, "order": np.array(self._order, np.int64),
             "exposures": self.exposures.values, "exposure_moments": self.exposures.moments,
             "c2w": self.poses.c2w, "c2w_start": self.poses.start, "pose_moments": self.poses.moments,
-            "pose_counts": self.poses.counts,
+            "pose_counts": self.poses.counts, "pose_unit": self.poses.unit,
         }  # fmt: skip
         values = {
             "iteration": self.iteration, "elapsed_s": self.elapsed_s, "losses": self.losses, "scores_db": self.scores_db,
@@ -305,7 +315,7 @@ class Trainer:
         self._order = arrays["order"].tolist()
         self.exposures.values, self.exposures.moments = arrays["exposures"], arrays["exposure_moments"]
         self.poses.c2w, self.poses.moments = arrays["c2w"], arrays["pose_moments"]
-        self.poses.counts = arrays["pose_counts"]
+        self.poses.counts, self.poses.unit = arrays["pose_counts"], arrays["pose_unit"]
         self._restore_values(values)
 
     def _restore_values(self, values: dict[str, Any]) -> None:

@@ -35,9 +35,7 @@ def prune(m: SplatModel, seen: NDArray[np.int32], cfg: TrainerCfg, progress: flo
     return keep
 
 
-def grow_by_pull(
-    m: SplatModel, score: Floats, cfg: TrainerCfg, rng: np.random.Generator
-) -> SplatModel:
+def grow_by_pull(m: SplatModel, score: Floats, cfg: TrainerCfg, rng: np.random.Generator) -> SplatModel:
     """Clone small and split large splats, drawn with the image-plane pull as their weight, within the budget.
 
     Args:
@@ -57,7 +55,9 @@ def grow_by_pull(
     # Children share what the parent hid: 1 - (1 - a)^2 = parent's opacity (3DGS-MCMC, for clones at one place).
     shared = np.clip(1 - np.sqrt(1 - sigmoid(parent.logits)), 0.01, 0.99)
     parent.logits = np.where(split, parent.logits, logit(shared)).astype(np.float32)
-    offset = rng.normal(size=(len(parent), 3)) * np.exp(parent.log_scales) * np.where(split, 1.0, 0.3)[:, None]
+    offset = (
+        rng.normal(size=(len(parent), 3)) * np.exp(parent.log_scales) * np.where(split, 1.0, 0.3)[:, None]
+    )
     offset = rotate(parent.quats, offset).astype(np.float32)
     smaller = parent.log_scales - np.float32(np.log(1.6))
     parent.log_scales = np.where(split[:, None], smaller, parent.log_scales).astype(np.float32)

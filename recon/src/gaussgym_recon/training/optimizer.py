@@ -158,7 +158,13 @@ def regularize(ids: NDArray, scales: Floats, opacities: Floats, g: RasterGradien
 
 
 def adam_step(
-    m: SplatModel, ids: NDArray, g: RasterGradients, scales: Floats, opacities: Floats, rates: Floats, sh_degree: int
+    m: SplatModel,
+    ids: NDArray,
+    g: RasterGradients,
+    scales: Floats,
+    opacities: Floats,
+    rates: Floats,
+    sh_degree: int,
 ) -> None:
     """One Adam step of the visible splats ``ids`` from gradients by the activated parameters."""
     _adam(

@@ -49,7 +49,7 @@ class PoseRefinement:
         self.moments = np.zeros((2, len(c2w), 6))
         self.counts = np.zeros(len(c2w), np.int64)
         self._train = np.asarray(train)
-        self._unit = np.repeat([rad_per_px, m_per_px], 3)
+        self.unit = np.repeat([rad_per_px, m_per_px], 3)
 
     def worldview(self, index: int) -> Doubles:
         """World to camera ``[4, 4]``."""
@@ -60,7 +60,7 @@ class PoseRefinement:
 
     def step(self, index: int, v_view: Doubles, step_px: float) -> None:
         """One Adam step of a camera, from the gradient by its world-to-camera matrix; ``step_px`` in pixels."""
-        gradient = pose_gradient(self.worldview(index), v_view) * self._unit
+        gradient = pose_gradient(self.worldview(index), v_view) * self.unit
         if not np.isfinite(gradient).all():
             return
         self.counts[index] += 1
@@ -69,7 +69,7 @@ class PoseRefinement:
         v += 0.01 * (gradient**2 - v)
         corrected = m / (1 - 0.9 ** self.counts[index])
         scale = np.sqrt(v / (1 - 0.99 ** self.counts[index]))
-        self._move(index, -step_px * self._unit * corrected / (scale + 1e-15))
+        self._move(index, -step_px * self.unit * corrected / (scale + 1e-15))
 
     def _move(self, index: int, delta: Doubles) -> None:
         turn = Rotation.from_rotvec(delta[:3]).as_matrix()
@@ -96,7 +96,7 @@ class PoseRefinement:
             basis[:, 3:, 3 + axis] = np.cross(np.eye(3)[axis], offset)
         basis[:, 3:, 6] = offset
         found = self.corrections()[self._train]
-        weights = 1.0 / self._unit
+        weights = 1.0 / self.unit
         a = (basis * weights[None, :, None]).reshape(6 * n, 7)
         common = basis @ np.linalg.lstsq(a, (found * weights).reshape(-1), rcond=None)[0]
         for index, delta in zip(self._train, common):

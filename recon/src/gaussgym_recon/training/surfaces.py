@@ -85,7 +85,9 @@ def _normal_slopes(ids, means, quats, scales, view, K, measured, normals, weight
         v_quats[i, 3] += slope * (d3 - along * r) / length
 
 
-def depth_slopes(depth: Floats, trans: Floats, measured_m: Floats | None, weight: float) -> tuple[Floats, Floats]:
+def depth_slopes(
+    depth: Floats, trans: Floats, measured_m: Floats | None, weight: float
+) -> tuple[Floats, Floats]:
     """Gradients of ``weight * mean huber(|z - z_measured| / z_measured)``.
 
     Args:

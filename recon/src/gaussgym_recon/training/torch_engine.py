@@ -133,7 +133,8 @@ class TorchEngine:
     def load(self, model: SplatModel) -> None:
         """Take over the splats; statistics begin at zero."""
         self._tensors = {
-            name: torch.as_tensor(np.array(getattr(model, name)), device=self.device) for name in SplatModel.ROWS
+            name: torch.as_tensor(np.array(getattr(model, name)), device=self.device)
+            for name in SplatModel.ROWS
         }
         self._pull = torch.zeros(len(model), device=self.device)
         self._seen = torch.zeros(len(model), dtype=torch.int32, device=self.device)
@@ -170,7 +171,7 @@ class TorchEngine:
             self._seen += visible.to(torch.int32)
         v_view = worldview.grad
         return StepResult(
-            float(loss), affine.grad.cpu().double().numpy(),
+            float(loss.detach()), affine.grad.cpu().double().numpy(),
             None if v_view is None else v_view.cpu().double().numpy(), visible.nonzero()[:, 0].cpu().numpy(),
         )  # fmt: skip
 
@@ -178,7 +179,13 @@ class TorchEngine:
         return torch.as_tensor(np.asarray(array, np.float32), device=self.device)
 
     def _surface_loss(
-        self, frame: Frame, leaves: dict[str, Tensor], scales: Tensor, depth: Tensor, alpha: Tensor, visible: Tensor
+        self,
+        frame: Frame,
+        leaves: dict[str, Tensor],
+        scales: Tensor,
+        depth: Tensor,
+        alpha: Tensor,
+        visible: Tensor,
     ) -> Tensor | float:
         if frame.depth_m is None:
             return 0.0
@@ -268,7 +275,13 @@ def depth_loss(depth: Tensor, alpha: Tensor, measured: Tensor, weight: float) ->
 
 
 def normal_loss(
-    means: Tensor, quats: Tensor, scales: Tensor, worldview: Tensor, K: Tensor, measured: Tensor, normals: Tensor
+    means: Tensor,
+    quats: Tensor,
+    scales: Tensor,
+    worldview: Tensor,
+    K: Tensor,
+    measured: Tensor,
+    normals: Tensor,
 ) -> Tensor:
     """Mean over visible splats of ``1 - (shortest axis . normal)^2`` for those on a measured surface."""
     height, width = measured.shape
