@@ -290,7 +290,7 @@ def test_iphone_slices_under_a_general_rotation(tmp_path, truth, walk):
     assert_same_place(scene, truth)
     assert_colours_turned(scene, truth.splats, (TURN @ IG).T)
     # What lay in two slices is there once: the same triangles as the whole.
-    assert scene.metadata["triangles_in_slices"] > 1.2 * len(truth.mesh.faces)
+    assert scene.metadata["triangles_in_slices"] > 1.05 * len(truth.mesh.faces)
     assert len(scene.mesh.faces) == len(truth.mesh.faces)
     cameras = np.array(scene.metadata["cameras"]["c2w"])
     assert len(cameras) == len(walk[0])

@@ -56,7 +56,10 @@ def virtual_walk(mesh: Mesh) -> NDArray[np.float64]:
     ahead = points[np.minimum(np.arange(len(points)) + 3, len(points) - 1)]
     behind = points[np.maximum(np.arange(len(points)) - 3, 0)]
     return np.stack(
-        [np.asarray(look_at(p, p + (a - b)), np.float64) for p, a, b in zip(points, ahead, behind, strict=True)]
+        [
+            np.asarray(look_at(p, p + (a - b)), np.float64)
+            for p, a, b in zip(points, ahead, behind, strict=True)
+        ]
     )
 
 
@@ -109,8 +112,9 @@ def _longest_way(free: NDArray[np.bool_], clear: NDArray[np.float64]) -> NDArray
     rows, columns, costs = [], [], []
     for step in ((0, 1), (1, 0), (1, 1), (1, -1)):
         to = cells + step
-        inside = ((to >= 0) & (to < free.shape)).all(axis=1)
-        other = np.where(inside, number[tuple(np.where(inside[:, None], to, 0).T)], -1)
+        inside = np.all((to >= 0) & (to < np.array(free.shape)), axis=1)
+        other = np.full(len(cells), -1)
+        other[inside] = number[tuple(to[inside].T)]
         a = np.flatnonzero(other >= 0)
         rows.append(a)
         columns.append(other[a])
