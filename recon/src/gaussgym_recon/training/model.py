@@ -101,6 +101,7 @@ def model_from_points(
 
 
 def sigmoid(x: Floats) -> Floats:
+    """Opacities of logits."""
     return (1.0 / (1.0 + np.exp(-x))).astype(np.float32)
 
 

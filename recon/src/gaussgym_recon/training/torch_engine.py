@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from gaussgym_render import gsplat_backend
 from gaussgym_scene.errors import InputError
 from numpy.typing import NDArray
