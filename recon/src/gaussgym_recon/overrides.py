@@ -75,7 +75,7 @@ def _positive(text: str) -> float:
 def _two_ends(text: str) -> tuple[str, str]:
     """Split 'A.jpg:x,y+C.jpg:x,y:B.jpg:x,y' at the colon that follows a pixel."""
     parts = text.split(":")
-    # Colons come in turn between image and pixel and between pixel and image; the one between the ends has no '+' after its pixel.
+    # Colons stand between image and pixel, and between the ends; there alone no '+' leads on from the pixel.
     for cut in range(2, len(parts)):
         before, after = ":".join(parts[:cut]), ":".join(parts[cut:])
         if "," in parts[cut - 1] and "+" not in parts[cut - 1] and ":" in after:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from gaussgym_scene.cameras import Intrinsics
     from numpy.typing import NDArray
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -84,18 +84,18 @@ class PosedCapture:
         gravity_source: ``'sensor'``, ``'gcp'``, ``'user'``, ``'cameras'``, or what was combined of ``'gps'``, ``'plane'``,
             ``'camera_down'`` and ``'nadir'``, with ``'+'`` between.
         camera_height_m: Median height of the cameras above the ground plane [m].
-        scale_std_fraction: Standard deviation of the scale over its value.
-        gravity_std_rad: Root mean square of the angle by which +Z may be off [rad].
+        scale_std_fraction: Standard deviation of the scale over its value; None where this was not made by :mod:`gaussgym_recon.poses`.
         reprojection_error_px: Mean over all points [px]; None where points were not triangulated from images.
         registered_fraction: Registered images over all images of the capture.
         seeds_tried: Number of reconstructions that were attempted.
         gps_residual_median_m: Median horizontal distance to the GPS fixes after Sim(3); None without GPS.
         gps_residual_max_m: Largest such distance; None without GPS.
         max_step_m: Longest step between neighbouring registered images [m].
-        gps_outliers: Registered images whose GPS fix is wrong; it was not used.
         gps_xy_m: ``[n, 2]`` GPS fixes (east, north) of the registered images [m], NaN where an image has none;
             None without GPS.
         quality: Further numbers for the report, JSON values only.
+        gravity_std_rad: Root mean square of the angle by which +Z may be off [rad]; None likewise.
+        gps_outliers: Registered images whose GPS fix is wrong; it was not used.
     """
 
     capture_dir: Path
@@ -112,8 +112,7 @@ class PosedCapture:
     scale_source: str
     gravity_source: str
     camera_height_m: float
-    scale_std_fraction: float
-    gravity_std_rad: float
+    scale_std_fraction: float | None
     reprojection_error_px: float | None
     registered_fraction: float
     seeds_tried: int
@@ -121,8 +120,9 @@ class PosedCapture:
     gps_residual_max_m: float | None
     max_step_m: float
     gps_xy_m: NDArray[np.float64] | None = None
-    gps_outliers: list[str] = field(default_factory=list)
     quality: dict[str, Any] = field(default_factory=dict)
+    gravity_std_rad: float | None = None
+    gps_outliers: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if len(self.intrinsics) != len(self.names):

@@ -80,7 +80,7 @@ def check_static_world(
     reasons = []
     if found.match_agreement is not None and found.match_agreement < cfg.min_match_agreement:
         reasons.append(
-            f"{found.match_agreement:.0%} of the matches between two images hold in the whole, expected {cfg.min_match_agreement:.0%}"
+            f"{found.match_agreement:.0%} of the matches of two images hold in the whole, expected {cfg.min_match_agreement:.0%}"
         )
     if found.seen_again is not None and found.seen_again < cfg.min_seen_again:
         reasons.append(

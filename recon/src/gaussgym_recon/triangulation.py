@@ -57,7 +57,7 @@ def triangulated(
     if model is None or len(model.points) < 10 * len(capture.images):
         count = 0 if model is None else len(model.points)
         raise RecaptureError(
-            f"{capture.directory}: {count} points could be triangulated at the poses of its {len(capture.images)} images, expected "
+            f"{capture.directory}: {count} points were triangulated at the poses of its {len(capture.images)} images, expected "
             f"{10 * len(capture.images)} or more; the poses do not fit the images (--poses sfm finds them anew)",
             reasons=(f"{count} points at the given poses",),
         )
