@@ -84,7 +84,7 @@ class PosedCapture:
         gravity_source: ``'sensor'``, ``'gcp'``, ``'user'``, ``'cameras'``, or what was combined of ``'gps'``, ``'plane'``,
             ``'camera_down'`` and ``'nadir'``, with ``'+'`` between.
         camera_height_m: Median height of the cameras above the ground plane [m].
-        scale_std_fraction: Standard deviation of the scale over its value; None where this was not made by :mod:`gaussgym_recon.poses`.
+        scale_std_fraction: Standard deviation of the scale over its value; None where unknown.
         reprojection_error_px: Mean over all points [px]; None where points were not triangulated from images.
         registered_fraction: Registered images over all images of the capture.
         seeds_tried: Number of reconstructions that were attempted.
@@ -94,7 +94,7 @@ class PosedCapture:
         gps_xy_m: ``[n, 2]`` GPS fixes (east, north) of the registered images [m], NaN where an image has none;
             None without GPS.
         quality: Further numbers for the report, JSON values only.
-        gravity_std_rad: Root mean square of the angle by which +Z may be off [rad]; None likewise.
+        gravity_std_rad: Root mean square of the angle by which +Z may be off [rad]; None where unknown.
         gps_outliers: Registered images whose GPS fix is wrong; it was not used.
     """
 
