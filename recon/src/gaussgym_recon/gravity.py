@@ -38,6 +38,8 @@ class GravityCfg:
     """How steadily they look up or down, as far as the images do not say."""
     elevation_std_rad: float = np.radians(6.0)
     """How far from the horizon they look on the whole."""
+    roll_habit_std_rad: float = np.radians(1.0)
+    """How far from level they hold it on the whole."""
     slope_std_rad: float = np.radians(2.0)
     """Slope of the ground, along either axis, of places that are not known to be level."""
     floor_std_rad: float = np.radians(0.4)
@@ -131,10 +133,9 @@ def up_from_cameras(
 ) -> UpEstimate:
     """Up direction from how people hold cameras: level, and looking down by much the same angle all along.
 
-    Weighted least squares over two tilt angles and one common elevation of the view axes. Image-right axes are
-    horizontal up to `cfg.roll_std_rad`; view axes have the common elevation up to `cfg.pitch_std_rad`. A walk that
-    looks one way only leaves the tilt along the walk to the expectation that the common elevation is near zero;
-    walks that turn measure it.
+    Weighted least squares over two tilt angles, one common elevation of the view axes and one common roll. Image-right axes
+    have the common roll up to `cfg.roll_std_rad`; view axes the common elevation up to `cfg.pitch_std_rad`. A walk that
+    looks one way only leaves the tilt to the expectation that both are near zero; walks that turn measure them.
 
     Args:
         c2w: Camera-to-world `[n, 4, 4]`, OpenCV, of the stored pixels.
@@ -150,21 +151,25 @@ def up_from_cameras(
     up /= np.linalg.norm(up)
     mean_up = up
     count = len(c2w)
-    covariance = np.eye(3)
+    covariance = np.eye(4)
     for _ in range(10):
         tilt = level_rotation(up)[:2]
         rolls, climbs = right @ up, forward @ up
         roll_std = _spread(rolls, cfg.roll_std_rad)
         pitch_std = _spread(climbs - np.median(climbs), cfg.pitch_std_rad)
         # Hands shake from image to image, but habits stay: one independent image in four.
-        rows = [np.c_[right @ tilt.T, np.zeros(count)], np.c_[forward @ tilt.T, -np.ones(count)]]
-        values = [-rolls, -climbs, np.zeros(1)]
+        none, every = np.zeros(count), np.ones(count)
+        rows = [
+            np.c_[right @ tilt.T, none, -every],
+            np.c_[forward @ tilt.T, -every, none],
+            np.array([[0.0, 0.0, 1.0, 0.0], [0.0, 0.0, 0.0, 1.0]]),
+        ]
+        values = [-rolls, -climbs, np.zeros(2)]
         weights = [
             0.25 / (roll_std**2 * (1 + (rolls / (3 * roll_std)) ** 2)),
             np.full(count, 0.25 / pitch_std**2),
-            np.full(1, 1.0 / cfg.elevation_std_rad**2),
+            1.0 / np.square([cfg.elevation_std_rad, cfg.roll_habit_std_rad]),
         ]
-        rows.append(np.array([[0.0, 0.0, 1.0]]))
         design, wanted, weight = np.concatenate(rows), np.concatenate(values), np.concatenate(weights)
         covariance = np.linalg.inv((design * weight[:, None]).T @ design)
         step = covariance @ ((design * weight[:, None]).T @ wanted)

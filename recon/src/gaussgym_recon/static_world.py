@@ -135,7 +135,7 @@ def epipolar_distances(model: SfmModel, database: Path, cfg: StaticWorldCfg) -> 
                 continue
             for image in (a, b):
                 if image not in keypoints:
-                    keypoints[image] = pycolmap.keypoints_to_matrix(opened.read_keypoints(image))[:, :2]
+                    keypoints[image] = np.asarray(opened.read_keypoints(image))[:, :2].astype(np.float64)
             first, second = keypoints[a][matches[:, 0]], keypoints[b][matches[:, 1]]
             i, j = ids[a], ids[b]
             distances.append(
