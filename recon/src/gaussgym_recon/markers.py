@@ -134,7 +134,7 @@ def _side(
         lengths.append(length)
         variances.append(between @ (first.covariance + second.covariance) @ between / length**2)
     side = float(np.mean(lengths))
-    if np.ptp(lengths) > side * max(MAX_SIDE_SPREAD, 4.0 * float(np.sqrt(np.mean(variances)))):
+    if np.ptp(lengths) > max(MAX_SIDE_SPREAD * side, 4.0 * float(np.sqrt(max(variances)))):
         return f"has sides that differ by {np.ptp(lengths) / side:.0%}"
     # Neighbouring sides share corners and all share the cameras' errors: two independent ones in four.
     variance = max(float(np.mean(variances)), float(np.var(lengths, ddof=1))) / 2.0
