@@ -22,7 +22,7 @@ from gaussgym_scene.mesh import Mesh
 from numba import njit, prange
 from numpy.typing import NDArray
 
-from gaussgym_recon.depth_views import DepthView
+from gaussgym_recon.depth_views import DepthView, facing_of
 from gaussgym_recon.posed import PosedCapture
 
 _BLOCK = 8
@@ -207,34 +207,6 @@ def _integrate(blocks, mine, w2c, k, depth, facing, pixel_weight, rgb, voxel, ts
                     weight[b, i, j, m] = new
                     if views[b, i, j, m] < 255:
                         views[b, i, j, m] += 1
-
-
-def facing_of(depth: NDArray[np.float32], k: NDArray[np.floating], *, reach_px: int = 3) -> NDArray[np.float32]:
-    """Distance to the plane seen by a pixel over that along the camera's axis, 0.1..1, ``[h, w]``.
-
-    On a plane inverse depth is a x + b y + c in normalized image coordinates, and (a, b, c) its normal. Gradients are taken over
-    ``reach_px`` to the side where inverse depth changes less: edges have two sides.
-    """
-    inverse = np.where(depth > 0, 1.0 / np.maximum(depth, 1e-6), np.nan).astype(np.float32)
-
-    def slope(axis: int, focal: float) -> NDArray[np.float32]:
-        ahead = np.full_like(inverse, np.nan)
-        far, near = (slice(reach_px, None), slice(None)), (slice(None, -reach_px), slice(None))
-        far, near = (far, near) if axis == 0 else (far[::-1], near[::-1])
-        ahead[near] = inverse[far] - inverse[near]
-        back = np.full_like(inverse, np.nan)
-        back[far] = ahead[near]
-        use_back = ~(np.abs(ahead) <= np.abs(back))
-        out = np.where(use_back & np.isfinite(back), back, ahead)
-        return np.nan_to_num(out * np.float32(focal / reach_px))
-
-    a, b = slope(1, float(k[0, 0])), slope(0, float(k[1, 1]))
-    h, w = depth.shape
-    x = ((np.arange(w) + 0.5 - k[0, 2]) / k[0, 0]).astype(np.float32)
-    y = ((np.arange(h) + 0.5 - k[1, 2]) / k[1, 1]).astype(np.float32)[:, None]
-    q = np.nan_to_num(inverse)
-    c = q - a * x - b * y
-    return np.clip(q / np.maximum(np.sqrt(a * a + b * b + c * c), 1e-9), 0.1, 1.0).astype(np.float32)
 
 
 def _neighbours(keys: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -16,7 +16,7 @@ from gaussgym_scene.paths import Paths
 from numpy.typing import NDArray
 from PIL import Image
 
-from gaussgym_recon.fusion import DepthView
+from gaussgym_recon.depth_views import DepthView
 from gaussgym_recon.trainer import Trainer
 from gaussgym_recon.views import mean_image_psnr_db, psnr_db
 
