@@ -14,7 +14,9 @@ STEP_X, STEP_M = 1.003, 0.15
 
 def quads(*corners):
     """Mesh of quads given by four corners each, counter-clockwise from the front."""
-    faces = [[4 * n + k for k in triangle] for n in range(len(corners)) for triangle in ((0, 1, 2), (0, 2, 3))]
+    faces = [
+        [4 * n + k for k in triangle] for n in range(len(corners)) for triangle in ((0, 1, 2), (0, 2, 3))
+    ]
     return Mesh(np.concatenate(corners), np.array(faces))
 
 
@@ -58,7 +60,9 @@ def found(built, lines=None, to_truth=None):
 
 def test_true_heights_are_those_of_the_triangles_below_the_ceiling():
     scene = true_scene()
-    z = TrueGround(scene.mesh, scene.heightfield).height(np.array([[0.5, 0], [STEP_X + 1e-3, 0], [2.5, 0.9], [5, 0]]))
+    z = TrueGround(scene.mesh, scene.heightfield).height(
+        np.array([[0.5, 0], [STEP_X + 1e-3, 0], [2.5, 0.9], [5, 0]])
+    )
     np.testing.assert_allclose(z[:3], [0, STEP_M, STEP_M], atol=1e-6)
     assert np.isnan(z[3])
 

@@ -17,6 +17,7 @@ from gaussgym_scene.errors import InputError
 from gaussgym_scene.scene import FORMAT, MANIFEST, VERSION, Scene
 
 from gaussgym_recon import quality
+from gaussgym_recon.agreement import splat_mesh_agreement
 from gaussgym_recon.depth_views import (
     DepthView,
     anchor_depths,
@@ -26,6 +27,8 @@ from gaussgym_recon.depth_views import (
     render_depths,
     sensor_depths,
 )
+from gaussgym_recon.floaters import mesh_without_floaters, splats_without_floaters
+from gaussgym_recon.free_space import Spots
 from gaussgym_recon.fusion import FusionCfg, fitted_to, fuse_mesh
 from gaussgym_recon.ground import ground_heightfield
 from gaussgym_recon.ground_prior import ground_evidence
@@ -35,7 +38,7 @@ from gaussgym_recon.sfm import reconstruct_poses
 from gaussgym_recon.stereo import DepthMap, StereoCfg, dense_depths, load_depths, save_depths
 from gaussgym_recon.trainer import Trainer, TrainerCfg
 from gaussgym_recon.views import Views, load_views
-from gaussgym_recon.walkable import WalkableCfg, longest_path_m, walkable_paths
+from gaussgym_recon.walkable import WalkableCfg, longest_path_m, scene_paths
 
 log = logging.getLogger(__name__)
 
@@ -114,14 +117,13 @@ def build(
     views = load_views(posed, capture.images, long_sides_px=cfg.long_sides_px)
     depths = _depths(posed, views, work, cfg, tell)
     trainer = _train(posed, views, depths, work, cfg, tell)
-    scene, rendered = _ground(posed, views, trainer, depths, cfg, tell)
+    scene, rendered, spots = _ground(posed, views, trainer, depths, cfg, tell)
     tell("scene", 0.2, "measuring quality")
     scene.metadata.update(quality.image_quality(trainer))
-    scene.metadata["splat_mesh_disagreement_m"] = quality.depth_disagreement_m(
-        rendered, scene.mesh, max_depth_m=cfg.fusion.depth_max_m
-    )
+    scene.metadata.update(splat_mesh_agreement(rendered, scene.mesh, max_depth_m=cfg.fusion.depth_max_m))
     with ArtifactWriter(output, manifest=MANIFEST, format=FORMAT, version=VERSION) as writer:
         scene.write_members(writer.path)
+        spots.save_npz(writer.path / "spots.npz")
         scene.metadata["heldout_images"] = quality.save_held_out(trainer, writer.path / "heldout")
         writer.fields.update(scene.manifest_fields())
         writer.fields["provenance"] = provenance(
@@ -200,7 +202,7 @@ def _ground(
     depths: dict[int, DepthMap],
     cfg: BuildCfg,
     tell: Progress,
-) -> tuple[Scene, list[DepthView]]:
+) -> tuple[Scene, list[DepthView], Spots]:
     tell("ground", 0.0, "rendering depth")
     fusion = fitted_to(cfg.fusion, posed)
     # Sensors see edges at the pixels of the finest level; stereo did not look there.
@@ -210,9 +212,11 @@ def _ground(
     rendered = render_depths(trainer.model, views, views.train, min_alpha=fusion.min_alpha, level=level)
     anchored = anchor_depths(rendered, measured)
     mesh = fuse_mesh(anchored, fusion, on_progress=lambda f, s: tell("ground", 0.2 + 0.6 * f, s))
+    mesh = mesh_without_floaters(mesh, anchored)
+    trainer.model, floaters = splats_without_floaters(trainer.model, anchored, views)
     evidence = ground_evidence(views, depths, cfg.stereo_level)
     ground = ground_heightfield(mesh, posed, fusion, evidence=evidence, depths=anchored)
-    paths = walkable_paths(posed.c2w[:, :2, 3], ground, cfg.walkable)
+    paths, spots, walkable = scene_paths(posed.c2w[:, :2, 3], ground, mesh, cfg.walkable)
     length = longest_path_m(paths)
     if length < MIN_GOAL_M:
         log.warning(
@@ -221,13 +225,14 @@ def _ground(
     metadata = {
         **_pose_metadata(posed),
         **quality.ground_quality(ground, paths),
+        "floaters": floaters,
+        "walkable": walkable,
         "path_length_max_m": length,
         "long_enough_for_goal_task": length >= MIN_GOAL_M,
     }
     tell("ground", 1.0, f"longest path {length:.1f} m")
-    return Scene(posed.capture_dir.name, trainer.model.splats(), mesh, ground, paths, metadata), list(
-        rendered.values()
-    )[::4]
+    scene = Scene(posed.capture_dir.name, trainer.model.splats(), mesh, ground, paths, metadata)
+    return scene, list(rendered.values())[::4], spots
 
 
 def _pose_metadata(posed: PosedCapture) -> dict[str, Any]:

@@ -144,7 +144,9 @@ def at_level(depths: dict[int, DepthMap], views: Views, level: int) -> dict[int,
     out = {}
     for i, d in depths.items():
         size = views.camera(i, level).width, views.camera(i, level).height
-        parts = (cv2.resize(a, size, interpolation=cv2.INTER_NEAREST) for a in (d.depth_m, d.normal_w, d.cost))
+        parts = (
+            cv2.resize(a, size, interpolation=cv2.INTER_NEAREST) for a in (d.depth_m, d.normal_w, d.cost)
+        )
         out[i] = DepthMap(*parts)
     return out
 
@@ -182,8 +184,8 @@ def anchor_depths(
 ) -> list[DepthView]:
     """Splat depth tied to measured depth (stereo, a sensor) of the same view and size.
 
-    Where a depth was measured, it stands, with a weight of 1 less its cost. Elsewhere the splats' depth counts, times the ratio of the two in the
-    neighbourhood (blurred with ``reach_px``): splats lie a little before the surface, more so at grazing views of the ground.
+    Where a depth was measured, it stands, with a weight of 1 less its cost. Elsewhere the splats' depth counts, times the ratio
+    of the two in the neighbourhood (blurred with ``reach_px``): splats lie a little before the surface, more so at grazing views.
 
     Args:
         rendered: By view index.

@@ -150,12 +150,12 @@ def _blocks_of(keys: NDArray[np.int64]) -> NDArray[np.int32]:
 def _depth_at(depth, u, v):
     """Depth at an image point: inverse depth is linear on planes, and interpolated where four pixels show one surface."""
     height, width = depth.shape
-    iu, iv = int(math.floor(u)), int(math.floor(v))
+    iu, iv = math.floor(u), math.floor(v)
     if iu < 0 or iv < 0 or iu >= width or iv >= height:
         return np.float32(0.0)
     near = depth[iv, iu]
     x, y = u - 0.5, v - 0.5
-    ix, iy = int(math.floor(x)), int(math.floor(y))
+    ix, iy = math.floor(x), math.floor(y)
     if not near > 0 or ix < 0 or iy < 0 or ix >= width - 1 or iy >= height - 1:
         return near
     a, b, c, d = depth[iy, ix], depth[iy, ix + 1], depth[iy + 1, ix], depth[iy + 1, ix + 1]
@@ -188,7 +188,7 @@ def _integrate(blocks, mine, w2c, k, depth, facing, pixel_weight, rgb, voxel, ts
                     measured = _depth_at(depth, u, v)
                     if not measured > 0:
                         continue
-                    iu, iv = int(math.floor(u)), int(math.floor(v))
+                    iu, iv = math.floor(u), math.floor(v)
                     sdf = (measured - np.float32(cz)) * facing[iv, iu]
                     if sdf < -reach:
                         continue

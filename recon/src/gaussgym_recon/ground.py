@@ -219,7 +219,11 @@ def finish_heightfield(
     size = 2 * max(1, round(0.5 * cfg.hole_m / cfg.cell_m)) + 1
     disk = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size))
     closed = cv2.morphologyEx(
-        np.pad(seen, size).astype(np.uint8), cv2.MORPH_CLOSE, disk, borderType=cv2.BORDER_CONSTANT, borderValue=0
+        np.pad(seen, size).astype(np.uint8),
+        cv2.MORPH_CLOSE,
+        disk,
+        borderType=cv2.BORDER_CONSTANT,
+        borderValue=0,
     )[size:-size, size:-size]
     known = (closed > 0) if sure is None else (closed > 0) | sure
     known &= near & (rise <= _DROP_M)

@@ -46,7 +46,9 @@ def expected_ground(
     weight = 1.0 / (distance + 0.3)
     ground = (line[nearest, 2] * weight).sum(1) / weight.sum(1) - posed.camera_height_m
     at = np.mgrid[: shape[0], : shape[1]] / stride
-    fine, far = (map_coordinates(a.reshape(ny, nx), at, order=1, mode="nearest") for a in (ground, distance[:, 0]))
+    fine, far = (
+        map_coordinates(a.reshape(ny, nx), at, order=1, mode="nearest") for a in (ground, distance[:, 0])
+    )
     return fine, far < cfg.margin_m
 
 

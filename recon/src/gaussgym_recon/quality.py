@@ -1,6 +1,6 @@
 # numpy's and numba's argument types are looser than their stubs.
 # pyright: reportCallIssue=false, reportArgumentType=false
-"""How good a reconstruction is: against its own held-out photographs, and against known truth where there is one."""
+"""How good a reconstruction is against its own held-out photographs, and how even and complete its ground."""
 
 from __future__ import annotations
 
@@ -11,12 +11,9 @@ from typing import Any
 import numpy as np
 from gaussgym_scene.errors import InputError
 from gaussgym_scene.heightfield import Heightfield
-from gaussgym_scene.mesh import Mesh
 from gaussgym_scene.paths import Paths
-from numpy.typing import NDArray
 from PIL import Image
 
-from gaussgym_recon.depth_views import DepthView
 from gaussgym_recon.trainer import Trainer
 from gaussgym_recon.views import mean_image_psnr_db, psnr_db
 
@@ -72,38 +69,6 @@ def ground_quality(ground: Heightfield, paths: Paths) -> dict[str, Any]:
         "hole_fraction": float(1.0 - ground.known[around].mean()),
         "path_roughness_m": float(np.std(steps)) if len(steps) else None,
     }
-
-
-def depth_disagreement_m(depths: list[DepthView], mesh: Mesh, *, max_depth_m: float) -> float | None:
-    """Median distance along the viewing axis between splat depth and mesh [m], over pixels where both show a surface."""
-    import open3d as o3d
-
-    if not len(mesh.faces) or not depths:
-        return None
-    scene = o3d.t.geometry.RaycastingScene()
-    scene.add_triangles(
-        o3d.core.Tensor(mesh.vertices.astype(np.float32)), o3d.core.Tensor(mesh.faces.astype(np.uint32))
-    )
-    differences = []
-    for view in depths:
-        h, w = view.depth_m.shape
-        v, u = np.mgrid[2:h:5, 2:w:5]
-        rays_c = np.stack(
-            [
-                (u + 0.5 - view.k[0, 2]) / view.k[0, 0],
-                (v + 0.5 - view.k[1, 2]) / view.k[1, 1],
-                np.ones(u.shape),
-            ],
-            -1,
-        )
-        rays = np.empty((*u.shape, 6), np.float32)
-        rays[..., :3], rays[..., 3:] = view.c2w[:3, 3], rays_c @ view.c2w[:3, :3].T
-        hit = scene.cast_rays(o3d.core.Tensor(rays))["t_hit"].numpy()  # rays have z = 1, so this is depth
-        splat = view.depth_m[v, u]
-        both = (splat > 0) & (splat < max_depth_m) & np.isfinite(hit) & (hit < max_depth_m)
-        differences.append(np.abs(hit - splat)[both])
-    found = np.concatenate(differences)
-    return float(np.median(found)) if len(found) else None
 
 
 def read_json(path: Path) -> dict[str, Any]:

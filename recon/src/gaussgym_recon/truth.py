@@ -245,7 +245,9 @@ def ground_marks(
     edges = step_edges(ground, built, lines_over(truth_scene.paths), to_truth)
     return {
         "height_rmse_m": float(np.sqrt((error**2).mean())),
-        "height_rmse_off_edges_m": float(np.sqrt((error[off_edges] ** 2).mean())) if off_edges.any() else None,
+        "height_rmse_off_edges_m": float(np.sqrt((error[off_edges] ** 2).mean()))
+        if off_edges.any()
+        else None,
         "height_bias_m": float(np.median(error)),
         "height_p95_m": float(np.quantile(np.abs(error), 0.95)),
         "hole_fraction": float(1.0 - known.mean()),

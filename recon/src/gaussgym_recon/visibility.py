@@ -76,8 +76,8 @@ def _vote(points, depth, w2c, k, margin_m, confirm, through):
             continue
         cx = w2c[0, 0] * x + w2c[0, 1] * y + w2c[0, 2] * z + w2c[0, 3]
         cy = w2c[1, 0] * x + w2c[1, 1] * y + w2c[1, 2] * z + w2c[1, 3]
-        u = int(math.floor(k[0, 0] * cx / cz + k[0, 2]))
-        v = int(math.floor(k[1, 1] * cy / cz + k[1, 2]))
+        u = math.floor(k[0, 0] * cx / cz + k[0, 2])
+        v = math.floor(k[1, 1] * cy / cz + k[1, 2])
         if u < 1 or v < 1 or u >= width - 1 or v >= height - 1:
             continue
         margin = margin_m + np.float32(MARGIN_FRACTION) * cz
