@@ -3,7 +3,6 @@
 from types import SimpleNamespace
 
 import numpy as np
-import open3d as o3d
 import pytest
 from gaussgym_recon.agreement import splat_mesh_agreement
 from gaussgym_recon.depth_views import DepthView, plane_of
@@ -50,6 +49,8 @@ def both(*meshes):
 
 
 def depths_of(mesh, c2ws, *, noise=0.0):
+    import open3d as o3d
+
     scene = o3d.t.geometry.RaycastingScene()
     scene.add_triangles(o3d.core.Tensor(mesh.vertices), o3d.core.Tensor(mesh.faces.astype(np.uint32)))
     v, u = np.mgrid[: CAMERA.height, : CAMERA.width] + 0.5

@@ -35,6 +35,7 @@ _RIM_M = 0.04
 _DROP_M = 0.25
 """Holes whose rim differs by more stay unknown."""
 _SINKS_M = (0.05, 0.1, 0.2, 0.4, 0.8, 1.5)
+_FIRM_VIEWS = 5
 _VOTES_WITHIN_M = 8.0
 
 Floats = NDArray[np.floating]
@@ -96,8 +97,10 @@ def ground_heightfield(
     seen_by = votes_of(_at(layers.cell, layers.z, origin, shape, cfg), depths, max_depth_m=_VOTES_WITHIN_M)
     confirm = seen_by.confirm if len(depths) else np.full(len(layers.z), 2, np.int32)
     keep = ~seen_by.refuted() & ((offset > -0.5 * cfg.reach_m) | (confirm >= 2 + (len(depths) == 0)))
-    height = lowest_confirmed(layers.take(keep), confirm[keep], shape)
-    return finish_heightfield(height, smooth, near, origin, cfg, sure=sure, depths=depths)
+    height, views = lowest_confirmed(layers.take(keep), confirm[keep], shape)
+    return finish_heightfield(
+        height, smooth, near, origin, cfg, sure=sure, firm=views >= _FIRM_VIEWS, depths=depths
+    )
 
 
 def _at(cell: NDArray[np.int64], z: Floats, origin: Floats, shape: tuple[int, int], cfg: FusionCfg) -> Floats:
@@ -169,26 +172,28 @@ def _drop_points(corners, start, spacing, rows, columns, point, z):
     return kept
 
 
-def lowest_confirmed(layers: Layers, confirm: NDArray[np.int32], shape: tuple[int, int]) -> Floats:
-    """Height of the ground ``[ny, nx]`` over each grid point; NaN where there is no layer.
+def lowest_confirmed(
+    layers: Layers, confirm: NDArray[np.int32], shape: tuple[int, int]
+) -> tuple[Floats, NDArray[np.int32]]:
+    """Height of the ground ``[ny, nx]`` over each grid point, NaN where there is no layer, and how many views confirm it.
 
     Layers that far fewer views confirm than another of the same cell are left out (what stereo sees below a shiny floor). Of
     the rest the lowest counts, unless it covers less than half of the cell and the one above covers more: there runs the edge
     of a step, and the grid point is on its upper side.
     """
-    height = np.full(shape[0] * shape[1], np.nan)
+    height, views = np.full(shape[0] * shape[1], np.nan), np.zeros(shape[0] * shape[1], np.int32)
     if len(layers.cell):
         most = np.zeros(shape[0] * shape[1], np.int32)
         np.maximum.at(most, layers.cell, confirm)
         firm = confirm >= 0.2 * most[layers.cell]
-        kept = layers.take(firm)
+        kept, confirm = layers.take(firm), confirm[firm]
         first = np.flatnonzero(np.diff(kept.cell, prepend=-1))
         above = np.minimum(first + 1, len(kept.cell) - 1)
         higher = (kept.cell[above] == kept.cell[first]) & (kept.cover[first] < 0.5)
         higher &= kept.cover[above] > kept.cover[first]
         chosen = np.where(higher, above, first)
-        height[kept.cell[chosen]] = kept.z[chosen]
-    return height.reshape(shape)
+        height[kept.cell[chosen]], views[kept.cell[chosen]] = kept.z[chosen], confirm[chosen]
+    return height.reshape(shape), views.reshape(shape)
 
 
 def finish_heightfield(
@@ -199,6 +204,7 @@ def finish_heightfield(
     cfg: FusionCfg,
     *,
     sure: NDArray[np.bool_] | None = None,
+    firm: NDArray[np.bool_] | None = None,
     depths: Sequence[DepthView] = (),
 ) -> Heightfield:
     """Take out spikes, smooth what is only noise, fill holes.
@@ -210,10 +216,12 @@ def finish_heightfield(
         origin: World position of cell ``[0, 0]``.
         cfg: Settings.
         sure: Cells that count as known without the mesh, or None.
+        firm: Cells that so many views confirm that they are no spikes: posts and narrow gaps; or None.
         depths: Measured depth, for what was seen through.
     """
     seen = np.isfinite(height)
-    seen &= ~_spikes(fill_holes(height, seen, expected, cfg)[0], seen, cfg.cell_m)
+    spikes = _spikes(fill_holes(height, seen, expected, cfg)[0], seen, cfg.cell_m)
+    seen &= ~spikes if firm is None else ~(spikes & ~firm)
     filled, rise = fill_holes(height, seen, expected, cfg)
     filled = np.where(seen, _without_noise(filled, seen, cfg.cell_m), filled)
     size = 2 * max(1, round(0.5 * cfg.hole_m / cfg.cell_m)) + 1
@@ -251,20 +259,13 @@ def sink(points: Floats, depths: Sequence[DepthView]) -> Floats:
 
 
 def _spikes(filled: Floats, seen: NDArray[np.bool_], cell_m: float) -> NDArray[np.bool_]:
-    """Patches below 0.06 m² that stand 12 cm out of what is around them."""
-    from scipy import ndimage
-
-    # The median of what is around, on a grid of some 5 cm.
-    stride = max(1, round(0.05 / cell_m))
-    thin = np.ascontiguousarray(filled[::stride, ::stride])
-    coarse = ndimage.median_filter(thin, size=2 * round(0.25 / (stride * cell_m)) + 1)
-    coarse = cv2.resize(coarse, filled.shape[::-1], interpolation=cv2.INTER_NEAREST)
-    spike = seen & (np.abs(filled - coarse) > 0.12)
-    labels, count = ndimage.label(spike)  # type: ignore[misc]
-    if not count:
-        return spike
-    area = ndimage.sum_labels(spike, labels, np.arange(1, count + 1)) * cell_m**2
-    return np.isin(labels, np.flatnonzero(area < 0.06) + 1)
+    """What stands out by 12 cm, up or down, on all sides within a quarter of a metre; the edges of steps do not."""
+    size = 2 * max(1, round(0.125 / cell_m)) + 1
+    disk = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size))
+    height = filled.astype(np.float32)
+    up = height - cv2.morphologyEx(height, cv2.MORPH_OPEN, disk)
+    down = cv2.morphologyEx(height, cv2.MORPH_CLOSE, disk) - height
+    return seen & (np.maximum(up, down) > 0.12)
 
 
 def fill_holes(
