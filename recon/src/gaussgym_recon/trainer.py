@@ -96,8 +96,12 @@ class Trainer:
 
     @property
     def model(self) -> SplatModel:
-        """The splats as they are now."""
+        """The splats as they are now; others may be put in their place."""
         return self.engine.store()
+
+    @model.setter
+    def model(self, value: SplatModel) -> None:
+        self.engine.load(value)
 
     @property
     def exposure(self) -> NDArray[np.float64]:
