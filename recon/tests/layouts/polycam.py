@@ -50,7 +50,7 @@ def write(folder, truth, *, corrected=True, mesh=True):
         write_glb(folder / "raw.glb", cloud)
         written.points = truth.points
     written.metric = written.gravity = True
-    written.depth_size, written.confidence, written.pixel_error = DEPTH_SIZE, True, 4.0
+    written.depth_size, written.confidence, written.pixel_error = DEPTH_SIZE, True, 1.0
     return written
 
 

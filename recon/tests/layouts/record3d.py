@@ -55,7 +55,7 @@ def write(path, truth, *, relative=False, init_pose=False, per_frame=True, compr
             archive.writestr(f"rgbd/{index}.depth", compress(depth.tobytes()))
             archive.writestr(f"rgbd/{index}.conf", compress(truth.confidence(index, *DEPTH_SIZE).tobytes()))
     written.lenses = truth.lenses if per_frame else [lens] * len(truth)
-    written.depth_size, written.confidence, written.pixel_error = DEPTH_SIZE, True, 4.0
+    written.depth_size, written.confidence, written.pixel_error = DEPTH_SIZE, True, 1.0
     written.metric, written.gravity = True, not relative or init_pose
     return written
 

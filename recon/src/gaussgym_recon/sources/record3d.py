@@ -33,8 +33,9 @@ from gaussgym_recon.sources.phone_files import same_aspect, scaled_camera
 
 LIDAR_SIZES = ((256, 192), (192, 256))
 """Height and width of LiDAR depth where old recordings do not say: portrait, landscape."""
-IDENTITY_TOLERANCE = 1e-4
-"""A first rotation that differs less from the identity, in any element, is the start of a relative recording."""
+IDENTITY_TOLERANCE = 0.02
+"""A first rotation nearer to the identity than this (about a degree, any element) starts a relative recording: nobody holds
+a phone so level by chance, and a level one that is taken for it only loses what a ground plane tells as well."""
 HOW = "share the recording again as `.r3d`"
 
 
