@@ -4,7 +4,7 @@ import importlib.util
 
 import numpy as np
 import pytest
-from gaussgym_recon.sources import SOURCES
+from gaussgym_recon.sources import get_source
 from gaussgym_recon.sources.arkitscenes import ArkitScenesCfg
 from gaussgym_recon.sources.grandtour import GrandTourCfg
 from gaussgym_scene.cameras import pixel_rays_c
@@ -54,7 +54,7 @@ def case(request, tmp_path_factory):
         pytest.skip(f"{EXTRAS[source]} is not installed")
     folder = tmp_path_factory.mktemp("layout")
     written = write(folder / ("made.r3d" if source == "record3d" else "made"), truth)
-    return truth, written, Capture.load(SOURCES[source](written.path, folder / "capture", cfg))
+    return truth, written, Capture.load(get_source(source).read(written.path, folder / "capture", cfg))
 
 
 def test_poses_are_those_of_the_sources_frame(case):
@@ -67,7 +67,7 @@ def test_poses_are_those_of_the_sources_frame(case):
 
 
 def test_cameras_are_those_of_the_images(case):
-    truth, written, capture = case
+    _truth, written, capture = case
     if written.lenses is None:
         assert capture.metadata["undistorted_from"]
     for index, image in enumerate(capture.images):
@@ -123,7 +123,7 @@ def _check_sparse(truth, index, image, depth_m):
 
 
 def test_points_lie_where_they_were_put(case):
-    truth, written, capture = case
+    _truth, written, capture = case
     found = capture.points()
     if written.points is None:
         assert found is None
@@ -138,7 +138,7 @@ def test_points_lie_where_they_were_put(case):
 
 
 def test_what_the_source_knows_is_said(case):
-    truth, written, capture = case
+    _truth, written, capture = case
     metadata = capture.metadata
     assert bool(metadata.get("metric")) == written.metric
     assert metadata.get("scale_source") == ("sensor" if written.metric else None)

@@ -21,19 +21,22 @@ from gaussgym_scene.cameras import Intrinsics
 from gaussgym_scene.errors import InputError
 from gaussgym_scene.frames import inverse_rigid
 from numpy.typing import NDArray
-from PIL import Image
 from scipy.spatial.transform import Rotation
 
-from gaussgym_recon.sources._draft import Frame, Progress, sharpest, write_capture
 from gaussgym_recon.sources.phone_files import (
     image_size,
+    kept_of,
     read_cloud,
     read_depth_m,
     read_grey8,
+    read_rgb,
     scaled_camera,
-    sharpness,
+    thinned,
 )
+from gaussgym_recon.sources.selection import image_sharpness
+from gaussgym_recon.sources.source import Progress, Source, SourceCfg
 from gaussgym_recon.sources.trajectory import Trajectory
+from gaussgym_recon.sources.writing import Frame, write_capture
 
 ASSETS = ("wide", "vga_wide", "lowres_wide")
 """Images of the one camera that the poses are of, the largest first."""
@@ -42,15 +45,16 @@ SAME_TIME_S = 0.005
 """Stamps of one moment differ by up to this between the assets [s]."""
 LONGEST_GAP_S = 0.25
 """Longest gap between two poses that is bridged [s]; they come ten a second."""
+LICENCE = "ARKitScenes licence (Apple; personal and non-commercial use)"
 CLOCKWISE_TURNS = {"Up": 0, "Left": 1, "Down": 2, "Right": 3}
 """Quarter turns that bring an image upright, by where the sky lies in it."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class ArkitScenesCfg:
-    """Of :func:`import_arkitscenes`."""
+class ArkitScenesCfg(SourceCfg):
+    """Settings of ARKitScenes."""
 
-    frames: int = 150
+    frames: int | None = 150
     """Most images to keep; the sharpest of equal spans."""
     video: str = ""
     """Which video, where the path is a folder of several."""
@@ -95,9 +99,8 @@ def import_arkitscenes(
     folder = _video_folder(Path(path), cfg.video)
     frames = _frames_folder(folder)
     moments, left_out = _moments(frames, _asset(frames, cfg.asset))
-    step = max(1, len(moments) // (cfg.frames * cfg.candidates_per_frame))
-    moments = moments[::step]
-    kept = sharpest(len(moments), cfg.frames, lambda index: sharpness(moments[index].image))
+    moments = [moments[index] for index in thinned(len(moments), cfg.frames, cfg.candidates_per_frame)]
+    kept = kept_of(len(moments), cfg.frames, lambda index: image_sharpness(moments[index].image))
     moments = [moments[index] for index in kept]
     sky = _sky_direction(folder)
     turns = _turns(moments, sky, cfg.upright, folder)
@@ -105,7 +108,7 @@ def import_arkitscenes(
         "source": "arkitscenes",
         "source_app": "ARKitScenes",
         "ordered": True,
-        "licence": "ARKitScenes licence (Apple; personal and non-commercial use)",
+        "licence": LICENCE if cfg.licence == SourceCfg.licence else cfg.licence,
         "metric": True,
         "scale_source": "sensor",
         "gravity_source": "sensor",
@@ -115,8 +118,17 @@ def import_arkitscenes(
         "clockwise_turns": turns,
         "left_out": left_out,
     }
+    mesh = folder / f"{folder.name}_3dod_mesh.ply"
+    points, colors = read_cloud(mesh) if mesh.is_file() else (None, None)
     return write_capture(
-        output, _frames(moments, turns), metadata, points=_mesh_points(folder), progress=progress
+        output,
+        _frames(moments, turns),
+        metadata,
+        points,
+        colors=colors,
+        cfg=cfg,
+        total=len(moments),
+        progress=progress,
     )
 
 
@@ -266,10 +278,10 @@ def read_traj(file: Path) -> Trajectory:
     except (ValueError, UnicodeDecodeError) as error:
         raise InputError(f"{file}: expected seven numbers a line ({error}); download it again") from None
     w2c = np.tile(np.eye(4), (len(numbers), 1, 1))
-    finite = np.isfinite(numbers).all(axis=1)
+    finite = np.asarray(np.isfinite(numbers).all(axis=1))
     w2c[finite, :3, :3] = Rotation.from_rotvec(numbers[finite, 1:4]).as_matrix()
     w2c[:, :3, 3] = np.where(finite[:, None], numbers[:, 4:7], np.nan)
-    return Trajectory.sorted(numbers[:, 0], inverse_rigid(w2c), what=str(file))
+    return Trajectory.sorted(numbers[:, 0], np.asarray(inverse_rigid(w2c), np.float64), what=str(file))
 
 
 def _sky_direction(folder: Path) -> str | None:
@@ -314,8 +326,7 @@ def _frames(moments: list[_Moment], turns: int) -> Iterator[Frame]:
         image: Path | NDArray[np.uint8] = moment.image
         c2w = moment.c2w
         if turns:
-            with Image.open(moment.image) as stored:
-                image = np.rot90(np.asarray(stored.convert("RGB")), -turns).copy()
+            image = np.rot90(read_rgb(moment.image), -turns).copy()
             depth = None if depth is None else np.rot90(depth, -turns).copy()
             confidence = None if confidence is None else np.rot90(confidence, -turns).copy()
             for _ in range(turns):
@@ -358,8 +369,8 @@ def _read_pincam(file: Path, width: int, height: int, image: str) -> Intrinsics:
     return scaled_camera(camera, width, height, what=str(file), image=image)
 
 
-def _mesh_points(
-    folder: Path,
-) -> tuple[NDArray[np.float64], NDArray[np.uint8] | None] | None:
-    file = folder / f"{folder.name}_3dod_mesh.ply"
-    return read_cloud(file) if file.is_file() else None
+SOURCE = Source(
+    import_arkitscenes,
+    ArkitScenesCfg,
+    "a video's folder of ARKitScenes, raw or 3dod, or one above it (--video)",
+)

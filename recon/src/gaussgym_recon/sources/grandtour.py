@@ -18,10 +18,12 @@ from gaussgym_scene.errors import InputError
 from gaussgym_scene.frames import inverse_rigid, matrix_from_quat_wxyz, transform_points
 from numpy.typing import NDArray
 
-from gaussgym_recon.sources._draft import Frame, Progress, sharpest, write_capture
 from gaussgym_recon.sources.grandtour_mission import Mission, RosCamera, ros_camera
-from gaussgym_recon.sources.phone_files import read_rgb, sharpness
+from gaussgym_recon.sources.phone_files import kept_of, read_rgb, thinned
+from gaussgym_recon.sources.selection import image_sharpness
+from gaussgym_recon.sources.source import Progress, Source, SourceCfg
 from gaussgym_recon.sources.trajectory import Trajectory
+from gaussgym_recon.sources.writing import Frame, write_capture
 
 ODOMETRY_CHILD = {"dlio_map_odometry": "hesai_lidar", "anymal_state_odometry": "base"}
 """Odometry and the frame whose poses it holds; the mission's files do not say."""
@@ -33,12 +35,12 @@ SCAN_NEAR_S = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
-class GrandTourCfg:
-    """Of :func:`import_grandtour`."""
+class GrandTourCfg(SourceCfg):
+    """Settings of GrandTour's missions."""
 
     cameras: tuple[str, ...] = ("hdr_front", "hdr_left", "hdr_right")
     """Tags of the cameras."""
-    frames: int = 240
+    frames: int | None = 240
     """Most images to keep, of all cameras together; the sharpest of equal spans of each camera's way."""
     spacing_m: float = 0.25
     """A camera that moved less and turned less than `spacing_rad` since its last image gives none [m]."""
@@ -56,6 +58,8 @@ class GrandTourCfg:
     """Long side of the sparse depth images made of the scans [px]; 0 for none."""
     balance: float = 0.0
     """Of undistorting fisheye images: 0 keeps only pixels that all exist, 1 all that the lens saw, the rest masked."""
+    candidates_per_frame: int = 4
+    """Images that are looked at for each that is kept."""
 
 
 @dataclass(frozen=True)
@@ -93,26 +97,36 @@ def import_grandtour(
     cameras = [ros_camera(mission, tag, balance=cfg.balance) for tag in cfg.cameras]
     if not cameras:
         raise InputError(f"{path}: no cameras were asked for; expected tags such as hdr_front")
+    share = None if cfg.frames is None else cfg.frames // len(cameras)
+    if share is not None and share < 2:
+        raise InputError(f"--frames {cfg.frames} for {len(cameras)} cameras: expected two or more of each")
     shots: list[_Shot] = []
     for camera in cameras:
-        shots += _chosen(_shots(mission, camera, odometry, cfg), cfg, cfg.frames // len(cameras))
+        shots += _chosen(_shots(mission, camera, odometry, cfg), cfg, share)
     shots.sort(key=lambda shot: shot.time_s)
     scans = _scans_of(mission, shots, odometry, cfg)
     metadata = {
         "source": "grandtour",
         "source_app": "GrandTour",
         "ordered": True,
-        "licence": "unknown",
         "metric": True,
         "scale_source": "sensor",
         "gravity_source": "sensor",
         "up": [0.0, 0.0, 1.0],
         "poses_source": "slam",
         "cameras": list(cfg.cameras),
-        "undistorted_from": {c.tag: c.model for c in cameras if c.maps is not None} or None,
     }
-    points = _voxels(scans, cfg.voxel_m)
-    return write_capture(output, _frames(shots, scans, cfg), metadata, points=points, progress=progress)
+    if lenses := sorted({camera.model for camera in cameras if camera.maps is not None}):
+        metadata["undistorted_from"] = ", ".join(lenses)
+    return write_capture(
+        output,
+        _frames(shots, scans, cfg),
+        metadata,
+        _voxels(scans, cfg.voxel_m),
+        cfg=cfg,
+        total=len(shots),
+        progress=progress,
+    )
 
 
 @dataclass(frozen=True)
@@ -175,10 +189,11 @@ def _shots(mission: Mission, camera: RosCamera, odometry: _Odometry, cfg: GrandT
     return shots
 
 
-def _chosen(shots: list[_Shot], cfg: GrandTourCfg, most: int) -> list[_Shot]:
-    step = max(1, len(shots) // max(1, 4 * most))
-    shots = shots[::step]
-    return [shots[index] for index in sharpest(len(shots), max(1, most), lambda i: sharpness(shots[i].image))]
+def _chosen(shots: list[_Shot], cfg: GrandTourCfg, most: int | None) -> list[_Shot]:
+    shots = [shots[index] for index in thinned(len(shots), most, cfg.candidates_per_frame)]
+    return [
+        shots[index] for index in kept_of(len(shots), most, lambda index: image_sharpness(shots[index].image))
+    ]
 
 
 def _scans_of(
@@ -204,19 +219,17 @@ def _scans_of(
     return scans
 
 
-def _voxels(
-    scans: list[list[NDArray[np.float32]]], voxel_m: float
-) -> tuple[NDArray[np.float64], None] | None:
+def _voxels(scans: list[list[NDArray[np.float32]]], voxel_m: float) -> NDArray[np.float64] | None:
     """One point of each cube; None without points."""
     parts = [part for group in scans for part in group if len(part)]
     if not parts:
         return None
     cloud = np.concatenate(parts)
     if voxel_m > 0:
-        cubes = np.floor(cloud / voxel_m).astype(np.int64)
-        _, first = np.unique(cubes, axis=0, return_index=True)
+        cubes = np.floor((cloud - cloud.min(axis=0)) / voxel_m).astype(np.int64)
+        _, first = np.unique(cubes @ np.array([1 << 42, 1 << 21, 1]), return_index=True)
         cloud = cloud[np.sort(first)]
-    return cloud.astype(np.float64), None
+    return cloud.astype(np.float64)
 
 
 def _frames(shots: list[_Shot], scans: list[list[NDArray[np.float32]]], cfg: GrandTourCfg) -> Iterator[Frame]:
@@ -259,3 +272,8 @@ def _sparse_depth_m(shot: _Shot, points: NDArray[np.float32], long_side_px: int)
         inside = (u >= 0) & (u < camera.width) & (v >= 0) & (v < camera.height)
         np.minimum.at(depth, (v[inside], u[inside]), local[inside, 2].astype(np.float32))
     return np.where(np.isfinite(depth), depth, 0.0).astype(np.float32)
+
+
+SOURCE = Source(
+    import_grandtour, GrandTourCfg, "a GrandTour mission, the folder with its `data` and `images`"
+)

@@ -143,7 +143,7 @@ class Mission:
         static = self._static()
         transform = transform or static.get(name)
         if transform is None and name == "base" and BOX in static:
-            return inverse_rigid(self._matrix(static[BOX], BOX))
+            return np.asarray(inverse_rigid(self._matrix(static[BOX], BOX)), np.float64)
         if transform is None:
             raise InputError(f"{self.name}: says nothing of where {name!r} is mounted; {HOW}")
         matrix, base = self._matrix(transform, name), transform.get("base_frame_id")
@@ -170,7 +170,7 @@ class Mission:
             ) from None
         if not np.isfinite(position).all() or abs(float(np.linalg.norm(quat_wxyz)) - 1) > 1e-2:
             raise InputError(f"{self.name}: the transform of {name} is no rigid motion; {HOW}")
-        return rigid(matrix_from_quat_wxyz(quat_wxyz), position)
+        return np.asarray(rigid(matrix_from_quat_wxyz(quat_wxyz), position), np.float64)
 
     def _array(self, tag: str, name: str) -> Any:
         self.attributes(tag)
@@ -219,10 +219,11 @@ class RosCamera:
         import cv2
 
         assert self.maps is not None
-        return np.asarray(cv2.remap(pixels, *self.maps, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE))
+        out = cv2.remap(pixels, *self.maps, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+        return np.asarray(out, np.uint8)
 
-    def pinhole_mask(self, use: NDArray[np.bool_] | None) -> NDArray[np.uint8] | None:
-        """Mask of the written image (255 = use): what the lens saw and the original's mask lets through; None for all."""
+    def pinhole_mask(self, use: NDArray[np.bool_] | None) -> NDArray[np.bool_] | None:
+        """Mask of the written image: what the lens saw and the original's mask lets through; None for all."""
         import cv2
 
         if use is not None and self.maps is not None:
@@ -231,7 +232,7 @@ class RosCamera:
             use = self.valid
         elif self.valid is not None:
             use = use & self.valid
-        return None if use is None else np.where(use, 255, 0).astype(np.uint8)
+        return use
 
 
 def ros_camera(mission: Mission, tag: str, *, balance: float) -> RosCamera:
@@ -286,7 +287,7 @@ def _undistortion(
     else:
         new_k, _ = cv2.getOptimalNewCameraMatrix(k, d, size, balance, size)
         maps = cv2.initUndistortRectifyMap(k, d, np.eye(3), new_k, size, cv2.CV_32FC1)
-    return np.asarray(new_k), (np.asarray(maps[0]), np.asarray(maps[1]))
+    return np.asarray(new_k, np.float64), (np.asarray(maps[0], np.float32), np.asarray(maps[1], np.float32))
 
 
 def _intrinsics(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ from gaussgym_scene.cameras import Intrinsics
 from gaussgym_scene.errors import InputError
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
+
+from gaussgym_recon.sources.selection import sharpest_of_spans
 
 SAME_ASPECT_FRACTION = 0.01
 """Two sizes whose aspect ratios differ by less are of one field of view."""
@@ -122,24 +125,12 @@ def read_cloud(file: Path) -> tuple[NDArray[np.float64], NDArray[np.uint8] | Non
     import open3d as o3d
 
     with o3d.utility.VerbosityContextManager(o3d.utility.VerbosityLevel.Error):
-        cloud = o3d.io.read_point_cloud(str(file))
+        cloud = o3d.io.read_point_cloud(file)
     points = np.asarray(cloud.points, dtype=np.float64)
     if len(points) == 0 or not np.isfinite(points).all():
         raise InputError(f"{file}: holds no finite vertices; copy the file again or remove it")
     colors = np.asarray(cloud.colors)
     return points, np.round(colors * 255).astype(np.uint8) if len(colors) == len(points) else None
-
-
-def sharpness(file: Path) -> float:
-    """Variance of the Laplacian of the grey image at half size: low where motion blurs."""
-    return sharpness_of(read_rgb(file))
-
-
-def sharpness_of(image: NDArray[np.uint8]) -> float:
-    """As :func:`sharpness`, of pixels `[h, w, 3]`."""
-    grey = np.asarray(Image.fromarray(image).convert("L").reduce(2), dtype=np.float32)
-    laplacian = grey[1:-1, :-2] + grey[1:-1, 2:] + grey[:-2, 1:-1] + grey[2:, 1:-1] - 4.0 * grey[1:-1, 1:-1]
-    return float(laplacian.var())
 
 
 def read_rgb(file: Path) -> NDArray[np.uint8]:
@@ -153,3 +144,26 @@ def read_rgb(file: Path) -> NDArray[np.uint8]:
             return np.asarray(image.convert("RGB"))
     except (OSError, UnidentifiedImageError, SyntaxError) as error:
         raise InputError(f"{file}: is not a readable image ({error}); copy it again") from None
+
+
+def kept_of(total: int, frames: int | None, score: Callable[[int], float]) -> list[int]:
+    """Indices of the frames to keep: the best of equal spans; all where there are no more than `frames`.
+
+    Args:
+        total: How many there are.
+        frames: How many to keep; None for all.
+        score: Of the frame at an index; higher is sharper.
+
+    Raises:
+        InputError: `frames` is below two.
+    """
+    if frames is not None and frames < 2:
+        raise InputError(f"--frames {frames}: expected two or more")
+    if frames is None or total <= frames:
+        return list(range(total))
+    return sharpest_of_spans(np.array([score(index) for index in range(total)]), frames).tolist()
+
+
+def thinned(total: int, frames: int | None, candidates_per_frame: int) -> range:
+    """Evenly spaced indices, about `candidates_per_frame` for each frame that is kept: what is worth looking at."""
+    return range(0, total, 1 if frames is None else max(1, total // max(1, frames * candidates_per_frame)))

@@ -23,19 +23,20 @@ from gaussgym_scene.errors import InputError
 from gaussgym_scene.frames import OPENCV_FROM_OPENGL, inverse_rigid, transform_points
 from numpy.typing import NDArray
 
-from gaussgym_recon.sources._draft import Frame, Progress, sharpest, write_capture
-from gaussgym_recon.sources.phone_files import camera_of, levels, read_depth_m, read_grey8
+from gaussgym_recon.sources.phone_files import camera_of, kept_of, levels, read_depth_m, read_grey8
+from gaussgym_recon.sources.source import Progress, Source, SourceCfg
 from gaussgym_recon.sources.trajectory import orthonormal
+from gaussgym_recon.sources.writing import Frame, write_capture
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 HOW = "export it again with Polycam's developer mode on (raw data)"
 
 
 @dataclass(frozen=True, kw_only=True)
-class PolycamCfg:
-    """Of :func:`import_polycam`."""
+class PolycamCfg(SourceCfg):
+    """Settings of Polycam's exports."""
 
-    frames: int = 150
+    frames: int | None = 150
     """Most images to keep; the sharpest of equal spans, by the app's own blur score."""
     optimised: bool = True
     """Take the poses and undistorted images that the app optimised, where the export has them."""
@@ -73,12 +74,11 @@ def import_polycam(
     cfg = cfg or PolycamCfg()
     with _unpacked(Path(path)) as root:
         keyframes, optimised = _keyframes(root, cfg)
-        kept = sharpest(len(keyframes), cfg.frames, lambda index: _blur_score(keyframes[index]))
+        kept = kept_of(len(keyframes), cfg.frames, lambda index: _blur_score(keyframes[index]))
         metadata = {
             "source": "polycam",
             "source_app": "Polycam",
             "ordered": True,
-            "licence": "unknown",
             "metric": True,
             "scale_source": "sensor",
             "gravity_source": "sensor",
@@ -87,7 +87,8 @@ def import_polycam(
             "poses_optimised": optimised,
         }
         frames = _frames([keyframes[index] for index in kept], cfg.border_fraction if optimised else 0.0)
-        return write_capture(output, frames, metadata, points=_mesh_points(root), progress=progress)
+        points = _mesh_points(root)
+        return write_capture(output, frames, metadata, points, cfg=cfg, total=len(kept), progress=progress)
 
 
 @contextmanager
@@ -192,6 +193,7 @@ def _frames(keyframes: list[_Keyframe], border_fraction: float) -> Iterator[Fram
         if keyframe.confidence is not None and depth is not None:
             confidence = levels(read_grey8(keyframe.confidence, depth.shape), low=0, high=255)
         yield Frame(
+            name=keyframe.image.name,
             image=keyframe.image,
             intrinsics=intrinsics,
             c2w=c2w,
@@ -207,16 +209,16 @@ def _time_s(keyframe: _Keyframe) -> float | None:
     return int(keyframe.stem) * 1e-6 if keyframe.stem.isdigit() else None
 
 
-def _rim(intrinsics: Intrinsics, fraction: float) -> NDArray[np.uint8] | None:
+def _rim(intrinsics: Intrinsics, fraction: float) -> NDArray[np.bool_] | None:
     width = round(fraction * max(intrinsics.width, intrinsics.height))
     if width < 1:
         return None
-    mask = np.zeros((intrinsics.height, intrinsics.width), np.uint8)
-    mask[width:-width, width:-width] = 255
+    mask = np.zeros((intrinsics.height, intrinsics.width), np.bool_)
+    mask[width:-width, width:-width] = True
     return mask
 
 
-def _mesh_points(root: Path) -> tuple[NDArray[np.float64], None] | None:
+def _mesh_points(root: Path) -> NDArray[np.float64] | None:
     """Vertices of the app's mesh in the cameras' frame: the file holds them after `alignmentTransform`."""
     mesh_file, info_file = root / "raw.glb", root / "mesh_info.json"
     if not mesh_file.is_file():
@@ -231,7 +233,11 @@ def _mesh_points(root: Path) -> tuple[NDArray[np.float64], None] | None:
     import open3d as o3d
 
     with o3d.utility.VerbosityContextManager(o3d.utility.VerbosityLevel.Error):
-        vertices = np.asarray(o3d.io.read_triangle_mesh(str(mesh_file)).vertices)
+        vertices = np.asarray(o3d.io.read_triangle_mesh(mesh_file).vertices)
     if len(vertices) == 0 or not np.isfinite(vertices).all():
         raise InputError(f"{mesh_file}: holds no finite vertices; {HOW}, or delete the file")
-    return transform_points(inverse_rigid(orthonormal(alignment, str(info_file))), vertices), None
+    arkit_from_mesh = inverse_rigid(orthonormal(alignment, str(info_file)))
+    return np.asarray(transform_points(arkit_from_mesh, vertices), np.float64)
+
+
+SOURCE = Source(import_polycam, PolycamCfg, "a raw export of Polycam, its folder or zip")

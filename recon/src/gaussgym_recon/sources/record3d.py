@@ -12,8 +12,8 @@ and gravity is known only where `initPose` holds that camera's pose.
 from __future__ import annotations
 
 import importlib
-import io
 import json
+import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,24 +26,27 @@ from gaussgym_scene.cameras import Intrinsics
 from gaussgym_scene.errors import InputError
 from gaussgym_scene.frames import OPENCV_FROM_OPENGL, matrix_from_quat_wxyz, rigid
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
 
-from gaussgym_recon.sources._draft import Frame, Progress, sharpest, write_capture
-from gaussgym_recon.sources.phone_files import same_aspect, scaled_camera
+from gaussgym_recon.sources.phone_files import image_size, kept_of, same_aspect, scaled_camera, thinned
+from gaussgym_recon.sources.selection import image_sharpness
+from gaussgym_recon.sources.source import Progress, Source, SourceCfg
+from gaussgym_recon.sources.writing import Frame, write_capture
 
 LIDAR_SIZES = ((256, 192), (192, 256))
 """Height and width of LiDAR depth where old recordings do not say: portrait, landscape."""
 IDENTITY_TOLERANCE = 0.02
 """A first rotation nearer to the identity than this (about a degree, any element) starts a relative recording: nobody holds
 a phone so level by chance, and a level one that is taken for it only loses what a ground plane tells as well."""
+CENTRED_FRACTION = 0.15
+"""Principal points lie this near to the middle, of the image's size."""
 HOW = "share the recording again as `.r3d`"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Record3dCfg:
-    """Of :func:`import_record3d`."""
+class Record3dCfg(SourceCfg):
+    """Settings of Record3D's recordings."""
 
-    frames: int = 150
+    frames: int | None = 150
     """Most images to keep; the sharpest of equal spans."""
     depth: bool = True
     """Read the depth; needs the package `pyliblzfse`."""
@@ -55,6 +58,7 @@ class Record3dCfg:
 class _Recording:
     name: str
     read: Callable[[str], bytes]
+    scratch: Path
     files: frozenset[str]
     fields: dict[str, Any]
     poses: NDArray[np.float64]
@@ -62,6 +66,13 @@ class _Recording:
 
     def file(self, index: int, suffix: str) -> str:
         return f"rgbd/{index}.{suffix}"
+
+    def image(self, index: int) -> Path:
+        """The image as a file of its own."""
+        file = self.scratch / f"{index:06d}.jpg"
+        if not file.exists():
+            file.write_bytes(self.read(self.file(index, "jpg")))
+        return file
 
 
 def import_record3d(
@@ -85,15 +96,14 @@ def import_record3d(
     cfg = cfg or Record3dCfg()
     with _opened(Path(path)) as recording:
         poses, gravity = _world_poses(recording)
-        count = len(poses)
-        step = max(1, count // (cfg.frames * cfg.candidates_per_frame))
-        candidates = range(0, count, step)
-        kept = sharpest(len(candidates), cfg.frames, lambda index: _sharpness(recording, candidates[index]))
+        candidates = thinned(len(poses), cfg.frames, cfg.candidates_per_frame)
+        kept = kept_of(
+            len(candidates), cfg.frames, lambda index: image_sharpness(recording.image(candidates[index]))
+        )
         metadata = {
             "source": "record3d",
             "source_app": "Record3D",
             "ordered": True,
-            "licence": "unknown",
             "metric": True,
             "scale_source": "sensor",
             "gravity_source": "sensor" if gravity else None,
@@ -101,14 +111,21 @@ def import_record3d(
             "poses_source": "arkit",
         }
         frames = _frames(recording, poses, [candidates[index] for index in kept], cfg)
-        return write_capture(output, frames, metadata, progress=progress)
+        return write_capture(output, frames, metadata, cfg=cfg, total=len(kept), progress=progress)
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[_Recording]:
+    with tempfile.TemporaryDirectory(prefix="gaussgym-record3d-") as scratch, _files(path) as (files, read):
+        yield _recording(path, files, read, Path(scratch))
+
+
+@contextmanager
+def _files(path: Path) -> Iterator[tuple[frozenset[str], Callable[[str], bytes]]]:
+    """Names of the recording's files, and how to read one."""
     if path.is_dir():
         files = frozenset(p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file())
-        yield _recording(path, files, lambda name: (path / name).read_bytes())
+        yield files, lambda name: (path / name).read_bytes()
     elif not path.is_file():
         raise InputError(f"{path}: not found; expected a recording of Record3D (.r3d)")
     elif not zipfile.is_zipfile(path):
@@ -122,10 +139,10 @@ def _opened(path: Path) -> Iterator[_Recording]:
                 except (zipfile.BadZipFile, OSError, EOFError) as error:
                     raise InputError(f"{path}: {name} is damaged ({error}); {HOW}") from None
 
-            yield _recording(path, frozenset(archive.namelist()), read)
+            yield frozenset(archive.namelist()), read
 
 
-def _recording(path: Path, files: frozenset[str], read: Callable[[str], bytes]) -> _Recording:
+def _recording(path: Path, files: frozenset[str], read: Callable[[str], bytes], scratch: Path) -> _Recording:
     """Check that images, depths, poses and times go together."""
     if "metadata" not in files:
         hint = "; this is the EXR export" if any(name.endswith(".exr") for name in files) else ""
@@ -156,7 +173,7 @@ def _recording(path: Path, files: frozenset[str], read: Callable[[str], bytes]) 
             raise InputError(f"{path}: frame {index} of {images} lacks its image or its depth; {HOW}")
     if not np.isfinite(times_s).all():
         raise InputError(f"{path}: frameTimestamps are not finite; {HOW}")
-    return _Recording(str(path), read, files, {**fields, **sizes}, poses, times_s)
+    return _Recording(str(path), read, scratch, files, {**fields, **sizes}, poses, times_s)
 
 
 def _world_poses(recording: _Recording) -> tuple[NDArray[np.float64], bool]:
@@ -184,7 +201,7 @@ def _world_poses(recording: _Recording) -> tuple[NDArray[np.float64], bool]:
 
 def _matrix(seven: NDArray[np.float64]) -> NDArray[np.float64]:
     """Pose of qx qy qz qw x y z."""
-    return rigid(matrix_from_quat_wxyz(seven[[3, 0, 1, 2]]), seven[4:])
+    return np.asarray(rigid(matrix_from_quat_wxyz(seven[[3, 0, 1, 2]]), seven[4:]), np.float64)
 
 
 def _frames(
@@ -192,25 +209,18 @@ def _frames(
 ) -> Iterator[Frame]:
     has_depth = cfg.depth and recording.file(0, "depth") in recording.files
     for index in indices:
-        data = recording.read(recording.file(index, "jpg"))
-        width, height = _decoded(recording, index, data).size
+        image = recording.image(index)
+        width, height = image_size(image)
         depth = _depth_m(recording, index, width, height) if has_depth else None
         yield Frame(
-            name=f"{index:06d}.jpg",
-            image=data,
+            name=image.name,
+            image=image,
             intrinsics=_intrinsics(recording, index, width, height),
             c2w=poses[index],
             timestamp_s=float(recording.times_s[index]),
             depth_m=depth,
             confidence=None if depth is None else _confidence(recording, index, depth.shape),
         )
-
-
-def _decoded(recording: _Recording, index: int, data: bytes) -> Image.Image:
-    try:
-        return Image.open(io.BytesIO(data))
-    except (OSError, UnidentifiedImageError) as error:
-        raise InputError(f"{recording.name}: image {index} is damaged ({error}); {HOW}") from None
 
 
 def _intrinsics(recording: _Recording, index: int, width: int, height: int) -> Intrinsics:
@@ -227,8 +237,20 @@ def _intrinsics(recording: _Recording, index: int, width: int, height: int) -> I
         raise InputError(
             f"{recording.name}: metadata lacks or misuses the intrinsics of image {index} ({error}); {HOW}"
         ) from None
+    if _turned(cx, cy, fields["w"], fields["h"]):
+        fx, fy, cx, cy = fy, fx, cy, cx
     camera = {"fx": fx, "fy": fy, "cx": cx, "cy": cy, "width": fields["w"], "height": fields["h"]}
     return scaled_camera(camera, width, height, what=f"{recording.name}: metadata", image=f"image {index}")
+
+
+def _turned(cx: float, cy: float, width: int, height: int) -> bool:
+    """Whether intrinsics are of the sensor's other orientation: their principal point fits the swapped size only.
+
+    Then swapping is off by twice the principal point's distance to the middle at most, a few pixels.
+    """
+    as_told = max(abs(cx / width - 0.5), abs(cy / height - 0.5))
+    swapped = max(abs(cy / width - 0.5), abs(cx / height - 0.5))
+    return as_told > CENTRED_FRACTION >= swapped
 
 
 def _depth_m(recording: _Recording, index: int, width: int, height: int) -> NDArray[np.float32]:
@@ -283,9 +305,6 @@ def _decompress(recording: _Recording, name: str) -> bytes:
         raise InputError(f"{recording.name}: {name} does not decompress ({error}); {HOW}") from None
 
 
-def _sharpness(recording: _Recording, index: int) -> float:
-    """Variance of the Laplacian of the grey image at half size."""
-    image = _decoded(recording, index, recording.read(recording.file(index, "jpg")))
-    grey = np.asarray(image.convert("L").reduce(2), dtype=np.float32)
-    laplacian = grey[1:-1, :-2] + grey[1:-1, 2:] + grey[:-2, 1:-1] + grey[2:, 1:-1] - 4.0 * grey[1:-1, 1:-1]
-    return float(laplacian.var())
+SOURCE = Source(
+    import_record3d, Record3dCfg, "a recording of Record3D (.r3d), or the folder it was unpacked to"
+)

@@ -1,5 +1,0 @@
-from gaussgym_recon.sources.arkitscenes import import_arkitscenes
-from gaussgym_recon.sources.grandtour import import_grandtour
-from gaussgym_recon.sources.polycam import import_polycam
-from gaussgym_recon.sources.record3d import import_record3d
-SOURCES=dict(polycam=import_polycam,record3d=import_record3d,arkitscenes=import_arkitscenes,grandtour=import_grandtour)
