@@ -50,7 +50,7 @@ def write(mission, truth, *, zarr_format=3, scans_per_image=1):
     _write_scans(store, times, lidar, written.points_source(truth.points))
     store.group("tf", {"tf": {name: _transform(name) for name in MOUNTS}})
     written.metric = written.gravity = True
-    written.pixel_error = 1.8
+    written.pixel_error = 2.0
     return written
 
 

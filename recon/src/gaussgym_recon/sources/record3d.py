@@ -68,10 +68,14 @@ class _Recording:
         return f"rgbd/{index}.{suffix}"
 
     def image(self, index: int) -> Path:
-        """The image as a file of its own."""
+        """The image as a file of its own; InputError where it is damaged."""
         file = self.scratch / f"{index:06d}.jpg"
         if not file.exists():
             file.write_bytes(self.read(self.file(index, "jpg")))
+            try:
+                image_size(file)
+            except InputError:
+                raise InputError(f"{self.name}: image {index} is damaged; {HOW}") from None
         return file
 
 
