@@ -197,7 +197,7 @@ def test_without_the_decoder_the_error_says_how_to_get_it(tmp_path, monkeypatch)
     record3d.write(tmp_path / "made.r3d", TRUTH)
     refused(
         lambda: import_record3d(tmp_path / "made.r3d", tmp_path / "capture"),
-        "pip install 'gaussgym-recon[record3d]'",
+        "pip install pyliblzfse",
         "--no-depth",
     )
     cfg = Record3dCfg(depth=False)
@@ -450,7 +450,7 @@ def test_without_zarr_the_error_says_how_to_get_it(mission, tmp_path, monkeypatc
     monkeypatch.setitem(sys.modules, "zarr", None)
     refused(
         lambda: import_grandtour(mission, tmp_path / "capture", GRANDTOUR),
-        "pip install 'gaussgym-recon[grandtour]'",
+        "pip install zarr",
     )
 
 

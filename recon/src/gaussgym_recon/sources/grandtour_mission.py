@@ -46,7 +46,7 @@ class Mission:
             zarr = importlib.import_module("zarr")
         except ImportError:
             raise InputError(
-                f"{folder}: reading a mission needs zarr; install it with `pip install 'gaussgym-recon[grandtour]'`"
+                f"{folder}: reading a mission needs zarr; install it with `pip install zarr` (extra `grandtour`)"
             ) from None
         try:
             root = zarr.open_group(str(folder / "data"), mode="r")

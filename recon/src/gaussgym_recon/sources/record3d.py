@@ -301,7 +301,7 @@ def _decompress(recording: _Recording, name: str) -> bytes:
     except ImportError:
         raise InputError(
             f"{recording.name}: its depth is compressed by LZFSE; install the decoder with "
-            "`pip install 'gaussgym-recon[record3d]'`, or import without depth (--no-depth)"
+            "`pip install pyliblzfse` (extra `record3d`), or import without depth (--no-depth)"
         ) from None
     try:
         return lzfse.decompress(recording.read(name))
