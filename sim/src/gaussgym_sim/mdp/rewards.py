@@ -400,7 +400,8 @@ TERMS: dict[str, Callable[[RewardInputs], Tensor]] = {
 Beside the obvious: ``pose`` is the squared distance from the default pose, three times when standing; ``target_rate`` the squared
 change of the joint targets [rad], ``action_rate`` that of the actions; ``foot_slip`` the squared horizontal velocity of standing
 feet, ``foot_slide`` their speed; ``collision`` counts thighs and trunk that touch something; ``lin_vel_error`` is the distance
-from the commanded velocity, which pulls as much at a robot that stands still, where ``track_lin_vel`` is flat, as at one that walks.
+from the commanded velocity, which pulls as much at a robot that stands still, where ``track_lin_vel`` is flat, as at one that
+walks.
 """
 
 
