@@ -5,77 +5,15 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Annotated
 
 import numba
 import tyro
 from gaussgym_scene.command import run
 from gaussgym_scene.scene import Scene
-from tqdm import tqdm
 
-
-class _Bars:
-    """One progress bar a stage on stderr."""
-
-    def __init__(self) -> None:
-        self._bar: tqdm | None = None
-        self._stage = ""
-
-    def __call__(self, stage: str, fraction: float, status: str = "") -> None:
-        if stage != self._stage:
-            self.close()
-            self._stage = stage
-            self._bar = tqdm(
-                total=100,
-                desc=stage,
-                file=sys.stderr,
-                bar_format="{desc:10s} {percentage:3.0f}%|{bar:30}| {elapsed}<{remaining} {postfix}",
-            )
-        if self._bar is not None:
-            self._bar.n = round(100 * min(1.0, fraction))
-            self._bar.set_postfix_str(status, refresh=False)
-            self._bar.refresh()
-
-    def close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
-
-    def __enter__(self) -> _Bars:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-
-@dataclass
-class Synth:
-    """Photograph a procedural scene: a capture with sensor noise, lens distortion, noisy GPS, and its truth beside it."""
-
-    scene: Annotated[Path, tyro.conf.Positional]
-    """Scene folder, as made by `gaussgym-scene synth`."""
-    output: Path
-    """Folder of the capture to write; the truth goes to `<output>.truth`, which `build` never reads."""
-    seed: int = 0
-    """Of the walk and the noise."""
-    images: int = 84
-    """Photographs taken."""
-
-    def __call__(self) -> Path:
-        """Run the command; returns the path written."""
-        from gaussgym_recon.synthetic import SynthesizeCfg, synthesize_capture
-
-        with _Bars() as bars:
-            return synthesize_capture(
-                Scene.load(self.scene),
-                self.output,
-                seed=self.seed,
-                cfg=SynthesizeCfg(images=self.images),
-                progress=bars,
-            )
+from gaussgym_recon.commands.bars import Bars
+from gaussgym_recon.commands.synth import Synth
 
 
 @dataclass
@@ -123,7 +61,7 @@ class Build:
             seed=self.seed,
             trainer=replace(TrainerCfg(), max_splats=self.max_splats),
         )
-        with _Bars() as bars:
+        with Bars() as bars:
             manifest = build(self.capture, self.output, cfg, progress=bars)
         if self.require_path:
             require_goal_path(Scene.load(self.output))
@@ -137,7 +75,7 @@ def main() -> None:
     if sys.argv[1:2] == ["import"]:
         from gaussgym_recon.commands.import_ import import_command
 
-        with _Bars() as bars:
+        with Bars() as bars:
             sys.exit(run(import_command(sys.argv[2:], bars)))
     command = tyro.extras.subcommand_cli_from_dict(
         {"synth": Synth, "import": Import, "build": Build},
