@@ -12,7 +12,8 @@ import tyro
 from gaussgym_scene.command import run
 from gaussgym_scene.scene import Scene
 
-from gaussgym_recon.commands.bars import Bars
+from gaussgym_recon.commands.bars import Bars as _Bars
+from gaussgym_recon.commands.get import Get
 from gaussgym_recon.commands.synth import Synth
 
 
@@ -22,6 +23,15 @@ class Import:
 
     def __call__(self) -> Path:
         """Never run: its words are parsed by :mod:`gaussgym_recon.commands.import_`, whose sources have their own options."""
+        raise NotImplementedError
+
+
+@dataclass
+class ImportScene:
+    """Make a scene of splats and a mesh that others published; `import-scene --help` lists the layouts."""
+
+    def __call__(self) -> Path:
+        """Never run: its words are parsed by :mod:`gaussgym_recon.commands.import_scene`."""
         raise NotImplementedError
 
 
@@ -61,7 +71,7 @@ class Build:
             seed=self.seed,
             trainer=replace(TrainerCfg(), max_splats=self.max_splats),
         )
-        with Bars() as bars:
+        with _Bars() as bars:
             manifest = build(self.capture, self.output, cfg, progress=bars)
         if self.require_path:
             require_goal_path(Scene.load(self.output))
@@ -75,10 +85,15 @@ def main() -> None:
     if sys.argv[1:2] == ["import"]:
         from gaussgym_recon.commands.import_ import import_command
 
-        with Bars() as bars:
+        with _Bars() as bars:
             sys.exit(run(import_command(sys.argv[2:], bars)))
+    if sys.argv[1:2] == ["import-scene"]:
+        from gaussgym_recon.commands.import_scene import import_scene_command
+
+        with _Bars() as bars:
+            sys.exit(run(import_scene_command(sys.argv[2:], bars)))
     command = tyro.extras.subcommand_cli_from_dict(
-        {"synth": Synth, "import": Import, "build": Build},
+        {"get": Get, "synth": Synth, "import": Import, "build": Build, "import-scene": ImportScene},
         prog="gaussgym-recon",
         description="Photographs or a video in, a metric scene that a robot can see and walk on out.",
     )
