@@ -3,102 +3,36 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Annotated, Literal
 
 import numba
 import tyro
 from gaussgym_scene.command import run
 from gaussgym_scene.scene import Scene
-from tqdm import tqdm
 
-
-class _Bars:
-    """One progress bar a stage on stderr."""
-
-    def __init__(self) -> None:
-        self._bar: tqdm | None = None
-        self._stage = ""
-
-    def __call__(self, stage: str, fraction: float, status: str = "") -> None:
-        if stage != self._stage:
-            self.close()
-            self._stage = stage
-            self._bar = tqdm(
-                total=100,
-                desc=stage,
-                file=sys.stderr,
-                bar_format="{desc:10s} {percentage:3.0f}%|{bar:30}| {elapsed}<{remaining} {postfix}",
-            )
-        if self._bar is not None:
-            self._bar.n = round(100 * min(1.0, fraction))
-            self._bar.set_postfix_str(status, refresh=False)
-            self._bar.refresh()
-
-    def close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
-
-    def __enter__(self) -> _Bars:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-
-@dataclass
-class Synth:
-    """Photograph a procedural scene: a capture with sensor noise, lens distortion, noisy GPS, and its truth beside it."""
-
-    scene: Annotated[Path, tyro.conf.Positional]
-    """Scene folder, as made by `gaussgym-scene synth`."""
-    output: Path
-    """Folder of the capture to write; the truth goes to `<output>.truth`, which `build` never reads."""
-    seed: int = 0
-    """Of the walk and the noise."""
-    images: int = 84
-    """Photographs taken."""
-
-    def __call__(self) -> Path:
-        """Run the command; returns the path written."""
-        from gaussgym_recon.synthetic import SynthesizeCfg, synthesize_capture
-
-        with _Bars() as bars:
-            return synthesize_capture(
-                Scene.load(self.scene),
-                self.output,
-                seed=self.seed,
-                cfg=SynthesizeCfg(images=self.images),
-                progress=bars,
-            )
+from gaussgym_recon.commands.bars import Bars as _Bars
+from gaussgym_recon.commands.get import Get
+from gaussgym_recon.commands.synth import Synth
 
 
 @dataclass
 class Import:
-    """Make a capture of a folder of photographs, or of the frames of a video. EXIF focal length and GPS are kept."""
-
-    source: Annotated[Literal["images", "video"], tyro.conf.Positional]
-    """What PATH is."""
-    path: Annotated[Path, tyro.conf.Positional]
-    """Folder of photographs, or a video file."""
-    output: Path
-    """Folder of the capture to write."""
+    """Make a capture of photographs, a video, or what another program wrote; `import --help` lists the sources."""
 
     def __call__(self) -> Path:
-        """Run the command; returns the path written."""
-        from gaussgym_recon import importers
+        """Never run: its words are parsed by :mod:`gaussgym_recon.commands.import_`, whose sources have their own options."""
+        raise NotImplementedError
 
-        make: Callable[..., Path] = {"images": importers.import_images, "video": importers.import_video}[
-            self.source
-        ]
-        with _Bars() as bars:
-            return make(self.path, self.output, progress=bars)
+
+@dataclass
+class ImportScene:
+    """Make a scene of splats and a mesh that others published; `import-scene --help` lists the layouts."""
+
+    def __call__(self) -> Path:
+        """Never run: its words are parsed by :mod:`gaussgym_recon.commands.import_scene`."""
+        raise NotImplementedError
 
 
 @dataclass
@@ -115,9 +49,20 @@ class Build:
     """Folder of the scene to write."""
     camera_height: float | None = None
     """Height above the ground at which the camera was carried [m]; needed without GPS, overrules it where given."""
+    poses: Literal["auto", "source", "sfm"] = "auto"
+    """Poses of the source, by structure from motion, or (auto) of the source where it has them for all images."""
+    scale_from: str = "auto"
+    """auto, sensor, gps, depth, camera-height=1.5, marker=0.16 (its side), gcp=FILE, or
+    distance=A.jpg:x,y:B.jpg:x,y=2.0 between what is seen at two pixels (A.jpg:x,y+C.jpg:x,y: at two each) [m]."""
+    up_from: str = "auto"
+    """auto, sensor, plane (the ground is level), cameras (they were held upright), or axis=+z of the source's frame."""
     minutes: float = 4.0
     """Time for training the splats [min]."""
-    max_splats: int = 80_000
+    steps: int | None = None
+    """Train for this many steps, however long they take, instead of by the clock: then the same seed gives the same splats."""
+    engine: Literal["numba", "gsplat"] = "numba"
+    """What computes a training step: the CPU, or gsplat 1.5.3 on an NVIDIA GPU."""
+    max_splats: int = 120_000
     """Most splats to keep."""
     seed: int = 0
     """Of all random numbers."""
@@ -129,13 +74,21 @@ class Build:
         from dataclasses import replace
 
         from gaussgym_recon.build import BuildCfg, build, require_goal_path
+        from gaussgym_recon.poses import PoseCfg
         from gaussgym_recon.trainer import TrainerCfg
 
         cfg = BuildCfg(
             camera_height_m=self.camera_height,
+            poses=PoseCfg(poses=self.poses, scale_from=self.scale_from, up_from=self.up_from),
             train_seconds=60.0 * self.minutes,
             seed=self.seed,
-            trainer=replace(TrainerCfg(), max_splats=self.max_splats),
+            trainer=replace(
+                TrainerCfg(),
+                iterations=self.steps,
+                engine=self.engine,
+                max_splats=self.max_splats,
+                final_splats=self.max_splats,
+            ),
         )
         with _Bars() as bars:
             manifest = build(self.capture, self.output, cfg, progress=bars)
@@ -148,8 +101,18 @@ def main() -> None:
     """Entry point of ``gaussgym-recon``."""
     # One Python thread calls the kernels here, which this layer is made for; it does not spin while it waits.
     numba.config.THREADING_LAYER = "workqueue"
+    if sys.argv[1:2] == ["import"]:
+        from gaussgym_recon.commands.import_ import import_command
+
+        with _Bars() as bars:
+            sys.exit(run(import_command(sys.argv[2:], bars)))
+    if sys.argv[1:2] == ["import-scene"]:
+        from gaussgym_recon.commands.import_scene import import_scene_command
+
+        with _Bars() as bars:
+            sys.exit(run(import_scene_command(sys.argv[2:], bars)))
     command = tyro.extras.subcommand_cli_from_dict(
-        {"synth": Synth, "import": Import, "build": Build},
+        {"get": Get, "synth": Synth, "import": Import, "build": Build, "import-scene": ImportScene},
         prog="gaussgym-recon",
         description="Photographs or a video in, a metric scene that a robot can see and walk on out.",
     )

@@ -71,7 +71,8 @@ class PosedCapture:
         capture_dir: Folder of the capture; ``capture_dir / names[i]`` is an image file.
         names: The ``n`` registered images, relative to ``capture_dir``, in capture order.
         unregistered: Images of the capture that have no pose.
-        intrinsics: The one camera, with its estimated distortion, in pixels of the image files as stored.
+        intrinsics: One camera a registered image, with its distortion, in pixels of the image files as stored; all equal
+            where one camera took them.
         c2w: ``[n, 4, 4]`` float64 camera-to-world.
         points: ``[P, 3]`` float64 sparse points [m].
         colors: ``[P, 3]`` uint8 RGB of the points.
@@ -79,11 +80,12 @@ class PosedCapture:
         track_lengths: ``[P]`` int32 number of images that see each point.
         visible: For each registered image the indices into ``points`` that it sees, int32.
         world_from_capture: Similarity from the frame of structure from motion to this world.
-        scale_source: ``'gps'``, ``'camera_height'``, ``'marker'``, ``'sensor'`` or ``'user'``.
-        gravity_source: ``'plane+camera_down'``, ``'plane+nadir'``, ``'gps'`` or ``'sensor'``.
+        scale_source: ``'sensor'``, ``'gcp'``, ``'gps'``, ``'marker'``, ``'distance'``, ``'depth'`` or ``'camera_height'``.
+        gravity_source: ``'sensor'``, ``'gcp'``, ``'user'``, ``'cameras'``, or what was combined of ``'gps'``, ``'plane'``,
+            ``'camera_down'`` and ``'nadir'``, with ``'+'`` between.
         camera_height_m: Median height of the cameras above the ground plane [m].
-        scale_std_fraction: Estimated standard deviation of the scale over its value; None when unknown.
-        reprojection_error_px: Mean over all points [px].
+        scale_std_fraction: Standard deviation of the scale over its value; None where unknown.
+        reprojection_error_px: Mean over all points [px]; None where points were not triangulated from images.
         registered_fraction: Registered images over all images of the capture.
         seeds_tried: Number of reconstructions that were attempted.
         gps_residual_median_m: Median horizontal distance to the GPS fixes after Sim(3); None without GPS.
@@ -92,12 +94,14 @@ class PosedCapture:
         gps_xy_m: ``[n, 2]`` GPS fixes (east, north) of the registered images [m], NaN where an image has none;
             None without GPS.
         quality: Further numbers for the report, JSON values only.
+        gravity_std_rad: Root mean square of the angle by which +Z may be off [rad]; None where unknown.
+        gps_outliers: Registered images whose GPS fix is wrong; it was not used.
     """
 
     capture_dir: Path
     names: list[str]
     unregistered: list[str]
-    intrinsics: Intrinsics
+    intrinsics: list[Intrinsics]
     c2w: NDArray[np.float64]
     points: NDArray[np.float64]
     colors: NDArray[np.uint8]
@@ -109,7 +113,7 @@ class PosedCapture:
     gravity_source: str
     camera_height_m: float
     scale_std_fraction: float | None
-    reprojection_error_px: float
+    reprojection_error_px: float | None
     registered_fraction: float
     seeds_tried: int
     gps_residual_median_m: float | None
@@ -117,6 +121,14 @@ class PosedCapture:
     max_step_m: float
     gps_xy_m: NDArray[np.float64] | None = None
     quality: dict[str, Any] = field(default_factory=dict)
+    gravity_std_rad: float | None = None
+    gps_outliers: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if len(self.intrinsics) != len(self.names):
+            raise ValueError(
+                f"{len(self.intrinsics)} cameras for {len(self.names)} images, expected one an image"
+            )
 
     def __len__(self) -> int:
         return len(self.names)
@@ -137,6 +149,8 @@ class PosedCapture:
                 "gravity_source",
                 "camera_height_m",
                 "scale_std_fraction",
+                "gravity_std_rad",
+                "gps_outliers",
                 "reprojection_error_px",
                 "registered_fraction",
                 "seeds_tried",
@@ -147,7 +161,7 @@ class PosedCapture:
             )
         }
         scalars["version"] = FORMAT_VERSION
-        scalars["intrinsics"] = self.intrinsics.to_dict()
+        scalars["intrinsics"] = [camera.to_dict() for camera in self.intrinsics]
         arrays: dict[str, Any] = {
             key: getattr(self, key) for key in ("c2w", "points", "colors", "errors_px", "track_lengths")
         }
@@ -180,14 +194,16 @@ class PosedCapture:
             version = scalars.pop("version")
             if version != FORMAT_VERSION:
                 raise ValueError(f"version {version}, expected {FORMAT_VERSION}")
-            intrinsics = Intrinsics.from_dict(scalars.pop("intrinsics"))
+            cameras = scalars.pop("intrinsics")
+            # Files of older versions hold the one camera of all images.
+            cameras = [cameras] * len(scalars["names"]) if isinstance(cameras, dict) else cameras
             visible = np.split(arrays.pop("visible"), np.cumsum(arrays.pop("visible_counts"))[:-1])
             transform = Similarity(
                 float(arrays.pop("scale")), arrays.pop("rotation"), arrays.pop("translation")
             )
             return PosedCapture(
                 capture_dir=capture_dir,
-                intrinsics=intrinsics,
+                intrinsics=[Intrinsics.from_dict(camera) for camera in cameras],
                 visible=list(visible),
                 world_from_capture=transform,
                 **arrays,
