@@ -32,7 +32,7 @@ def posed(c2w, height=1.5):
     camera = Intrinsics(width=320, height=240, fx=240.0, fy=240.0, cx=160.0, cy=120.0)
     empty = np.zeros((0, 3))
     return PosedCapture(
-        Path("."), [str(i) for i in range(n)], [], camera, c2w, empty, empty.astype(np.uint8), np.zeros(0),
+        Path("."), [str(i) for i in range(n)], [], [camera] * n, c2w, empty, empty.astype(np.uint8), np.zeros(0),
         np.zeros(0, np.int32), [np.zeros(0, np.int32)] * n, Similarity.identity(), "user", "sensor", height, None, 0.5, 1.0,
         1, None, None, 1.0,
     )  # fmt: skip
@@ -50,7 +50,7 @@ def plane_depth(c2w, k, slope, shape=(240, 320)):
 def test_depth_of_a_slope_comes_back_as_that_slope():
     c2w = cameras()
     p = posed(c2w)
-    k = p.intrinsics.K
+    k = p.intrinsics[0].K
     views = [DepthView(c, k, plane_depth(c, k, 0.1), np.full((240, 320, 3), 0.5, np.float32)) for c in c2w]
     mesh = fuse_mesh(views, FusionCfg())
     off = mesh.vertices[:, 2] - 0.1 * mesh.vertices[:, 0]
@@ -117,7 +117,10 @@ def test_no_ground_is_said_clearly():
         ground_heightfield(sheet(lambda x, y: 0 * x + 5.0), posed(c2w), FusionCfg())
     empty = [
         DepthView(
-            c2w[0], posed(c2w).intrinsics.K, np.zeros((60, 80), np.float32), np.zeros((60, 80, 3), np.float32)
+            c2w[0],
+            posed(c2w).intrinsics[0].K,
+            np.zeros((60, 80), np.float32),
+            np.zeros((60, 80, 3), np.float32),
         )
     ]
     with pytest.raises(InputError, match="no depth"):

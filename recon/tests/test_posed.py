@@ -8,15 +8,18 @@ from scipy.spatial.transform import Rotation
 ROTATION = Rotation.from_euler("zyx", [0.7, -0.4, 1.9]).as_matrix()
 
 
+CAMERA = Intrinsics(
+    width=64, height=48, fx=50, fy=50, cx=32, cy=24, distortion=(-0.1, 0, 0, 0), focal_source="exif"
+)
+
+
 def make_posed(directory):
     rng = np.random.default_rng(0)
     return PosedCapture(
         capture_dir=directory,
         names=["images/1.jpg", "images/2.jpg"],
         unregistered=["images/3.jpg"],
-        intrinsics=Intrinsics(
-            width=64, height=48, fx=50, fy=50, cx=32, cy=24, distortion=(-0.1, 0, 0, 0), focal_source="exif"
-        ),
+        intrinsics=[CAMERA, CAMERA.resized(32, 24)],
         c2w=rng.normal(size=(2, 4, 4)),
         points=rng.normal(size=(5, 3)),
         colors=rng.integers(0, 255, (5, 3)).astype(np.uint8),

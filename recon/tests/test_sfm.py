@@ -6,9 +6,9 @@ import psutil
 import pytest
 from gaussgym_recon.exif import exif_block
 from gaussgym_recon.georegister import umeyama
-from gaussgym_recon.importers import import_images
 from gaussgym_recon.posed import PosedCapture
 from gaussgym_recon.sfm import SfmCfg, _reason, _similar_pairs, reconstruct_poses, sequential_pairs
+from gaussgym_recon.sources.images import import_images
 from gaussgym_recon.synthetic import SynthesizeCfg, read_truth, synthesize_capture
 from gaussgym_scene.capture import Capture
 from gaussgym_scene.errors import InputError, StageError

@@ -66,7 +66,7 @@ def street():
         at, z = project(points, c, CAMERA.K)
         seen.append(np.flatnonzero((z > 0.3) & (at > 0).all(1) & (at < [96, 72]).all(1)).astype(np.int32))
     posed = PosedCapture(
-        Path("."), [v.name for v in views], [], CAMERA, np.stack(poses), points, np.full(points.shape, 128, np.uint8),
+        Path("."), [v.name for v in views], [], [CAMERA] * len(views), np.stack(poses), points, np.full(points.shape, 128, np.uint8),
         np.ones(500), np.full(500, 3, np.int32), seen, Similarity.identity(), "user", "sensor", 1.5, None, 0.5, 1.0, 1, None,
         None, 0.7,
     )  # fmt: skip

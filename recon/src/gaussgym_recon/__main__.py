@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Annotated, Literal
+from typing import Annotated
 
 import numba
 import tyro
@@ -81,24 +80,11 @@ class Synth:
 
 @dataclass
 class Import:
-    """Make a capture of a folder of photographs, or of the frames of a video. EXIF focal length and GPS are kept."""
-
-    source: Annotated[Literal["images", "video"], tyro.conf.Positional]
-    """What PATH is."""
-    path: Annotated[Path, tyro.conf.Positional]
-    """Folder of photographs, or a video file."""
-    output: Path
-    """Folder of the capture to write."""
+    """Make a capture of photographs, a video, or what another program wrote; `import --help` lists the sources."""
 
     def __call__(self) -> Path:
-        """Run the command; returns the path written."""
-        from gaussgym_recon import importers
-
-        make: Callable[..., Path] = {"images": importers.import_images, "video": importers.import_video}[
-            self.source
-        ]
-        with _Bars() as bars:
-            return make(self.path, self.output, progress=bars)
+        """Never run: its words are parsed by :mod:`gaussgym_recon.commands.import_`, whose sources have their own options."""
+        raise NotImplementedError
 
 
 @dataclass
@@ -148,6 +134,11 @@ def main() -> None:
     """Entry point of ``gaussgym-recon``."""
     # One Python thread calls the kernels here, which this layer is made for; it does not spin while it waits.
     numba.config.THREADING_LAYER = "workqueue"
+    if sys.argv[1:2] == ["import"]:
+        from gaussgym_recon.commands.import_ import import_command
+
+        with _Bars() as bars:
+            sys.exit(run(import_command(sys.argv[2:], bars)))
     command = tyro.extras.subcommand_cli_from_dict(
         {"synth": Synth, "import": Import, "build": Build},
         prog="gaussgym-recon",

@@ -107,7 +107,7 @@ def build(
     )
     _drop_stale(work, posed, cfg)
     tell("stereo", 0.0, "undistorting photographs")
-    views = load_views(posed, [image.file for image in capture.images], long_sides_px=cfg.long_sides_px)
+    views = load_views(posed, capture.images, long_sides_px=cfg.long_sides_px)
     depths = _stereo(posed, views, work, cfg, tell)
     trainer = _train(posed, views, depths, work, cfg, tell)
     scene, rendered = _ground(posed, views, trainer, depths, cfg, tell)
@@ -237,7 +237,7 @@ def _pose_metadata(posed: PosedCapture) -> dict[str, Any]:
         "cameras": {
             "names": posed.names,
             "c2w": np.asarray(posed.c2w).tolist(),
-            "intrinsics": posed.intrinsics.to_dict(),
+            "intrinsics": [camera.to_dict() for camera in posed.intrinsics],
         },
     }
 

@@ -68,10 +68,9 @@ def render_depths(
     model: SplatModel, views: Views, indices: list[int], cfg: FusionCfg, *, level: int = -1
 ) -> dict[int, DepthView]:
     """Depth of the splats at views, by view index, masked where coverage is thin."""
-    camera = views.intrinsics[level]
     out = {}
     for i in indices:
-        c2w = views.views[i].c2w
+        c2w, camera = views.views[i].c2w, views.camera(i, level)
         rgb, depth, alpha = render_splats(model, np.linalg.inv(c2w), camera.K, camera.width, camera.height)
         out[i] = DepthView(c2w, camera.K, np.where(alpha >= cfg.min_alpha, depth, 0).astype(np.float32), rgb)
     return out
@@ -306,9 +305,9 @@ def ground_evidence(
     views: Views, depths: dict[int, DepthMap], level: int, *, max_depth_m: float = 25.0
 ) -> NDArray[np.floating]:
     """Stereo points on surfaces that face up, ``[n, 4]`` with weights that fall with distance."""
-    k = views.intrinsics[level].K
     out = [np.zeros((0, 4))]
     for i, found in depths.items():
+        k = views.camera(i, level).K
         v, u = np.nonzero(
             (found.depth_m > 0) & (found.depth_m < max_depth_m) & (found.normal_w[..., 2] > 0.7)
         )

@@ -71,7 +71,8 @@ class PosedCapture:
         capture_dir: Folder of the capture; ``capture_dir / names[i]`` is an image file.
         names: The ``n`` registered images, relative to ``capture_dir``, in capture order.
         unregistered: Images of the capture that have no pose.
-        intrinsics: The one camera, with its estimated distortion, in pixels of the image files as stored.
+        intrinsics: One camera a registered image, with its distortion, in pixels of the image files as stored; all equal
+            where one camera took them.
         c2w: ``[n, 4, 4]`` float64 camera-to-world.
         points: ``[P, 3]`` float64 sparse points [m].
         colors: ``[P, 3]`` uint8 RGB of the points.
@@ -97,7 +98,7 @@ class PosedCapture:
     capture_dir: Path
     names: list[str]
     unregistered: list[str]
-    intrinsics: Intrinsics
+    intrinsics: list[Intrinsics]
     c2w: NDArray[np.float64]
     points: NDArray[np.float64]
     colors: NDArray[np.uint8]
@@ -117,6 +118,12 @@ class PosedCapture:
     max_step_m: float
     gps_xy_m: NDArray[np.float64] | None = None
     quality: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if len(self.intrinsics) != len(self.names):
+            raise ValueError(
+                f"{len(self.intrinsics)} cameras for {len(self.names)} images, expected one an image"
+            )
 
     def __len__(self) -> int:
         return len(self.names)
@@ -147,7 +154,7 @@ class PosedCapture:
             )
         }
         scalars["version"] = FORMAT_VERSION
-        scalars["intrinsics"] = self.intrinsics.to_dict()
+        scalars["intrinsics"] = [camera.to_dict() for camera in self.intrinsics]
         arrays: dict[str, Any] = {
             key: getattr(self, key) for key in ("c2w", "points", "colors", "errors_px", "track_lengths")
         }
@@ -180,14 +187,16 @@ class PosedCapture:
             version = scalars.pop("version")
             if version != FORMAT_VERSION:
                 raise ValueError(f"version {version}, expected {FORMAT_VERSION}")
-            intrinsics = Intrinsics.from_dict(scalars.pop("intrinsics"))
+            cameras = scalars.pop("intrinsics")
+            # Files of older versions hold the one camera of all images.
+            cameras = [cameras] * len(scalars["names"]) if isinstance(cameras, dict) else cameras
             visible = np.split(arrays.pop("visible"), np.cumsum(arrays.pop("visible_counts"))[:-1])
             transform = Similarity(
                 float(arrays.pop("scale")), arrays.pop("rotation"), arrays.pop("translation")
             )
             return PosedCapture(
                 capture_dir=capture_dir,
-                intrinsics=intrinsics,
+                intrinsics=[Intrinsics.from_dict(camera) for camera in cameras],
                 visible=list(visible),
                 world_from_capture=transform,
                 **arrays,

@@ -81,9 +81,9 @@ def _surface_points(
     views: Views, depths: dict[int, DepthMap], level: int
 ) -> tuple[NDArray[np.floating], NDArray[np.float32], NDArray[np.floating], NDArray[np.floating]]:
     """Points, normals, colours and pixel sizes [m] of all confirmed depths, every second pixel of each row."""
-    camera = views.intrinsics[level]
     points, normals, colors, sizes = [], [], [], []
     for index, found in depths.items():
+        camera = views.camera(index, level)
         v, u = np.nonzero(found.depth_m)
         take = (u + v) % 2 == 0
         u, v = u[take], v[take]
@@ -143,7 +143,6 @@ def _where_stereo_is_blind(
 ) -> SplatModel:
     """Splats at sparse points, on the ground that the walk suggests, and at depths interpolated between sparse points."""
     rng = np.random.default_rng(seed)
-    camera = views.intrinsics[level]
     own = np.arange(len(posed.points))
     if len(own) > count // 3:
         own = rng.choice(own, count // 3, replace=False)
@@ -151,7 +150,7 @@ def _where_stereo_is_blind(
     normals = [np.zeros((len(own), 3))]
     per_view = max(50, (count - len(own)) // max(1, len(views.train)))
     for index in views.train:
-        view = views.views[index]
+        view, camera = views.views[index], views.camera(index, level)
         pixels = rng.uniform([0, 0], [camera.width, camera.height], (per_view, 2))
         if index in depths:
             near = cv2.dilate((depths[index].depth_m > 0).astype(np.uint8), np.ones((5, 5)))
@@ -235,10 +234,9 @@ def _sky(posed: PosedCapture, views: Views, sh_degree: int, count: int = 3000) -
     azimuth = np.pi * (1 + 5**0.5) * i
     ring = np.sqrt(np.maximum(1 - z * z, 0))
     points = middle + radius * np.stack([ring * np.cos(azimuth), ring * np.sin(azimuth), z], axis=1)
-    camera = views.intrinsics[0]
     total, hits = np.zeros((count, 3)), np.zeros(count)
     for index in views.train:
-        view = views.views[index]
+        view, camera = views.views[index], views.camera(index, 0)
         at, depth = project(points, view.c2w, camera.K)
         inside = (depth > 0) & (at >= 0).all(1) & (at[:, 0] < camera.width) & (at[:, 1] < camera.height)
         u, v = at[inside].astype(int).T

@@ -271,7 +271,7 @@ def _register(
         capture_dir=capture.directory,
         names=model.names,
         unregistered=[image.file for image in capture.images if image.file not in set(model.names)],
-        intrinsics=model.intrinsics,
+        intrinsics=[model.intrinsics] * len(model.names),
         c2w=c2w,
         points=world.apply(model.points),
         colors=model.colors,

@@ -308,7 +308,7 @@ def pick_sources(posed: PosedCapture, views: Views, cfg: StereoCfg) -> dict[int,
     """For each training view the other training views to compare it with.
 
     Chosen one after the other so that every sparse point of the view is seen from two of them under a useful angle: the
-    ground at one's feet is seen by other views than the end of the street.
+    ground at one's feet is seen by other views than the end of the street. Views of other cameras are left out.
     """
     train = views.train
     member = np.zeros((len(views.views), len(posed.points)), bool)
@@ -323,7 +323,7 @@ def pick_sources(posed: PosedCapture, views: Views, cfg: StereoCfg) -> dict[int,
         gains = {}
         for j in train:
             common = member[j, own]
-            if j == i or common.sum() < 8:
+            if j == i or common.sum() < 8 or views.camera(i) != views.camera(j):
                 continue
             other = posed.points[own] - views.views[j].c2w[:3, 3]
             cosine = (ray * other).sum(1) / (np.linalg.norm(other, axis=1) + 1e-12)
@@ -375,10 +375,9 @@ def dense_depths(
         raw[i] = _search(posed, views, i, [j for j in sources[i] if j in grays], grays, level, cfg)
         if on_progress is not None:
             on_progress(0.95 * (n + 1) / len(sources), f"stereo {n + 1} of {len(sources)}")
-    k = views.intrinsics[level].K
     out = {}
     for i, own in raw.items():
-        near = [j for j in sources[i] if j in raw]
+        near, k = [j for j in sources[i] if j in raw], views.camera(i, level).K
         w_i = np.linalg.inv(views.views[i].c2w)
         there = np.stack([np.linalg.inv(views.views[j].c2w) @ views.views[i].c2w for j in near])
         back = np.stack([w_i @ views.views[j].c2w for j in near])
@@ -439,7 +438,7 @@ def _search(
     level: int,
     cfg: StereoCfg,
 ) -> DepthMap:
-    camera = views.intrinsics[level]
+    camera = views.camera(index, level)
     k, k_inv = camera.K, np.linalg.inv(camera.K)
     c2w = views.views[index].c2w
     fixed, move = [], []
@@ -469,7 +468,7 @@ def _candidates(posed: PosedCapture, views: Views, index: int, level: int) -> Fl
     """First guesses ``[M, h, w, 4]``: sparse depth frontal and upright, the expected ground, random depths."""
     from scipy.interpolate import griddata
 
-    camera, c2w = views.intrinsics[level], views.views[index].c2w
+    camera, c2w = views.camera(index, level), views.views[index].c2w
     h, w = camera.height, camera.width
     rng = np.random.default_rng(index)
     u, v = np.meshgrid(np.arange(w) + 0.5, np.arange(h) + 0.5)

@@ -378,7 +378,7 @@ class Trainer:
     def _step(self) -> float:
         cfg, m, progress = self.cfg, self.model, self.progress
         index, level = self._next_view(), self._level()
-        camera = self.views.intrinsics[level]
+        camera = self.views.camera(index, level)
         target = self.views.views[index].pyramid[level].astype(np.float32) / np.float32(255)
         degree = cfg.sh_degree if progress >= cfg.sh_from else 0
         scales, opacities = np.empty_like(m.log_scales), np.empty_like(m.logits)
@@ -453,7 +453,7 @@ class Trainer:
         measured = self.depths_m.get(index)
         if measured is None or self.cfg.depth_weight <= 0:
             return np.zeros_like(depth), np.zeros_like(trans)
-        camera = self.views.intrinsics[level]
+        camera = self.views.camera(index, level)
         z = cv2.resize(measured, (camera.width, camera.height), interpolation=cv2.INTER_NEAREST)
         v_depth, v_trans = np.empty_like(depth), np.empty_like(trans)
         _depth_slopes(depth, trans, z, np.float32(self.cfg.depth_weight / z.size), v_depth, v_trans)
@@ -466,8 +466,9 @@ class Trainer:
         from scipy.spatial import cKDTree
 
         centers = np.stack([self.views.views[i].c2w[:3, 3] for i in self.views.train])
-        distance, _ = cKDTree(centers).query(np.nan_to_num(means))
-        return (np.maximum(distance, 0.2) / self.views.intrinsics[-1].fx).astype(np.float32)
+        focal = np.array([self.views.camera(i).fx for i in self.views.train])
+        distance, nearest = cKDTree(centers).query(np.nan_to_num(means))
+        return (np.maximum(distance, 0.2) / focal[nearest]).astype(np.float32)
 
     def _densify(self) -> None:
         cfg, m = self.cfg, self.model
@@ -489,12 +490,13 @@ class Trainer:
 
     def _contributions(self, m: SplatModel) -> Floats:
         """Blending weight of each splat, summed over the pixels of all training views at the second coarsest level."""
-        camera = self.views.intrinsics[min(1, len(self.views.intrinsics) - 1)]
+        level = min(1, len(self.views.intrinsics) - 1)
         parameters = (m.means, m.quats, np.exp(m.log_scales), _sigmoid(m.logits), np.zeros_like(m.means))
         total = np.zeros(len(m), np.float32)
-        ones = np.ones((camera.height, camera.width, 3), np.float32)
-        nothing = np.zeros((camera.height, camera.width), np.float32)
         for index in self.views.train:
+            camera = self.views.camera(index, level)
+            ones = np.ones((camera.height, camera.width, 3), np.float32)
+            nothing = np.zeros((camera.height, camera.width), np.float32)
             rgb, depth, trans, state = raster_forward(
                 *parameters, self._worldviews[index], camera.K, camera.width, camera.height
             )
@@ -542,7 +544,7 @@ class Trainer:
 
     def render(self, index: int) -> Floats:
         """The splats from view ``index`` at the finest level, without any exposure, clipped to 0..1."""
-        camera = self.views.intrinsics[-1]
+        camera = self.views.camera(index)
         return render_splats(self.model, self._worldviews[index], camera.K, camera.width, camera.height)[0]
 
     def held_out_psnr_db(self) -> float | None:

@@ -31,7 +31,7 @@ def compile_kernels() -> int:
         scene = synthesize("flat")
         capture = Capture.load(synthesize_capture(scene, Path(folder) / "capture", cfg=_CAPTURE))
         posed = posed_by_truth(scene, capture)
-        views = load_views(posed, [image.file for image in capture.images], long_sides_px=(60, 80, 120))
+        views = load_views(posed, capture.images, long_sides_px=(60, 80, 120))
         depths = dense_depths(posed, views, StereoCfg(iterations=1), level=1)
         model = seed_splats(posed, views, depths, count=_TRAINER.max_splats)
         measured = {i: found.depth_m for i, found in depths.items()}
@@ -59,6 +59,6 @@ def posed_by_truth(scene: Scene, capture: Capture, *, count: int = 1500) -> Pose
         )
     grey = np.full((count, 3), 128, np.uint8)
     return PosedCapture(
-        capture.directory, truth.names, [], truth.intrinsics, truth.c2w, points, grey, np.ones(count),
+        capture.directory, truth.names, [], [truth.intrinsics] * len(truth.names), truth.c2w, points, grey, np.ones(count),
         np.full(count, 3, np.int32), seen, Similarity.identity(), "gps", "sensor", 1.5, 0.01, 0.4, 1.0, 3, 1.0, 2.0, 1.1,
     )  # fmt: skip

@@ -3,13 +3,9 @@ import subprocess
 import numpy as np
 import pytest
 from gaussgym_recon.exif import exif_block
-from gaussgym_recon.importers import (
-    GUESSED_FOCAL_OF_LONG_SIDE,
-    VideoCfg,
-    import_images,
-    import_video,
-    sharpest_of_spans,
-)
+from gaussgym_recon.sources.images import GUESSED_FOCAL_OF_LONG_SIDE, ImagesCfg, import_images
+from gaussgym_recon.sources.selection import sharpest_of_spans
+from gaussgym_recon.sources.video import VideoCfg, import_video
 from gaussgym_scene.capture import Capture
 from gaussgym_scene.errors import InputError
 from PIL import Image, ImageFilter
@@ -107,14 +103,38 @@ def test_truncated_jpeg(folder, tmp_path):
     refused(folder, tmp_path, r"IMG_2\.jpg: does not decode")
 
 
-def test_mixed_sizes(folder, tmp_path):
+def test_several_cameras_each_get_their_own_focal_length(folder, tmp_path):
     photograph(folder / "IMG_3.jpg", size=(72, 96))
-    refused(folder, tmp_path, r"2 sizes \(3 of 96x72, 1 of 72x96; IMG_3\.jpg")
+    photograph(folder / "IMG_4.jpg", focal=52)
+    Image.new("RGB", (64, 64)).save(folder / "IMG_5.png")
+    capture = Capture.load(import_images(folder, tmp_path / "capture"))
+    focal = {image.file.removeprefix("images/"): image.intrinsics for image in capture.images}
+    main = 26 / 43.2666 * 120
+    assert focal["IMG_1.jpg"].fx == pytest.approx(main, rel=1e-4)
+    assert focal["IMG_3.jpg"].fx == pytest.approx(main, rel=1e-4)
+    assert (focal["IMG_3.jpg"].width, focal["IMG_3.jpg"].height) == (72, 96)
+    assert focal["IMG_4.jpg"].fx == pytest.approx(2 * main, rel=1e-4)
+    assert focal["IMG_5.png"].focal_source == "guess"
+    assert focal["IMG_1.jpg"] == focal["IMG_2.jpg"] == focal["IMG_10.jpg"]
 
 
-def test_mixed_zoom(folder, tmp_path):
-    photograph(folder / "IMG_3.jpg", focal=52)
-    refused(folder, tmp_path, r"IMG_3\.jpg: focal length 144 px by its EXIF, the others 72 px")
+def test_a_photograph_without_a_focal_length_takes_that_of_its_only_likeness(folder, tmp_path):
+    Image.new("RGB", (96, 72)).save(folder / "IMG_3.png")
+    cameras = [image.intrinsics for image in Capture.load(import_images(folder, tmp_path / "c")).images]
+    assert len(set(cameras)) == 1
+    photograph(folder / "IMG_4.jpg", focal=52)  # now there are two zooms to choose from
+    cameras = {i.file: i.intrinsics for i in Capture.load(import_images(folder, tmp_path / "d")).images}
+    assert cameras["images/IMG_3.png"].focal_source == "guess"
+
+
+def test_frames_keeps_the_sharpest_of_equal_spans(folder, tmp_path):
+    for number in (1, 10):
+        Image.open(folder / "IMG_2.jpg").filter(ImageFilter.GaussianBlur(3)).save(
+            folder / f"IMG_{number}.jpg"
+        )
+    photograph(folder / "IMG_11.jpg", seed=5)
+    capture = Capture.load(import_images(folder, tmp_path / "capture", ImagesCfg(frames=2)))
+    assert [image.file for image in capture.images] == ["images/IMG_2.jpg", "images/IMG_11.jpg"]
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,1 @@
+"""Commands of ``gaussgym-recon``, one file each."""
