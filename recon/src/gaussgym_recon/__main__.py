@@ -5,50 +5,15 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Annotated
 
 import numba
 import tyro
 from gaussgym_scene.command import run
 from gaussgym_scene.scene import Scene
-from tqdm import tqdm
 
-
-class _Bars:
-    """One progress bar a stage on stderr."""
-
-    def __init__(self) -> None:
-        self._bar: tqdm | None = None
-        self._stage = ""
-
-    def __call__(self, stage: str, fraction: float, status: str = "") -> None:
-        if stage != self._stage:
-            self.close()
-            self._stage = stage
-            self._bar = tqdm(
-                total=100,
-                desc=stage,
-                file=sys.stderr,
-                bar_format="{desc:10s} {percentage:3.0f}%|{bar:30}| {elapsed}<{remaining} {postfix}",
-            )
-        if self._bar is not None:
-            self._bar.n = round(100 * min(1.0, fraction))
-            self._bar.set_postfix_str(status, refresh=False)
-            self._bar.refresh()
-
-    def close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
-
-    def __enter__(self) -> _Bars:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+from gaussgym_recon.commands.bars import Bars as _Bars
+from gaussgym_recon.commands.get import Get
 
 
 @dataclass
@@ -84,6 +49,15 @@ class Import:
 
     def __call__(self) -> Path:
         """Never run: its words are parsed by :mod:`gaussgym_recon.commands.import_`, whose sources have their own options."""
+        raise NotImplementedError
+
+
+@dataclass
+class ImportScene:
+    """Make a scene of splats and a mesh that others published; `import-scene --help` lists the layouts."""
+
+    def __call__(self) -> Path:
+        """Never run: its words are parsed by :mod:`gaussgym_recon.commands.import_scene`."""
         raise NotImplementedError
 
 
@@ -139,8 +113,13 @@ def main() -> None:
 
         with _Bars() as bars:
             sys.exit(run(import_command(sys.argv[2:], bars)))
+    if sys.argv[1:2] == ["import-scene"]:
+        from gaussgym_recon.commands.import_scene import import_scene_command
+
+        with _Bars() as bars:
+            sys.exit(run(import_scene_command(sys.argv[2:], bars)))
     command = tyro.extras.subcommand_cli_from_dict(
-        {"synth": Synth, "import": Import, "build": Build},
+        {"get": Get, "synth": Synth, "import": Import, "build": Build, "import-scene": ImportScene},
         prog="gaussgym-recon",
         description="Photographs or a video in, a metric scene that a robot can see and walk on out.",
     )

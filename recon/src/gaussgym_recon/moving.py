@@ -1,3 +1,5 @@
+# numpy's and open3d's argument types are looser than their stubs.
+# pyright: reportCallIssue=false, reportArgumentType=false
 """Splats, meshes and cameras moved by a similarity: means, axes, sizes, and colours that depend on the viewing direction."""
 
 from __future__ import annotations
