@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numba
 import tyro
@@ -79,6 +79,12 @@ class Build:
     """Time for training the splats [min]."""
     max_splats: int = 80_000
     """Most splats to keep."""
+    trainer: Literal["builtin", "nerfstudio"] = "builtin"
+    """What trains the splats; nerfstudio runs in an environment of its own, see `make setup-nerfstudio`."""
+    method: Literal["gaussgym-splatfacto", "splatfacto"] = "gaussgym-splatfacto"
+    """nerfstudio's method; splatfacto itself wants an NVIDIA GPU."""
+    steps: int | None = None
+    """Training steps of nerfstudio, which `--minutes` does not bound; None: 30000 on a GPU, 3000 without."""
     seed: int = 0
     """Of all random numbers."""
     require_path: bool = False
@@ -89,6 +95,7 @@ class Build:
         from dataclasses import replace
 
         from gaussgym_recon.build import BuildCfg, build, require_goal_path
+        from gaussgym_recon.nerfstudio.training import NerfstudioCfg
         from gaussgym_recon.trainer import TrainerCfg
 
         cfg = BuildCfg(
@@ -96,6 +103,9 @@ class Build:
             train_seconds=60.0 * self.minutes,
             seed=self.seed,
             trainer=replace(TrainerCfg(), max_splats=self.max_splats),
+            nerfstudio=NerfstudioCfg(method=self.method, steps=self.steps)
+            if self.trainer == "nerfstudio"
+            else None,
         )
         with _Bars() as bars:
             manifest = build(self.capture, self.output, cfg, progress=bars)

@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from gaussgym_recon.fusion import (
     ground_heightfield,
     render_depths,
 )
+from gaussgym_recon.nerfstudio.training import NerfstudioCfg
 from gaussgym_recon.posed import PosedCapture
 from gaussgym_recon.seeding import seed_splats
 from gaussgym_recon.sfm import reconstruct_poses
@@ -56,6 +57,7 @@ class BuildCfg:
         stereo: Settings of the stereo that seeds the splats.
         stereo_level: Level of the image pyramid it works at.
         trainer: Further settings of the trainer; its ``seconds`` and ``seed`` are replaced by the two above.
+        nerfstudio: Train with nerfstudio instead of the built-in trainer, of whose settings the limits remain.
         fusion: Settings of depth fusion and ground.
         walkable: Settings of the paths.
     """
@@ -67,6 +69,7 @@ class BuildCfg:
     stereo: StereoCfg = field(default_factory=StereoCfg)
     stereo_level: int = 1
     trainer: TrainerCfg = field(default_factory=TrainerCfg)
+    nerfstudio: NerfstudioCfg | None = None
     fusion: FusionCfg = field(default_factory=FusionCfg)
     walkable: WalkableCfg = field(default_factory=WalkableCfg)
 
@@ -171,6 +174,13 @@ def _train(
         posed, views, depths, count=int(0.7 * trainer_cfg.max_splats), level=cfg.stereo_level,
         sh_degree=trainer_cfg.sh_degree, seed=cfg.seed,
     )  # fmt: skip
+    if cfg.nerfstudio is not None:
+        from gaussgym_recon.nerfstudio.stage import trained_by_nerfstudio
+
+        return trained_by_nerfstudio(
+            views, model, work / "nerfstudio", replace(cfg.nerfstudio, seed=cfg.seed), trainer_cfg,
+            on_progress=lambda fraction, status: tell("splats", fraction, status),
+        )  # fmt: skip
     measured = {i: d.depth_m for i, d in depths.items()}
     trainer = Trainer(views, model, trainer_cfg, checkpoint=checkpoint, depths_m=measured)
     trainer.run(lambda fraction, status: tell("splats", fraction, status))

@@ -44,16 +44,17 @@ def define_missing_operators() -> bool:
     if spec is None or spec.origin is None:
         return False
     import torch
+    from torch import library
 
-    for library in sorted(Path(spec.origin).parent.glob("_C*.so")) + sorted(
+    for file in sorted(Path(spec.origin).parent.glob("_C*.so")) + sorted(
         Path(spec.origin).parent.glob("_C*.pyd")
     ):
         try:
-            torch.ops.load_library(str(library))
+            torch.ops.load_library(str(file))
         except OSError:
             continue
         return False
-    operators = torch.library.Library("torchvision", "DEF")
+    operators = library.Library("torchvision", "DEF")
     for name in ("nms", "qnms"):
         operators.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     _kept.append(operators)

@@ -3,7 +3,7 @@
 __version__ = "2.13.0"
 
 
-class cuda:  # noqa: N801
+class cuda:
     @staticmethod
     def is_available():
         return False
