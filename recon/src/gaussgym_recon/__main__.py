@@ -75,6 +75,13 @@ class Build:
     """Folder of the scene to write."""
     camera_height: float | None = None
     """Height above the ground at which the camera was carried [m]; needed without GPS, overrules it where given."""
+    poses: Literal["auto", "source", "sfm"] = "auto"
+    """Poses of the source, by structure from motion, or (auto) of the source where it has them for all images."""
+    scale_from: str = "auto"
+    """auto, sensor, gps, depth, camera-height=1.5, marker=0.16 (its side), gcp=FILE, or
+    distance=A.jpg:x,y:B.jpg:x,y=2.0 between what is seen at two pixels (A.jpg:x,y+C.jpg:x,y: at two each) [m]."""
+    up_from: str = "auto"
+    """auto, sensor, plane (the ground is level), cameras (they were held upright), or axis=+z of the source's frame."""
     minutes: float = 4.0
     """Time for training the splats [min]."""
     max_splats: int = 80_000
@@ -96,10 +103,12 @@ class Build:
 
         from gaussgym_recon.build import BuildCfg, build, require_goal_path
         from gaussgym_recon.nerfstudio.training import NerfstudioCfg
+        from gaussgym_recon.poses import PoseCfg
         from gaussgym_recon.trainer import TrainerCfg
 
         cfg = BuildCfg(
             camera_height_m=self.camera_height,
+            poses=PoseCfg(poses=self.poses, scale_from=self.scale_from, up_from=self.up_from),
             train_seconds=60.0 * self.minutes,
             seed=self.seed,
             trainer=replace(TrainerCfg(), max_splats=self.max_splats),
