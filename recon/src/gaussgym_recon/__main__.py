@@ -14,33 +14,7 @@ from gaussgym_scene.scene import Scene
 
 from gaussgym_recon.commands.bars import Bars as _Bars
 from gaussgym_recon.commands.get import Get
-
-
-@dataclass
-class Synth:
-    """Photograph a procedural scene: a capture with sensor noise, lens distortion, noisy GPS, and its truth beside it."""
-
-    scene: Annotated[Path, tyro.conf.Positional]
-    """Scene folder, as made by `gaussgym-scene synth`."""
-    output: Path
-    """Folder of the capture to write; the truth goes to `<output>.truth`, which `build` never reads."""
-    seed: int = 0
-    """Of the walk and the noise."""
-    images: int = 84
-    """Photographs taken."""
-
-    def __call__(self) -> Path:
-        """Run the command; returns the path written."""
-        from gaussgym_recon.synthetic import SynthesizeCfg, synthesize_capture
-
-        with _Bars() as bars:
-            return synthesize_capture(
-                Scene.load(self.scene),
-                self.output,
-                seed=self.seed,
-                cfg=SynthesizeCfg(images=self.images),
-                progress=bars,
-            )
+from gaussgym_recon.commands.synth import Synth
 
 
 @dataclass
@@ -84,14 +58,16 @@ class Build:
     """auto, sensor, plane (the ground is level), cameras (they were held upright), or axis=+z of the source's frame."""
     minutes: float = 4.0
     """Time for training the splats [min]."""
-    max_splats: int = 80_000
+    steps: int | None = None
+    """Train for this many steps, however long they take, instead of by the clock: then the same seed gives the same splats."""
+    engine: Literal["numba", "gsplat"] = "numba"
+    """What computes a training step: the CPU, or gsplat 1.5.3 on an NVIDIA GPU."""
+    max_splats: int = 120_000
     """Most splats to keep."""
     trainer: Literal["builtin", "nerfstudio"] = "builtin"
     """What trains the splats; nerfstudio runs in an environment of its own, see `make setup-nerfstudio`."""
     method: Literal["gaussgym-splatfacto", "splatfacto"] = "gaussgym-splatfacto"
-    """nerfstudio's method; splatfacto itself wants an NVIDIA GPU."""
-    steps: int | None = None
-    """Training steps of nerfstudio, which `--minutes` does not bound; None: 30000 on a GPU, 3000 without."""
+    """nerfstudio's method; splatfacto itself wants an NVIDIA GPU. Without `--steps` 30000 on a GPU, 3000 else, however long."""
     seed: int = 0
     """Of all random numbers."""
     require_path: bool = False
@@ -111,7 +87,13 @@ class Build:
             poses=PoseCfg(poses=self.poses, scale_from=self.scale_from, up_from=self.up_from),
             train_seconds=60.0 * self.minutes,
             seed=self.seed,
-            trainer=replace(TrainerCfg(), max_splats=self.max_splats),
+            trainer=replace(
+                TrainerCfg(),
+                iterations=self.steps,
+                engine=self.engine,
+                max_splats=self.max_splats,
+                final_splats=self.max_splats,
+            ),
             nerfstudio=NerfstudioCfg(method=self.method, steps=self.steps)
             if self.trainer == "nerfstudio"
             else None,

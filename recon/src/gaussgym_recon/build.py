@@ -202,7 +202,7 @@ def _train(
     if checkpoint.exists():
         log.info("going on from %s", checkpoint)
     model = seed_splats(
-        posed, views, depths, count=int(0.7 * trainer_cfg.max_splats), level=cfg.stereo_level,
+        posed, views, depths, count=int(trainer_cfg.seed_fraction * trainer_cfg.max_splats), level=cfg.stereo_level,
         sh_degree=trainer_cfg.sh_degree, seed=cfg.seed,
     )  # fmt: skip
     if cfg.nerfstudio is not None:
@@ -213,8 +213,11 @@ def _train(
             on_progress=lambda fraction, status: tell("splats", fraction, status),
         )  # fmt: skip
     measured = {i: d.depth_m for i, d in depths.items()}
-    trainer = Trainer(views, model, trainer_cfg, checkpoint=checkpoint, depths_m=measured)
+    normals = {i: d.normal_w for i, d in depths.items()}
+    trainer = Trainer(views, model, trainer_cfg, checkpoint=checkpoint, depths_m=measured, normals_w=normals)
     trainer.run(lambda fraction, status: tell("splats", fraction, status))
+    for view, c2w in zip(views.views, trainer.poses.c2w):  # what depth is rendered from later
+        view.c2w = c2w
     tell("splats", 1.0, f"{len(trainer.model)} splats")
     return trainer
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -33,10 +34,10 @@ def trained_by_nerfstudio(
     """
     training = train_by_nerfstudio(views, seeds.splats(), work, cfg, on_progress=on_progress)
     model = model_from_splats(training.splats)
-    trainer = Trainer(views, model, limits)
+    trainer = Trainer(views, model, replace(limits, engine="numba"))
     if len(model) > limits.final_splats:
         kept = np.argsort(-trainer._contributions(model), kind="stable")[: limits.final_splats]
-        trainer = Trainer(views, model.take(np.sort(kept)), limits)
+        trainer.model = model.take(np.sort(kept))
     trainer.iteration, trainer.elapsed_s = training.steps, training.seconds
     return trainer
 
