@@ -9,8 +9,9 @@ from gaussgym_recon.posed import PosedCapture, Similarity
 from gaussgym_recon.poses import PoseCfg, pose
 from gaussgym_recon.sfm import SfmCfg, ladder
 from gaussgym_recon.sightings import project
-from gaussgym_recon.synthetic import SynthesizeCfg, camera_rotation, read_truth, synthesize_capture
+from gaussgym_recon.synthetic import SynthesizeCfg, read_truth, synthesize_capture
 from gaussgym_recon.triangulation import depth_at_pixels, from_depth, visibility
+from gaussgym_recon.walks import camera_rotation
 from gaussgym_scene.artifact import ArtifactWriter
 from gaussgym_scene.cameras import Intrinsics
 from gaussgym_scene.capture import FORMAT, MANIFEST, VERSION, Capture, CaptureImage, write_points

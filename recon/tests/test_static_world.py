@@ -11,7 +11,8 @@ from gaussgym_recon.sfm import SfmCfg
 from gaussgym_recon.sfm_model import SfmModel
 from gaussgym_recon.sightings import project
 from gaussgym_recon.static_world import StaticWorldCfg, patch_correlations, sampson_px
-from gaussgym_recon.synthetic import SynthesizeCfg, camera_rotation, synthesize_capture
+from gaussgym_recon.synthetic import SynthesizeCfg, synthesize_capture
+from gaussgym_recon.walks import camera_rotation
 from gaussgym_scene.artifact import ArtifactWriter
 from gaussgym_scene.cameras import Intrinsics
 from gaussgym_scene.capture import FORMAT, MANIFEST, VERSION, Capture, CaptureImage
