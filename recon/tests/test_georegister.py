@@ -14,7 +14,7 @@ from gaussgym_recon.georegister import (
     world_frame,
 )
 from gaussgym_recon.posed import Similarity
-from gaussgym_recon.synthetic import camera_rotation
+from gaussgym_recon.walks import camera_rotation
 from gaussgym_scene.errors import InputError, StageError
 from scipy.spatial.transform import Rotation
 

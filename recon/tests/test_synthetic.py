@@ -8,13 +8,13 @@ from gaussgym_recon.synthetic import (
     SKY_RGB,
     MeshCaster,
     SynthesizeCfg,
-    camera_rotation,
     noisy_gps,
     read_truth,
     synthesize_capture,
     truth_path,
     walk,
 )
+from gaussgym_recon.walks import camera_rotation
 from gaussgym_scene.cameras import Intrinsics, distort
 from gaussgym_scene.capture import Capture
 from gaussgym_scene.errors import InputError

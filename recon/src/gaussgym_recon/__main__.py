@@ -12,6 +12,7 @@ import tyro
 from gaussgym_scene.command import run
 from gaussgym_scene.scene import Scene
 
+<<<<<<< HEAD
 from gaussgym_recon.commands.bars import Bars as _Bars
 from gaussgym_recon.commands.get import Get
 
@@ -41,6 +42,10 @@ class Synth:
                 cfg=SynthesizeCfg(images=self.images),
                 progress=bars,
             )
+=======
+from gaussgym_recon.commands.bars import Bars
+from gaussgym_recon.commands.synth import Synth
+>>>>>>> src
 
 
 @dataclass
@@ -97,7 +102,7 @@ class Build:
             seed=self.seed,
             trainer=replace(TrainerCfg(), max_splats=self.max_splats),
         )
-        with _Bars() as bars:
+        with Bars() as bars:
             manifest = build(self.capture, self.output, cfg, progress=bars)
         if self.require_path:
             require_goal_path(Scene.load(self.output))
@@ -111,7 +116,7 @@ def main() -> None:
     if sys.argv[1:2] == ["import"]:
         from gaussgym_recon.commands.import_ import import_command
 
-        with _Bars() as bars:
+        with Bars() as bars:
             sys.exit(run(import_command(sys.argv[2:], bars)))
     if sys.argv[1:2] == ["import-scene"]:
         from gaussgym_recon.commands.import_scene import import_scene_command
