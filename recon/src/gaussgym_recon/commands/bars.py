@@ -1,4 +1,4 @@
-"""Progress bars of commands."""
+"""Progress of commands on stderr."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ class Bars:
         self._stage = ""
 
     def __call__(self, stage: str, fraction: float, status: str = "") -> None:
+        """Move the bar of a stage, or begin the next stage's."""
         if stage != self._stage:
             self.close()
             self._stage = stage
@@ -31,6 +32,7 @@ class Bars:
             self._bar.refresh()
 
     def close(self) -> None:
+        """End the bar on screen."""
         if self._bar is not None:
             self._bar.close()
             self._bar = None
