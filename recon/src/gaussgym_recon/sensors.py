@@ -116,7 +116,7 @@ def odometry_poses(
     steps = np.diff(c2w[:, :3, 3], axis=0, prepend=c2w[:1, :3, 3])
     spread = np.sqrt(np.linalg.norm(steps, axis=1))[:, None]
     heading = np.cumsum(cfg.drift_rad * spread[:, 0] * rng.normal(size=n))
-    turn = Rotation.from_euler("z", heading)
+    turn = Rotation.from_rotvec(heading[:, None] * [0.0, 0.0, 1.0])
     walked = turn.apply(steps) * (1 + cfg.scale_error_fraction) + cfg.drift_m * spread * rng.normal(
         size=(n, 3)
     )
