@@ -235,7 +235,9 @@ def finish_heightfield(
         borderType=cv2.BORDER_CONSTANT,
         borderValue=0,
     )[size:-size, size:-size]
-    known = (closed > 0) if sure is None else (closed > 0) | sure
+    known = closed > 0
+    if sure is not None:
+        known |= sure & _is_even(height - expected, seen, cfg.cell_m)
     known &= near & (rise <= _DROP_M)
     if len(depths):
         holes = np.flatnonzero((~seen & near).reshape(-1))
@@ -244,6 +246,14 @@ def finish_heightfield(
         filled.reshape(-1)[holes] = sunk
         known.reshape(-1)[holes[changed]] = False
     return Heightfield(filled.astype(np.float32), cfg.cell_m, origin, known)
+
+
+def _is_even(residual: Floats, seen: NDArray[np.bool_], cell_m: float) -> NDArray[np.bool_]:
+    """Where what was seen around stays within 3 cm of the smooth ground, so that this may stand for what was not."""
+    sigma = 0.2 / cell_m
+    weight = cv2.GaussianBlur(seen.astype(np.float32), (0, 0), sigma)
+    off = cv2.GaussianBlur(np.where(seen, np.abs(residual), 0).astype(np.float32), (0, 0), sigma)
+    return off < 0.03 * np.maximum(weight, 1e-6)
 
 
 def sink(points: Floats, depths: Sequence[DepthView]) -> Floats:
@@ -302,16 +312,15 @@ def fill_holes(
 
 @njit(cache=True)
 def _slope_behind(height, seen, y, x, dj, di, steepest):
-    """Rise a cell away from a hole: the gentler of those over three and over six cells; 0 where the rim is thin or an edge."""
+    """Rise a cell away from a hole where the rim is even over three and over six cells, else 0: it may be the edge of a step."""
     ny, nx = seen.shape
-    best = np.inf
-    for reach in (3, 6):
-        b, a = y + reach * dj, x + reach * di
-        if 0 <= b < ny and 0 <= a < nx and seen[b, a]:
-            slope = (height[b, a] - height[y, x]) / reach
-            if abs(slope) < abs(best):
-                best = slope
-    return best if abs(best) <= steepest * math.hypot(dj, di) else 0.0
+    b, a = y + 6 * dj, x + 6 * di
+    if not (0 <= b < ny and 0 <= a < nx and seen[b, a] and seen[y + 3 * dj, x + 3 * di]):
+        return 0.0
+    near = (height[y + 3 * dj, x + 3 * di] - height[y, x]) / 3
+    far = (height[b, a] - height[y, x]) / 6
+    even = abs(near - far) < 0.2 * steepest and abs(far) <= steepest * math.hypot(dj, di)
+    return far if even else 0.0
 
 
 @njit(cache=True)
