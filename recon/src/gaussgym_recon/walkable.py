@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -150,7 +151,7 @@ def _with_bridges(known: NDArray[np.bool_], longest: int) -> tuple[NDArray[np.bo
     """Known points with gaps of up to ``longest`` points closed, and which those are: somebody walked there, unseen or not."""
     bridged = np.zeros(len(known), bool)
     edges = np.flatnonzero(np.diff(known.astype(int)))
-    for end, begin in zip(edges[:-1], edges[1:]):
+    for end, begin in pairwise(edges):
         if known[end] and begin - end <= longest:
             bridged[end + 1 : begin + 1] = True
     return known | bridged, bridged
