@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,23 +17,29 @@ from gaussgym_scene.errors import InputError
 from gaussgym_scene.scene import FORMAT, MANIFEST, VERSION, Scene
 
 from gaussgym_recon import quality
-from gaussgym_recon.fusion import (
+from gaussgym_recon.agreement import splat_mesh_agreement
+from gaussgym_recon.consistency import RecaptureError
+from gaussgym_recon.depth_views import (
     DepthView,
-    FusionCfg,
     anchor_depths,
-    fitted_to,
-    fuse_mesh,
-    ground_evidence,
-    ground_heightfield,
+    at_level,
+    coverage,
+    merged,
     render_depths,
+    sensor_depths,
 )
+from gaussgym_recon.floaters import mesh_without_floaters, splats_without_floaters
+from gaussgym_recon.free_space import Spots
+from gaussgym_recon.fusion import FusionCfg, fitted_to, fuse_mesh
+from gaussgym_recon.ground import ground_heightfield
+from gaussgym_recon.ground_prior import ground_evidence
 from gaussgym_recon.posed import PosedCapture
+from gaussgym_recon.poses import PoseCfg, pose
 from gaussgym_recon.seeding import seed_splats
-from gaussgym_recon.sfm import reconstruct_poses
 from gaussgym_recon.stereo import DepthMap, StereoCfg, dense_depths, load_depths, save_depths
 from gaussgym_recon.trainer import Trainer, TrainerCfg
 from gaussgym_recon.views import Views, load_views
-from gaussgym_recon.walkable import WalkableCfg, longest_path_m, walkable_paths
+from gaussgym_recon.walkable import WalkableCfg, longest_path_m, scene_paths
 
 log = logging.getLogger(__name__)
 
@@ -49,23 +55,27 @@ class BuildCfg:
     """Settings of a build.
 
     Attributes:
-        camera_height_m: Height at which the cameras were carried [m]; needed without GPS, overrules it where given.
+        camera_height_m: Height at which the cameras were carried [m]; short for a ``poses.scale_from`` of that.
+        poses: Where poses, scale and gravity come from.
         train_seconds: Wall-clock budget of splat training [s].
         long_sides_px: Long sides of the training images, coarse to fine; the last is what held-out images are scored at.
         seed: Of all random numbers.
         stereo: Settings of the stereo that seeds the splats.
         stereo_level: Level of the image pyramid it works at.
+        sensor_coverage: Depth sensors that see less of the images than this are joined by stereo.
         trainer: Further settings of the trainer; its ``seconds`` and ``seed`` are replaced by the two above.
         fusion: Settings of depth fusion and ground.
         walkable: Settings of the paths.
     """
 
     camera_height_m: float | None = None
+    poses: PoseCfg = field(default_factory=PoseCfg)
     train_seconds: float = 200.0
     long_sides_px: tuple[int, ...] = (120, 240, 480)
     seed: int = 0
     stereo: StereoCfg = field(default_factory=StereoCfg)
     stereo_level: int = 1
+    sensor_coverage: float = 0.5
     trainer: TrainerCfg = field(default_factory=TrainerCfg)
     fusion: FusionCfg = field(default_factory=FusionCfg)
     walkable: WalkableCfg = field(default_factory=WalkableCfg)
@@ -94,7 +104,8 @@ def build(
 
     Raises:
         InputError: The capture cannot be used; the text says why.
-        StageError: Structure from motion found no consistent model.
+        RecaptureError: No consistent map of the photographs, or they contradict each other; ``<output>.work/verdict.json``
+            says so too.
     """
     cfg = cfg or BuildCfg()
     tell: Progress = progress or (lambda stage, fraction, status: None)
@@ -102,22 +113,19 @@ def build(
     output = Path(output)
     work = output.with_name(output.name + ".work")
     work.mkdir(parents=True, exist_ok=True)
-    posed = reconstruct_poses(
-        capture, work / "sfm", camera_height_m=cfg.camera_height_m, progress=lambda s, f: tell("poses", f, s)
-    )
+    posed = _poses(capture, work, cfg, tell)
     _drop_stale(work, posed, cfg)
     tell("stereo", 0.0, "undistorting photographs")
     views = load_views(posed, capture.images, long_sides_px=cfg.long_sides_px)
-    depths = _stereo(posed, views, work, cfg, tell)
+    depths = _depths(posed, views, work, cfg, tell)
     trainer = _train(posed, views, depths, work, cfg, tell)
-    scene, rendered = _ground(posed, views, trainer, depths, cfg, tell)
+    scene, rendered, spots = _ground(posed, views, trainer, depths, cfg, tell)
     tell("scene", 0.2, "measuring quality")
     scene.metadata.update(quality.image_quality(trainer))
-    scene.metadata["splat_mesh_disagreement_m"] = quality.depth_disagreement_m(
-        rendered, scene.mesh, max_depth_m=cfg.fusion.depth_max_m
-    )
+    scene.metadata.update(splat_mesh_agreement(rendered, scene.mesh, max_depth_m=cfg.fusion.depth_max_m))
     with ArtifactWriter(output, manifest=MANIFEST, format=FORMAT, version=VERSION) as writer:
         scene.write_members(writer.path)
+        spots.save_npz(writer.path / "spots.npz")
         scene.metadata["heldout_images"] = quality.save_held_out(trainer, writer.path / "heldout")
         writer.fields.update(scene.manifest_fields())
         writer.fields["provenance"] = provenance(
@@ -125,6 +133,18 @@ def build(
         )
     tell("scene", 1.0, "written")
     return output / MANIFEST
+
+
+def _poses(capture: Capture, work: Path, cfg: BuildCfg, tell: Progress) -> PosedCapture:
+    (work / "verdict.json").unlink(missing_ok=True)
+    settings = cfg.poses
+    if cfg.camera_height_m is not None:
+        settings = replace(settings, camera_height_m=cfg.camera_height_m)
+    try:
+        return pose(capture, work / "sfm", settings, progress=lambda s, f: tell("poses", f, s))
+    except RecaptureError as error:
+        write_json(work / "verdict.json", {"verdict": error.verdict, "reasons": list(error.reasons)})
+        raise
 
 
 def _settings(cfg: BuildCfg) -> dict[str, Any]:
@@ -144,6 +164,17 @@ def _drop_stale(work: Path, posed: PosedCapture, cfg: BuildCfg) -> None:
         for name in ("training.npz", "stereo.npz"):
             (work / name).unlink(missing_ok=True)
     write_json(marker, {"key": key, "settings": settings})
+
+
+def _depths(
+    posed: PosedCapture, views: Views, work: Path, cfg: BuildCfg, tell: Progress
+) -> dict[int, DepthMap]:
+    """Depth at the stereo level: the sensor's where it is, stereo's where the sensor does not reach far enough."""
+    sensor = sensor_depths(views, cfg.stereo_level)
+    if sensor and coverage(sensor, views) >= cfg.sensor_coverage:
+        tell("stereo", 1.0, f"{len(sensor)} depth images of the sensor")
+        return sensor
+    return merged(sensor, _stereo(posed, views, work, cfg, tell))
 
 
 def _stereo(
@@ -168,12 +199,15 @@ def _train(
     if checkpoint.exists():
         log.info("going on from %s", checkpoint)
     model = seed_splats(
-        posed, views, depths, count=int(0.7 * trainer_cfg.max_splats), level=cfg.stereo_level,
+        posed, views, depths, count=int(trainer_cfg.seed_fraction * trainer_cfg.max_splats), level=cfg.stereo_level,
         sh_degree=trainer_cfg.sh_degree, seed=cfg.seed,
     )  # fmt: skip
     measured = {i: d.depth_m for i, d in depths.items()}
-    trainer = Trainer(views, model, trainer_cfg, checkpoint=checkpoint, depths_m=measured)
+    normals = {i: d.normal_w for i, d in depths.items()}
+    trainer = Trainer(views, model, trainer_cfg, checkpoint=checkpoint, depths_m=measured, normals_w=normals)
     trainer.run(lambda fraction, status: tell("splats", fraction, status))
+    for view, c2w in zip(views.views, trainer.poses.c2w):  # what depth is rendered from later
+        view.c2w = c2w
     tell("splats", 1.0, f"{len(trainer.model)} splats")
     return trainer
 
@@ -185,16 +219,21 @@ def _ground(
     depths: dict[int, DepthMap],
     cfg: BuildCfg,
     tell: Progress,
-) -> tuple[Scene, list[DepthView]]:
+) -> tuple[Scene, list[DepthView], Spots]:
     tell("ground", 0.0, "rendering depth")
     fusion = fitted_to(cfg.fusion, posed)
-    rendered = render_depths(trainer.model, views, views.train, fusion, level=cfg.stereo_level)
-    mesh = fuse_mesh(
-        anchor_depths(rendered, depths), fusion, on_progress=lambda f, s: tell("ground", 0.2 + 0.6 * f, s)
-    )
+    # Sensors see edges at the pixels of the finest level; stereo did not look there.
+    sensor = sensor_depths(views, -1)
+    level = -1 if sensor else cfg.stereo_level
+    measured = merged(sensor, at_level(depths, views, -1)) if sensor else depths
+    rendered = render_depths(trainer.model, views, views.train, min_alpha=fusion.min_alpha, level=level)
+    anchored = anchor_depths(rendered, measured)
+    mesh = fuse_mesh(anchored, fusion, on_progress=lambda f, s: tell("ground", 0.2 + 0.6 * f, s))
+    mesh = mesh_without_floaters(mesh, anchored)
+    trainer.model, floaters = splats_without_floaters(trainer.model, anchored, views)
     evidence = ground_evidence(views, depths, cfg.stereo_level)
-    ground = ground_heightfield(mesh, posed, fusion, evidence=evidence)
-    paths = walkable_paths(posed.c2w[:, :2, 3], ground, cfg.walkable)
+    ground = ground_heightfield(mesh, posed, fusion, evidence=evidence, depths=anchored)
+    paths, spots, walkable = scene_paths(posed.c2w[:, :2, 3], ground, mesh, cfg.walkable)
     length = longest_path_m(paths)
     if length < MIN_GOAL_M:
         log.warning(
@@ -203,13 +242,14 @@ def _ground(
     metadata = {
         **_pose_metadata(posed),
         **quality.ground_quality(ground, paths),
+        "floaters": floaters,
+        "walkable": walkable,
         "path_length_max_m": length,
         "long_enough_for_goal_task": length >= MIN_GOAL_M,
     }
     tell("ground", 1.0, f"longest path {length:.1f} m")
-    return Scene(posed.capture_dir.name, trainer.model.splats(), mesh, ground, paths, metadata), list(
-        rendered.values()
-    )[::4]
+    scene = Scene(posed.capture_dir.name, trainer.model.splats(), mesh, ground, paths, metadata)
+    return scene, list(rendered.values())[::4], spots
 
 
 def _pose_metadata(posed: PosedCapture) -> dict[str, Any]:
@@ -224,6 +264,8 @@ def _pose_metadata(posed: PosedCapture) -> dict[str, Any]:
         "scale_source": posed.scale_source,
         "gravity_source": posed.gravity_source,
         "scale_std_fraction": posed.scale_std_fraction,
+        "gravity_std_rad": posed.gravity_std_rad,
+        "gps_outliers": posed.gps_outliers,
         "camera_height_m": posed.camera_height_m,
         "gps_residual_median_m": posed.gps_residual_median_m,
         "gps_residual_max_m": posed.gps_residual_max_m,
