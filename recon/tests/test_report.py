@@ -193,3 +193,18 @@ def test_a_scene_without_photographs_has_a_page_too(tmp_path):
     added, coverage, spots = assess(scene)
     assert added["coverage_seen"] is None
     assert write_quality(scene, tmp_path, coverage, spots, judge(added)).exists()
+
+
+def test_the_command_keeps_other_folders(tmp_path):
+    from gaussgym_recon.commands.report import Report
+    from gaussgym_scene.errors import InputError
+
+    scene = floor()
+    scene.save(tmp_path / "scene")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("dear to me")
+    with pytest.raises(InputError, match=r"exists and holds no quality\.html"):
+        Report(tmp_path / "scene", tmp_path / "mine")()
+    assert (tmp_path / "mine" / "notes.txt").exists()
+    assert Report(tmp_path / "scene", tmp_path / "new")() == tmp_path / "new" / "quality.html"
+    assert Report(tmp_path / "scene", tmp_path / "new")().exists()
