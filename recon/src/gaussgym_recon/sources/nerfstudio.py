@@ -40,8 +40,8 @@ class NerfstudioCfg(SourceCfg):
     """Go on without images that are missing."""
     ordered: bool = False
     """Whether the images, by name, are in the order in which they were taken."""
-    depth_unit_m: float = 1e-3
-    """What one count of a depth image is worth [m]."""
+    depth_unit_m: float | None = None
+    """What one count of a depth image is worth [m]; depth_unit_scale_factor of the file, else 0.001, where not given."""
     metric: bool = False
     """Whether the poses are in metres (as those of phones are); the file does not say."""
 
@@ -166,7 +166,8 @@ def _image(
     camera = fitted(_camera(path, meta, frame, file, lenses), file)
     depth = mask = None
     if frame.get("depth_file_path"):
-        depth = _depth(path.parent / str(frame["depth_file_path"]), cfg.depth_unit_m)
+        unit_m = meta.get("depth_unit_scale_factor", 1e-3) if cfg.depth_unit_m is None else cfg.depth_unit_m
+        depth = _depth(path.parent / str(frame["depth_file_path"]), float(unit_m))
     if frame.get("mask_path"):
         mask = read_grey(path.parent / str(frame["mask_path"])) > 0
     safe = "/".join(part for part in Path(name).parts if part not in ("..", "/"))
