@@ -211,6 +211,23 @@ def test_a_frozen_backbone_sees_each_frame_once_an_update(encoder):
     assert not learner.joint.backbone
 
 
+def test_the_mirror_loss_follows_its_schedule_on_its_share_by_hand():
+    """Nothing is computed while it has no weight; then the first quarter of the 28 steps counts."""
+    learner, env = build(BLIND, SymmetryCfg(mirror_coef="0, 0.4@0.2", mirror_share=0.25))
+    with torch.no_grad():
+        learner.actor.mlp[0].weight[:, 45:] += torch.randn(16, 16)
+    roll(learner, env)
+    batch = whole_batch(learner)
+    assert "mirror" not in learner.joint.losses(batch, Objective(), progress=0.1)
+    found = learner.joint.losses(batch, Objective(), progress=0.2)
+    plain, mean = learner.joint.view_losses(batch, Objective(), 0.2)
+    other_mean = learner.joint.view_losses(mirrored(batch, learner.joint.maps), Objective(), 0.2)[1]
+    expected = (other_mean + mean)[:7].square().mean().item()
+    assert found["mirror"].item() == pytest.approx(expected, rel=1e-5)
+    total = (plain["surrogate"] + plain["value"] - 0.005 * plain["entropy"]).item() + 0.4 * expected
+    assert found["total"].item() == pytest.approx(total, rel=1e-5)
+
+
 def test_mirror_loss_and_total_by_hand():
     learner, env = build(BLIND, SymmetryCfg(augment=True, mirror_coef=0.4))
     with torch.no_grad():
