@@ -312,7 +312,7 @@ def velocity() -> Recipe:
         name="velocity",
         ppo=replace(base.ppo, average=0.95, steps=10, mini_batches=2, target_kl="0.06->0.01@0.4..1"),
         env=replace(base.env, rewards=rewards, level_up_m=4.0, randomize=RandomizeCfg()),
-        symmetry=SymmetryCfg(mirror_coef="0, 1@0.16", mirror_share=0.25),
+        symmetry=SymmetryCfg(mirror_coef="0, 1@0.6", mirror_share=0.5),
         flat_steps=4000,
     )
 
