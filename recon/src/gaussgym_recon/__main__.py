@@ -14,6 +14,7 @@ from gaussgym_scene.scene import Scene
 
 from gaussgym_recon.commands.bars import Bars as _Bars
 from gaussgym_recon.commands.get import Get
+from gaussgym_recon.commands.report import Report
 from gaussgym_recon.commands.synth import Synth
 
 
@@ -64,6 +65,10 @@ class Build:
     """What computes a training step: the CPU, or gsplat 1.5.3 on an NVIDIA GPU."""
     max_splats: int = 120_000
     """Most splats to keep."""
+    trainer: Literal["builtin", "nerfstudio"] = "builtin"
+    """What trains the splats; nerfstudio runs in an environment of its own, see `make setup-nerfstudio`."""
+    method: Literal["gaussgym-splatfacto", "splatfacto"] = "gaussgym-splatfacto"
+    """nerfstudio's method; splatfacto itself wants an NVIDIA GPU. Without `--steps` 30000 on a GPU, 3000 else, however long."""
     seed: int = 0
     """Of all random numbers."""
     require_path: bool = False
@@ -74,6 +79,7 @@ class Build:
         from dataclasses import replace
 
         from gaussgym_recon.build import BuildCfg, build, require_goal_path
+        from gaussgym_recon.nerfstudio.training import NerfstudioCfg
         from gaussgym_recon.poses import PoseCfg
         from gaussgym_recon.trainer import TrainerCfg
 
@@ -89,6 +95,9 @@ class Build:
                 max_splats=self.max_splats,
                 final_splats=self.max_splats,
             ),
+            nerfstudio=NerfstudioCfg(method=self.method, steps=self.steps)
+            if self.trainer == "nerfstudio"
+            else None,
         )
         with _Bars() as bars:
             manifest = build(self.capture, self.output, cfg, progress=bars)
@@ -112,7 +121,14 @@ def main() -> None:
         with _Bars() as bars:
             sys.exit(run(import_scene_command(sys.argv[2:], bars)))
     command = tyro.extras.subcommand_cli_from_dict(
-        {"get": Get, "synth": Synth, "import": Import, "build": Build, "import-scene": ImportScene},
+        {
+            "get": Get,
+            "synth": Synth,
+            "import": Import,
+            "build": Build,
+            "import-scene": ImportScene,
+            "report": Report,
+        },
         prog="gaussgym-recon",
         description="Photographs or a video in, a metric scene that a robot can see and walk on out.",
     )

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from gaussgym_scene.artifact import ArtifactWriter, provenance, sha256_of, write_json
+from gaussgym_scene.capture import MANIFEST as CAPTURE_MANIFEST
 from gaussgym_scene.capture import Capture
 from gaussgym_scene.errors import InputError
 from gaussgym_scene.scene import FORMAT, MANIFEST, VERSION, Scene
@@ -33,8 +34,11 @@ from gaussgym_recon.free_space import Spots
 from gaussgym_recon.fusion import FusionCfg, fitted_to, fuse_mesh
 from gaussgym_recon.ground import ground_heightfield
 from gaussgym_recon.ground_prior import ground_evidence
+from gaussgym_recon.nerfstudio.training import NerfstudioCfg
 from gaussgym_recon.posed import PosedCapture
 from gaussgym_recon.poses import PoseCfg, pose
+from gaussgym_recon.report.page import PAGE, assess, write_quality
+from gaussgym_recon.report.verdict import TRAINABLE, judge
 from gaussgym_recon.seeding import seed_splats
 from gaussgym_recon.stereo import DepthMap, StereoCfg, dense_depths, load_depths, save_depths
 from gaussgym_recon.trainer import Trainer, TrainerCfg
@@ -64,6 +68,7 @@ class BuildCfg:
         stereo_level: Level of the image pyramid it works at.
         sensor_coverage: Depth sensors that see less of the images than this are joined by stereo.
         trainer: Further settings of the trainer; its ``seconds`` and ``seed`` are replaced by the two above.
+        nerfstudio: Train with nerfstudio instead of the built-in trainer, of whose settings the limits remain.
         fusion: Settings of depth fusion and ground.
         walkable: Settings of the paths.
     """
@@ -77,6 +82,7 @@ class BuildCfg:
     stereo_level: int = 1
     sensor_coverage: float = 0.5
     trainer: TrainerCfg = field(default_factory=TrainerCfg)
+    nerfstudio: NerfstudioCfg | None = None
     fusion: FusionCfg = field(default_factory=FusionCfg)
     walkable: WalkableCfg = field(default_factory=WalkableCfg)
 
@@ -123,10 +129,16 @@ def build(
     tell("scene", 0.2, "measuring quality")
     scene.metadata.update(quality.image_quality(trainer))
     scene.metadata.update(splat_mesh_agreement(rendered, scene.mesh, max_depth_m=cfg.fusion.depth_max_m))
+    assessed, coverage, unseen = assess(scene)
+    scene.metadata.update(assessed)
+    verdict = judge(scene.metadata)
+    if verdict.name != TRAINABLE:
+        log.warning("%s: %s; %s", verdict.name, verdict.findings[0].text, output / PAGE)
     with ArtifactWriter(output, manifest=MANIFEST, format=FORMAT, version=VERSION) as writer:
         scene.write_members(writer.path)
         spots.save_npz(writer.path / "spots.npz")
         scene.metadata["heldout_images"] = quality.save_held_out(trainer, writer.path / "heldout")
+        write_quality(scene, writer.path, coverage, unseen, verdict)
         writer.fields.update(scene.manifest_fields())
         writer.fields["provenance"] = provenance(
             capture_sha256=sha256_of(capture.directory / "capture.json"), settings=_settings(cfg)
@@ -157,8 +169,9 @@ def _drop_stale(work: Path, posed: PosedCapture, cfg: BuildCfg) -> None:
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for part in (posed.c2w, posed.points):
         digest.update(np.ascontiguousarray(part).tobytes())
-    for path in posed.image_paths:
-        digest.update(f"{path.name} {path.stat().st_size}".encode())
+    digest.update(
+        (posed.capture_dir / CAPTURE_MANIFEST).read_bytes()
+    )  # names, sizes and hashes of all its files
     marker, key = work / "build.json", digest.hexdigest()
     if not marker.exists() or quality.read_json(marker).get("key") != key:
         for name in ("training.npz", "stereo.npz"):
@@ -202,6 +215,13 @@ def _train(
         posed, views, depths, count=int(trainer_cfg.seed_fraction * trainer_cfg.max_splats), level=cfg.stereo_level,
         sh_degree=trainer_cfg.sh_degree, seed=cfg.seed,
     )  # fmt: skip
+    if cfg.nerfstudio is not None:
+        from gaussgym_recon.nerfstudio.stage import trained_by_nerfstudio
+
+        return trained_by_nerfstudio(
+            views, model, work / "nerfstudio", replace(cfg.nerfstudio, seed=cfg.seed), trainer_cfg,
+            on_progress=lambda fraction, status: tell("splats", fraction, status),
+        )  # fmt: skip
     measured = {i: d.depth_m for i, d in depths.items()}
     normals = {i: d.normal_w for i, d in depths.items()}
     trainer = Trainer(views, model, trainer_cfg, checkpoint=checkpoint, depths_m=measured, normals_w=normals)
@@ -258,6 +278,7 @@ def _pose_metadata(posed: PosedCapture) -> dict[str, Any]:
     return {
         "images_registered": len(posed),
         "images_total": total,
+        "images_unregistered": posed.unregistered,
         "registered_fraction": posed.registered_fraction,
         "seeds_tried": posed.seeds_tried,
         "reprojection_error_px": posed.reprojection_error_px,

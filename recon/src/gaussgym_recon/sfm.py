@@ -29,7 +29,7 @@ from gaussgym_recon.consistency import (
     check_consistency,
     link_points,
 )
-from gaussgym_recon.georegister import enu_from_gps
+from gaussgym_recon.georegister import enu_from_gps, umeyama
 from gaussgym_recon.matching import FeatureCfg, Progress, camera_groups, extract, match, pair_sets, run_job
 from gaussgym_recon.sfm_model import SfmModel, capture_indices, read_model
 from gaussgym_recon.static_world import StaticWorldCfg, check_static_world
@@ -61,6 +61,8 @@ class SfmCfg:
     """Fewest maps per matching of captures of up to `exhaustive_up_to` images; longer ones stop at the first good."""
     seed: int = 0
     """Of the first attempt; attempts count up from it."""
+    max_disagreement: float = 0.02
+    """Maps agree when their cameras lie closer than this, over the extent of the path (both root mean square)."""
     gates: ConsistencyCfg = field(default_factory=ConsistencyCfg)
     """When a map is one piece."""
     static: StaticWorldCfg = field(default_factory=StaticWorldCfg)
@@ -127,8 +129,8 @@ def reconstruct(
         The best attempt that passes, and all that were made: pairs, mapper, seed, registered images, reasons.
 
     Raises:
-        InputError: Fewer than two images, or none that overlap.
-        RecaptureError: No map passed the gates, or the views contradict each other; the text says why.
+        InputError: Fewer than two images.
+        RecaptureError: No images overlap, no map passed the gates, or the views contradict each other; the text says why.
     """
     cfg = cfg or SfmCfg()
     progress = progress or (lambda step, fraction: None)
@@ -138,7 +140,10 @@ def reconstruct(
     attempts: list[Attempt] = []
     tries: list[dict[str, Any]] = []
     seen: set[tuple[FeatureCfg, str, str]] = set()
-    for rung in ladder(cfg):
+    for step, rung in enumerate(ladder(cfg)):
+        if step >= 2 and attempts:
+            # Global mapping and more features cannot mend views that contradict each other.
+            _check_best(capture, attempts, Path(workdir), cfg)
         folder = Path(workdir) / f"sfm-{work_key(capture, rung.features)}"
         name = prepare(capture, folder, rung.features, rung.pairs, progress)
         if (rung.features, name, rung.mapper) in seen:
@@ -152,7 +157,16 @@ def reconstruct(
             check_static_world(capture, best.model, folder / "database.db", cfg.static)
             return best, tries
         log.warning("%s: no map of %s pairs, %s, passes", capture.directory.name, name, rung.mapper)
+    if attempts:
+        _check_best(capture, attempts, Path(workdir), cfg)
     raise _refusal(capture, attempts, tries, Path(workdir), cfg)
+
+
+def _check_best(capture: Capture, attempts: list[Attempt], workdir: Path, cfg: SfmCfg) -> None:
+    """Refuse views that contradict each other, by the best map of those that did not pass."""
+    best = min(attempts, key=lambda attempt: attempt.consistency.badness())
+    folder = workdir / f"sfm-{work_key(capture, cfg.features)}"
+    check_static_world(capture, best.model, folder / "database.db", cfg.static)
 
 
 def _climb(
@@ -173,10 +187,73 @@ def _climb(
         record = _record(pairs, rung, number, attempt, cfg)
         tries.append(record)
         log.info("map %d: %s", len(tries), record)
+        if number >= 2 and gps is not None and not any(a.consistency.ok for a in made):
+            agreed = agreed_against_gps(capture, made, gps, cfg)
+            if agreed is not None:
+                log.warning(
+                    "%s: GPS is off by %.0f m, though not the maps, which agree with one another",
+                    capture.directory.name, agreed.consistency.gps_noise_m,
+                )  # fmt: skip
+                return [*made, agreed]
         long = len(capture.images) > cfg.features.exhaustive_up_to
         if (long or number + 1 >= cfg.min_attempts) and any(a.consistency.ok for a in made):
             break
     return made
+
+
+def agreed_against_gps(
+    capture: Capture, made: list[Attempt], gps: NDArray[np.float64], cfg: SfmCfg
+) -> Attempt | None:
+    """The map that two others confirm though GPS does not: then it is GPS that is worse than expected.
+
+    Maps with other seeds that are glued wrongly are glued at other places. All three must pass the gates that hold without GPS.
+    """
+    ordered = bool(capture.metadata.get("ordered", True))
+    whole = []
+    for attempt in made:
+        if (
+            not attempt.consistency.gps_reasons
+            or attempt.consistency.gps_reasons != attempt.consistency.reasons
+        ):
+            continue
+        model = attempt.model
+        by_itself = check_consistency(
+            capture_indices(capture, model.names),
+            model.c2w[:, :3, 3],
+            num_images=len(capture.images),
+            reprojection_error_px=model.reprojection_error_px,
+            link_points=link_points(model.visible, len(model.points)),
+            ordered=ordered,
+            cfg=cfg.gates,
+        )
+        if by_itself.ok:
+            whole.append(attempt)
+    for attempt in whole:
+        others = [other for other in whole if other.seed != attempt.seed]
+        if sum(disagreement(attempt.model, other.model) < cfg.max_disagreement for other in others) < 2:
+            continue
+        centers, fixes = attempt.model.c2w[:, :3, 3], gps[capture_indices(capture, attempt.model.names)]
+        fixed = np.isfinite(fixes[:, 0])
+        off = (umeyama(centers[fixed], fixes[fixed]).apply(centers[fixed]) - fixes[fixed])[:, :2]
+        # The median of a Rayleigh distribution is 1.1774 standard deviations.
+        noise_m = float(np.median(np.linalg.norm(off, axis=1))) / 1.1774
+        extent_m = float(np.linalg.norm(np.std(fixes[fixed, :2], axis=0)))
+        if noise_m < 0.5 * extent_m:
+            found = replace(attempt.consistency, reasons=(), gps_noise_m=noise_m, gps_outliers=())
+            return replace(attempt, consistency=found)
+    return None
+
+
+def disagreement(first: SfmModel, second: SfmModel) -> float:
+    """Distance of two maps' cameras after alignment over the extent of their path, both root mean square."""
+    place = {name: index for index, name in enumerate(second.names)}
+    common = [(k, place[name]) for k, name in enumerate(first.names) if name in place]
+    if len(common) < 4:
+        return np.inf
+    source = first.c2w[[k for k, _ in common], :3, 3]
+    target = second.c2w[[k for _, k in common], :3, 3]
+    off = umeyama(source, target).apply(source) - target
+    return float(np.linalg.norm(off) / max(np.linalg.norm(target - target.mean(axis=0)), 1e-300))
 
 
 def _record(pairs: str, rung: Rung, number: int, attempt: Attempt | None, cfg: SfmCfg) -> dict[str, Any]:
@@ -199,9 +276,10 @@ def _refusal(
     mark(workdir / "tries.json", {"tries": tries})
     total = len(capture.images)
     if not attempts:
-        return InputError(
+        return RecaptureError(
             f"{capture.directory}: its {total} images do not overlap: no two could be matched and posed; "
-            "expected photographs of one place, each sharing more than half of its view with the next"
+            "expected photographs of one place, each sharing more than half of its view with the next",
+            reasons=(f"no two of {total} images overlap",),
         )
     best = min(attempts, key=lambda a: a.consistency.badness())
     if best.consistency.registered_fraction < 0.5 * cfg.gates.min_registered_fraction:

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = [
-    "SKY_RGB", "MeshCaster", "SynthesizeCfg", "Truth", "expose", "noisy_gps", "read_truth", "synthesize_capture",
-    "true_camera", "truth_path", "walk", "write_truth",
+    "SKY_RGB", "MeshCaster", "SynthesizeCfg", "Truth", "camera_rotation", "expose", "noisy_gps", "read_truth",
+    "synthesize_capture", "true_camera", "truth_path", "walk", "write_truth",
 ]  # fmt: skip
 
 START_S = 1_750_000_000.0
