@@ -99,6 +99,8 @@ class Truth:
     times_s: np.ndarray
     points: np.ndarray
     colors: np.ndarray
+    sure: bool = False
+    """Whether all confidence is high."""
 
     def __len__(self):
         return len(self.lenses)
@@ -118,6 +120,8 @@ class Truth:
 
     def confidence(self, index, width, height):
         """Levels 0, 1, 2 in a pattern without symmetry."""
+        if self.sure:
+            return np.full((height, width), 2, np.uint8)
         u, v = np.meshgrid(np.arange(width), np.arange(height))
         return ((u // 4 + v // 3 + index) % 3).astype(np.uint8)
 
