@@ -11,7 +11,7 @@ from gaussgym_recon.georegister import (
 from gaussgym_recon.gravity import GravityCfg, ground_plane, up_from_cameras
 from gaussgym_recon.posed import Similarity
 from gaussgym_recon.scale import scale_from_camera_height, scale_from_gps
-from gaussgym_recon.synthetic import camera_rotation
+from gaussgym_recon.walks import camera_rotation
 from gaussgym_scene.errors import InputError, StageError
 from scipy.spatial.transform import Rotation
 

@@ -14,33 +14,7 @@ from gaussgym_scene.scene import Scene
 
 from gaussgym_recon.commands.bars import Bars as _Bars
 from gaussgym_recon.commands.get import Get
-
-
-@dataclass
-class Synth:
-    """Photograph a procedural scene: a capture with sensor noise, lens distortion, noisy GPS, and its truth beside it."""
-
-    scene: Annotated[Path, tyro.conf.Positional]
-    """Scene folder, as made by `gaussgym-scene synth`."""
-    output: Path
-    """Folder of the capture to write; the truth goes to `<output>.truth`, which `build` never reads."""
-    seed: int = 0
-    """Of the walk and the noise."""
-    images: int = 84
-    """Photographs taken."""
-
-    def __call__(self) -> Path:
-        """Run the command; returns the path written."""
-        from gaussgym_recon.synthetic import SynthesizeCfg, synthesize_capture
-
-        with _Bars() as bars:
-            return synthesize_capture(
-                Scene.load(self.scene),
-                self.output,
-                seed=self.seed,
-                cfg=SynthesizeCfg(images=self.images),
-                progress=bars,
-            )
+from gaussgym_recon.commands.synth import Synth
 
 
 @dataclass
@@ -90,6 +64,10 @@ class Build:
     """What computes a training step: the CPU, or gsplat 1.5.3 on an NVIDIA GPU."""
     max_splats: int = 120_000
     """Most splats to keep."""
+    trainer: Literal["builtin", "nerfstudio"] = "builtin"
+    """What trains the splats; nerfstudio runs in an environment of its own, see `make setup-nerfstudio`."""
+    method: Literal["gaussgym-splatfacto", "splatfacto"] = "gaussgym-splatfacto"
+    """nerfstudio's method; splatfacto itself wants an NVIDIA GPU. Without `--steps` 30000 on a GPU, 3000 else, however long."""
     seed: int = 0
     """Of all random numbers."""
     require_path: bool = False
@@ -100,6 +78,7 @@ class Build:
         from dataclasses import replace
 
         from gaussgym_recon.build import BuildCfg, build, require_goal_path
+        from gaussgym_recon.nerfstudio.training import NerfstudioCfg
         from gaussgym_recon.poses import PoseCfg
         from gaussgym_recon.trainer import TrainerCfg
 
@@ -115,6 +94,9 @@ class Build:
                 max_splats=self.max_splats,
                 final_splats=self.max_splats,
             ),
+            nerfstudio=NerfstudioCfg(method=self.method, steps=self.steps)
+            if self.trainer == "nerfstudio"
+            else None,
         )
         with _Bars() as bars:
             manifest = build(self.capture, self.output, cfg, progress=bars)

@@ -81,7 +81,7 @@ def from_depth(capture: Capture, *, points_per_image: int = 2000, seed: int = 0)
     visible = visibility(capture, every, depths)
     counts = np.bincount(np.concatenate(visible), minlength=len(every)) if len(every) else np.zeros(0, int)
     kept = np.flatnonzero(counts >= 2)
-    if len(kept) < 0.1 * len(every) or len(kept) < 100:
+    if len(kept) < 0.2 * len(every) or len(kept) < 100:
         raise InputError(
             f"{capture.directory}: depth images do not fit each other at the given poses ({len(kept)} of {len(every)} depths are "
             "confirmed by another image); check the source's conventions, or find the poses anew with --poses sfm"
