@@ -127,7 +127,15 @@ class Truth:
 
 
 def make_truth(
-    count=8, *, zoom_step=0.01, start_s=1234.5, step_s=0.2, width=WIDTH, height=HEIGHT, points=300
+    count=8,
+    *,
+    zoom_step=0.01,
+    start_s=1234.5,
+    step_s=0.2,
+    width=WIDTH,
+    height=HEIGHT,
+    points=300,
+    roll_rad=0.35,
 ):
     """Cameras on an arc through the room, rolled and pitched; the focal length changes from image to image."""
     phase = np.linspace(0, 1, count)
@@ -141,7 +149,7 @@ def make_truth(
         x = np.cross(z, [0, 0, 1.0])
         x /= np.linalg.norm(x)
         upright = np.stack([x, np.cross(z, x), z], axis=1)
-        c2w.append(pose(upright @ axis_angle([0, 0, 1], 0.35 * np.sin(3 * s + 0.4)), eye))
+        c2w.append(pose(upright @ axis_angle([0, 0, 1], roll_rad * np.sin(3 * s + 0.4)), eye))
     c2w = np.array(c2w)
     random = np.random.default_rng(7)
     found = []
