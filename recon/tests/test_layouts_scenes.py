@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from gaussgym_recon.build import BuildCfg, build
-from gaussgym_recon.sources import SOURCES, get_source
+from gaussgym_recon.sources import get_source
 from gaussgym_recon.sources.arkitscenes import ArkitScenesCfg
 from gaussgym_recon.sources.nerfstudio import NerfstudioCfg
 from gaussgym_recon.sources.tum import TumCfg
@@ -32,7 +32,6 @@ SCENES = {
     "nerfstudio": (lambda at: nerfstudio.write(at, ROOM), NerfstudioCfg(metric=True)),
     "tum": (lambda at: tum.write(at, ROOM), TumCfg(camera=(128.25, 130.25, 76.25, 63.0))),
 }
-SCENES = {name: case for name, case in SCENES.items() if name in SOURCES}
 UP_BY_GROUND = ("nerfstudio", "tum")
 """Layouts that know no gravity: the floor has to tell it."""
 
