@@ -3,7 +3,13 @@
 import cv2
 import numpy as np
 import pytest
-from gaussgym_recon.sources.video_motion import FilmMotion, band_motions, edge_blur_px, readout_of
+from gaussgym_recon.sources.video_motion import (
+    FilmMotion,
+    band_motions,
+    burst_starts_s,
+    edge_blur_px,
+    readout_of,
+)
 from scipy.ndimage import gaussian_filter, map_coordinates
 
 
@@ -44,6 +50,19 @@ def test_the_readout_of_a_rolling_shutter_is_measured(readout, parallax):
 @pytest.mark.parametrize("parallax", [0.0, 0.2])
 def test_a_global_shutter_has_none(parallax):
     assert readout_of([band_motions(film(0.0, parallax=parallax, seed=seed)) for seed in range(3)]) is None
+
+
+def test_runs_of_frames_share_none():
+    # Overlapping runs had counted the same frames several times and found a shutter where there was none.
+    for seconds, rate in ((15.0, 3.0), (2.0, 30.0), (60.0, 30.0), (0.5, 30.0)):
+        starts = burst_starts_s(seconds, rate)
+        assert 1 <= len(starts) <= 12
+        assert (np.diff(starts) >= 24 / rate - 1e-9).all()
+
+
+def test_large_motions_are_left_out():
+    steady = band_motions(film(0.5))
+    assert readout_of([steady], largest_px=1e-3) is None
 
 
 def test_a_still_camera_tells_nothing():

@@ -86,7 +86,9 @@ def import_video(
                 progress("choosing sharp frames", (index + 1) / len(frames))
         chosen = sharpest_of_spans(sharpness, wanted)
         kept = [frames[index] for index in chosen]
-        motion = measure_film(kept, path, seconds, program("ffmpeg"), progress=progress)
+        motion = measure_film(
+            kept, path, seconds, own_rate or kept_rate, program("ffmpeg"), progress=progress
+        )
         with Image.open(kept[0]) as image:
             for line in motion.warnings(max(image.size)):
                 log.warning("%s: %s", path, line)

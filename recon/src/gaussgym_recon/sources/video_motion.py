@@ -27,8 +27,12 @@ BURSTS, BURST_FRAMES = 12, 24
 """How many runs of consecutive frames are looked at, and their length."""
 SMALL_WIDTH = 320
 """Width at which motion is measured [px]."""
-CERTAIN = 4.0
+CERTAIN = 5.0
 """A readout counts as found where it is so many standard deviations above 0."""
+SLOWEST_HZ = 12.0
+"""Films of fewer frames a second say nothing of their shutter: between frames a hand changes its turn more than once."""
+LARGEST_MOTION = 0.08
+"""Motions over the width above which strips no longer show the same; left out."""
 BLUR_WARNING_PX = 1.5
 """Blur (standard deviation) above which kept frames cost details."""
 SKEW_WARNING_FRACTION = 0.004
@@ -79,6 +83,7 @@ def measure_film(
     kept: list[Path],
     video: Path,
     seconds: float,
+    rate_hz: float,
     ffmpeg: str,
     *,
     progress: Callable[[str, float], None] | None = None,
@@ -89,6 +94,7 @@ def measure_film(
         kept: The frames that are kept.
         video: The film.
         seconds: Its length [s].
+        rate_hz: Its frames a second [Hz].
         ffmpeg: The program.
         progress: Told the fraction that is done.
 
@@ -98,13 +104,13 @@ def measure_film(
     with Image.open(kept[0]) as image:
         width, height = image.size
     small = (SMALL_WIDTH, max(BANDS * 8, round(SMALL_WIDTH * height / width / 2) * 2))
-    count = max(1, min(BURSTS, int(seconds)))
+    starts = burst_starts_s(seconds, rate_hz)
     bursts = []
-    for number in range(count):
-        bursts.append(band_motions(_burst(ffmpeg, video, seconds * (number + 0.2) / count, small)))
+    for number, start_s in enumerate(starts):
+        bursts.append(band_motions(_burst(ffmpeg, video, start_s, small)))
         if progress is not None:
-            progress("measuring motion", (number + 1) / count)
-    found = readout_of(bursts)
+            progress("measuring motion", (number + 1) / len(starts))
+    found = readout_of(bursts, largest_px=LARGEST_MOTION * SMALL_WIDTH) if rate_hz >= SLOWEST_HZ else None
     to_kept = width / small[0]
     speeds = np.concatenate([np.linalg.norm(burst.mean(axis=1), axis=1) for burst in bursts])
     motion = float(np.quantile(speeds, 0.9)) * to_kept if len(speeds) else 0.0
@@ -118,6 +124,13 @@ def measure_film(
         readout_std=None if found is None else found[1],
         skew_px=None if found is None else found[0] * motion,
     )
+
+
+def burst_starts_s(seconds: float, rate_hz: float) -> list[float]:
+    """When runs of frames start, evenly spread; they never share a frame, which would count as evidence twice."""
+    length = BURST_FRAMES / rate_hz
+    count = max(1, min(BURSTS, int(seconds / length)))
+    return [number * seconds / count for number in range(count)]
 
 
 def band_motions(frames: NDArray[np.uint8]) -> NDArray[np.float64]:
@@ -141,11 +154,14 @@ def band_motions(frames: NDArray[np.uint8]) -> NDArray[np.float64]:
     return out
 
 
-def readout_of(bursts: list[NDArray[np.float64]]) -> tuple[float, float] | None:
+def readout_of(
+    bursts: list[NDArray[np.float64]], *, largest_px: float = np.inf
+) -> tuple[float, float] | None:
     """Share of the frame interval that reading out takes, and its standard deviation; None where it is not certain.
 
     Args:
         bursts: Motions `[n, bands, 2]` of runs of consecutive frames.
+        largest_px: Frames beside a larger motion are left out [px].
     """
     rows = (np.arange(BANDS) + 0.5) / BANDS - 0.5
     fit = rows / (rows**2).sum()
@@ -154,9 +170,11 @@ def readout_of(bursts: list[NDArray[np.float64]]) -> tuple[float, float] | None:
         if len(burst) < 3:
             continue
         mean = np.median(burst, axis=1)
-        change.append(0.5 * (mean[2:] - mean[:-2]))
-        steady.append(mean[1:-1])
-        slope.append(np.einsum("b,nba->na", fit, burst)[1:-1])
+        small = np.abs(burst).max(axis=(1, 2)) <= largest_px
+        use = small[2:] & small[1:-1] & small[:-2]
+        change.append(0.5 * (mean[2:] - mean[:-2])[use])
+        steady.append(mean[1:-1][use])
+        slope.append(np.einsum("b,nba->na", fit, burst)[1:-1][use])
     if not change or sum(len(part) for part in change) < 20:
         return None
     a, v, s = (np.concatenate(parts) for parts in (change, steady, slope))
