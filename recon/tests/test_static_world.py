@@ -3,10 +3,11 @@ import json
 import cv2
 import numpy as np
 import pytest
+from gaussgym_recon import poses
 from gaussgym_recon.build import BuildCfg, build
 from gaussgym_recon.consistency import RecaptureError
 from gaussgym_recon.posed import Similarity
-from gaussgym_recon.poses import PoseCfg, pose
+from gaussgym_recon.poses import PoseCfg
 from gaussgym_recon.sfm import SfmCfg
 from gaussgym_recon.sfm_model import SfmModel
 from gaussgym_recon.sightings import project
@@ -163,5 +164,5 @@ def test_a_video_whose_world_bends_is_to_be_taken_again_and_its_source_is_not(tm
     assert verdict["verdict"] == "recapture"
     assert "look the same" in " ".join(verdict["reasons"])
 
-    posed = pose(source, tmp_path / "work", settings.poses)
+    posed = poses.pose(source, tmp_path / "work", settings.poses)
     assert len(posed) >= 22
