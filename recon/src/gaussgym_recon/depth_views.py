@@ -172,8 +172,8 @@ def render_depths(
             c2w[None], camera.K[None], np.zeros(1, np.int64), outputs=("median_depth", "rgb_float")
         )
         shown = (frames.alpha[0] >= min_alpha) & used_pixels(views, i, level)
-        depth = np.where(shown, frames.median_depth[0], 0).astype(np.float32)
-        rgb = np.ascontiguousarray(frames.rgb_float[0], np.float32)
+        depth = np.where(shown, np.asarray(frames.median_depth)[0], 0).astype(np.float32)
+        rgb = np.ascontiguousarray(np.asarray(frames.rgb_float)[0], np.float32)
         weight = np.full(depth.shape, SPLATS_WEIGHT, np.float32)
         out[i] = DepthView(c2w, camera.K, depth, rgb, weight, np.zeros(depth.shape, bool))
     return out
