@@ -143,6 +143,12 @@ def test_without_anything_that_says_how_large_it_is_there_is_no_scale_of_one(tmp
     assert abs(errors(posed)[0]) < 0.03
 
 
+def test_depth_of_a_network_says_nothing_of_metres(tmp_path):
+    capture = make(tmp_path / "capture", SOURCE, depth=True, poses_source="feed-forward")
+    with pytest.raises(InputError, match="nothing says how large"):
+        pose(capture, tmp_path / "work")
+
+
 def test_what_the_user_says_overrules(tmp_path):
     frame = replace(SOURCE, scale=1.0)
     capture = make(tmp_path / "capture", frame, gps=True, **metric(frame))
@@ -176,7 +182,7 @@ def test_a_distance_between_two_pixels_gives_the_scale(tmp_path):
     posed = pose(capture, tmp_path / "work", PoseCfg(scale_from=text))
     assert posed.scale_source == "distance"
     assert abs(errors(posed)[0]) < min(2.5 * posed.scale_std_fraction, 0.1)
-    with pytest.raises(InputError, match=r"nowhere.png: no registered image"):
+    with pytest.raises(InputError, match=r"nowhere.png is no image of"):
         pose(capture, tmp_path / "work", PoseCfg(scale_from="distance=nowhere.png:1,2:0.png:3,4=2"))
 
 

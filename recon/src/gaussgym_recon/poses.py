@@ -123,12 +123,13 @@ def pose(
     scale_from, up_from = _overrides(cfg)
     own = _use_source(capture, cfg)
     _require_scale(capture, scale_from, own)
+    surveyed = repr(read_control_points(scale_from.path)) if scale_from.kind == "gcp" else ""
     workdir = Path(workdir)
     places = [
         [i.gps_lat_lon_alt, None if i.c2w is None else np.asarray(i.c2w).tolist(), i.depth, i.confidence]
         for i in capture.images
     ]
-    cached = workdir / f"posed-{work_key(capture, cfg, places, capture.metadata)}.npz"
+    cached = workdir / f"posed-{work_key(capture, cfg, places, capture.metadata, surveyed)}.npz"
     if cached.exists():
         return PosedCapture.load(cached, capture.directory)
     tell = progress or (lambda step, fraction: None)
@@ -161,17 +162,27 @@ def _use_source(capture: Capture, cfg: PoseCfg) -> bool:
 
 def _require_scale(capture: Capture, scale_from: ScaleFrom, own: bool) -> None:
     """Fail before hours of work where nothing can say how large the place is."""
+    images = capture.images
+    known = {image.file for image in images} | {image.file.rsplit("/", 1)[-1] for image in images}
+    for file, _, _ in (sighting for end in scale_from.ends for sighting in end):
+        if file not in known:
+            raise InputError(f"--scale-from: {file} is no image of {capture.directory}; name one that is")
     if scale_from.kind != "auto":
         return
-    images = capture.images
     gps = sum(image.gps_lat_lon_alt is not None for image in images)
-    depth = sum(image.depth is not None for image in images)
+    depth = sum(image.depth is not None for image in images) if _depth_is_measured(capture) else 0
     sensor = bool(capture.metadata.get("metric")) and (own or sum(i.c2w is not None for i in images) >= 4)
     if not (gps >= 4 or depth >= 3 or sensor):
         raise InputError(
             f"{capture.directory}: no GPS in the images, no depth and no metric poses, so nothing says how large the place is; "
             "state the height at which the camera was carried (--camera-height, metres) or another --scale-from"
         )
+
+
+def _depth_is_measured(capture: Capture) -> bool:
+    """Whether depth images are in metres: those of a network share the scale of its poses, whatever that is."""
+    metadata = capture.metadata
+    return bool(metadata.get("metric")) or metadata.get("poses_source") != "feed-forward"
 
 
 def _sfm_model(capture: Capture, workdir: Path, cfg: PoseCfg, progress: Progress) -> _Found:
@@ -231,7 +242,7 @@ def _register(
     indices = capture_indices(capture, model.names)
     centers = model.c2w[:, :3, 3]
     gps = gps_of(capture)
-    good_gps = None if gps is None else _without_outliers(centers, gps[indices], cfg)
+    good_gps = None if gps is None else _without_outliers(centers, gps[indices], found.consistency, cfg)
     surveyed = None
     if scale_from.kind == "gcp":
         surveyed = align_to_control_points(
@@ -300,6 +311,8 @@ def _numbers(
         "weakest_link_fraction": found.weakest_link_fraction,
         "step_ratio": found.step_ratio,
         "half_scale_ratio": found.half_scale_ratio,
+        "gps_noise_m": found.gps_noise_m,
+        "gps_remarks": list(found.gps_reasons),
         "ground_plane_inliers": plane.inliers,
         "gravity_prior_angle_deg": float(np.degrees(plane.prior_angle_rad)),
         "ground_slope_deg": float(np.degrees(plane.slope_rad)),
@@ -309,13 +322,14 @@ def _numbers(
 
 
 def _without_outliers(
-    centers: NDArray[np.float64], gps: NDArray[np.float64], cfg: PoseCfg
+    centers: NDArray[np.float64], gps: NDArray[np.float64], found: Consistency, cfg: PoseCfg
 ) -> NDArray[np.float64] | None:
     """The fixes `[n, 3]`, wrong ones NaN; None where there are too few."""
     if np.isfinite(gps[:, 0]).sum() < 4:
         return None
     gates = cfg.sfm.gates
-    fit = fit_gps(centers, gps, noise_m=gates.gps_noise_m, worst_m=gates.max_gps_residual_m)
+    noise_m = max(found.gps_noise_m or 0.0, gates.gps_noise_m)
+    fit = fit_gps(centers, gps, noise_m=noise_m, worst_m=max(gates.max_gps_residual_m, 5.0 * noise_m))
     return np.where(fit.outliers[:, None], np.nan, gps)
 
 
@@ -419,7 +433,11 @@ def _scale(
     level_xy = (model.c2w[:, :3, 3] @ level_rotation(plane.up).T)[:, :2]
     rules = {
         "sensor": lambda: _sensor_scale(capture, found, indices),
-        "gps": lambda: scale_from_gps(level_xy, np.full((0, 2), np.nan) if gps is None else gps[:, :2]),
+        "gps": lambda: scale_from_gps(
+            level_xy,
+            np.full(level_xy.shape, np.nan) if gps is None else gps[:, :2],
+            noise_m=max(found.consistency.gps_noise_m or 0.0, 3.0),
+        ),
         "depth": lambda: _depth_scale(capture, found, indices),
         "camera-height": lambda: scale_from_camera_height(plane, scale_from.value_m),
         "marker": lambda: _marker_scale(capture, model, scale_from.value_m),
@@ -468,6 +486,8 @@ def _sensor_scale(capture: Capture, found: _Found, indices: NDArray[np.int64]) -
 
 def _depth_scale(capture: Capture, found: _Found, indices: NDArray[np.int64]) -> MetricScale:
     """Sensor depth against the points that each image sees."""
+    if not _depth_is_measured(capture):
+        raise InputError("its depth is a network's, in no known unit")
     if not found.triangulated:
         raise InputError("its points were not triangulated, so its depth cannot be held against them")
     model = found.model

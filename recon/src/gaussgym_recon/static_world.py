@@ -31,9 +31,9 @@ class StaticWorldCfg:
 
     min_match_agreement: float = 0.5
     """Smallest share of verified matches that hold at the poses of the map."""
-    min_seen_again: float = 0.5
+    min_seen_again: float = 0.7
     """Smallest share of the views of points, over views much like the one they were chosen in, in which they look the same."""
-    min_seen_again_late: float = 0.75
+    min_seen_again_late: float = 0.6
     """The same over the quarter of those views that are farthest apart in the sequence: slow changes show there."""
     min_evidence: int = 200
     """With fewer views or matches than this nothing is said."""

@@ -21,7 +21,8 @@ def write(folder, truth):
     rotation, translation = general_frame()
     written = Written(folder, rotation, translation, lenses=truth.lenses)
     written.points, written.colors = truth.points, truth.colors
-    c2w = written.c2w_source(truth.c2w) @ GL_FROM_CV
+    # The file's frame is the source's moved by `applied_transform`; an importer undoes that.
+    c2w = np.vstack([APPLIED, [0, 0, 0, 1]]) @ written.c2w_source(truth.c2w) @ GL_FROM_CV
     frames = []
     for index, lens in enumerate(truth.lenses):
         name = f"frame_{index + 1:05d}.png"
@@ -45,7 +46,8 @@ def write(folder, truth):
         "applied_transform": APPLIED.tolist(), "ply_file_path": "seed.ply", "depth_unit_scale_factor": UNIT_M,
     }  # fmt: skip
     (folder / "transforms.json").write_text(json.dumps(document))
-    _write_ply(folder / "seed.ply", written.points_source(truth.points), truth.colors)
+    seed = written.points_source(truth.points) @ APPLIED[:, :3].T + APPLIED[:, 3]
+    _write_ply(folder / "seed.ply", seed, truth.colors)
     written.depth_size = (truth.lenses[0].width, truth.lenses[0].height)
     written.depth_error_m = 0.0008
     return written
