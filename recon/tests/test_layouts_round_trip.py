@@ -4,7 +4,7 @@ import importlib.util
 
 import numpy as np
 import pytest
-from gaussgym_recon.sources import SOURCES, get_source
+from gaussgym_recon.sources import get_source
 from gaussgym_recon.sources.arkitscenes import ArkitScenesCfg
 from gaussgym_recon.sources.grandtour import GrandTourCfg
 from gaussgym_recon.sources.tum import TumCfg
@@ -48,9 +48,8 @@ CASES = {
     "colmap binary": ("colmap", ZOOMING, colmap.write, None),
     "colmap text": ("colmap", ZOOMING, lambda at, t: colmap.write(at, t, binary=False), None),
     "nerfstudio": ("nerfstudio", ZOOMING, nerfstudio.write, None),
-    "tum": ("tum", FIXED, tum.write, TumCfg(camera=(51.3, 52.1, 30.7, 25.4))),
+    "tum": ("tum", FIXED, tum.write, TumCfg(camera=tum.CAMERA)),
 }  # fmt: skip
-CASES = {name: case for name, case in CASES.items() if case[0] in SOURCES}
 
 
 @pytest.fixture(scope="module", params=CASES)

@@ -41,7 +41,8 @@ class TumCfg(SourceCfg):
     depth_counts_per_m: float | None = None
     """Counts of the depth images a metre; 5000 with the lists of the benchmark, 1000 for a bare pair of folders [1/m]."""
     camera: tuple[float, float, float, float] | None = None
-    """fx, fy, cx, cy of the colour camera [px]; else from camera.txt, calibration.txt or intrinsics.txt, else guessed."""
+    """fx, fy, cx, cy of the colour camera [px], as the benchmark and OpenCV tell them, pixel centres at integers; else from
+    camera.txt, calibration.txt or intrinsics.txt, else guessed."""
     depth_camera: tuple[float, float, float, float] | None = None
     """fx, fy, cx, cy of a depth camera that is not registered to the colour camera [px]; the offset between the two, some
     centimetres, is not corrected."""
@@ -111,7 +112,7 @@ def _seen_from(
     """A depth image taken with other intrinsics from the same place, at every second pixel of the colour camera."""
     rays = pixel_rays_c(camera.resized(max(1, camera.width // 2), max(1, camera.height // 2)))
     fx, fy, cx, cy = own
-    u, v = np.floor(fx * rays[..., 0] + cx).astype(int), np.floor(fy * rays[..., 1] + cy).astype(int)
+    u, v = np.round(fx * rays[..., 0] + cx).astype(int), np.round(fy * rays[..., 1] + cy).astype(int)
     height, width = depth.shape
     inside = (u >= 0) & (u < width) & (v >= 0) & (v < height)
     return np.where(inside, depth[np.clip(v, 0, height - 1), np.clip(u, 0, width - 1)], 0).astype(np.float32)
@@ -293,7 +294,8 @@ def _camera(path: Path, image: Path, cfg: TumCfg) -> Intrinsics:
             )
     if values is None:
         return centred_camera(width, height, None)
-    fx, fy, cx, cy = values
+    # The benchmark's own tools unproject the pixel (0, 0) at its centre; ours is at (0.5, 0.5).
+    fx, fy, cx, cy = values[0], values[1], values[2] + 0.5, values[3] + 0.5
     return Intrinsics(width=width, height=height, fx=fx, fy=fy, cx=cx, cy=cy, distortion=distortion)
 
 
