@@ -13,6 +13,7 @@ from gaussgym_scene.command import run
 from gaussgym_scene.scene import Scene
 
 from gaussgym_recon.commands.bars import Bars as _Bars
+from gaussgym_recon.commands.fleet import Fleet
 from gaussgym_recon.commands.get import Get
 
 
@@ -119,7 +120,14 @@ def main() -> None:
         with _Bars() as bars:
             sys.exit(run(import_scene_command(sys.argv[2:], bars)))
     command = tyro.extras.subcommand_cli_from_dict(
-        {"get": Get, "synth": Synth, "import": Import, "build": Build, "import-scene": ImportScene},
+        {
+            "get": Get,
+            "synth": Synth,
+            "import": Import,
+            "build": Build,
+            "import-scene": ImportScene,
+            "fleet": Fleet,
+        },
         prog="gaussgym-recon",
         description="Photographs or a video in, a metric scene that a robot can see and walk on out.",
     )
