@@ -55,6 +55,23 @@ except PeerLost as error:
     os._exit(3)
 """
 
+TOLD = """
+import os, signal
+from gaussgym_learn.distributed import PeerLost, World
+
+world = World.from_environment()
+world.barrier()
+if world.rank == 1:
+    os._exit(9)
+try:
+    os.kill(os.getpid(), signal.SIGTERM)
+    print("went on")
+except PeerLost as error:
+    os.kill(os.getpid(), signal.SIGTERM)  # a second one does not disturb
+    print(error, flush=True)
+    os._exit(3)
+"""
+
 
 def pair(script: str, port: int) -> list[subprocess.CompletedProcess]:
     """Run a script as ranks 0 and 1, as torchrun would start them."""
@@ -103,6 +120,14 @@ def test_a_process_that_dies_ends_the_other_with_one_line():
     assert died.returncode == 9
     assert left.returncode == 3, left.stderr
     assert "lost another one" in left.stdout
+    assert "--resume" in left.stdout
+    assert left.stdout.strip().count("\n") == 0
+
+
+def test_a_process_that_is_told_to_end_says_so():
+    left, _ = pair(TOLD, free_port())
+    assert left.returncode == 3, left.stderr
+    assert "told to end" in left.stdout
     assert "--resume" in left.stdout
     assert left.stdout.strip().count("\n") == 0
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from gaussgym_learn.courses import flat_course, stairs_course
-from gaussgym_learn.env import make_env, scene_hash
+from gaussgym_learn.env import make_env
 from gaussgym_learn.evaluate import (
     EPISODE_S,
     ablate_images,
@@ -17,6 +17,7 @@ from gaussgym_learn.evaluate import (
     fixed_starts,
     summarize,
 )
+from gaussgym_learn.scene_list import scene_hash
 from gaussgym_scene.errors import InputError
 from gaussgym_scene.splats import Splats
 from gaussgym_sim.env import EnvCfg

@@ -9,9 +9,10 @@ import torch
 from gaussgym_learn.checkpoint import load_checkpoint
 from gaussgym_learn.cli.options import RunOptions
 from gaussgym_learn.courses import stairs_course
-from gaussgym_learn.env import hash_scenes, make_env, scene_hash
+from gaussgym_learn.env import make_env
 from gaussgym_learn.recipes import NetworkCfg, PPOCfg, get_recipe
 from gaussgym_learn.rotation import SceneRotation, ScenesCfg, slot_renderer
+from gaussgym_learn.scene_list import hash_scenes, scene_hash
 from gaussgym_learn.train import train
 from gaussgym_render import SplatRenderer
 from gaussgym_render.lod import LodSplats

@@ -103,11 +103,10 @@ def test_a_killed_process_ends_the_run_which_then_resumes(script, whole, tmp_pat
     result = torchrun(script, out, 8, victim, 5)
     assert result.returncode != 0
     said = re.findall(r"^error: .*$", result.stderr, re.MULTILINE)
-    # torchrun also ends the process that is left: it may do so before that one notices and says so.
-    assert len(said) <= 1, result.stderr
-    for line in said:
-        assert f"process {1 - victim} of 2 lost another one" in line
-        assert "start the run again with --resume" in line
+    assert len(said) == 1, result.stderr
+    # torchrun also ends the process that is left, which may be before that one notices.
+    assert re.search(f"process {1 - victim} of 2 (lost another one|was told to end)", said[0])
+    assert "start the run again with --resume" in said[0]
     assert "gaussgym_learn/" not in result.stderr  # no traceback of ours
     assert load_checkpoint(out).fields["iteration"] == 4
     assert torchrun(script, out, 8, -1, 0).returncode == 0

@@ -9,10 +9,10 @@ from gaussgym_recon import build as build_module
 from gaussgym_recon.__main__ import Build
 from gaussgym_recon.build import BuildCfg, build, require_goal_path
 from gaussgym_recon.posed import Similarity
-from gaussgym_recon.quality import align_cameras, compare_with_truth
 from gaussgym_recon.stereo import StereoCfg
 from gaussgym_recon.synthetic import SynthesizeCfg, synthesize_capture
 from gaussgym_recon.trainer import TrainerCfg
+from gaussgym_recon.truth import align_cameras, compare_with_truth
 from gaussgym_recon.warmup import compile_kernels, posed_by_truth
 from gaussgym_scene.capture import Capture
 from gaussgym_scene.errors import InputError

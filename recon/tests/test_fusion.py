@@ -4,7 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from gaussgym_recon.fusion import DepthView, FusionCfg, fuse_mesh, ground_heightfield
+from gaussgym_recon.depth_views import DepthView
+from gaussgym_recon.fusion import FusionCfg, fuse_mesh
+from gaussgym_recon.ground import ground_heightfield
 from gaussgym_recon.posed import PosedCapture, Similarity
 from gaussgym_scene.cameras import Intrinsics
 from gaussgym_scene.errors import InputError

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from gaussgym_recon.fusion import DepthView, anchor_depths
+from gaussgym_recon.depth_views import DepthView, anchor_depths
 from gaussgym_recon.posed import PosedCapture, Similarity
 from gaussgym_recon.seeding import project, seed_splats, unproject
 from gaussgym_recon.stereo import DepthMap, StereoCfg, dense_depths, load_depths, pick_sources, save_depths

@@ -146,7 +146,7 @@ class Compare:
 
     def run(self) -> Path:
         """Compare."""
-        from gaussgym_recon.quality import compare_with_truth
+        from gaussgym_recon.truth import compare_with_truth
         from gaussgym_scene.artifact import write_json
         from gaussgym_scene.scene import Scene
 

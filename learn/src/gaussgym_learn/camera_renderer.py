@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from gaussgym_sim.robot import RobotCfg
 from gaussgym_sim.sensors.camera import CameraRenderer, intrinsics
 from gaussgym_sim.task import get_task
 
+from gaussgym_learn.calibrated import calibrated, is_calibration
 from gaussgym_learn.rotation import AHEAD, ScenesCfg, SlotRenderer
 
 if TYPE_CHECKING:
@@ -48,6 +50,64 @@ def check_blind(
     raise InputError(
         f"found {', '.join(found)} for a policy without a camera; expected none: leave it out, or take one that sees"
     )
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What an environment's policy sees, as `gaussgym_learn.env.make_env` takes it.
+
+    Attributes:
+        backend: of the splat renderer; None for a blind environment.
+        camera_model: see `make_env`.
+        show_robot: see `make_env`.
+        show_others: see `make_env`.
+        lod: see `make_env`.
+
+    Raises:
+        InputError: settings of the camera without a renderer.
+    """
+
+    backend: str | None
+    camera_model: str | RobotCameraCfg
+    show_robot: bool
+    show_others: int
+    lod: Sequence[Path | str] | None
+
+    def __post_init__(self) -> None:
+        if self.backend is None:
+            check_blind(self.camera_model, self.show_robot, self.show_others, self.lod)
+
+    @property
+    def _calibration(self) -> str | None:
+        """The calibration that gives optics and mount, None where the camera model is none."""
+        model = self.camera_model
+        return (
+            model if self.backend is not None and isinstance(model, str) and is_calibration(model) else None
+        )
+
+    def fitted(self, cfg: EnvCfg) -> EnvCfg:
+        """The environment's settings, with the optics and the mount of a calibrated camera."""
+        if self._calibration is None:
+            return cfg
+        return replace(cfg, camera=calibrated(cfg.camera, self._calibration))
+
+    def renderer(
+        self, scenes: Sequence[Scene | Path | str], cfg: EnvCfg, robot: RobotCfg, **options: Any
+    ) -> CameraRenderer | None:
+        """The renderer of scenes, by `make_camera_renderer` with its further options; None for a blind environment."""
+        if self.backend is None:
+            return None
+        return make_camera_renderer(
+            scenes,
+            cfg,
+            self.backend,
+            camera_model="ideal" if self._calibration else self.camera_model,
+            robot=robot,
+            show_robot=self.show_robot,
+            show_others=self.show_others,
+            lod=self.lod,
+            **options,
+        )
 
 
 def make_camera_renderer(

@@ -19,15 +19,11 @@ from gaussgym_sim.vecsim import VecSim, make_sim
 from gaussgym_sim.views.command_env import CommandEnv, CommandEnvCfg
 from tensordict import TensorDict
 
-from gaussgym_learn.camera_renderer import check_blind, make_camera_renderer
-from gaussgym_learn.env import (
-    LearnEnv,
-    make_env,
-    open_scenes,
-    scene_hash,
-)
+from gaussgym_learn.camera_renderer import Seen
+from gaussgym_learn.env import LearnEnv, make_env
 from gaussgym_learn.recipes import CommandingCfg
 from gaussgym_learn.rotation import ScenesCfg
+from gaussgym_learn.scene_list import open_scenes, scene_hash
 from gaussgym_learn.symmetry import MirrorMaps
 
 if TYPE_CHECKING:
@@ -243,24 +239,11 @@ def make_commanding_env(
     Raises:
         InputError: as `make_env`; a task that makes its own commands; a walker that does not fit.
     """
-    if renderer is None:
-        check_blind(camera_model, show_robot, show_others, lod)
-    cfg = EnvCfg.for_task(task) if cfg is None else dataclasses.replace(cfg, task=task)
+    seen = Seen(renderer, camera_model, show_robot, show_others, lod)
+    cfg = seen.fitted(EnvCfg.for_task(task) if cfg is None else dataclasses.replace(cfg, task=task))
     opened = open_scenes(scenes)
     physics = make_sim(sim, robot, opened, num_envs, device="cpu", seed=seed, num_threads=num_threads)
-    camera = None
-    if renderer is not None:
-        camera = make_camera_renderer(
-            opened,
-            cfg,
-            renderer,
-            num_threads,
-            camera_model=camera_model,
-            robot=physics.robot,
-            show_robot=show_robot,
-            show_others=show_others,
-            lod=lod,
-        )
+    camera = seen.renderer(opened, cfg, physics.robot, num_threads=num_threads)
     hashes = {scene.name: scene_hash(scene) for scene in opened}
     return CommandVecEnv(
         physics, cfg, commanding, scene_hashes=hashes, seed=seed, renderer=camera, starts=starts

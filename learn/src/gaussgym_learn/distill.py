@@ -79,9 +79,9 @@ def distill(
     """
     from gaussgym_learn.acting import CheckpointPolicy
     from gaussgym_learn.commanding import make_policy_env
-    from gaussgym_learn.env import listed
     from gaussgym_learn.recipes import get_recipe
     from gaussgym_learn.run import Budget, clear_run, open_run, own_part, run_fields, run_training
+    from gaussgym_learn.scene_list import listed
 
     if minutes is None and iterations is None:
         raise InputError("distillation is unbounded: give minutes or iterations")

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import datetime
 import os
+import signal
+import threading
 import time
 import uuid
 from collections.abc import Iterable, Sequence
@@ -32,6 +34,12 @@ _VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 class PeerLost(StageError):
     """Another process of the run is gone; the last checkpoint is whole."""
+
+
+_ending = threading.Event()
+"""Set once this process is about to end by itself, which no signal to do so must interrupt (torchrun kills it after 30 s)."""
+
+RESUME = "the last checkpoint is whole: start the run again with --resume"
 
 
 @dataclass(frozen=True)
@@ -81,6 +89,7 @@ class World:
                 _join(rank, size, "cpu:gloo,cuda:nccl" if cuda else "gloo")
             except RuntimeError as error:
                 raise PeerLost(f"process {rank} of {size} found no other: {_reason(error)}") from None
+            _say_when_told_to_end(rank, size)
         return World(rank, size, local, max(here, 1))
 
     @property
@@ -91,6 +100,8 @@ class World:
     def close(self) -> None:
         """Leave; the world cannot be used any more."""
         if self.size > 1 and dist.is_initialized():
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, signal.SIG_DFL)
             dist.destroy_process_group()
 
     # ------------------------------------------------------------------ tensors
@@ -163,9 +174,9 @@ class World:
         try:
             call(*args, **options)
         except RuntimeError as error:
+            _ending.set()
             raise PeerLost(
-                f"process {self.rank} of {self.size} lost another one ({_reason(error)}); the last checkpoint is whole: "
-                "start the run again with --resume"
+                f"process {self.rank} of {self.size} lost another one ({_reason(error)}); {RESUME}"
             ) from None
 
     # ------------------------------------------------------------------ shares
@@ -232,6 +243,22 @@ def agreed_name(store: Any, rank: int, size: int) -> str:
             return name
         time.sleep(0.02)
     raise RuntimeError(f"not all of {size} processes came within {TIMEOUT_S:.0f} s")
+
+
+def _say_when_told_to_end(rank: int, size: int) -> None:
+    """Let SIGTERM, which torchrun sends to those that are left when one dies, raise `PeerLost`: they say so, and clean up.
+
+    It may come before this process notices by itself. Handlers can be set by the main thread only; elsewhere nothing changes.
+    """
+
+    def end(*_: Any) -> None:
+        if not _ending.is_set():
+            _ending.set()
+            raise PeerLost(f"process {rank} of {size} was told to end, as one is when another dies; {RESUME}")
+
+    _ending.clear()
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, end)
 
 
 def _number(name: str) -> int:

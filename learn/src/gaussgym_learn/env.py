@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from gaussgym_scene.errors import InputError
 from gaussgym_scene.scene import Scene
 from gaussgym_sim.env import Env, EnvCfg
-from gaussgym_sim.mdp.commands import PathNetwork
 from gaussgym_sim.mdp.slots import fill_slot
 from gaussgym_sim.mdp.starts import Starts
 from gaussgym_sim.mdp.symmetry import Symmetry
@@ -23,9 +20,8 @@ from gaussgym_sim.vecsim import VecSim, make_sim
 from rsl_rl.env import VecEnv
 from tensordict import TensorDict
 
-from gaussgym_learn.calibrated import calibrated, is_calibration
-from gaussgym_learn.camera_renderer import check_blind, make_camera_renderer
-from gaussgym_learn.frontier import Frontier, path_steps_m
+from gaussgym_learn.camera_renderer import Seen
+from gaussgym_learn.frontier import Frontier
 from gaussgym_learn.recipes import IMAGE_GROUPS
 from gaussgym_learn.rotation import (
     DrawnRotation,
@@ -34,6 +30,7 @@ from gaussgym_learn.rotation import (
     slot_renderer,
 )
 from gaussgym_learn.scene_curriculum import SceneCurriculum
+from gaussgym_learn.scene_list import frontier_of, hash_scenes, listed, open_scenes, scene_hash
 from gaussgym_learn.warm_up import WarmUp
 
 if TYPE_CHECKING:
@@ -314,53 +311,6 @@ class GaussgymVecEnv(LearnEnv):
             self.env.level[:] = level
 
 
-def listed(scenes: Sequence[Scene | Path | str] | Scene | Path | str) -> list[Scene | Path | str]:
-    """Scenes or folders as a list, one or many.
-
-    Raises:
-        InputError: there are none.
-    """
-    found = [scenes] if isinstance(scenes, Scene | Path | str) else list(scenes)
-    if not found:
-        raise InputError(
-            "found an empty list of scenes; expected at least one scene or scene folder (--scenes)"
-        )
-    return found
-
-
-def open_scenes(scenes: Sequence[Scene | Path | str] | Scene | Path | str) -> list[Scene]:
-    """Scenes from scenes or folders, one or many."""
-    scenes = listed(scenes)
-    loaded: dict[Path, Scene] = {}  # a folder that is named twice is read once
-    for item in scenes:
-        if not isinstance(item, Scene):
-            loaded.setdefault(Path(item), Scene.load(item))
-    return [s if isinstance(s, Scene) else loaded[Path(s)] for s in scenes]
-
-
-def scene_hash(scene: Scene) -> str:
-    """A hash of the ground and the paths that physics uses, 16 hex digits; the same for a saved and a loaded scene."""
-    field, paths = scene.heightfield, scene.paths
-    digest = hashlib.sha256()
-    for array in (field.height_m, field.origin_xy_m, paths.points, paths.path_id):
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()[:16]
-
-
-def hash_scenes(sources: Sequence[Scene | Path | str]) -> dict[str, str]:
-    """Name and `scene_hash` of scenes, each read and forgotten: so every scene is known to have ground and paths.
-
-    Raises:
-        InputError: One has not.
-    """
-    hashes = {}
-    for source in sources:
-        scene = source if isinstance(source, Scene) else Scene.load(source, verify=False)
-        PathNetwork([scene], device=torch.device("cpu"))
-        hashes[scene.name] = scene_hash(scene)
-    return hashes
-
-
 def make_env(
     task: str,
     scenes: Sequence[Scene | Path | str] | Scene | Path | str,
@@ -416,32 +366,80 @@ def make_env(
         InputError: an unknown name; settings of the camera without a renderer; levels of detail that do not fit the scenes;
             a scene that does not do, more scenes at once than there are, or too little memory for them.
     """
-    if renderer is None:
-        check_blind(camera_model, show_robot, show_others, lod)
     memory = memory or ScenesCfg()
     if renderer is None and memory.memory_gb is not None:
         raise InputError(
             f"found scene memory of {memory.memory_gb} GB for a policy without a camera; expected none: leave it out"
         )
-    cfg = EnvCfg.for_task(task) if cfg is None else dataclasses.replace(cfg, task=task)
-    if renderer is not None and isinstance(camera_model, str) and is_calibration(camera_model):
-        cfg = dataclasses.replace(cfg, camera=calibrated(cfg.camera, camera_model))
-        camera_model = "ideal"
-    sources = listed(scenes)
-    rotation: SceneRotation | WarmUp | None = None
+    seen = Seen(renderer, camera_model, show_robot, show_others, lod)
+    cfg = seen.fitted(EnvCfg.for_task(task) if cfg is None else dataclasses.replace(cfg, task=task))
     if warm_up is not None and (renderer is not None or memory.at_once is not None or memory.draws):
         raise InputError(
             "a warm-up is for a policy without a camera, with all scenes at once and alike; leave one of them out"
         )
-    frontier = curriculum = None
-    if memory.draws:
-        if starts is not None:
-            raise InputError("fixed starts name their scenes: leave out weights and curricula of scenes")
-        frontier = _frontier(sources, memory)
-    if memory.at_once is not None:
-        if starts is not None:
-            raise InputError("fixed starts name their scenes: give all scenes at once")
-        every_steps = memory.rotate_every * update_steps
+    if starts is not None and (memory.draws or memory.at_once is not None):
+        raise InputError(
+            "fixed starts name their scenes: give all at once, without weights and curricula of scenes"
+        )
+    shown = _scenes_shown(scenes, memory, cfg, memory.rotate_every * update_steps, seed)
+    rotation, opened = shown.rotation, shown.opened
+    if warm_up is not None:
+        rotation = WarmUp(warm_up[0], opened, steps=warm_up[1])
+        opened = rotation.first()
+    physics = make_sim(sim, robot, opened, num_envs, device=device, seed=seed, num_threads=num_threads)
+    camera = seen.renderer(
+        shown.sources,
+        cfg,
+        physics.robot,
+        num_threads=num_threads,
+        memory=memory,
+        shown=None if rotation is None else rotation.active,
+        device=device,
+    )
+    return GaussgymVecEnv(
+        physics,
+        cfg,
+        scene_hashes=shown.hashes,
+        seed=seed,
+        clearance=clearance,
+        renderer=camera,
+        starts=starts,
+        rotation=rotation,
+        curriculum=shown.curriculum,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Shown:
+    """Which scenes there are, and which are there at first."""
+
+    sources: Sequence[Scene | Path | str]
+    opened: list[Scene]
+    hashes: dict[str, str]
+    rotation: SceneRotation | None
+    curriculum: SceneCurriculum | None
+
+
+def _scenes_shown(
+    scenes: Sequence[Scene | Path | str] | Scene | Path | str,
+    memory: ScenesCfg,
+    cfg: EnvCfg,
+    every_steps: int,
+    seed: int,
+) -> _Shown:
+    """Open the scenes, all or as many as are held at once; `every_steps` is the time between two exchanges.
+
+    Raises:
+        InputError: as `make_env`.
+    """
+    sources = listed(scenes)
+    frontier = frontier_of(sources, memory) if memory.draws else None
+    rotation: SceneRotation | None = None
+    if memory.at_once is None:
+        opened = open_scenes(sources)
+        sources = opened
+        hashes = {scene.name: scene_hash(scene) for scene in opened}
+    else:
         turns = {"every_steps": every_steps, "seed": seed}
         if frontier is None:
             rotation = SceneRotation(sources, memory.at_once, **turns)
@@ -449,62 +447,7 @@ def make_env(
             rotation = DrawnRotation(sources, memory.at_once, **turns, frontier=frontier)
         hashes = hash_scenes(sources)
         opened = [rotation.scene(number) for number in rotation.active]
-    else:
-        sources = opened = open_scenes(scenes)
-        hashes = {scene.name: scene_hash(scene) for scene in opened}
+    curriculum = None
     if frontier is not None or (rotation is not None and cfg.goal_distance is not None):
         curriculum = SceneCurriculum(frontier or Frontier(len(sources)), list(hashes), rotation)
-    if warm_up is not None:
-        rotation = WarmUp(warm_up[0], opened, steps=warm_up[1])
-        opened = rotation.first()
-    physics = make_sim(sim, robot, opened, num_envs, device=device, seed=seed, num_threads=num_threads)
-    camera = None
-    if renderer is not None:
-        shown = None if rotation is None else rotation.active
-        camera = make_camera_renderer(
-            sources,
-            cfg,
-            renderer,
-            num_threads,
-            camera_model=camera_model,
-            robot=physics.robot,
-            show_robot=show_robot,
-            show_others=show_others,
-            lod=lod,
-            memory=memory,
-            shown=shown,
-            device=device,
-        )
-    return GaussgymVecEnv(
-        physics,
-        cfg,
-        scene_hashes=hashes,
-        seed=seed,
-        clearance=clearance,
-        renderer=camera,
-        starts=starts,
-        rotation=rotation,
-        curriculum=curriculum,
-    )
-
-
-def _frontier(sources: Sequence[Scene | Path | str], memory: ScenesCfg) -> Frontier:
-    """How scenes are drawn; each is read once for how hard its paths are.
-
-    Raises:
-        InputError: a scene is listed twice, or weights do not fit.
-    """
-    seen = set()
-    for source in sources:
-        key = id(source) if isinstance(source, Scene) else Path(source).resolve()
-        if key in seen:
-            name = source.name if isinstance(source, Scene) else source
-            raise InputError(
-                f"scene {name} is listed twice; list it once, with a weight (gaussgym-learn collection)"
-            )
-        seen.add(key)
-    difficulty = None
-    if memory.frontier is not None:
-        opened = (s if isinstance(s, Scene) else Scene.load(s, verify=False) for s in sources)
-        difficulty = [path_steps_m(scene) for scene in opened]
-    return Frontier(len(sources), weights=memory.weights, cfg=memory.frontier, difficulty=difficulty)
+    return _Shown(sources, opened, hashes, rotation, curriculum)

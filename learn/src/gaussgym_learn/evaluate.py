@@ -23,11 +23,12 @@ from tqdm import tqdm
 from gaussgym_learn.acting import ActingPolicy, load_policy, reads
 from gaussgym_learn.checkpoint import write_bytes
 from gaussgym_learn.commanding import make_policy_env
-from gaussgym_learn.env import GaussgymVecEnv, open_scenes
+from gaussgym_learn.env import GaussgymVecEnv
 from gaussgym_learn.evaluation.ablations import ABLATIONS, DELAY_S, ImageAblation, ablate_images, images_in
 from gaussgym_learn.evaluation.subjects import settings_for
 from gaussgym_learn.models import NEW_FRAME_GROUP
 from gaussgym_learn.recipes import with_images
+from gaussgym_learn.scene_list import open_scenes
 
 __all__ = [
     "ABLATIONS",

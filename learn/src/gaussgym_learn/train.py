@@ -121,7 +121,7 @@ def _make_env(
 ) -> LearnEnv:
     from gaussgym_learn.commanding import make_policy_env
     from gaussgym_learn.courses import flat_course
-    from gaussgym_learn.env import listed
+    from gaussgym_learn.scene_list import listed
 
     sees = bool(image_groups(recipe.network.actor_groups))
     return make_policy_env(

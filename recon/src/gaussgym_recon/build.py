@@ -17,23 +17,28 @@ from gaussgym_scene.errors import InputError
 from gaussgym_scene.scene import FORMAT, MANIFEST, VERSION, Scene
 
 from gaussgym_recon import quality
-from gaussgym_recon.fusion import (
+from gaussgym_recon.agreement import splat_mesh_agreement
+from gaussgym_recon.depth_views import (
     DepthView,
-    FusionCfg,
     anchor_depths,
-    fitted_to,
-    fuse_mesh,
-    ground_evidence,
-    ground_heightfield,
+    at_level,
+    coverage,
+    merged,
     render_depths,
+    sensor_depths,
 )
+from gaussgym_recon.floaters import mesh_without_floaters, splats_without_floaters
+from gaussgym_recon.free_space import Spots
+from gaussgym_recon.fusion import FusionCfg, fitted_to, fuse_mesh
+from gaussgym_recon.ground import ground_heightfield
+from gaussgym_recon.ground_prior import ground_evidence
 from gaussgym_recon.posed import PosedCapture
 from gaussgym_recon.seeding import seed_splats
 from gaussgym_recon.sfm import reconstruct_poses
 from gaussgym_recon.stereo import DepthMap, StereoCfg, dense_depths, load_depths, save_depths
 from gaussgym_recon.trainer import Trainer, TrainerCfg
 from gaussgym_recon.views import Views, load_views
-from gaussgym_recon.walkable import WalkableCfg, longest_path_m, walkable_paths
+from gaussgym_recon.walkable import WalkableCfg, longest_path_m, scene_paths
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +60,7 @@ class BuildCfg:
         seed: Of all random numbers.
         stereo: Settings of the stereo that seeds the splats.
         stereo_level: Level of the image pyramid it works at.
+        sensor_coverage: Depth sensors that see less of the images than this are joined by stereo.
         trainer: Further settings of the trainer; its ``seconds`` and ``seed`` are replaced by the two above.
         fusion: Settings of depth fusion and ground.
         walkable: Settings of the paths.
@@ -66,6 +72,7 @@ class BuildCfg:
     seed: int = 0
     stereo: StereoCfg = field(default_factory=StereoCfg)
     stereo_level: int = 1
+    sensor_coverage: float = 0.5
     trainer: TrainerCfg = field(default_factory=TrainerCfg)
     fusion: FusionCfg = field(default_factory=FusionCfg)
     walkable: WalkableCfg = field(default_factory=WalkableCfg)
@@ -108,16 +115,15 @@ def build(
     _drop_stale(work, posed, cfg)
     tell("stereo", 0.0, "undistorting photographs")
     views = load_views(posed, capture.images, long_sides_px=cfg.long_sides_px)
-    depths = _stereo(posed, views, work, cfg, tell)
+    depths = _depths(posed, views, work, cfg, tell)
     trainer = _train(posed, views, depths, work, cfg, tell)
-    scene, rendered = _ground(posed, views, trainer, depths, cfg, tell)
+    scene, rendered, spots = _ground(posed, views, trainer, depths, cfg, tell)
     tell("scene", 0.2, "measuring quality")
     scene.metadata.update(quality.image_quality(trainer))
-    scene.metadata["splat_mesh_disagreement_m"] = quality.depth_disagreement_m(
-        rendered, scene.mesh, max_depth_m=cfg.fusion.depth_max_m
-    )
+    scene.metadata.update(splat_mesh_agreement(rendered, scene.mesh, max_depth_m=cfg.fusion.depth_max_m))
     with ArtifactWriter(output, manifest=MANIFEST, format=FORMAT, version=VERSION) as writer:
         scene.write_members(writer.path)
+        spots.save_npz(writer.path / "spots.npz")
         scene.metadata["heldout_images"] = quality.save_held_out(trainer, writer.path / "heldout")
         writer.fields.update(scene.manifest_fields())
         writer.fields["provenance"] = provenance(
@@ -144,6 +150,17 @@ def _drop_stale(work: Path, posed: PosedCapture, cfg: BuildCfg) -> None:
         for name in ("training.npz", "stereo.npz"):
             (work / name).unlink(missing_ok=True)
     write_json(marker, {"key": key, "settings": settings})
+
+
+def _depths(
+    posed: PosedCapture, views: Views, work: Path, cfg: BuildCfg, tell: Progress
+) -> dict[int, DepthMap]:
+    """Depth at the stereo level: the sensor's where it is, stereo's where the sensor does not reach far enough."""
+    sensor = sensor_depths(views, cfg.stereo_level)
+    if sensor and coverage(sensor, views) >= cfg.sensor_coverage:
+        tell("stereo", 1.0, f"{len(sensor)} depth images of the sensor")
+        return sensor
+    return merged(sensor, _stereo(posed, views, work, cfg, tell))
 
 
 def _stereo(
@@ -185,16 +202,21 @@ def _ground(
     depths: dict[int, DepthMap],
     cfg: BuildCfg,
     tell: Progress,
-) -> tuple[Scene, list[DepthView]]:
+) -> tuple[Scene, list[DepthView], Spots]:
     tell("ground", 0.0, "rendering depth")
     fusion = fitted_to(cfg.fusion, posed)
-    rendered = render_depths(trainer.model, views, views.train, fusion, level=cfg.stereo_level)
-    mesh = fuse_mesh(
-        anchor_depths(rendered, depths), fusion, on_progress=lambda f, s: tell("ground", 0.2 + 0.6 * f, s)
-    )
+    # Sensors see edges at the pixels of the finest level; stereo did not look there.
+    sensor = sensor_depths(views, -1)
+    level = -1 if sensor else cfg.stereo_level
+    measured = merged(sensor, at_level(depths, views, -1)) if sensor else depths
+    rendered = render_depths(trainer.model, views, views.train, min_alpha=fusion.min_alpha, level=level)
+    anchored = anchor_depths(rendered, measured)
+    mesh = fuse_mesh(anchored, fusion, on_progress=lambda f, s: tell("ground", 0.2 + 0.6 * f, s))
+    mesh = mesh_without_floaters(mesh, anchored)
+    trainer.model, floaters = splats_without_floaters(trainer.model, anchored, views)
     evidence = ground_evidence(views, depths, cfg.stereo_level)
-    ground = ground_heightfield(mesh, posed, fusion, evidence=evidence)
-    paths = walkable_paths(posed.c2w[:, :2, 3], ground, cfg.walkable)
+    ground = ground_heightfield(mesh, posed, fusion, evidence=evidence, depths=anchored)
+    paths, spots, walkable = scene_paths(posed.c2w[:, :2, 3], ground, mesh, cfg.walkable)
     length = longest_path_m(paths)
     if length < MIN_GOAL_M:
         log.warning(
@@ -203,13 +225,14 @@ def _ground(
     metadata = {
         **_pose_metadata(posed),
         **quality.ground_quality(ground, paths),
+        "floaters": floaters,
+        "walkable": walkable,
         "path_length_max_m": length,
         "long_enough_for_goal_task": length >= MIN_GOAL_M,
     }
     tell("ground", 1.0, f"longest path {length:.1f} m")
-    return Scene(posed.capture_dir.name, trainer.model.splats(), mesh, ground, paths, metadata), list(
-        rendered.values()
-    )[::4]
+    scene = Scene(posed.capture_dir.name, trainer.model.splats(), mesh, ground, paths, metadata)
+    return scene, list(rendered.values())[::4], spots
 
 
 def _pose_metadata(posed: PosedCapture) -> dict[str, Any]:

@@ -1,15 +1,23 @@
 # numpy's and numba's argument types are looser than their stubs.
 # pyright: reportCallIssue=false, reportArgumentType=false
-"""Walkable paths: the way the cameras went, put on the ground."""
+"""Walkable paths: the way the cameras went, put on the ground, and ways over the free ground around it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from gaussgym_scene.heightfield import Heightfield
+from gaussgym_scene.mesh import Mesh
 from gaussgym_scene.paths import Paths
 from numpy.typing import NDArray
+
+from gaussgym_recon.free_space import FreeSpace, RoutesCfg, Spots, free_routes, free_space, spots_of
+from gaussgym_recon.robot_sizes import robot_size
+
+Piece = tuple[NDArray[np.floating], NDArray[np.floating], NDArray[np.floating]]
+"""A line's points ``[n, 2]``, heights ``[n]`` and half widths ``[n]`` [m]."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +35,9 @@ class WalkableCfg:
         max_turn_rad: Turn over `turn_window_m` that ends a path: where the photographer turned round on the spot, no robot that
             follows the line could (a right-angled corridor corner stays).
         turn_window_m: Length over which a turn is measured.
+        robot: Whose size and abilities the ways over free ground suit.
+        robots: Whose free space is measured and reported.
+        routes: How ways over free ground are found.
     """
 
     spacing_m: float = 0.25
@@ -38,6 +49,9 @@ class WalkableCfg:
     min_length_m: float = 1.0
     max_turn_rad: float = 2.1
     turn_window_m: float = 1.0
+    robot: str = "go2"
+    robots: tuple[str, ...] = ("go1", "go2", "t1")
+    routes: RoutesCfg = field(default_factory=RoutesCfg)
 
 
 def walkable_paths(
@@ -54,23 +68,80 @@ def walkable_paths(
         Paths, possibly none: see :func:`longest_path_m`. Even ids go the way the cameras went, odd ids back.
     """
     cfg = cfg or WalkableCfg()
+    return _both_ways(_walked_pieces(camera_xy_m, ground, cfg))
+
+
+def scene_paths(
+    camera_xy_m: NDArray[np.floating], ground: Heightfield, mesh: Mesh | None, cfg: WalkableCfg | None = None
+) -> tuple[Paths, Spots, dict[str, Any]]:
+    """All paths of a scene: the walk's first, then ways over free ground; where robots fit; and how much room each has.
+
+    Args:
+        camera_xy_m: Horizontal positions of the cameras in walking order ``[n, 2]`` [m].
+        ground: Heightfield in the same frame.
+        mesh: Surface in the same frame, for what hangs over the ground; or None.
+        cfg: Settings.
+
+    Returns:
+        Paths, possibly none; spots; and by robot ``area_m2`` where it can be, ``spots``, and ``longest_path_m``, the longest
+        stretch of a path along which it has room.
+    """
+    cfg = cfg or WalkableCfg()
+    pieces = _walked_pieces(camera_xy_m, ground, cfg)
+    spaces = {
+        name: free_space(ground, mesh, robot_size(name)) for name in dict.fromkeys((cfg.robot, *cfg.robots))
+    }
+    free = spaces[cfg.robot]
+    for line in free_routes(free, np.asarray(camera_xy_m), [xy for xy, _, _ in pieces], cfg.routes):
+        xy = _resample(line, cfg.spacing_m)
+        room = free.at(free.clear_m, xy) - free.robot.half_width_m
+        pieces.append((xy, ground.sample(xy), np.clip(room, 0.05, cfg.max_half_width_m)))
+    paths = _both_ways(pieces)
+    spots = spots_of([spaces[name] for name in cfg.robots])
+    report = {
+        name: {
+            "area_m2": spaces[name].area_m2,
+            "spots": int(spots.fits[name].sum()),
+            "longest_path_m": _longest_with_room(paths, spaces[name]),
+        }
+        for name in cfg.robots
+    }
+    return paths, spots, report
+
+
+def _longest_with_room(paths: Paths, free: FreeSpace) -> float:
+    """Length of the longest stretch of a path on which a robot's middle may be [m]."""
+    if not len(paths):
+        return 0.0
+    room = free.at(free.open, paths.points[:, :2].astype(np.float64))
+    arc = paths.arc_length_m()
+    cut = ~room | (np.diff(paths.path_id, prepend=-1) != 0)
+    group = np.cumsum(cut)
+    lengths = [np.ptp(arc[room & (group == g)]) for g in np.unique(group[room])]
+    return float(max(lengths, default=0.0))
+
+
+def _walked_pieces(camera_xy_m: NDArray[np.floating], ground: Heightfield, cfg: WalkableCfg) -> list[Piece]:
+    """The parts of the walk that are known, even and wide enough."""
     line = _smooth_line(np.asarray(camera_xy_m, np.float64), cfg)
+    if len(line) < 2:
+        return []
+    z, direction = ground.sample(line), _directions(line)
+    width = _half_widths(line, direction, ground, cfg)
+    good = ground.is_known(line) & (width >= cfg.min_half_width_m)
+    good &= _turns(direction, cfg) <= cfg.max_turn_rad
+    breaks = np.abs(np.diff(z, prepend=z[:1])) > cfg.max_step_m
+    group = np.cumsum(~good | breaks | np.roll(~good, 1))
     pieces = []
-    if len(line) >= 2:
-        z = ground.sample(line)
-        direction = _directions(line)
-        width = _half_widths(line, direction, ground, cfg)
-        good = (
-            ground.is_known(line)
-            & (width >= cfg.min_half_width_m)
-            & (_turns(direction, cfg) <= cfg.max_turn_rad)
-        )
-        breaks = np.abs(np.diff(z, prepend=z[:1])) > cfg.max_step_m
-        group = np.cumsum(~good | breaks | np.roll(~good, 1))
-        for g in np.unique(group[good]):
-            index = np.flatnonzero(good & (group == g))
-            if (len(index) - 1) * cfg.spacing_m >= cfg.min_length_m:
-                pieces.append((line[index], z[index], width[index]))
+    for g in np.unique(group[good]):
+        index = np.flatnonzero(good & (group == g))
+        if (len(index) - 1) * cfg.spacing_m >= cfg.min_length_m:
+            pieces.append((line[index], z[index], width[index]))
+    return pieces
+
+
+def _both_ways(pieces: list[Piece]) -> Paths:
+    """Paths of even ids along the pieces, of odd ids back."""
     points, ids, widths = [np.zeros((0, 4))], [np.zeros(0, int)], [np.zeros(0)]
     for n, (xy, z, width) in enumerate(pieces):
         for back in (False, True):

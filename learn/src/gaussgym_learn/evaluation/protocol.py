@@ -23,7 +23,6 @@ from gaussgym_sim.vecsim import BRIDGE, backend_names
 from tqdm import tqdm
 
 from gaussgym_learn.calibrated import calibrated, is_calibration
-from gaussgym_learn.env import open_scenes, scene_hash
 from gaussgym_learn.evaluate import evaluation_cfg, fixed_starts
 from gaussgym_learn.evaluation.ablations import DELAY_S
 from gaussgym_learn.evaluation.cells import (
@@ -38,6 +37,7 @@ from gaussgym_learn.evaluation.cells import (
 )
 from gaussgym_learn.evaluation.subjects import Subject, settings_for
 from gaussgym_learn.evaluation.sweeps import BASE, Condition, conditions
+from gaussgym_learn.scene_list import open_scenes, scene_hash
 
 if TYPE_CHECKING:
     from gaussgym_render.robot_camera import RobotCameraCfg
