@@ -42,7 +42,7 @@ def capture(tmp_path_factory):
 def poses(capture, monkeypatch):
     scene, folder = capture
     posed = posed_by_truth(scene, Capture.load(folder))
-    monkeypatch.setattr(build_module, "reconstruct_poses", lambda *args, **kwargs: posed)
+    monkeypatch.setattr(build_module, "pose", lambda *args, **kwargs: posed)
     return posed
 
 

@@ -86,10 +86,38 @@ def test_every_gate_gives_its_reason():
     ]
 
 
-def test_one_wrong_fix_is_named():
+def test_one_wrong_fix_is_named_and_moves_nothing():
     true, gps = street_walk()
+    right = check(true, gps)
     gps[20, 1] += 80.0
-    assert any("largest distance to GPS" in text for text in check(true, gps).reasons)
+    found = check(true, gps)
+    assert found.ok, found.reasons
+    assert found.gps_outliers == (20,)
+    assert found.gps_residual_max_m == pytest.approx(right.gps_residual_max_m, abs=1.0)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_fifth_of_falsified_fixes_is_named(seed):
+    true, gps = street_walk(seed=seed)
+    rng = np.random.default_rng([seed, 7])
+    wrong = np.sort(rng.choice(len(true), 6, replace=False))
+    angle = rng.uniform(0, 2 * np.pi, 6)
+    gps[wrong, :2] += rng.uniform(40, 300, 6)[:, None] * np.c_[np.cos(angle), np.sin(angle)]
+    found = check(true, gps)
+    assert found.ok, found.reasons
+    assert found.gps_outliers == tuple(wrong)
+
+
+def test_an_end_of_the_map_that_is_glued_on_wrongly_is_no_matter_of_wrong_fixes():
+    true, gps = street_walk()
+    found = check(glued(true, 24, offset=(0.0, 40.0, 0.0)), gps)
+    assert any("together" in text for text in found.reasons), found.reasons
+
+
+def test_more_wrong_fixes_than_a_quarter_speak_against_the_map():
+    true, gps = street_walk()
+    gps[2::3, 1] += 60.0 * (-1.0) ** np.arange(9)
+    assert any("9 of 29 GPS fixes" in text for text in check(true, gps).reasons)
 
 
 def test_unordered_photographs_are_not_judged_by_their_steps():

@@ -1,20 +1,17 @@
 import numpy as np
 import pytest
 from gaussgym_recon.georegister import (
-    GravityCfg,
-    camera_up_prior,
     enu_from_gps,
     gps_from_enu,
-    ground_plane,
     level_rotation,
     robust_umeyama,
-    scale_from_camera_height,
-    scale_from_gps,
     umeyama,
     world_frame,
 )
+from gaussgym_recon.gravity import GravityCfg, ground_plane, up_from_cameras
 from gaussgym_recon.posed import Similarity
-from gaussgym_recon.synthetic import camera_rotation
+from gaussgym_recon.scale import scale_from_camera_height, scale_from_gps
+from gaussgym_recon.walks import camera_rotation
 from gaussgym_scene.errors import InputError, StageError
 from scipy.spatial.transform import Rotation
 
@@ -126,9 +123,9 @@ def test_level_rotation_turns_up_to_z():
 
 def test_up_prior_of_a_walk_that_turns_round_does_not_care_how_far_it_looks_down():
     c2w = SFM_FROM_WORLD.apply_c2w(walker(turn=True, pitch=-0.4))
-    up, std = camera_up_prior(c2w)
-    assert degrees_between(up, SFM_FROM_WORLD.rotation[:, 2]) < 0.7
-    assert np.degrees(std) < 3.0
+    found = up_from_cameras(c2w)
+    assert degrees_between(found.up, SFM_FROM_WORLD.rotation[:, 2]) < 0.7
+    assert np.degrees(found.std_rad) < 3.0
 
 
 def test_up_prior_follows_the_exif_orientation():
@@ -137,8 +134,8 @@ def test_up_prior_follows_the_exif_orientation():
     # camera turned a quarter counter-clockwise: stored right is down.
     turned = c2w.copy()
     turned[:, :3, 0], turned[:, :3, 1] = c2w[:, :3, 1], -c2w[:, :3, 0]
-    up, _ = camera_up_prior(turned, [6] * len(c2w))
-    assert degrees_between(up, np.array([0, 0, 1.0])) < 0.1
+    found = up_from_cameras(turned, [6] * len(c2w))
+    assert degrees_between(found.up, np.array([0, 0, 1.0])) < 0.1
 
 
 @pytest.mark.parametrize("slope_deg", [0.0, 3.0])

@@ -59,3 +59,24 @@ def test_gradient_agrees_with_finite_differences():
         moved[1][i, j, c] -= 1e-5
         numeric = (exact(moved[0]) - exact(moved[1])) / 2e-5
         assert abs(gradient[i, j, c] - numeric) < 2e-3 * np.abs(gradient).max()
+
+
+def test_small_differences_count_by_their_square():
+    x, y = images()
+    loss, gradient = photometric_loss(x, y, ssim_weight=0.0, l2_within=0.1)
+    d = x.astype(float) - y
+    huber = np.where(np.abs(d) < 0.1, d * d / 0.2, np.abs(d) - 0.05)
+    assert abs(loss - huber.mean()) < 1e-6
+    np.testing.assert_allclose(gradient * d.size, np.clip(d / 0.1, -1, 1), atol=1e-4)
+
+
+def test_a_mask_silences_its_pixels():
+    x, y = images()
+    mask = np.ones(x.shape[:2], bool)
+    mask[4:9, 2:12] = False
+    spoilt = np.where(mask[..., None], y, 1 - y)
+    a, b = (photometric_loss(x, target, mask=mask) for target in (y, spoilt))
+    assert a[0] == b[0]
+    np.testing.assert_array_equal(a[1], b[1])
+    assert not b[1][~mask].any()
+    assert b[1][mask].any()

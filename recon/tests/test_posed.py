@@ -31,6 +31,7 @@ def make_posed(directory):
         gravity_source="plane",
         camera_height_m=1.5,
         scale_std_fraction=0.03,
+        gravity_std_rad=0.01,
         reprojection_error_px=0.5,
         registered_fraction=2 / 3,
         seeds_tried=3,

@@ -6,8 +6,10 @@ import psutil
 import pytest
 from gaussgym_recon.exif import exif_block
 from gaussgym_recon.georegister import umeyama
+from gaussgym_recon.matching import reason, sequential_pairs, similar_pairs
 from gaussgym_recon.posed import PosedCapture
-from gaussgym_recon.sfm import SfmCfg, _reason, _similar_pairs, reconstruct_poses, sequential_pairs
+from gaussgym_recon.poses import PoseCfg, pose
+from gaussgym_recon.sfm import SfmCfg
 from gaussgym_recon.sources.images import import_images
 from gaussgym_recon.synthetic import SynthesizeCfg, read_truth, synthesize_capture
 from gaussgym_scene.capture import Capture
@@ -51,7 +53,7 @@ def test_images_that_do_not_overlap(tmp_path):
         textured(tmp_path / "photos" / f"{number}.jpg", number, gps=gps)
     capture = Capture.load(import_images(tmp_path / "photos", tmp_path / "capture"))
     with pytest.raises(InputError, match="its 5 images do not overlap"):
-        reconstruct_poses(capture, tmp_path / "work", cfg=SfmCfg(max_attempts=1))
+        pose(capture, tmp_path / "work", PoseCfg(sfm=SfmCfg(max_attempts=1)))
 
 
 def test_interrupted_work_goes_on(tmp_path):
@@ -64,15 +66,14 @@ def test_interrupted_work_goes_on(tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        reconstruct_poses(capture, tmp_path / "work", camera_height_m=1.5, progress=interrupt)
+        pose(capture, tmp_path / "work", PoseCfg(camera_height_m=1.5), progress=interrupt)
     assert not list((tmp_path / "work").glob("sfm-*/extracted.json"))
     steps = []
     with pytest.raises(InputError, match="do not overlap"):
-        reconstruct_poses(
+        pose(
             capture,
             tmp_path / "work",
-            camera_height_m=1.5,
-            cfg=SfmCfg(max_attempts=1),
+            PoseCfg(camera_height_m=1.5, sfm=SfmCfg(max_attempts=1, mapper="incremental")),
             progress=lambda step, fraction: steps.append(step),
         )
     assert set(steps) == {"features", "matches", "map"}
@@ -84,24 +85,14 @@ def test_neither_gps_nor_camera_height(tmp_path):
         textured(tmp_path / "photos" / f"{number}.jpg", number)
     capture = Capture.load(import_images(tmp_path / "photos", tmp_path / "capture"))
     with pytest.raises(InputError, match=r"no GPS.*--camera-height"):
-        reconstruct_poses(capture, tmp_path / "work")
-
-
-def test_images_of_two_cameras(tmp_path):
-    (tmp_path / "photos").mkdir()
-    for number in range(3):
-        textured(tmp_path / "photos" / f"{number}.jpg", number)
-    capture = Capture.load(import_images(tmp_path / "photos", tmp_path / "capture"))
-    capture.images[2].intrinsics = capture.images[2].intrinsics.resized(100, 80)
-    with pytest.raises(InputError, match="another camera"):
-        reconstruct_poses(capture, tmp_path / "work", camera_height_m=1.5)
+        pose(capture, tmp_path / "work")
 
 
 def test_reason_of_a_failed_job_is_one_line():
     text = "terminate called\n  what():  [database.cc:1] SQLite error: database or disk is full\n    @ 0x7f\n"
-    assert "the disk is full" in _reason(text, -6)
-    assert _reason("a\n what():  [x] bad thing\n @ 0x1\n", -6).endswith("bad thing")
-    assert "\n" not in _reason(text, -6)
+    assert "the disk is full" in reason(text, -6)
+    assert reason("a\n what():  [x] bad thing\n @ 0x1\n", -6).endswith("bad thing")
+    assert "\n" not in reason(text, -6)
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +107,7 @@ def walk(tmp_path_factory):
 @pytest.mark.slow
 def test_poses_of_a_synthetic_walk_against_the_truth(walk):
     capture, workdir = walk
-    posed = reconstruct_poses(capture, workdir, camera_height_m=1.5)
+    posed = pose(capture, workdir, PoseCfg(camera_height_m=1.5))
     truth = read_truth(capture.directory)
     there = [truth.names.index(name) for name in posed.names]
     true = truth.c2w[there]
@@ -140,13 +131,13 @@ def test_poses_of_a_synthetic_walk_against_the_truth(walk):
 @pytest.mark.slow
 def test_finished_poses_are_not_made_again(walk, monkeypatch):
     capture, workdir = walk
-    first = reconstruct_poses(capture, workdir, camera_height_m=1.5)
-    monkeypatch.setattr("gaussgym_recon.sfm._run_job", lambda *arguments: pytest.fail("work was done again"))
-    again = reconstruct_poses(capture, workdir, camera_height_m=1.5)
+    first = pose(capture, workdir, PoseCfg(camera_height_m=1.5))
+    monkeypatch.setattr("gaussgym_recon.sfm.run_job", lambda *arguments: pytest.fail("work was done again"))
+    again = pose(capture, workdir, PoseCfg(camera_height_m=1.5))
     assert isinstance(again, PosedCapture)
     np.testing.assert_array_equal(first.c2w, again.c2w)
     # Another height changes the scale only: no images are matched or mapped again.
-    taller = reconstruct_poses(capture, workdir, camera_height_m=3.0)
+    taller = pose(capture, workdir, PoseCfg(camera_height_m=3.0))
     assert taller.world_from_capture.scale == pytest.approx(2 * first.world_from_capture.scale)
 
 
@@ -164,18 +155,18 @@ def test_a_killed_pycolmap_is_one_line_and_the_next_run_goes_on(walk, tmp_path):
                     child.kill()
 
     with pytest.raises(StageError, match="pycolmap was killed by signal 9"):
-        reconstruct_poses(capture, tmp_path / "work", camera_height_m=1.5, progress=kill_once)
+        pose(capture, tmp_path / "work", PoseCfg(camera_height_m=1.5), progress=kill_once)
     assert "killed" in steps
-    posed = reconstruct_poses(capture, tmp_path / "work", camera_height_m=1.5)
+    posed = pose(capture, tmp_path / "work", PoseCfg(camera_height_m=1.5))
     assert posed.registered_fraction >= 0.9
 
 
 @pytest.mark.slow
 def test_lookalikes_of_an_image_are_its_neighbours(walk):
     capture, workdir = walk
-    reconstruct_poses(capture, workdir, camera_height_m=1.5)
+    pose(capture, workdir, PoseCfg(camera_height_m=1.5))
     names = [image.file for image in capture.images]
-    pairs = _similar_pairs(next(workdir.glob("sfm-*")) / "database.db", names, 2, 0)
+    pairs = similar_pairs(next(workdir.glob("sfm-*")) / "database.db", names, 2, 0)
     near = [abs(i - j) <= 2 or i + j in range(24, 30) for i, j in pairs]
     assert np.mean(near) > 0.6
 
@@ -185,7 +176,7 @@ def test_lookalikes_of_an_image_are_its_neighbours(walk):
 @pytest.mark.timeout(1200)
 def test_lund_is_one_consistent_street(tmp_path):
     capture = real_capture("lund", tmp_path)
-    posed = reconstruct_poses(capture, tmp_path / "work")
+    posed = pose(capture, tmp_path / "work")
     assert len(posed.names) == len(capture.images) == 29
     assert posed.scale_source == "gps"
     assert posed.gps_residual_median_m <= 5.0
@@ -203,9 +194,9 @@ def test_lund_is_one_consistent_street(tmp_path):
     assert residuals.max() <= 15.0
     # The photographs state the phone's accelerometer, which nothing here reads: gravity from another source.
     down = []
-    for name, pose in zip(posed.names, posed.c2w):
+    for name, c2w in zip(posed.names, posed.c2w):
         described = json.loads(Image.open(capture.directory / name).getexif()[270])["MAPAccelerometerVector"]
-        down.append(pose[:3, :3] @ [described["y"], described["x"], -described["z"]])
+        down.append(c2w[:3, :3] @ [described["y"], described["x"], -described["z"]])
     measured = np.median(down, axis=0)
     assert np.degrees(np.arccos(-measured[2] / np.linalg.norm(measured))) < 3.0
     assert 1.0 < posed.camera_height_m < 2.2

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numba
 import tyro
@@ -15,33 +15,7 @@ from gaussgym_scene.scene import Scene
 from gaussgym_recon.commands.bars import Bars as _Bars
 from gaussgym_recon.commands.fleet import Fleet
 from gaussgym_recon.commands.get import Get
-
-
-@dataclass
-class Synth:
-    """Photograph a procedural scene: a capture with sensor noise, lens distortion, noisy GPS, and its truth beside it."""
-
-    scene: Annotated[Path, tyro.conf.Positional]
-    """Scene folder, as made by `gaussgym-scene synth`."""
-    output: Path
-    """Folder of the capture to write; the truth goes to `<output>.truth`, which `build` never reads."""
-    seed: int = 0
-    """Of the walk and the noise."""
-    images: int = 84
-    """Photographs taken."""
-
-    def __call__(self) -> Path:
-        """Run the command; returns the path written."""
-        from gaussgym_recon.synthetic import SynthesizeCfg, synthesize_capture
-
-        with _Bars() as bars:
-            return synthesize_capture(
-                Scene.load(self.scene),
-                self.output,
-                seed=self.seed,
-                cfg=SynthesizeCfg(images=self.images),
-                progress=bars,
-            )
+from gaussgym_recon.commands.synth import Synth
 
 
 @dataclass
@@ -76,9 +50,20 @@ class Build:
     """Folder of the scene to write."""
     camera_height: float | None = None
     """Height above the ground at which the camera was carried [m]; needed without GPS, overrules it where given."""
+    poses: Literal["auto", "source", "sfm"] = "auto"
+    """Poses of the source, by structure from motion, or (auto) of the source where it has them for all images."""
+    scale_from: str = "auto"
+    """auto, sensor, gps, depth, camera-height=1.5, marker=0.16 (its side), gcp=FILE, or
+    distance=A.jpg:x,y:B.jpg:x,y=2.0 between what is seen at two pixels (A.jpg:x,y+C.jpg:x,y: at two each) [m]."""
+    up_from: str = "auto"
+    """auto, sensor, plane (the ground is level), cameras (they were held upright), or axis=+z of the source's frame."""
     minutes: float = 4.0
     """Time for training the splats [min]."""
-    max_splats: int = 80_000
+    steps: int | None = None
+    """Train for this many steps, however long they take, instead of by the clock: then the same seed gives the same splats."""
+    engine: Literal["numba", "gsplat"] = "numba"
+    """What computes a training step: the CPU, or gsplat 1.5.3 on an NVIDIA GPU."""
+    max_splats: int = 120_000
     """Most splats to keep."""
     seed: int = 0
     """Of all random numbers."""
@@ -90,13 +75,21 @@ class Build:
         from dataclasses import replace
 
         from gaussgym_recon.build import BuildCfg, build, require_goal_path
+        from gaussgym_recon.poses import PoseCfg
         from gaussgym_recon.trainer import TrainerCfg
 
         cfg = BuildCfg(
             camera_height_m=self.camera_height,
+            poses=PoseCfg(poses=self.poses, scale_from=self.scale_from, up_from=self.up_from),
             train_seconds=60.0 * self.minutes,
             seed=self.seed,
-            trainer=replace(TrainerCfg(), max_splats=self.max_splats),
+            trainer=replace(
+                TrainerCfg(),
+                iterations=self.steps,
+                engine=self.engine,
+                max_splats=self.max_splats,
+                final_splats=self.max_splats,
+            ),
         )
         with _Bars() as bars:
             manifest = build(self.capture, self.output, cfg, progress=bars)

@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from gaussgym_scene.scene import FORMAT, MANIFEST, VERSION, Scene
 
 from gaussgym_recon import quality
 from gaussgym_recon.agreement import splat_mesh_agreement
+from gaussgym_recon.consistency import RecaptureError
 from gaussgym_recon.depth_views import (
     DepthView,
     anchor_depths,
@@ -33,8 +34,8 @@ from gaussgym_recon.fusion import FusionCfg, fitted_to, fuse_mesh
 from gaussgym_recon.ground import ground_heightfield
 from gaussgym_recon.ground_prior import ground_evidence
 from gaussgym_recon.posed import PosedCapture
+from gaussgym_recon.poses import PoseCfg, pose
 from gaussgym_recon.seeding import seed_splats
-from gaussgym_recon.sfm import reconstruct_poses
 from gaussgym_recon.stereo import DepthMap, StereoCfg, dense_depths, load_depths, save_depths
 from gaussgym_recon.trainer import Trainer, TrainerCfg
 from gaussgym_recon.views import Views, load_views
@@ -54,7 +55,8 @@ class BuildCfg:
     """Settings of a build.
 
     Attributes:
-        camera_height_m: Height at which the cameras were carried [m]; needed without GPS, overrules it where given.
+        camera_height_m: Height at which the cameras were carried [m]; short for a ``poses.scale_from`` of that.
+        poses: Where poses, scale and gravity come from.
         train_seconds: Wall-clock budget of splat training [s].
         long_sides_px: Long sides of the training images, coarse to fine; the last is what held-out images are scored at.
         seed: Of all random numbers.
@@ -67,6 +69,7 @@ class BuildCfg:
     """
 
     camera_height_m: float | None = None
+    poses: PoseCfg = field(default_factory=PoseCfg)
     train_seconds: float = 200.0
     long_sides_px: tuple[int, ...] = (120, 240, 480)
     seed: int = 0
@@ -101,7 +104,8 @@ def build(
 
     Raises:
         InputError: The capture cannot be used; the text says why.
-        StageError: Structure from motion found no consistent model.
+        RecaptureError: No consistent map of the photographs, or they contradict each other; ``<output>.work/verdict.json``
+            says so too.
     """
     cfg = cfg or BuildCfg()
     tell: Progress = progress or (lambda stage, fraction, status: None)
@@ -109,9 +113,7 @@ def build(
     output = Path(output)
     work = output.with_name(output.name + ".work")
     work.mkdir(parents=True, exist_ok=True)
-    posed = reconstruct_poses(
-        capture, work / "sfm", camera_height_m=cfg.camera_height_m, progress=lambda s, f: tell("poses", f, s)
-    )
+    posed = _poses(capture, work, cfg, tell)
     _drop_stale(work, posed, cfg)
     tell("stereo", 0.0, "undistorting photographs")
     views = load_views(posed, capture.images, long_sides_px=cfg.long_sides_px)
@@ -131,6 +133,18 @@ def build(
         )
     tell("scene", 1.0, "written")
     return output / MANIFEST
+
+
+def _poses(capture: Capture, work: Path, cfg: BuildCfg, tell: Progress) -> PosedCapture:
+    (work / "verdict.json").unlink(missing_ok=True)
+    settings = cfg.poses
+    if cfg.camera_height_m is not None:
+        settings = replace(settings, camera_height_m=cfg.camera_height_m)
+    try:
+        return pose(capture, work / "sfm", settings, progress=lambda s, f: tell("poses", f, s))
+    except RecaptureError as error:
+        write_json(work / "verdict.json", {"verdict": error.verdict, "reasons": list(error.reasons)})
+        raise
 
 
 def _settings(cfg: BuildCfg) -> dict[str, Any]:
@@ -185,12 +199,15 @@ def _train(
     if checkpoint.exists():
         log.info("going on from %s", checkpoint)
     model = seed_splats(
-        posed, views, depths, count=int(0.7 * trainer_cfg.max_splats), level=cfg.stereo_level,
+        posed, views, depths, count=int(trainer_cfg.seed_fraction * trainer_cfg.max_splats), level=cfg.stereo_level,
         sh_degree=trainer_cfg.sh_degree, seed=cfg.seed,
     )  # fmt: skip
     measured = {i: d.depth_m for i, d in depths.items()}
-    trainer = Trainer(views, model, trainer_cfg, checkpoint=checkpoint, depths_m=measured)
+    normals = {i: d.normal_w for i, d in depths.items()}
+    trainer = Trainer(views, model, trainer_cfg, checkpoint=checkpoint, depths_m=measured, normals_w=normals)
     trainer.run(lambda fraction, status: tell("splats", fraction, status))
+    for view, c2w in zip(views.views, trainer.poses.c2w):  # what depth is rendered from later
+        view.c2w = c2w
     tell("splats", 1.0, f"{len(trainer.model)} splats")
     return trainer
 
@@ -247,6 +264,8 @@ def _pose_metadata(posed: PosedCapture) -> dict[str, Any]:
         "scale_source": posed.scale_source,
         "gravity_source": posed.gravity_source,
         "scale_std_fraction": posed.scale_std_fraction,
+        "gravity_std_rad": posed.gravity_std_rad,
+        "gps_outliers": posed.gps_outliers,
         "camera_height_m": posed.camera_height_m,
         "gps_residual_median_m": posed.gps_residual_median_m,
         "gps_residual_max_m": posed.gps_residual_max_m,

@@ -21,36 +21,41 @@ BATCH_PAIRS = 256
 
 
 def extract(job: dict[str, Any]) -> None:
-    """Fill the database with SIFT features of `names`; images that have them already are skipped."""
+    """Fill the database with SIFT features, one camera of `cameras` after the other; images that have them are skipped."""
     import pycolmap
 
-    reader = pycolmap.ImageReaderOptions()
-    reader.camera_model = "SIMPLE_RADIAL"
-    if job["camera_params"]:
-        reader.camera_params = job["camera_params"]
-    else:
-        reader.default_focal_length_factor = job["focal_factor"]
     extraction = pycolmap.FeatureExtractionOptions()
     extraction.use_gpu = False
     extraction.num_threads = job["threads"]
     extraction.sift.max_num_features = job["max_features"]
     extraction.sift.peak_threshold = job["peak_threshold"]
     extraction.sift.first_octave = job["first_octave"]
-    names = job["names"]
-    for start in range(0, len(names), BATCH_IMAGES):
-        _tell(start / len(names))
-        with pycolmap.Database.open(job["database"]) as database:
-            known = [camera.camera_id for camera in database.read_all_cameras()]
-        reader.existing_camera_id = known[0] if known else -1
-        pycolmap.extract_features(
-            job["database"],
-            job["images"],
-            image_names=names[start : start + BATCH_IMAGES],
-            camera_mode=pycolmap.CameraMode.SINGLE,
-            reader_options=reader,
-            extraction_options=extraction,
-            device=pycolmap.Device.cpu,
-        )
+    total, done = sum(len(camera["names"]) for camera in job["cameras"]), 0
+    for camera in job["cameras"]:
+        reader = pycolmap.ImageReaderOptions()
+        reader.camera_model = camera["model"]
+        if job["masks"]:
+            reader.mask_path = job["masks"]
+        if camera["params"]:
+            reader.camera_params = camera["params"]
+        else:
+            reader.default_focal_length_factor = camera["focal_factor"]
+        names = camera["names"]
+        for start in range(0, len(names), BATCH_IMAGES):
+            _tell(done / total)
+            reader.existing_camera_id = _camera_of(job["database"], names)
+            batch = names[start : start + BATCH_IMAGES]
+            pycolmap.extract_features(
+                job["database"],
+                job["images"],
+                image_names=batch,
+                camera_mode=pycolmap.CameraMode.SINGLE,
+                reader_options=reader,
+                extraction_options=extraction,
+                device=pycolmap.Device.cpu,
+            )
+            done += len(batch)
+    names = [name for camera in job["cameras"] for name in camera["names"]]
     with pycolmap.Database.open(job["database"]) as database:
         stored = {
             image.name for image in database.read_all_images() if database.exists_keypoints(image.image_id)
@@ -58,6 +63,15 @@ def extract(job: dict[str, Any]) -> None:
     missing = [name for name in names if name not in stored]
     if missing:
         raise SystemExit(f"{missing[0]} could not be read ({len(missing)} of {len(names)} images)")
+
+
+def _camera_of(path: str, names: list[str]) -> int:
+    """Camera in the database of the first of these images that is there; -1 without any."""
+    import pycolmap
+
+    with pycolmap.Database.open(path) as database:
+        cameras = {image.name: image.camera_id for image in database.read_all_images()}
+    return next((cameras[name] for name in names if name in cameras), -1)
 
 
 def match(job: dict[str, Any]) -> None:
@@ -86,7 +100,7 @@ def match(job: dict[str, Any]) -> None:
 
 
 def map_once(job: dict[str, Any]) -> None:
-    """One incremental map; its largest piece goes to `<output>/best`."""
+    """One map, incremental or global; its largest piece goes to `<output>/best`."""
     import pycolmap
 
     output = Path(job["output"])
@@ -99,27 +113,67 @@ def map_once(job: dict[str, Any]) -> None:
 
     started = time.perf_counter()
     pycolmap.set_random_seed(job["seed"])
-    maps = pycolmap.incremental_mapping(
-        job["database"],
-        job["images"],
-        output,
-        options=mapping_options(job),
-        next_image_callback=next_image,
-    )
+    if job["mapper"] == "global":
+        maps = pycolmap.global_mapping(job["database"], job["images"], output, options=global_options(job))
+    else:
+        maps = pycolmap.incremental_mapping(
+            job["database"],
+            job["images"],
+            output,
+            options=mapping_options(job),
+            next_image_callback=next_image,
+        )
     if maps:
         best = max(maps.values(), key=lambda model: (model.num_reg_images(), model.num_points3D()))
-        shutil.rmtree(output / "best.partial", ignore_errors=True)
-        (output / "best.partial").mkdir()
-        best.write(output / "best.partial")
-        (output / "best.partial").rename(output / "best")
+        _write_best(best, output)
     mark(output / "done.json", {"models": len(maps or {}), "seconds": time.perf_counter() - started})
+
+
+def _write_best(model: Any, output: Path) -> None:
+    shutil.rmtree(output / "best.partial", ignore_errors=True)
+    (output / "best.partial").mkdir()
+    model.write(output / "best.partial")
+    (output / "best.partial").rename(output / "best")
+
+
+def triangulate(job: dict[str, Any]) -> None:
+    """Points of matches at the known poses `cam_from_world` (image name → 3x4 matrix); the map goes to `<output>/best`."""
+    import numpy as np
+    import pycolmap
+
+    output = Path(job["output"])
+    model = pycolmap.Reconstruction()
+    with pycolmap.Database.open(job["database"]) as database:
+        for camera in database.read_all_cameras():
+            model.add_camera(camera)
+        for rig in database.read_all_rigs():
+            model.add_rig(rig)
+        images = [image for image in database.read_all_images() if image.name in job["cam_from_world"]]
+        pose_of_frame = {image.frame_id: job["cam_from_world"][image.name] for image in images}
+        for frame in database.read_all_frames():
+            if frame.frame_id in pose_of_frame:
+                # Every rig holds one camera, so its frame stands where the camera does.
+                frame.rig_from_world = pycolmap.Rigid3d(np.array(pose_of_frame[frame.frame_id]))
+                model.add_frame(frame)
+        for image in images:
+            model.add_image(image)
+        for frame_id in pose_of_frame:
+            model.register_frame(frame_id)
+    _tell(0.1)
+    options = mapping_options(job)
+    options.ba_refine_focal_length = options.ba_refine_extra_params = False
+    found = pycolmap.triangulate_points(model, job["database"], job["images"], output, options=options)
+    found.update_point_3d_errors()
+    _write_best(found, output)
+    mark(output / "done.json", {"points": found.num_points3D()})
 
 
 def mapping_options(job: dict[str, Any]) -> Any:
     """Options for people who walk forward: an easy initial pair, small triangulation angles, the focal length kept.
 
     Args:
-        job: `seed`, `min_tri_angle_deg`, and `free_focal` where the focal length is only guessed.
+        job: `seed`, `min_tri_angle_deg`, `free_focal` where a focal length is only guessed, and `calibrated`: an image of each
+            camera whose lens is known.
     """
     import pycolmap
 
@@ -140,6 +194,28 @@ def mapping_options(job: dict[str, Any]) -> Any:
     mapper.abs_pose_min_num_inliers = 15
     mapper.filter_min_tri_angle = job["min_tri_angle_deg"]
     options.triangulation.min_angle = job["min_tri_angle_deg"]
+    constant = {_camera_of(job["database"], [name]) for name in job["calibrated"]}
+    options.constant_cameras = constant
+    mapper.constant_cameras = constant
+    if constant:
+        mapper.abs_pose_refine_focal_length = mapper.abs_pose_refine_extra_params = False
+    return options
+
+
+def global_options(job: dict[str, Any]) -> Any:
+    """Options of global mapping (Pan et al., ECCV 2024); arguments as of :func:`mapping_options`."""
+    import pycolmap
+
+    options = pycolmap.GlobalPipelineOptions()
+    options.num_threads = options.mapper.num_threads = 1
+    options.random_seed = options.mapper.random_seed = job["seed"]
+    mapper = options.mapper
+    mapper.global_positioning.use_gpu = False
+    mapper.bundle_adjustment.ceres.use_gpu = False
+    mapper.bundle_adjustment.refine_focal_length = job["free_focal"]
+    mapper.bundle_adjustment.refine_extra_params = not job["calibrated"]
+    mapper.min_tri_angle_deg = job["min_tri_angle_deg"]
+    mapper.retriangulation.min_angle = job["min_tri_angle_deg"]
     return options
 
 
@@ -169,7 +245,7 @@ def main() -> None:
     pycolmap.logging.minloglevel = 2
     job = json.loads(sys.stdin.buffer.readline())
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    {"extract": extract, "match": match, "map": map_once}[sys.argv[1]](job)
+    {"extract": extract, "match": match, "map": map_once, "triangulate": triangulate}[sys.argv[1]](job)
 
 
 if __name__ == "__main__":

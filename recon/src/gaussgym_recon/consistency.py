@@ -11,11 +11,23 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from gaussgym_scene.errors import InputError
 
-from gaussgym_recon.georegister import umeyama
+from gaussgym_recon.georegister import GpsFit, fit_gps, umeyama
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+
+class RecaptureError(InputError):
+    """Photographs of which no scene can be made; the verdict is to take them again."""
+
+    verdict = "recapture"
+
+    def __init__(self, text: str, *, reasons: tuple[str, ...]) -> None:
+        super().__init__(text)
+        self.reasons = reasons
+        """What is wrong, a phrase each."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +41,9 @@ class ConsistencyCfg:
     max_gps_median_m: float = 5.0
     """Largest median horizontal residual after Sim(3) to GPS [m]."""
     max_gps_residual_m: float = 15.0
-    """Largest single horizontal residual after Sim(3) to GPS [m]."""
+    """Largest horizontal residual after Sim(3) to GPS [m]; fixes farther off are called wrong."""
+    max_gps_outlier_fraction: float = 0.25
+    """Largest share of GPS fixes that may be wrong; where more disagree, the map is at fault."""
     max_step_excess_m: float = 15.0
     """How much longer than the GPS step a step between neighbouring images may be [m]."""
     max_half_scale_change: float = 0.10
@@ -60,6 +74,8 @@ class Consistency:
     """Points that images before and after the weakest place of the sequence share."""
     weakest_link_fraction: float
     """The same over the median of all places: below a tenth one half may hang on the other loosely."""
+    gps_outliers: tuple[int, ...]
+    """Images, by place in the capture, whose GPS fix disagrees with all others; they have no part in the numbers above."""
     reasons: tuple[str, ...]
     """Why the model is refused; empty when it passes."""
 
@@ -144,16 +160,21 @@ def _against_gps(
     ordered: bool,
     cfg: ConsistencyCfg,
 ) -> tuple[dict, list[str]]:
-    aligned = umeyama(centers[fixed], gps[fixed]).apply(centers)
-    residuals = np.linalg.norm((aligned - gps)[fixed, :2], axis=1)
-    median, worst = float(np.median(residuals)), float(residuals.max())
+    fit = fit_gps(centers, gps, noise_m=cfg.gps_noise_m, worst_m=cfg.max_gps_residual_m)
+    good = fixed & ~fit.outliers
+    median, worst = float(np.median(fit.residuals_m[good])), float(fit.residuals_m[good].max())
     reasons = []
     if median > cfg.max_gps_median_m:
         reasons.append(f"median distance to GPS {median:.1f} m, expected ≤ {cfg.max_gps_median_m:g} m")
     if worst > cfg.max_gps_residual_m:
         reasons.append(f"largest distance to GPS {worst:.1f} m, expected ≤ {cfg.max_gps_residual_m:g} m")
+    reasons += _outlier_reasons(indices, centers, gps, fixed, fit, ordered, cfg)
+    # Where the map may be at fault every fix has its say.
+    trusted = fixed if reasons else good
+    aligned = umeyama(centers[trusted], gps[trusted]).apply(centers)
     steps = np.linalg.norm(np.diff(aligned, axis=0), axis=1)
     if ordered:
+        # A wrong fix jumps where the map does not; a map that jumps where GPS does not is glued wrongly.
         both = fixed[1:] & fixed[:-1]
         gps_steps = np.linalg.norm(np.diff(gps[:, :2], axis=0), axis=1)
         excess = np.where(both, steps - gps_steps, 0.0)
@@ -163,9 +184,9 @@ def _against_gps(
                 f"step of {steps[worst_step]:.1f} m after image {indices[worst_step] + 1} "
                 f"where GPS says {gps_steps[worst_step]:.1f} m"
             )
-    ratio = _half_scale_ratio(indices, centers, gps, fixed)
+    ratio = _half_scale_ratio(indices, centers, gps, trusted)
     if ratio is not None:
-        half_length = 0.5 * float(np.linalg.norm(np.ptp(gps[fixed, :2], axis=0)))
+        half_length = 0.5 * float(np.linalg.norm(np.ptp(gps[trusted, :2], axis=0)))
         allowed = max(cfg.max_half_scale_change, 2.0 * cfg.gps_noise_m / max(half_length, 1e-9))
         if abs(np.log(ratio)) > np.log1p(allowed):
             reasons.append(
@@ -178,8 +199,41 @@ def _against_gps(
         "max_step": float(steps.max()),
         "step_ratio": _step_ratio(indices, centers),
         "half_scale_ratio": ratio,
+        "gps_outliers": tuple(int(i) for i in indices[fit.outliers]),
     }
     return numbers, reasons
+
+
+def _outlier_reasons(
+    indices: NDArray[np.int64],
+    centers: NDArray[np.float64],
+    gps: NDArray[np.float64],
+    fixed: NDArray[np.bool_],
+    fit: GpsFit,
+    ordered: bool,
+    cfg: ConsistencyCfg,
+) -> list[str]:
+    """Is it the fixes that are wrong, or the map?
+
+    Wrong fixes are few and have nothing to do with each other. An end of the map that is bent or glued on wrongly shows as
+    fixes at one end of the sequence that are off by much the same.
+    """
+    count, of = int(fit.outliers.sum()), int(fixed.sum())
+    if count > cfg.max_gps_outlier_fraction * of:
+        return [
+            f"{count} of {of} GPS fixes are farther than {fit.threshold_m:.0f} m from their cameras, "
+            f"expected {cfg.max_gps_outlier_fraction:.0%} at most"
+        ]
+    off = (gps - fit.transform.apply(centers))[:, :2]
+    places = np.flatnonzero(fixed)
+    for end in (places, places[::-1]) if ordered else ():
+        run = end[: int(np.argmin(fit.outliers[end]))]
+        if len(run) >= 3 and np.linalg.norm(np.diff(off[run], axis=0), axis=1).max() < cfg.max_gps_residual_m:
+            first, last = sorted((int(indices[run[0]]) + 1, int(indices[run[-1]]) + 1))
+            return [
+                f"images {first} to {last} are {np.linalg.norm(off[run], axis=1).max():.0f} m from GPS together"
+            ]
+    return []
 
 
 def _along_sequence(
@@ -209,6 +263,7 @@ def _along_sequence(
         "max_step": float(steps.max(initial=0.0)),
         "step_ratio": step_ratio,
         "half_scale_ratio": half_ratio,
+        "gps_outliers": (),
     }
     return numbers, reasons
 

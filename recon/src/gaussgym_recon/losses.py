@@ -103,32 +103,46 @@ def _ssim_terms(mx, my, exx, exy, eyy, d_mean, d_square, d_cross, rows):
 
 
 @njit(parallel=True, cache=True, fastmath=True)
-def _combine(x, y, d_mean, d_square, d_cross, l1_weight, ssim_weight, out, rows):
+def _combine(x, y, d_mean, d_square, d_cross, l1_weight, ssim_weight, within, out, rows):
+    """The sum by row of ``|d| - within/2``, or ``d^2 / (2 within)`` where ``|d| < within``, and the whole loss's gradient."""
+    steepness = np.float32(1.0) / max(within, np.float32(1e-12))
     for i in prange(x.shape[0]):
         total = np.float32(0.0)
         for j in range(x.shape[1]):
             d = x[i, j] - y[i, j]
-            total += abs(d)
-            sign = np.float32(1.0) if d > 0 else (np.float32(-1.0) if d < 0 else np.float32(0.0))
+            slope = min(max(d * steepness, np.float32(-1.0)), np.float32(1.0))
+            near = slope * within
+            total += slope * (d - np.float32(0.5) * near)
             ssim = d_mean[i, j] + 2 * x[i, j] * d_square[i, j] + y[i, j] * d_cross[i, j]
-            out[i, j] = l1_weight * sign - ssim_weight * ssim
+            out[i, j] = l1_weight * slope - ssim_weight * ssim
         rows[i] = total
 
 
 def photometric_loss(
-    image: NDArray[np.float32], target: NDArray[np.float32], *, ssim_weight: float = 0.2
+    image: NDArray[np.float32],
+    target: NDArray[np.float32],
+    *,
+    ssim_weight: float = 0.2,
+    l2_within: float = 0.0,
+    mask: NDArray[np.bool_] | None = None,
 ) -> tuple[float, NDArray[np.float32]]:
-    """``(1 - w) L1 + w (1 - SSIM)`` averaged over pixels and channels, and its gradient (Kerbl et al. 2023, eq. 7).
+    """``(1 - w) D + w (1 - SSIM)`` averaged over pixels and channels, and its gradient (Kerbl et al. 2023, eq. 7).
+
+    ``D`` is the absolute difference, or Huber's function of it: ``d^2 / (2 h)`` up to ``h``, ``|d| - h / 2`` beyond.
 
     Args:
         image: ``[H, W, 3]`` rendered.
         target: ``[H, W, 3]`` photograph in 0..1.
         ssim_weight: ``w``; SSIM after Wang et al. 2004, window 11, sigma 1.5.
+        l2_within: ``h``; 0 for the absolute difference.
+        mask: ``[H, W]``, False where the photograph is not to be used: there it counts as matched, and nothing pulls.
 
     Returns:
         The loss and its gradient by ``image``.
     """
     h, w, c = image.shape
+    if mask is not None:
+        target = np.where(mask[..., None], target, image)
     x, y = image.reshape(h, w * c), target.reshape(h, w * c)
     products, moments = np.empty((5, *x.shape), np.float32), np.empty((5, *x.shape), np.float32)
     buffer = np.empty((5, (h + 2 * _REACH) * w * c), np.float32)
@@ -142,7 +156,11 @@ def photometric_loss(
     _blur(slopes, c, buffer[:3], terms)
     gradient = np.empty_like(x)
     _combine(
-        x, y, *terms, np.float32((1 - ssim_weight) / x.size), np.float32(ssim_weight / x.size), gradient, rows
-    )
-    l1 = float(rows.sum()) / x.size
-    return (1 - ssim_weight) * l1 + ssim_weight * (1 - ssim), gradient.reshape(h, w, c)
+        x, y, *terms, np.float32((1 - ssim_weight) / x.size), np.float32(ssim_weight / x.size), np.float32(l2_within),
+        gradient, rows,
+    )  # fmt: skip
+    difference = float(rows.sum()) / x.size
+    out = gradient.reshape(h, w, c)
+    if mask is not None:
+        out[~mask] = 0.0
+    return (1 - ssim_weight) * difference + ssim_weight * (1 - ssim), out

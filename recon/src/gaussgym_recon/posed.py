@@ -80,11 +80,12 @@ class PosedCapture:
         track_lengths: ``[P]`` int32 number of images that see each point.
         visible: For each registered image the indices into ``points`` that it sees, int32.
         world_from_capture: Similarity from the frame of structure from motion to this world.
-        scale_source: ``'gps'``, ``'camera_height'``, ``'marker'``, ``'sensor'`` or ``'user'``.
-        gravity_source: ``'plane+camera_down'``, ``'plane+nadir'``, ``'gps'`` or ``'sensor'``.
+        scale_source: ``'sensor'``, ``'gcp'``, ``'gps'``, ``'marker'``, ``'distance'``, ``'depth'`` or ``'camera_height'``.
+        gravity_source: ``'sensor'``, ``'gcp'``, ``'user'``, ``'cameras'``, or what was combined of ``'gps'``, ``'plane'``,
+            ``'camera_down'`` and ``'nadir'``, with ``'+'`` between.
         camera_height_m: Median height of the cameras above the ground plane [m].
-        scale_std_fraction: Estimated standard deviation of the scale over its value; None when unknown.
-        reprojection_error_px: Mean over all points [px].
+        scale_std_fraction: Standard deviation of the scale over its value; None where unknown.
+        reprojection_error_px: Mean over all points [px]; None where points were not triangulated from images.
         registered_fraction: Registered images over all images of the capture.
         seeds_tried: Number of reconstructions that were attempted.
         gps_residual_median_m: Median horizontal distance to the GPS fixes after Sim(3); None without GPS.
@@ -93,6 +94,8 @@ class PosedCapture:
         gps_xy_m: ``[n, 2]`` GPS fixes (east, north) of the registered images [m], NaN where an image has none;
             None without GPS.
         quality: Further numbers for the report, JSON values only.
+        gravity_std_rad: Root mean square of the angle by which +Z may be off [rad]; None where unknown.
+        gps_outliers: Registered images whose GPS fix is wrong; it was not used.
     """
 
     capture_dir: Path
@@ -110,7 +113,7 @@ class PosedCapture:
     gravity_source: str
     camera_height_m: float
     scale_std_fraction: float | None
-    reprojection_error_px: float
+    reprojection_error_px: float | None
     registered_fraction: float
     seeds_tried: int
     gps_residual_median_m: float | None
@@ -118,6 +121,8 @@ class PosedCapture:
     max_step_m: float
     gps_xy_m: NDArray[np.float64] | None = None
     quality: dict[str, Any] = field(default_factory=dict)
+    gravity_std_rad: float | None = None
+    gps_outliers: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if len(self.intrinsics) != len(self.names):
@@ -144,6 +149,8 @@ class PosedCapture:
                 "gravity_source",
                 "camera_height_m",
                 "scale_std_fraction",
+                "gravity_std_rad",
+                "gps_outliers",
                 "reprojection_error_px",
                 "registered_fraction",
                 "seeds_tried",

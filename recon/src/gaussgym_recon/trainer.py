@@ -1,289 +1,48 @@
-# numpy's and numba's argument types are looser than their stubs.
-# pyright: reportCallIssue=false, reportArgumentType=false
-# ruff: noqa: ANN001, ANN202
-"""Splat trainer for machines without a GPU: numba kernels end to end, boxed in time, resumable after a kill.
+"""Splat trainer: boxed in time or in steps, resumable after a kill, without a GPU (numba kernels) or with one (gsplat).
 
 What it takes from the literature: the loss and the clone/split moves of 3DGS (Kerbl et al. 2023), growth by a budget sampled
 from image-plane gradients (Taming-3DGS, Mallick et al. 2024), gradients that do not cancel between tiles (AbsGS, Ye et al.
-2024), opacity of clones after 3DGS-MCMC (Kheradmand et al. 2024), flat splats (PGSR, Chen et al. 2024), per-image exposure
-(Kerbl et al. 2024), Adam on visible splats only (Taming-3DGS). Its own: step sizes in pixels of the finest level, so that a
-street of 200 m and a room of 5 m train with the same numbers.
+2024), opacity of clones and, where asked for, relocation after 3DGS-MCMC (Kheradmand et al. 2024), flat splats (PGSR, Chen et
+al. 2024), per-image exposure (Kerbl et al. 2024), Adam on visible splats only (Taming-3DGS). Its own: step sizes in pixels of
+the finest level, so that a street of 200 m and a room of 5 m train with the same numbers.
+
+The parts, by what they own, lie in ``training/``.
 """
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-import cv2
 import numpy as np
-from gaussgym_render.differentiable import RasterGradients, raster_backward, raster_forward
+from gaussgym_render.differentiable import raster_backward, raster_forward
 from gaussgym_scene.errors import InputError
-from gaussgym_scene.splats import Splats
-from numba import njit, prange
 from numpy.typing import NDArray
 
-from gaussgym_recon.losses import photometric_loss
+from gaussgym_recon.training.cfg import TrainerCfg
+from gaussgym_recon.training.checkpoint import TrainingState, load_state, save_state
+from gaussgym_recon.training.engines import Engine, Frame, NumbaEngine
+from gaussgym_recon.training.exposure import Exposures
+from gaussgym_recon.training.growth import grow_by_pull, prune, relocate, shake
+from gaussgym_recon.training.model import SplatModel, model_from_points, render_splats, sigmoid
+from gaussgym_recon.training.optimizer import schedule
+from gaussgym_recon.training.poses import PoseRefinement
+from gaussgym_recon.training.surfaces import MeasuredSurfaces
 from gaussgym_recon.views import Views, psnr_db
 
+__all__ = ["SplatModel", "Trainer", "TrainerCfg", "model_from_points", "render_splats"]
+
 Floats = NDArray[np.floating]
-_SH_C0 = np.float32(0.28209479177387814)
 
-
-@dataclass(frozen=True)
-class TrainerCfg:
-    """Settings of the trainer; fractions are of the whole training.
-
-    Attributes:
-        seconds: Wall-clock budget, earlier runs of the same training included; compiling is not counted.
-        iterations: When given, train for this many steps instead of by the clock (tests, comparisons).
-        max_splats: Upper limit of splats while growing.
-        final_splats: Upper limit afterwards; those that contribute least to the training views go.
-        sh_degree: Degree of the spherical harmonics that training ends with.
-        level_until: Fraction at which each pyramid level but the last ends.
-        sh_from: Fraction from which degree 1 is trained.
-        densify_until: Fraction at which growing ends.
-        densify_every: Steps between two rounds of growing and pruning.
-        ssim_weight: Weight of D-SSIM in the loss.
-        mean_step_px: Step of the centres, in pixels of the finest level at the nearest camera, first and last.
-        color_step: Step of the degree-0 coefficients; degree 1 takes a tenth of it.
-        opacity_step: Step of opacity logits.
-        scale_step: Step of log scales.
-        rotation_step: Step of quaternions.
-        exposure_step: Step of the per-image colour gains.
-        opacity_weight: Pull of opacities towards 0: needless splats fade and are pruned, and fewer of them hang before the
-            camera in views that training did not see (Lund, held out: 16.7 dB at 0.002, 17.2 at 0.03, 17.4 at 0.1).
-        flat_weight: Pull of each splat's smallest scale towards 0, relative to its largest.
-        depth_weight: Weight of the relative depth error where stereo measured depth.
-        min_opacity: Splats below this are pruned.
-        checkpoint_seconds: Time between two checkpoints.
-        seed: Of the random numbers.
-    """
-
-    seconds: float = 200.0
-    iterations: int | None = None
-    max_splats: int = 80_000
-    final_splats: int = 60_000
-    sh_degree: int = 1
-    level_until: tuple[float, ...] = (0.12, 0.4)
-    sh_from: float = 0.3
-    densify_until: float = 0.7
-    densify_every: int = 100
-    ssim_weight: float = 0.2
-    mean_step_px: tuple[float, float] = (0.25, 0.01)
-    color_step: float = 0.01
-    opacity_step: float = 0.04
-    scale_step: float = 0.008
-    rotation_step: float = 0.003
-    exposure_step: float = 0.002
-    opacity_weight: float = 0.05
-    flat_weight: float = 0.002
-    depth_weight: float = 0.1
-    min_opacity: float = 0.02
-    checkpoint_seconds: float = 30.0
-    seed: int = 0
-
-
-@dataclass
-class SplatModel:
-    """Parameters in the form that is optimized, with Adam's moments; all arrays have one row a splat."""
-
-    means: Floats
-    quats: Floats
-    log_scales: Floats
-    logits: Floats
-    sh: Floats
-    footprint: Floats = field(default_factory=lambda: np.zeros(0, np.float32))
-    adam: Floats = field(default_factory=lambda: np.zeros((0, 0), np.float32))
-    steps: NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
-
-    PARAMETERS = ("means", "quats", "log_scales", "logits", "sh")
-
-    def __post_init__(self) -> None:
-        n = len(self.means)
-        if not len(self.footprint):
-            self.footprint = np.full(n, 1e-2, np.float32)
-        if not self.adam.size:
-            self.adam = np.zeros((n, 2 * self.width), np.float32)
-            self.steps = np.zeros(n, np.int32)
-
-    def __len__(self) -> int:
-        return len(self.means)
-
-    @property
-    def width(self) -> int:
-        """Scalars a splat has."""
-        return 11 + self.sh.shape[1] * 3
-
-    def take(self, index: NDArray) -> SplatModel:
-        """The splats picked by a mask or an index array, moments included."""
-        names = (*self.PARAMETERS, "footprint", "adam", "steps")
-        return SplatModel(*(np.ascontiguousarray(getattr(self, name)[index]) for name in names))
-
-    def append(self, other: SplatModel) -> SplatModel:
-        """Both sets of splats."""
-        names = (*self.PARAMETERS, "footprint", "adam", "steps")
-        return SplatModel(*(np.concatenate([getattr(self, n), getattr(other, n)]) for n in names))
-
-    def splats(self, *, min_opacity: float = 0.005) -> Splats:
-        """What renderers take; splats nearly invisible or not finite are left out."""
-        finite = np.isfinite(self.means).all(1) & np.isfinite(self.log_scales).all(1)
-        opacity = _sigmoid(self.logits)
-        keep = finite & (opacity > min_opacity)
-        quats = self.quats[keep] / np.linalg.norm(self.quats[keep], axis=1, keepdims=True)
-        return Splats(self.means[keep], quats, np.exp(self.log_scales[keep]), opacity[keep], self.sh[keep])
-
-
-def model_from_points(
-    points: NDArray[np.floating], colors: NDArray[np.floating], sizes_m: NDArray[np.floating], *,
-    normals: NDArray[np.floating] | None = None, opacity: float = 0.6, sh_degree: int = 1, flatness: float = 0.2,
-) -> SplatModel:  # fmt: skip
-    """Splats at coloured points.
-
-    Args:
-        points: ``[N, 3]`` [m].
-        colors: ``[N, 3]`` in 0..1.
-        sizes_m: ``[N]`` standard deviation along the surface [m].
-        normals: ``[N, 3]`` unit; the splat is ``flatness`` times as thick along it. Round where None or zero.
-        opacity: Of all.
-        sh_degree: Of the coefficients; those above degree 0 are zero.
-        flatness: Thickness over size where a normal is given.
-    """
-    n = len(points)
-    quats = np.tile(np.float32([1, 0, 0, 0]), (n, 1))
-    log_scales = np.repeat(np.log(np.maximum(sizes_m, 1e-5))[:, None], 3, axis=1)
-    if normals is not None:
-        # The rotation that takes +Z to the normal.
-        flat = np.linalg.norm(normals, axis=1) > 0.5
-        nx, ny, nz = np.asarray(normals, np.float64).T
-        q = np.stack([1 + nz, -ny, nx, np.zeros(n)], axis=1)
-        q[nz < -0.9999] = [0, 1, 0, 0]
-        quats[flat] = (q / np.linalg.norm(q, axis=1, keepdims=True))[flat]
-        log_scales[flat, 2] += np.log(flatness)
-    sh = np.zeros((n, (sh_degree + 1) ** 2, 3), np.float32)
-    sh[:, 0] = (np.asarray(colors) - 0.5) / _SH_C0
-    logit = np.log(opacity / (1 - opacity))
-    return SplatModel(
-        np.ascontiguousarray(points, np.float32),
-        quats,
-        log_scales.astype(np.float32),
-        np.full(n, logit, np.float32),
-        sh,
-    )
-
-
-def _sigmoid(x: Floats) -> Floats:
-    return (1.0 / (1.0 + np.exp(-x))).astype(np.float32)
-
-
-@njit(parallel=True, cache=True)
-def _activate(log_scales, logits, scales, opacities):
-    for i in prange(len(logits)):
-        for k in range(3):
-            scales[i, k] = np.exp(log_scales[i, k])
-        opacities[i] = np.float32(1.0) / (np.float32(1.0) + np.exp(-logits[i]))
-
-
-@njit(parallel=True, cache=True, error_model="numpy")
-def _regularize(ids, scales, opacities, v_scales, v_opacities, opacity_weight, flat_weight):
-    """Add the gradients of ``opacity_weight * mean(opacity) + flat_weight * mean(min scale / max scale)``."""
-    count = len(ids)
-    for k in prange(count):
-        i = ids[k]
-        v_opacities[i] += opacity_weight / count
-        low, high = 0, 0
-        for a in range(1, 3):
-            if scales[i, a] < scales[i, low]:
-                low = a
-            if scales[i, a] > scales[i, high]:
-                high = a
-        if low != high and scales[i, low] > 0.02 * scales[i, high]:
-            v_scales[i, low] += flat_weight / count / scales[i, high]
-
-
-@njit(inline="always")
-def _adam_delta(adam, i, j, width, g, lr, c1, c2):
-    """Update both moments of one scalar and give its step."""
-    if not np.isfinite(g):
-        g = np.float32(0.0)
-    m = np.float32(0.9) * adam[i, j] + np.float32(0.1) * g
-    v = np.float32(0.999) * adam[i, width + j] + np.float32(0.001) * g * g
-    adam[i, j] = m
-    adam[i, width + j] = v
-    return lr * c1 * m / (np.sqrt(v * c2) + np.float32(1e-15))
-
-
-@njit(parallel=True, cache=True, error_model="numpy")
-def _adam(
-    ids, means, quats, log_scales, logits, sh, footprint, adam, steps,
-    v_means, v_quats, v_scales, v_opac, v_sh, scales, opacities, rates, bands,
-):  # fmt: skip
-    """One Adam step of the visible splats ``ids`` (Kingma & Ba 2015), with a step count of its own for each splat.
-
-    ``rates`` float32: of means [pixels], rotations, log scales, logits, colours.
-    """
-    width = 11 + sh.shape[1] * 3
-    for k in prange(len(ids)):
-        i = ids[k]
-        steps[i] += 1
-        c1 = np.float32(1.0 / (1.0 - 0.9 ** steps[i]))
-        c2 = np.float32(1.0 / (1.0 - 0.999 ** steps[i]))
-        for j in range(3):
-            means[i, j] -= _adam_delta(adam, i, j, width, v_means[i, j], rates[0] * footprint[i], c1, c2)
-            g = v_scales[i, j] * scales[i, j]
-            log_scales[i, j] -= _adam_delta(adam, i, 7 + j, width, g, rates[2], c1, c2)
-        for j in range(4):
-            quats[i, j] -= _adam_delta(adam, i, 3 + j, width, v_quats[i, j], rates[1], c1, c2)
-        g = v_opac[i] * opacities[i] * (np.float32(1.0) - opacities[i])
-        logits[i] -= _adam_delta(adam, i, 10, width, g, rates[3], c1, c2)
-        for b in range(bands):
-            rate = rates[4] if b == 0 else rates[4] * np.float32(0.1)
-            for ch in range(3):
-                sh[i, b, ch] -= _adam_delta(adam, i, 11 + 3 * b + ch, width, v_sh[i, b, ch], rate, c1, c2)
-
-
-@njit(parallel=True, cache=True, error_model="numpy")
-def _depth_slopes(depth, trans, measured, weight, v_depth, v_trans):
-    """Gradients of the depth loss by accumulated depth and transmittance; errors beyond 2 % pull no harder."""
-    for i in prange(depth.shape[0]):
-        for j in range(depth.shape[1]):
-            v_depth[i, j] = 0.0
-            v_trans[i, j] = 0.0
-            z, alpha = measured[i, j], np.float32(1.0) - trans[i, j]
-            if z > 0.0 and alpha > 0.5:
-                expected = depth[i, j] / alpha
-                slope = weight * min(max((expected - z) / (np.float32(0.02) * z), -1.0), 1.0) / z
-                v_depth[i, j] = slope / alpha
-                v_trans[i, j] = slope * expected / alpha
-
-
-@njit(parallel=True, cache=True)
-def _affine(rgb, gain, offset, image):
-    for i in prange(rgb.shape[0]):
-        for j in range(rgb.shape[1]):
-            for c in range(3):
-                image[i, j, c] = gain[c] * rgb[i, j, c] + offset[c]
-
-
-@njit(parallel=True, cache=True, fastmath=True)
-def _affine_backward(rgb, gain, v_image, v_rgb, rows):
-    """Gradient by ``rgb``, and by row those of the three gains (before the exponential) and offsets."""
-    for i in prange(rgb.shape[0]):
-        for c in range(3):
-            by_gain, by_offset = np.float32(0.0), np.float32(0.0)
-            for j in range(rgb.shape[1]):
-                v = v_image[i, j, c]
-                v_rgb[i, j, c] = gain[c] * v
-                by_gain += v * rgb[i, j, c]
-                by_offset += v
-            rows[i, c], rows[i, 3 + c] = by_gain, by_offset
+RISE_DB = 0.02
+"""A scoring counts as a new best when it is better by this."""
 
 
 class Trainer:
-    """Optimizes a splat model against the training views; owns the model, its statistics and its checkpoint.
+    """Optimizes a splat model against the training views; owns the loop, the budget and the checkpoint.
 
     Args:
         views: Photographs and cameras; held-out views are only scored.
@@ -291,6 +50,11 @@ class Trainer:
         cfg: Settings.
         checkpoint: File to save to and resume from, or None.
         depths_m: Measured depth ``[h, w]`` by view (0 = unknown, any level's size), for the depth loss, or None.
+        normals_w: Measured unit normals ``[h, w, 3]`` by view in the world, or None: then they come from the depths.
+        engine: Computes the steps; None for the one that ``cfg`` names.
+
+    Raises:
+        InputError: There are fewer than two training views, the checkpoint does not fit, or the engine cannot run here.
     """
 
     def __init__(
@@ -301,39 +65,62 @@ class Trainer:
         *,
         checkpoint: Path | None = None,
         depths_m: dict[int, Floats] | None = None,
+        normals_w: dict[int, Floats] | None = None,
+        engine: Engine | None = None,
     ) -> None:
         if len(views.train) < 2:
             raise InputError(
                 f"training needs at least 2 photographs that are not held out, found {len(views.train)}"
             )
-        self.views, self.model, self.cfg = views, model, cfg
-        self.checkpoint = checkpoint
-        self.depths_m = depths_m or {}
+        self.views, self.cfg, self.checkpoint = views, cfg, checkpoint
+        self.surfaces = MeasuredSurfaces(depths_m or {}, normals_w)
+        self.engine: Engine = engine or make_engine(cfg)
         self.rng = np.random.default_rng(cfg.seed)
         self.iteration = 0
         self.elapsed_s = 0.0
-        self.exposure = np.zeros((len(views.views), 6))
-        self.exposure_moments = np.zeros((2, len(views.views), 6))
         self.losses: list[tuple[int, float]] = []
-        self._pull = np.zeros(len(model), np.float32)
-        self._seen = np.zeros(len(model), np.int32)
+        self.scores_db: list[tuple[int, float]] = []
+        self.stopped_early = False
+        self._next_score = cfg.densify_until
         self._order: list[int] = []
-        self._worldviews = [np.linalg.inv(v.c2w) for v in views.views]
-        self.model.footprint = self._footprints(model.means)
+        self.exposures = Exposures(len(views.views), views.train)
+        self._focal_px = np.array([views.camera(i).fx for i in views.train])
+        model.footprint = self._footprints(model.means)
+        self.poses = PoseRefinement(
+            np.stack([v.c2w for v in views.views]), views.train,
+            m_per_px=float(np.median(model.footprint)), rad_per_px=float(1 / np.median(self._focal_px)),
+        )  # fmt: skip
+        self.engine.load(model)
         if checkpoint is not None and checkpoint.exists():
             self._restore(checkpoint)
+
+    @property
+    def model(self) -> SplatModel:
+        """The splats as they are now; others may be put in their place."""
+        return self.engine.store()
+
+    @model.setter
+    def model(self, value: SplatModel) -> None:
+        self.engine.load(value)
+
+    @property
+    def exposure(self) -> NDArray[np.float64]:
+        """Logarithmic gains and offsets of each view ``[n, 6]``."""
+        return self.exposures.values
 
     # ------------------------------------------------------------------------------------------------ main loop
 
     @property
     def progress(self) -> float:
         """Fraction of the training that is done, 0..1."""
+        if self.stopped_early:
+            return 1.0
         if self.cfg.iterations is not None:
             return min(1.0, self.iteration / self.cfg.iterations)
         return min(1.0, self.elapsed_s / self.cfg.seconds)
 
     def run(self, on_progress: Callable[[float, str], None] | None = None) -> SplatModel:
-        """Train until the budget is spent; saves checkpoints on the way and at the end.
+        """Train until the budget is spent or held-out views stop gaining; saves checkpoints on the way and at the end.
 
         Args:
             on_progress: Called about once a second with the fraction done and a short status.
@@ -344,20 +131,19 @@ class Trainer:
             loss = self._step()
             if (
                 not compiled
-            ):  # the first step of a process may compile the kernels: half a minute that is no training
+            ):  # a process's first step may compile the kernels: half a minute that is no training
                 last, compiled = time.monotonic(), True
             self.iteration += 1
             if self.iteration % self.cfg.densify_every == 0:
                 self._densify()
+            self._score_if_due()
             now = time.monotonic()
             self.elapsed_s += now - last
             last = now
             if self.iteration % 20 == 0:
                 self.losses.append((self.iteration, loss))
             if on_progress is not None and now - told > 1.0:
-                on_progress(
-                    self.progress, f"step {self.iteration}, {len(self.model)} splats, loss {loss:.4f}"
-                )
+                on_progress(self.progress, self._status(loss))
                 told = now
             if self.checkpoint is not None and now - saved > self.cfg.checkpoint_seconds:
                 self.save()
@@ -365,6 +151,10 @@ class Trainer:
         if self.checkpoint is not None:
             self.save()
         return self.model
+
+    def _status(self, loss: float) -> str:
+        score = f", held out {self.scores_db[-1][1]:.2f} dB" if self.scores_db else ""
+        return f"step {self.iteration}, {len(self.engine.pull)} splats, loss {loss:.4f}{score}"
 
     def _level(self) -> int:
         coarse = sum(self.progress >= f for f in self.cfg.level_until)
@@ -375,89 +165,53 @@ class Trainer:
             self._order = [int(i) for i in self.rng.permutation(self.views.train)]
         return self._order.pop()
 
-    def _step(self) -> float:
-        cfg, m, progress = self.cfg, self.model, self.progress
-        index, level = self._next_view(), self._level()
-        camera = self.views.camera(index, level)
-        target = self.views.views[index].pyramid[level].astype(np.float32) / np.float32(255)
-        degree = cfg.sh_degree if progress >= cfg.sh_from else 0
-        scales, opacities = np.empty_like(m.log_scales), np.empty_like(m.logits)
-        _activate(m.log_scales, m.logits, scales, opacities)
-        parameters = (m.means, m.quats, scales, opacities, m.sh)
-        rgb, depth, trans, state = raster_forward(
-            *parameters, self._worldviews[index], camera.K, camera.width, camera.height, sh_degree=degree
+    def _frame(self, index: int, level: int) -> Frame:
+        view, camera = self.views.views[index], self.views.camera(index, level)
+        depth = (
+            self.surfaces.depth(index, camera)
+            if self.cfg.depth_weight > 0 or self.cfg.normal_weight > 0
+            else None
         )
-        image, gain = self._expose(rgb, index)
-        loss, v_image = photometric_loss(image, target, ssim_weight=cfg.ssim_weight)
-        v_rgb = self._exposure_step(rgb, v_image, index, gain)
-        v_depth, v_trans = self._depth_gradient(index, level, depth, trans)
-        g = raster_backward(*parameters, state, rgb, depth, trans, v_rgb, v_depth, v_trans)
-        self._update(g, state.ids, scales, opacities, progress, degree, camera.width)
-        return loss
+        normals = None
+        if depth is not None and self.cfg.normal_weight > 0:
+            normals = self.surfaces.normals(index, camera, view.c2w)
+        mask = None if view.masks is None else view.masks[level]
+        worldview = self.poses.worldview(index)
+        return Frame(
+            worldview, camera, view.pyramid[level], self.exposures.affine(index), mask, depth, normals
+        )
 
-    def _update(
-        self,
-        g: RasterGradients,
-        ids: NDArray,
-        scales: Floats,
-        opacities: Floats,
-        progress: float,
-        degree: int,
-        width: int,
-    ) -> None:
-        cfg, m = self.cfg, self.model
-        _regularize(ids, scales, opacities, g.scales, g.opacities, cfg.opacity_weight, cfg.flat_weight)
-        first, last = cfg.mean_step_px
-        decay = 0.1 ** max(0.0, (progress - 0.5) * 2)  # the other steps fall tenfold over the second half
-        mean_rate = first * (last / first) ** progress
-        steps = (cfg.rotation_step, cfg.scale_step, cfg.opacity_step, cfg.color_step)
-        rates = np.array([mean_rate, *(decay * step for step in steps)], np.float32)
-        _adam(
-            ids, m.means, m.quats, m.log_scales, m.logits, m.sh, m.footprint, m.adam, m.steps,
-            g.means, g.quats, g.scales, g.opacities, g.colors, scales, opacities, rates, (degree + 1) ** 2,
-        )  # fmt: skip
-        self._pull[ids] += g.pull_visible * width
-        self._seen[ids] += 1
+    def _step(self) -> float:
+        rates = schedule(self.cfg, self.progress)
+        index = self._next_view()
+        result = self.engine.step(self._frame(index, self._level()), rates)
+        self.exposures.step(index, result.v_affine, rates.exposure)
+        if result.v_view is not None and rates.pose_px > 0:
+            self.poses.step(index, result.v_view, rates.pose_px)
+        if not self._order:
+            if rates.exposure > 0:
+                self.exposures.center()
+            if rates.pose_px > 0:
+                self.poses.hold_gauge()
+        if self.cfg.growth == "mcmc" and self.progress < self.cfg.densify_until:
+            self._shake(result.visible, rates.mean_px)
+        return result.loss
 
-    # ------------------------------------------------------------------------------------------ exposure and depth
-
-    def _expose(self, rgb: Floats, index: int) -> tuple[Floats, Floats]:
-        """Apply the view's own colour gains and offsets: ``image = exp(g) rgb + o``."""
-        gain = np.exp(self.exposure[index, :3]).astype(np.float32)
-        image = np.empty_like(rgb)
-        _affine(rgb, gain, self.exposure[index, 3:].astype(np.float32), image)
-        return image, gain
-
-    def _exposure_step(self, rgb: Floats, v_image: Floats, index: int, gain: Floats) -> Floats:
-        """Adam step of the view's exposure; returns the gradient by the splats' own image.
-
-        After each round the mean over the training views is taken off, and a pull towards 0 acts besides: what is common to
-        all views belongs into the splats, since held-out views are scored without any exposure of their own.
-        """
-        e = self.exposure[index]
-        v_rgb, rows = np.empty_like(rgb), np.empty((len(rgb), 6), np.float32)
-        _affine_backward(rgb, gain, v_image, v_rgb, rows)
-        gradient = rows.sum(0, dtype=np.float64) * np.append(gain, [1, 1, 1])
-        gradient = gradient + 0.02 * e
-        m, v = self.exposure_moments[:, index]
-        m += 0.1 * (gradient - m)
-        v += 0.01 * (gradient**2 - v)
-        if self.progress > 0.05:
-            e -= self.cfg.exposure_step * m / (np.sqrt(v) + 1e-12)
-            if not self._order:
-                self.exposure[self.views.train] -= self.exposure[self.views.train].mean(0)
-        return v_rgb
-
-    def _depth_gradient(self, index: int, level: int, depth: Floats, trans: Floats) -> tuple[Floats, Floats]:
-        """Gradient of ``weight * mean huber(|z - z_measured| / z_measured)`` where the view's depth was measured."""
-        measured = self.depths_m.get(index)
-        if measured is None or self.cfg.depth_weight <= 0:
-            return np.zeros_like(depth), np.zeros_like(trans)
-        camera = self.views.camera(index, level)
-        z = cv2.resize(measured, (camera.width, camera.height), interpolation=cv2.INTER_NEAREST)
-        v_depth, v_trans = np.empty_like(depth), np.empty_like(trans)
-        _depth_slopes(depth, trans, z, np.float32(self.cfg.depth_weight / z.size), v_depth, v_trans)
-        return v_depth, v_trans
+    def _score_if_due(self) -> None:
+        """Score the held-out views now and then once growing has ended, and stop when they have stopped gaining."""
+        cfg = self.cfg
+        if not self.views.held_out or cfg.score_every <= 0 or self.progress < self._next_score:
+            return
+        self._next_score = self.progress + cfg.score_every - 1e-9
+        score = self.held_out_psnr_db()
+        assert score is not None
+        self.scores_db.append((self.iteration, score))
+        best = 0
+        for i, (_, value) in enumerate(self.scores_db):
+            if value > self.scores_db[best][1] + RISE_DB:
+                best = i
+        if 0 < cfg.patience <= len(self.scores_db) - 1 - best:
+            self.stopped_early = True
 
     # -------------------------------------------------------------------------------------------------- densification
 
@@ -466,153 +220,132 @@ class Trainer:
         from scipy.spatial import cKDTree
 
         centers = np.stack([self.views.views[i].c2w[:3, 3] for i in self.views.train])
-        focal = np.array([self.views.camera(i).fx for i in self.views.train])
         distance, nearest = cKDTree(centers).query(np.nan_to_num(means))
-        return (np.maximum(distance, 0.2) / focal[nearest]).astype(np.float32)
+        return (np.maximum(distance, 0.2) / self._focal_px[nearest]).astype(np.float32)
 
     def _densify(self) -> None:
-        cfg, m = self.cfg, self.model
-        score = self._pull / np.maximum(self._seen, 1)
-        opacity = _sigmoid(m.logits)
-        biggest = np.exp(m.log_scales.max(1))
-        keep = (opacity > cfg.min_opacity) & np.isfinite(m.means).all(1) & (biggest < 400 * m.footprint)
-        if self.progress > 0.2:
-            keep &= (self._seen > 0) | (m.steps > 0)
-        m, score = m.take(keep), score[keep]
-        if self.progress < cfg.densify_until and len(m):
-            m = self._grow(m, score)
-        elif len(m) > cfg.final_splats:
-            m = m.take(np.sort(np.argsort(-self._contributions(m))[: cfg.final_splats]))
+        cfg, engine = self.cfg, self.engine
+        m = engine.store()
+        score = engine.pull / np.maximum(engine.seen, 1)
+        growing = self.progress < cfg.densify_until
+        if cfg.growth == "mcmc" and growing:
+            m = relocate(m, cfg, self.rng)
+        else:
+            keep = prune(m, engine.seen, cfg, self.progress)
+            m, score = m.take(keep), score[keep]
+            if growing and len(m):
+                m = grow_by_pull(m, score, cfg, self.rng)
+            elif not growing and len(m) > cfg.final_splats:
+                m = m.take(np.sort(np.argsort(-self._contributions(m), kind="stable")[: cfg.final_splats]))
         m.footprint = self._footprints(m.means)
-        self.model = m
-        self._pull = np.zeros(len(m), np.float32)
-        self._seen = np.zeros(len(m), np.int32)
+        engine.load(m)
+
+    def _shake(self, visible: NDArray, step_px: float) -> None:
+        engine = self.engine
+        pull, seen = engine.pull, engine.seen
+        m = engine.store()
+        shake(m, visible, step_px, self.rng)
+        engine.load(m)
+        engine.pull, engine.seen = pull, seen
 
     def _contributions(self, m: SplatModel) -> Floats:
         """Blending weight of each splat, summed over the pixels of all training views at the second coarsest level."""
         level = min(1, len(self.views.intrinsics) - 1)
-        parameters = (m.means, m.quats, np.exp(m.log_scales), _sigmoid(m.logits), np.zeros_like(m.means))
+        parameters = (m.means, m.quats, np.exp(m.log_scales), sigmoid(m.logits), np.zeros_like(m.means))
         total = np.zeros(len(m), np.float32)
         for index in self.views.train:
             camera = self.views.camera(index, level)
             ones = np.ones((camera.height, camera.width, 3), np.float32)
             nothing = np.zeros((camera.height, camera.width), np.float32)
             rgb, depth, trans, state = raster_forward(
-                *parameters, self._worldviews[index], camera.K, camera.width, camera.height
+                *parameters, self.poses.worldview(index), camera.K, camera.width, camera.height
             )
             # The gradient of the sum of an image by a splat's colour is the splat's weight in that image.
-            total += raster_backward(*parameters, state, rgb, depth, trans, ones, nothing, nothing).colors[
-                :, 0
-            ]
+            g = raster_backward(*parameters, state, rgb, depth, trans, ones, nothing, nothing)
+            total += g.colors[:, 0]
         return total
-
-    def _grow(self, m: SplatModel, score: Floats) -> SplatModel:
-        """Clone small and split large splats, drawn with the image-plane pull as their weight, within the budget."""
-        cfg = self.cfg
-        budget = min(cfg.max_splats - len(m), int(0.15 * len(m)) + 100)
-        total = score.sum()
-        wanted = min(budget, int((score > 0).sum()))
-        if wanted <= 0 or not total > 0:
-            return m
-        chosen = self.rng.choice(len(m), wanted, replace=False, p=score / total)
-        parent = m.take(chosen)
-        size = np.exp(parent.log_scales.max(1))
-        split = size > 2.0 * parent.footprint
-        # Children share what the parent hid: 1 - (1 - a)^2 = parent's opacity (3DGS-MCMC, for clones at one place).
-        opacity = _sigmoid(parent.logits)
-        shared = np.clip(1 - np.sqrt(1 - opacity), 0.01, 0.99)
-        parent.logits = np.where(split, parent.logits, np.log(shared / (1 - shared))).astype(np.float32)
-        offset = (
-            self.rng.normal(size=(len(parent), 3))
-            * np.exp(parent.log_scales)
-            * np.where(split, 1.0, 0.3)[:, None]
-        )
-        offset = _rotate(parent.quats, offset).astype(np.float32)
-        parent.log_scales = np.where(
-            split[:, None], parent.log_scales - np.log(1.6), parent.log_scales
-        ).astype(np.float32)
-        parent.adam[:] = 0
-        parent.steps[:] = 0
-        child = parent.take(np.arange(len(parent)))
-        child.means = parent.means + offset
-        parent.means = np.where(split[:, None], parent.means - offset, parent.means).astype(np.float32)
-        rest = np.ones(len(m), bool)
-        rest[chosen] = False
-        return m.take(rest).append(parent).append(child)
 
     # ----------------------------------------------------------------------------------------------- scoring, saving
 
     def render(self, index: int) -> Floats:
         """The splats from view ``index`` at the finest level, without any exposure, clipped to 0..1."""
         camera = self.views.camera(index)
-        return render_splats(self.model, self._worldviews[index], camera.K, camera.width, camera.height)[0]
+        return render_splats(self.model, self.poses.worldview(index), camera.K, camera.width, camera.height)[
+            0
+        ]
+
+    def psnr_db(self, index: int) -> float:
+        """PSNR of a view [dB], plain: no colour fit of any kind; over the pixels that its mask leaves."""
+        view = self.views.views[index]
+        image, truth = self.render(index), view.pyramid[-1] / 255.0
+        if view.masks is not None and view.masks[-1].any():
+            image, truth = image[view.masks[-1]], truth[view.masks[-1]]
+        return psnr_db(image, truth)
 
     def held_out_psnr_db(self) -> float | None:
-        """Mean PSNR over the held-out views [dB], plain: no colour fit of any kind; None without such views."""
+        """Mean PSNR over the held-out views [dB]; None without such views."""
         if not self.views.held_out:
             return None
-        return float(
-            np.mean(
-                [
-                    psnr_db(self.render(i), self.views.views[i].pyramid[-1] / 255.0)
-                    for i in self.views.held_out
-                ]
-            )
-        )
+        return float(np.mean([self.psnr_db(i) for i in self.views.held_out]))
 
     def save(self) -> None:
         """Write the checkpoint (to a temporary name first)."""
         if self.checkpoint is None:
             return
-        m = self.model
-        arrays = {name: getattr(m, name) for name in (*m.PARAMETERS, "footprint", "adam", "steps")}
-        partial = self.checkpoint.with_suffix(".partial.npz")
-        np.savez(
-            partial, **arrays, exposure=self.exposure, exposure_moments=self.exposure_moments, iteration=self.iteration,
-            elapsed_s=self.elapsed_s, losses=np.array(self.losses, np.float64).reshape(-1, 2),
-        )  # fmt: skip
-        os.replace(partial, self.checkpoint)
+        arrays = {
+            "pull": self.engine.pull, "seen": self.engine.seen, "order": np.array(self._order, np.int64),
+            "exposures": self.exposures.values, "exposure_moments": self.exposures.moments,
+            "c2w": self.poses.c2w, "c2w_start": self.poses.start, "pose_moments": self.poses.moments,
+            "pose_counts": self.poses.counts, "pose_unit": self.poses.unit,
+        }  # fmt: skip
+        values = {
+            "iteration": self.iteration, "elapsed_s": self.elapsed_s, "losses": self.losses, "scores_db": self.scores_db,
+            "stopped_early": self.stopped_early, "next_score": self._next_score, "rng": self.rng.bit_generator.state,
+        }  # fmt: skip
+        save_state(self.checkpoint, TrainingState(self.model, arrays, values))
 
     def _restore(self, path: Path) -> None:
-        try:
-            with np.load(path, allow_pickle=False) as data:
-                names = (*SplatModel.PARAMETERS, "footprint", "adam", "steps")
-                self.model = SplatModel(*(data[name] for name in names))
-                self.exposure, self.exposure_moments = data["exposure"], data["exposure_moments"]
-                self.iteration, self.elapsed_s = int(data["iteration"]), float(data["elapsed_s"])
-                self.losses = [(int(i), float(x)) for i, x in data["losses"]]
-        except Exception as error:
+        state = load_state(path)
+        arrays, values = state.arrays, state.values
+        found, expected = len(arrays["exposures"]), len(self.views.views)
+        if found != expected:
             raise InputError(
-                f"{path}: not readable as a training checkpoint ({error}); delete it to train anew"
-            ) from error
-        if len(self.exposure) != len(self.views.views):
-            raise InputError(
-                f"{path}: belongs to {len(self.exposure)} photographs, found {len(self.views.views)}; delete it to train anew"
+                f"{path}: belongs to {found} photographs, found {expected}; delete it to train anew"
             )
-        self.rng = np.random.default_rng((self.cfg.seed, self.iteration))
-        self._pull = np.zeros(len(self.model), np.float32)
-        self._seen = np.zeros(len(self.model), np.int32)
+        if not np.array_equal(arrays["c2w_start"], self.poses.start):
+            raise InputError(f"{path}: belongs to other camera poses; delete it to train anew")
+        self.engine.load(state.model)
+        self.engine.pull, self.engine.seen = arrays["pull"], arrays["seen"]
+        self._order = arrays["order"].tolist()
+        self.exposures.values, self.exposures.moments = arrays["exposures"], arrays["exposure_moments"]
+        self.poses.c2w, self.poses.moments = arrays["c2w"], arrays["pose_moments"]
+        self.poses.counts, self.poses.unit = arrays["pose_counts"], arrays["pose_unit"]
+        self._restore_values(values)
+
+    def _restore_values(self, values: dict[str, Any]) -> None:
+        self.iteration, self.elapsed_s = int(values["iteration"]), float(values["elapsed_s"])
+        self.losses = [(int(i), float(x)) for i, x in values["losses"]]
+        self.scores_db = [(int(i), float(x)) for i, x in values["scores_db"]]
+        # A longer training than the one that was stopped may go on.
+        self._next_score = float(values["next_score"])
+        self.stopped_early = bool(values["stopped_early"])
+        self.rng.bit_generator.state = values["rng"]
 
     def settings(self) -> dict[str, object]:
         """The configuration as plain values, for manifests."""
         return asdict(self.cfg)
 
 
-def _rotate(quats: Floats, v: NDArray[np.floating]) -> NDArray[np.floating]:
-    q = quats / np.linalg.norm(quats, axis=1, keepdims=True)
-    w, u = q[:, :1], q[:, 1:]
-    return v + 2 * np.cross(u, np.cross(u, v) + w * v)
+def make_engine(cfg: TrainerCfg) -> Engine:
+    """The engine that the settings name.
 
+    Raises:
+        InputError: It is unknown, or cannot run on this machine; never another one in its place.
+    """
+    if cfg.engine == "numba":
+        return NumbaEngine(cfg)
+    if cfg.engine == "gsplat":
+        from gaussgym_recon.training.torch_engine import gsplat_engine
 
-def render_splats(
-    model: SplatModel, view: NDArray[np.float64], k: NDArray[np.float64], width: int, height: int
-) -> tuple[Floats, Floats, Floats]:
-    """Colour clipped to 0..1 ``[H,W,3]``, expected depth [m] (0 = nothing) and alpha ``[H,W]`` of a model."""
-    scales, opacities = np.exp(model.log_scales), _sigmoid(model.logits)
-    degree = round(model.sh.shape[1] ** 0.5) - 1
-    rgb, depth, trans, _ = raster_forward(
-        model.means, model.quats, scales, opacities, model.sh, view, k, width, height, sh_degree=degree
-    )
-    alpha = 1 - trans
-    expected = np.where(alpha > 1e-3, depth / np.maximum(alpha, 1e-6), 0).astype(np.float32)
-    return np.clip(rgb, 0, 1), expected, alpha
+        return gsplat_engine(cfg)
+    raise InputError(f"trainer engine {cfg.engine!r}: unknown, expected 'numba' or 'gsplat'")

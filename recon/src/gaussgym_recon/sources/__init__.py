@@ -10,7 +10,7 @@ from gaussgym_scene.errors import InputError
 from gaussgym_recon.sources.source import Source
 
 ENTRY_POINT_GROUP = "gaussgym.captures"
-SOURCES = ("images", "video")
+SOURCES = ("images", "video", "polycam", "record3d", "arkitscenes", "grandtour")
 """Our own: modules of this package, each with a `SOURCE`."""
 
 

@@ -109,7 +109,12 @@ def _frames(files: list[Path], chosen: list[int], rate_hz: float) -> Iterator[Fr
         yield Frame(f"{place + 1:04d}.jpg", files[index], camera, timestamp_s=index / rate_hz)
 
 
-def _program(name: str) -> str:
+def program(name: str) -> str:
+    """Path of a program of the ffmpeg suite.
+
+    Raises:
+        InputError: It is not installed.
+    """
     found = shutil.which(name)
     if found is None:
         raise InputError(f"{name} is not installed, and videos need it; install it (apt-get install ffmpeg)")
@@ -117,7 +122,7 @@ def _program(name: str) -> str:
 
 
 def _ffmpeg(*arguments: str, what: Path) -> None:
-    command = [_program("ffmpeg"), "-nostdin", "-loglevel", "error", "-y", *arguments]
+    command = [program("ffmpeg"), "-nostdin", "-loglevel", "error", "-y", *arguments]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode != 0:
         lines = result.stderr.strip().splitlines() or ["no reason given"]
@@ -125,7 +130,7 @@ def _ffmpeg(*arguments: str, what: Path) -> None:
 
 
 def _probe(video: Path) -> dict[str, Any]:
-    command = [_program("ffprobe"), "-v", "error", "-select_streams", "v:0", "-show_entries"]
+    command = [program("ffprobe"), "-v", "error", "-select_streams", "v:0", "-show_entries"]
     command += ["stream=avg_frame_rate,duration:format=duration", "-of", "json", str(video)]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     try:

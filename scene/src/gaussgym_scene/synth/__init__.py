@@ -7,7 +7,19 @@ from typing import Any
 
 from gaussgym_scene.errors import InputError
 from gaussgym_scene.scene import Scene
-from gaussgym_scene.synth import corridor, course, flat, gaps, hall, rubble, slope, stairs, stones, street
+from gaussgym_scene.synth import (
+    corridor,
+    course,
+    flat,
+    gaps,
+    hall,
+    room,
+    rubble,
+    slope,
+    stairs,
+    stones,
+    street,
+)
 
 Kind = tuple[type, Callable[[Any, int], Scene]]
 """The dataclass of a kind's parameters, and the function that makes a scene from them and a seed."""
@@ -25,6 +37,7 @@ KINDS: dict[str, Kind] = {
     "street": (street.StreetCfg, street.make),
     "corridor": (corridor.CorridorCfg, corridor.make),
     "hall": (hall.HallCfg, hall.make),
+    "room": (room.RoomCfg, room.make),
 }
 """The kinds that come along. Another package adds one by an entry point of group ``gaussgym.scenes`` to a `Kind`."""
 

@@ -48,9 +48,9 @@ def make(cfg: CorridorCfg, seed: int) -> Scene:
     material = (tx.carpet, tx.carpet, tx.tiles)[rng.integers(3)]
     base = tx.jitter(FLOOR_COLORS[rng.integers(len(FLOOR_COLORS))], rng, 0.06)
     for xa, ya, xb, yb in rooms:
-        floor = builder.paint(_floor((yb - ya, xb - xa), material, base, rng))
+        floor = builder.paint(floor_paint((yb - ya, xb - xa), material, base, rng))
         builder.quad([(xa, ya, 0), (xb, ya, 0), (xb, yb, 0), (xa, yb, 0)], floor, ground=True)
-        ceiling = builder.paint(_ceiling((xb - xa, yb - ya), rng))
+        ceiling = builder.paint(ceiling_paint((xb - xa, yb - ya), rng))
         z = cfg.height_m
         # Seen from below: to the right runs −X when +Y is up.
         builder.quad([(xb, ya, z), (xa, ya, z), (xa, yb, z), (xb, yb, z)], ceiling, coarseness=3.0)
@@ -59,7 +59,7 @@ def make(cfg: CorridorCfg, seed: int) -> Scene:
         [(0.80, 0.78, 0.72), (0.72, 0.76, 0.76), (0.80, 0.74, 0.62)][rng.integers(3)], rng, 0.04
     )
     for a, b in zip(corners, corners[1:] + corners[:1]):
-        _add_wall(builder, np.array(b, float), np.array(a, float), cfg.height_m, color, rng)
+        add_wall(builder, np.array(b, float), np.array(a, float), cfg.height_m, color, rng)
     return builder.scene("corridor", seed, cfg, _lines(cfg), floor=material.__name__)
 
 
@@ -79,14 +79,15 @@ def _lines(cfg: CorridorCfg) -> list[tuple[NDArray[np.float64], float]]:
     return lines
 
 
-def _floor(size_m: tuple[float, float], material, color: NDArray, rng: tx.Rng) -> tx.Paint:  # noqa: ANN001
+def floor_paint(size_m: tuple[float, float], material, color: NDArray, rng: tx.Rng) -> tx.Paint:  # noqa: ANN001
+    """A floor `[m]` of a material, darker along its edges."""
     paint = material(size_m, FLOOR_TEXEL_M, rng, color=color)
     y, x = (np.arange(n, dtype=np.float32) * FLOOR_TEXEL_M for n in paint.shape[:2])
     edge = np.minimum(y, size_m[0] - y)[:, None] * np.ones_like(x)
     return tx.shade(paint, -0.25 * np.exp(-edge / 0.15))
 
 
-def _ceiling(size_m: tuple[float, float], rng: tx.Rng) -> tx.Paint:
+def ceiling_paint(size_m: tuple[float, float], rng: tx.Rng) -> tx.Paint:
     """Acoustic tiles of 0.6 m with bright lamps; rows along X."""
     paint = tx.blocks(
         tx.texels(size_m, WALL_TEXEL_M),
@@ -108,7 +109,7 @@ def _ceiling(size_m: tuple[float, float], rng: tx.Rng) -> tx.Paint:
     return paint[:, ::-1]
 
 
-def _add_wall(
+def add_wall(
     builder: SceneBuilder, start: NDArray, end: NDArray, height: float, color: NDArray, rng: tx.Rng
 ) -> None:
     """Add one wall from its left to its right end: skirting, recessed doors, notices between them."""
