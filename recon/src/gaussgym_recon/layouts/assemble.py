@@ -17,7 +17,8 @@ from gaussgym_scene.mesh import Mesh
 from gaussgym_scene.scene import FORMAT, MANIFEST, VERSION, Scene
 from numpy.typing import NDArray
 
-from gaussgym_recon.fusion import FusionCfg, ground_heightfield
+from gaussgym_recon.fusion import FusionCfg
+from gaussgym_recon.ground import ground_heightfield
 from gaussgym_recon.layouts import agreement
 from gaussgym_recon.layouts.meshes import ray_scene
 from gaussgym_recon.layouts.published import Published
