@@ -49,7 +49,7 @@ class Fleet:
 
     def __call__(self) -> Path | None:
         """Run the command; returns the path written."""
-        from gaussgym_recon.build import BuildCfg
+        from gaussgym_recon.build import BuildCfg, check_settings
         from gaussgym_recon.commands.bars import Bars
         from gaussgym_recon.fleet import FleetCfg, fleet
         from gaussgym_recon.fleet.plan import find_captures
@@ -62,6 +62,7 @@ class Fleet:
             camera_height_m=self.camera_height, train_seconds=60.0 * self.minutes, seed=self.seed,
             trainer=replace(TrainerCfg(), max_splats=self.max_splats),
         )  # fmt: skip
+        check_settings(build_cfg)
         count = len(find_captures(self.captures))
         print(
             f"fleet: {count} captures, {self.minutes:g} min of training each beside poses and ground, "
