@@ -6,10 +6,10 @@ import shutil
 import signal
 import threading
 import time
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import pytest
-from gaussgym_recon.build import BuildCfg
 from gaussgym_recon.fleet import FleetCfg, fleet
 from gaussgym_recon.fleet.job import run_job
 from gaussgym_recon.fleet.plan import find_captures, plan
@@ -21,7 +21,19 @@ from gaussgym_scene.errors import InputError, StageError
 from gaussgym_scene.scene import Scene
 from PIL import Image
 
-CFG = BuildCfg(train_seconds=1.0)
+
+def settings(**values):
+    """Settings of a build; a class of its own travels to Ray's processes without them loading what a true build needs."""
+
+    @dataclass(frozen=True)
+    class Settings:
+        seed: int = 0
+        sizes: tuple[int, ...] = (8, 16)
+
+    return Settings(**values)
+
+
+CFG = settings()
 
 
 def make_capture(folder, seed):
@@ -254,13 +266,12 @@ def test_a_scene_counts_as_built_only_with_its_capture_and_settings(tmp_path):
     notes = tmp_path / "notes"
     notes.mkdir()
     make_capture(tmp_path / "c" / "a", 1)
-    settings = json.loads(json.dumps(CFG.__dict__, default=lambda value: value.__dict__))
-    (job,) = plan(tmp_path / "c", tmp_path / "s", settings).jobs
+    (job,) = plan(tmp_path / "c", tmp_path / "s", asdict(CFG)).jobs
     assert not job.is_built()
     assert run_job(job, CFG, builder(notes), 1, 1).state == "built"
     assert job.is_built()
     assert run_job(job, CFG, builder(notes), 1, 2).state == "there"
-    (other,) = plan(tmp_path / "c", tmp_path / "s", {**settings, "seed": 1}).jobs
+    (other,) = plan(tmp_path / "c", tmp_path / "s", asdict(settings(seed=1))).jobs
     assert not other.is_built()
     (tmp_path / "s" / "a" / "mesh.ply").unlink()
     assert not job.is_built()
@@ -279,3 +290,61 @@ def test_a_scene_counts_as_built_only_with_its_capture_and_settings(tmp_path):
 def test_numbers_that_cannot_be(tmp_path, cfg, words):
     with pytest.raises(InputError, match=words):
         fleet(tmp_path, tmp_path / "s", CFG, cfg)
+
+
+@pytest.mark.slow
+def test_true_builds_of_tiny_captures(ray, tmp_path):
+    """Two captures through every stage but structure from motion, whose poses are the true ones."""
+    from gaussgym_recon.build import BuildCfg
+    from gaussgym_recon.stereo import StereoCfg
+    from gaussgym_recon.synthetic import SynthesizeCfg, synthesize_capture
+    from gaussgym_recon.trainer import TrainerCfg
+    from gaussgym_scene.synth import synthesize
+
+    truth = synthesize("flat")
+    truth.save(tmp_path / "truth")
+    tiny = SynthesizeCfg(images=18, width=160, height=120, turn_images=2, supersample=1)
+    for seed in range(2):
+        synthesize_capture(truth, tmp_path / "captures" / f"walk_{seed}", seed=seed, cfg=tiny)
+    (tmp_path / "captures" / "bad").mkdir()
+    (tmp_path / "captures" / "bad" / "capture.json").write_text("{}")
+    truth_dir = tmp_path / "truth"
+
+    def build_with_true_poses(capture_dir, output, cfg, *, progress=None):
+        from gaussgym_recon import build as build_module
+        from gaussgym_recon.warmup import posed_by_truth
+        from gaussgym_scene.capture import Capture
+        from gaussgym_scene.scene import Scene
+
+        def poses(*args, **kwargs):
+            return posed_by_truth(Scene.load(truth_dir), Capture.load(capture_dir))
+
+        build_module._poses = poses
+        return build_module.build(capture_dir, output, cfg, progress=progress)
+
+    cfg = BuildCfg(
+        long_sides_px=(60, 120),
+        stereo=StereoCfg(sources=3, iterations=2),
+        trainer=replace(TrainerCfg(), iterations=30, max_splats=6000, final_splats=5000, densify_every=10),
+    )
+    report = fleet(
+        tmp_path / "captures", tmp_path / "scenes", cfg, FleetCfg(workers=2), build=build_with_true_poses
+    )
+    assert report.named("built") == ["walk_0", "walk_1"], report.outcomes
+    assert report.named("failed") == ["bad"]
+    for name in report.named("built"):
+        scene = Scene.load(tmp_path / "scenes" / name)
+        assert len(scene.splats) > 1000
+        assert scene.metadata["psnr_db_heldout"] > 10
+        log = (tmp_path / "scenes" / "logs" / f"{name}.log").read_text()
+        assert "splats 100%" in log
+        assert "built after" in log
+    assert report.collection is not None
+    before = [(tmp_path / "scenes" / name / "scene.json").stat().st_mtime_ns for name in ("walk_0", "walk_1")]
+    again = fleet(
+        tmp_path / "captures", tmp_path / "scenes", cfg, FleetCfg(workers=2), build=build_with_true_poses
+    )
+    assert again.named("there") == ["walk_0", "walk_1"]
+    assert [
+        (tmp_path / "scenes" / name / "scene.json").stat().st_mtime_ns for name in ("walk_0", "walk_1")
+    ] == before

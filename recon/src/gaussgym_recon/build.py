@@ -174,7 +174,7 @@ def check_photographs(capture: Capture) -> None:
     """
     if len(capture.images) < 3:
         raise InputError(
-            f"{capture.directory}: holds {len(capture.images)} images, expected 3 and more (50 for a street); import more of the place"
+            f"{capture.directory}: holds {len(capture.images)} images, expected 3 and more; import more of the place"
         )
     for index, image in enumerate(capture.images):
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -102,13 +103,13 @@ def _stages(log: TextIO) -> Callable[[str, float, str], None]:
 
 
 def _limit_threads(threads: int) -> None:
-    import numba
-    import torch
-
-    numba.config.THREADING_LAYER = "workqueue"  # pyright: ignore[reportAttributeAccessIssue]
-    with contextlib.suppress(ValueError):  # fewer cores than that
-        numba.set_num_threads(threads)
-    torch.set_num_threads(threads)
+    # The build's own modules came with it; what it does not use need not be loaded.
+    if numba := sys.modules.get("numba"):
+        numba.config.THREADING_LAYER = "workqueue"
+        with contextlib.suppress(ValueError):  # fewer cores than that
+            numba.set_num_threads(threads)
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(threads)
 
 
 def _now() -> str:
