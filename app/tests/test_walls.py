@@ -75,18 +75,25 @@ def test_the_tracked_tree_is_small():
 
 
 def test_no_photographs_scans_or_models_of_others():
-    allowed = re.compile(r"learn/src/gaussgym_learn/policies/|experiments/results/|experiments/corridor/checkpoints/")
+    allowed = re.compile(
+        r"learn/src/gaussgym_learn/policies/|experiments/results/|experiments/corridor/checkpoints/"
+    )
     binary = re.compile(r"\.(jpe?g|png|mp4|mov|ply|npz|npy|pt|onnx|glb|bin|whl|zip|tar|gz)$", re.IGNORECASE)
     found = [path.relative_to(ROOT).as_posix() for path in tracked_files() if binary.search(path.name)]
     assert [name for name in found if not allowed.match(name)] == []
 
 
 def test_pins_are_equal_everywhere():
+    """Everywhere but in nerfstudio's environment, whose pins fight everybody else's: that is why it is another one."""
     pins = {}
     for path in sorted((ROOT / "requirements").glob("*.txt")):
+        if path.stem == "nerfstudio":
+            continue
         for name, version in re.findall(r"(?m)^([a-z0-9][a-z0-9.-]*)==(\S+)", path.read_text()):
             assert pins.setdefault(name, version) == version, f"{name} has two pins"
     for path in (ROOT / "requirements").glob("*.in"):
+        if path.stem == "nerfstudio":
+            continue
         for name, version in re.findall(r"(?m)^([a-z0-9][a-z0-9.-]*)==(\S+)", path.read_text()):
             assert pins[name] == version
     for folder in PACKAGES:

@@ -45,6 +45,26 @@ def test_a_warm_up_goes_on_where_its_state_was_taken(stairs):
         WarmUp(flat_course(), stairs, steps=3).load_state(one.state())
 
 
+def test_the_error_is_penalized_on_stairs_alone(stairs):
+    """A robot that stands on a step loses by it; the trot on flat ground is learned as it was without."""
+    env = make_env(
+        "velocity",
+        stairs,
+        2,
+        renderer=None,
+        seed=0,
+        cfg=get_recipe("velocity").env,
+        warm_up=(flat_course(), 1),
+    )
+    rows = [env.env.rewards.names.index(name) for name in ("lin_vel_error", "alive")]
+    weights = []
+    for _ in range(4):
+        env.step(torch.zeros(2, 12))
+        weights.append(env.env.rewards._weights[rows].T.flatten().tolist())
+    assert weights[0] == pytest.approx([0.0, 0.2] * 2)
+    assert weights[-1] == pytest.approx([-1.5, 0.7] * 2)
+
+
 def test_the_ground_changes_under_robots_as_time_outs(stairs):
     env = make_env("velocity", stairs, 4, renderer=None, seed=0, warm_up=(flat_course(), 3))
     assert env.sim.terrain.flat.all()

@@ -109,6 +109,7 @@ BY_HAND = {
     "move_in_direction": ((-0.3 + 3.2) / (5 * math.hypot(0.8, 0.1)), 0.0),
     "dont_wait": (0.0, 0.0),
     "stand_at_target": (0.0, 0.2),
+    "lin_vel_error": (math.hypot(0.2, 0.4), 0.0),
     "base_height": (0.0025, 0.0),
     "alive": (1.0, 1.0),
 }
@@ -143,6 +144,15 @@ def test_rough_weights_go_to_rough_envs():
     assert rewards._weights[rewards.names.index("torque")].tolist() == pytest.approx([-1e-4, -1e-4])
     rewards.set_rough(torch.tensor([False, False]))
     assert rewards._weights[row].tolist() == [-10.0, -10.0]
+
+
+def test_a_term_may_count_on_rough_ground_alone():
+    """It pulls as much at a robot that stands in front of a step as at one that is nearly right."""
+    cfg = RewardCfg(rough=(("lin_vel_error", -1.5),), clip=False)
+    rewards = Rewards(cfg, torch.tensor([True, False]), {}, control_s=0.02)
+    rewards.compute(inputs(cfg, lin_vel_b=[[0.0, 0.5, 0.0]] * 2, command=[[1.0, 0.5, 0.0]] * 2))
+    assert rewards.terms[rewards.names.index("lin_vel_error")].tolist() == [-1.5, 0.0]
+    assert rewards._weights[rewards.names.index("base_height")].tolist() == [-10.0, -10.0]
 
 
 def test_terms_without_weight_are_not_computed(monkeypatch):

@@ -45,6 +45,7 @@ def distill(
     on_iteration: Callable[[Any, dict[str, float]], None] | None = None,
     make: Callable[[], LearnEnv] | None = None,
     lod: Sequence[Path | str] | None = None,
+    threads: int | None = None,
 ) -> Path:
     """Distill a teacher into a student that sees.
 
@@ -70,6 +71,7 @@ def distill(
         on_iteration: see there.
         make: makes the environment instead of `make_env`.
         lod: see `gaussgym_learn.train.train`.
+        threads: see there.
 
     Returns:
         The path of `checkpoint.json`.
@@ -107,6 +109,7 @@ def distill(
                 renderer=renderer,
                 seed=process_seed(seed, 0, world.rank),
                 cfg=recipe.env_cfg(),
+                num_threads=threads,
                 lod=None if lod is None else world.part_of(lod),
                 **recipe.camera_options(),
                 memory=None if memory is None else memory.shared(world),

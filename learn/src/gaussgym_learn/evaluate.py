@@ -143,6 +143,7 @@ def evaluate(
     show_robot: bool = False,
     show_others: int = 0,
     lod: Sequence[Path | str] | None = None,
+    threads: int | None = None,
 ) -> dict[str, Any]:
     """Run one episode from each fixed start and summarize.
 
@@ -167,6 +168,7 @@ def evaluate(
         show_robot: see there.
         show_others: see there; robots whose episodes are over stand where these ended.
         lod: see there.
+        threads: of physics and rendering; None: as many as there are CPUs for it.
 
     Returns:
         A plain dictionary: `success`, `fell`, `timeout` (shares of the episodes), `velocity_error_m_s`, `yaw_rate_error_rad_s`,
@@ -207,6 +209,7 @@ def evaluate(
         show_robot=show_robot,
         show_others=show_others,
         lod=lod,
+        num_threads=threads,
     )
     bar = tqdm(total=episodes, desc=f"evaluate {ablate}", unit="episode", disable=not progress)
     recorder = EpisodeRecorder(env) if record is not None else None

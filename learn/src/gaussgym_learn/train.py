@@ -41,6 +41,7 @@ def train(
     on_iteration: Callable[[Any, dict[str, float]], None] | None = None,
     make: Callable[[], LearnEnv] | None = None,
     lod: Sequence[Path | str] | None = None,
+    threads: int | None = None,
 ) -> Path:
     """Train a recipe with PPO.
 
@@ -65,6 +66,7 @@ def train(
         on_iteration: called after every update with the trainer and its scalars.
         make: makes the environment instead of `make_env` (tests, own tasks).
         lod: folders of levels of detail to render instead of the scenes, see `gaussgym_learn.env.make_env`.
+        threads: of physics and rendering, in each process; None: as many as there are CPUs for it.
 
     Returns:
         The path of `checkpoint.json`.
@@ -80,7 +82,11 @@ def train(
         initial = load_checkpoint(init_from) if init_from is not None and previous is None else None
         if previous is not None:
             check_same_run(previous, recipe.to_dict())
-        env = make() if make else _make_env(recipe, scenes, robot, sim, renderer, seed, lod, memory, world)
+        env = (
+            make()
+            if make
+            else _make_env(recipe, scenes, robot, sim, renderer, seed, lod, memory, world, threads)
+        )
         new = recipe if previous is None and initial is None else recipe.without_weights()
         trainer = ALGORITHMS.get(recipe.algorithm)(new, env, seed=seed, world=world)
         if previous is not None:
@@ -118,6 +124,7 @@ def _make_env(
     lod: Sequence[Path | str] | None,
     memory: ScenesCfg | None,
     world: World,
+    threads: int | None,
 ) -> LearnEnv:
     from gaussgym_learn.commanding import make_policy_env
     from gaussgym_learn.courses import flat_course
@@ -135,6 +142,7 @@ def _make_env(
         seed=process_seed(seed, 0, world.rank),
         cfg=recipe.env_cfg(),
         clearance=recipe.clearance,
+        num_threads=threads,
         lod=None if lod is None else world.part_of(lod),
         **recipe.camera_options(),
         memory=None if memory is None else memory.shared(world),

@@ -66,6 +66,10 @@ class Build:
     """What computes a training step: the CPU, or gsplat 1.5.3 on an NVIDIA GPU."""
     max_splats: int = 120_000
     """Most splats to keep."""
+    trainer: Literal["builtin", "nerfstudio"] = "builtin"
+    """What trains the splats; nerfstudio runs in an environment of its own, see `make setup-nerfstudio`."""
+    method: Literal["gaussgym-splatfacto", "splatfacto"] = "gaussgym-splatfacto"
+    """nerfstudio's method; splatfacto itself wants an NVIDIA GPU. Without `--steps` 30000 on a GPU, 3000 else, however long."""
     seed: int = 0
     """Of all random numbers."""
     require_path: bool = False
@@ -76,6 +80,7 @@ class Build:
         from dataclasses import replace
 
         from gaussgym_recon.build import BuildCfg, build, require_goal_path
+        from gaussgym_recon.nerfstudio.training import NerfstudioCfg
         from gaussgym_recon.poses import PoseCfg
         from gaussgym_recon.trainer import TrainerCfg
 
@@ -91,6 +96,9 @@ class Build:
                 max_splats=self.max_splats,
                 final_splats=self.max_splats,
             ),
+            nerfstudio=NerfstudioCfg(method=self.method, steps=self.steps)
+            if self.trainer == "nerfstudio"
+            else None,
         )
         with _Bars() as bars:
             manifest = build(self.capture, self.output, cfg, progress=bars)

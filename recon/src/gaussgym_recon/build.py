@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gaussgym_scene.artifact import ArtifactWriter, check_replaceable, provenance, sha256_of, write_json
+from gaussgym_scene.artifact import ArtifactWriter, CAPTURE_MANIFEST, MANIFEST, as, capture, check_replaceable, from, gaussgym_scene, import, provenance, sha256_of, write_json
 from gaussgym_scene.capture import Capture
 from gaussgym_scene.errors import InputError
 from gaussgym_scene.scene import FORMAT, MANIFEST, VERSION, Scene
@@ -34,6 +34,7 @@ from gaussgym_recon.free_space import Spots
 from gaussgym_recon.fusion import FusionCfg, fitted_to, fuse_mesh
 from gaussgym_recon.ground import ground_heightfield
 from gaussgym_recon.ground_prior import ground_evidence
+from gaussgym_recon.nerfstudio.training import NerfstudioCfg
 from gaussgym_recon.posed import PosedCapture
 from gaussgym_recon.poses import PoseCfg, pose
 from gaussgym_recon.seeding import seed_splats
@@ -65,6 +66,7 @@ class BuildCfg:
         stereo_level: Level of the image pyramid it works at.
         sensor_coverage: Depth sensors that see less of the images than this are joined by stereo.
         trainer: Further settings of the trainer; its ``seconds`` and ``seed`` are replaced by the two above.
+        nerfstudio: Train with nerfstudio instead of the built-in trainer, of whose settings the limits remain.
         fusion: Settings of depth fusion and ground.
         walkable: Settings of the paths.
     """
@@ -78,6 +80,7 @@ class BuildCfg:
     stereo_level: int = 1
     sensor_coverage: float = 0.5
     trainer: TrainerCfg = field(default_factory=TrainerCfg)
+    nerfstudio: NerfstudioCfg | None = None
     fusion: FusionCfg = field(default_factory=FusionCfg)
     walkable: WalkableCfg = field(default_factory=WalkableCfg)
 
@@ -211,8 +214,9 @@ def _drop_stale(work: Path, posed: PosedCapture, cfg: BuildCfg) -> None:
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for part in (posed.c2w, posed.points):
         digest.update(np.ascontiguousarray(part).tobytes())
-    for path in posed.image_paths:
-        digest.update(f"{path.name} {path.stat().st_size}".encode())
+    digest.update(
+        (posed.capture_dir / CAPTURE_MANIFEST).read_bytes()
+    )  # names, sizes and hashes of all its files
     marker, key = work / "build.json", digest.hexdigest()
     if not marker.exists() or quality.read_json(marker).get("key") != key:
         for name in ("training.npz", "stereo.npz"):
@@ -256,6 +260,13 @@ def _train(
         posed, views, depths, count=int(trainer_cfg.seed_fraction * trainer_cfg.max_splats), level=cfg.stereo_level,
         sh_degree=trainer_cfg.sh_degree, seed=cfg.seed,
     )  # fmt: skip
+    if cfg.nerfstudio is not None:
+        from gaussgym_recon.nerfstudio.stage import trained_by_nerfstudio
+
+        return trained_by_nerfstudio(
+            views, model, work / "nerfstudio", replace(cfg.nerfstudio, seed=cfg.seed), trainer_cfg,
+            on_progress=lambda fraction, status: tell("splats", fraction, status),
+        )  # fmt: skip
     measured = {i: d.depth_m for i, d in depths.items()}
     normals = {i: d.normal_w for i, d in depths.items()}
     trainer = Trainer(views, model, trainer_cfg, checkpoint=checkpoint, depths_m=measured, normals_w=normals)

@@ -263,7 +263,7 @@ def make_sim(
             and overhangs) or 'mesh' (its triangles).
 
     Raises:
-        InputError: unknown backend, robot or kind of terrain, no scene, too few envs, wrong device.
+        InputError: unknown backend, robot or kind of terrain, no scene, too few envs or threads, wrong device.
     """
     cfg = get_robot(robot) if isinstance(robot, str) else robot
     if not scenes:
@@ -272,6 +272,8 @@ def make_sim(
         raise InputError(
             f"{num_envs} environments for {len(scenes)} scenes; give at least one environment a scene"
         )
+    if num_threads is not None and num_threads < 1:
+        raise InputError(f"{num_threads} threads; expected at least 1")
     if terrain not in TERRAIN_MODES:
         raise InputError(f"unknown kind of terrain {terrain!r}; choose one of: {', '.join(TERRAIN_MODES)}")
     options = {"device": torch.device(device), "seed": seed, "num_threads": num_threads, "terrain": terrain}

@@ -67,6 +67,8 @@ class Evaluate:
     """Film an episode of each policy and its failures (needs ffmpeg)."""
     max_parallel: int = 256
     """Environments at once."""
+    threads: int | None = None
+    """Of physics and rendering; default: as many as there are CPUs for it."""
     scenes_at_once: int = 16
     """Scenes in the simulator at once; more are run one batch after the other."""
     json: Path | None = None
@@ -126,6 +128,7 @@ class Evaluate:
             randomize=self.randomize,
             show_robot=self.show_robot,
             max_parallel=self.max_parallel,
+            threads=self.threads,
             scenes_at_once=self.scenes_at_once,
         )
 
@@ -156,6 +159,7 @@ class Evaluate:
             show_others=self.show_others,
             lod=self.lod,
             record=self.record,
+            threads=self.threads,
             progress=True,
         )
         text = json.dumps(result, indent=1)

@@ -37,6 +37,8 @@ class RunOptions:
     """Environments (of a student: rendered ones); default: the recipe's."""
     settings: Annotated[list[str], tyro.conf.arg(name="set")] = field(default_factory=list)
     """Other settings of the recipe by name, such as ppo.learning_rate=3e-4 network.actor_hidden=256x128."""
+    threads: int | None = None
+    """Of physics and rendering, in each process; default: as many as there are CPUs for it."""
     save_minutes: float = 2.0
     """Time between checkpoints [min]."""
     renderer: str = "auto"

@@ -66,6 +66,7 @@ class ProtocolCfg:
         randomize: preset of the world that policies are evaluated in; `none` is the nominal one, without noise.
         show_robot: see `make_env`.
         max_parallel: environments at once.
+        threads: of physics and rendering; None: as many as there are CPUs for it.
         scenes_at_once: scenes in the simulator at once; more are run one batch after the other.
     """
 
@@ -84,6 +85,7 @@ class ProtocolCfg:
     randomize: str = "none"
     show_robot: bool = False
     max_parallel: int = 256
+    threads: int | None = None
     scenes_at_once: int = 16
 
     def __post_init__(self) -> None:
@@ -275,6 +277,7 @@ class Protocol:
             cfg = dataclasses.replace(cfg, camera=calibrated(cfg.camera, self.cfg.camera_model))
         filmed = cell.traced and cell.replicate == 0 and number == 0
         options: dict[str, Any] = {"robot": self.cfg.robot, "sim": self.cfg.sim, "renderer": None}
+        options["num_threads"] = self.cfg.threads
         if one.sees:
             options |= {"renderer": self.cfg.renderer, "show_robot": self.cfg.show_robot}
         result = run_cell(

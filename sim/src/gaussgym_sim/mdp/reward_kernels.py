@@ -17,7 +17,7 @@ import numpy as np
 STATE_TERMS = (
     "track_lin_vel", "track_ang_vel", "lin_vel_z", "ang_vel_xy", "orientation", "torque", "joint_acc", "action_rate",
     "feet_air_time", "thigh_contact", "pose", "foot_slip", "base_height", "alive", "target_rate", "energy", "weighted_pose",
-    "collision", "stumble", "foot_slide",
+    "collision", "stumble", "foot_slide", "lin_vel_error",
 )  # fmt: skip
 """Terms that `state_terms` computes, in the order of its ``rows``."""
 _MOVING = np.float32(0.05)
@@ -25,10 +25,12 @@ _MOVING = np.float32(0.05)
 
 @numba.njit(cache=True, nogil=True)
 def _base_terms(rows, e, numbers, command, lin_vel_b, ang_vel_b, gravity_b, height, out):
-    """Terms 0 to 4, 12 and 13 of env ``e``."""
+    """Terms 0 to 4, 12, 13 and 20 of env ``e``."""
+    x, y = command[e, 0] - lin_vel_b[e, 0], command[e, 1] - lin_vel_b[e, 1]
     if rows[0] >= 0:
-        x, y = command[e, 0] - lin_vel_b[e, 0], command[e, 1] - lin_vel_b[e, 1]
         out[rows[0], e] = math.exp(-(x * x + y * y) / numbers[0])
+    if rows[20] >= 0:
+        out[rows[20], e] = math.sqrt(x * x + y * y)
     if rows[1] >= 0:
         turn = command[e, 2] - ang_vel_b[e, 2]
         out[rows[1], e] = math.exp(-(turn * turn) / numbers[0])
@@ -118,7 +120,7 @@ def state_terms(
 
     Into ``out`` [T, E]::
 
-        rows: [20] its row for each of `STATE_TERMS`, -1 for those that are not wanted.
+        rows: [21] its row for each of `STATE_TERMS`, -1 for those that are not wanted.
         numbers: width of the tracking terms, control step [s], factor of the pose while standing, scale of actions, flights
             that earn [s], their cap [s], ratio of forces that is stumbling, height of a
             base that stands [m].

@@ -63,6 +63,7 @@ class RewardCfg:
     move_in_direction: float = 0.0
     dont_wait: float = 0.0
     stand_at_target: float = 0.0
+    lin_vel_error: float = 0.0
 
     # From here on: settings, no weights.
     tracking_sigma: float = 0.2
@@ -95,14 +96,20 @@ class RewardCfg:
     """The total is never below zero."""
     same_on_rough: bool = False
     """Rough ground has the same weights."""
+    rough: tuple[tuple[str, float], ...] = (
+        ("lin_vel_z", -0.7),
+        ("orientation", -0.7),
+        ("base_height", -3.0),
+        ("thigh_contact", -0.3),
+        ("pose", -0.05),
+    )
+    """Else: weights that rough ground has in place of those above; it dictates height, tilt and pose."""
 
     def on_rough_ground(self) -> RewardCfg:
-        """Weights where the ground dictates height, tilt and pose."""
+        """Weights on rough ground."""
         if self.same_on_rough:
             return self
-        return replace(
-            self, lin_vel_z=-0.7, orientation=-0.7, base_height=-3.0, thigh_contact=-0.3, pose=-0.05
-        )
+        return replace(self, **dict(self.rough))  # type: ignore[arg-type]
 
     @classmethod
     def none(cls) -> RewardCfg:
@@ -386,12 +393,15 @@ TERMS: dict[str, Callable[[RewardInputs], Tensor]] = {
     "move_in_direction": _move_in_direction,
     "dont_wait": _dont_wait,
     "stand_at_target": lambda s: s.joint_pos_offset.norm(dim=1) * (s.goal_distance_m < s.goal_radius_m),
+    "lin_vel_error": lambda s: (s.command[:, :2] - s.lin_vel_b[:, :2]).norm(dim=1),
 }
 """Every term unweighted, [E]. `RewardCfg` has one weight each.
 
 Beside the obvious: ``pose`` is the squared distance from the default pose, three times when standing; ``target_rate`` the squared
 change of the joint targets [rad], ``action_rate`` that of the actions; ``foot_slip`` the squared horizontal velocity of standing
-feet, ``foot_slide`` their speed; ``collision`` counts thighs and trunk that touch something.
+feet, ``foot_slide`` their speed; ``collision`` counts thighs and trunk that touch something; ``lin_vel_error`` is the distance
+from the commanded velocity, which pulls as much at a robot that stands still, where ``track_lin_vel`` is flat, as at one that
+walks.
 """
 
 
