@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gaussgym_scene.artifact import ArtifactWriter, CAPTURE_MANIFEST, MANIFEST, as, capture, check_replaceable, from, gaussgym_scene, import, provenance, sha256_of, write_json
+from gaussgym_scene.artifact import ArtifactWriter, check_replaceable, provenance, sha256_of, write_json
+from gaussgym_scene.capture import MANIFEST as CAPTURE_MANIFEST
 from gaussgym_scene.capture import Capture
 from gaussgym_scene.errors import InputError
 from gaussgym_scene.scene import FORMAT, MANIFEST, VERSION, Scene
