@@ -16,6 +16,7 @@ from gaussgym_scene.scene import Scene
 from gaussgym_recon.commands.bars import Bars as _Bars
 from gaussgym_recon.commands.fleet import Fleet
 from gaussgym_recon.commands.get import Get
+from gaussgym_recon.commands.report import Report
 from gaussgym_recon.commands.synth import Synth
 
 
@@ -137,6 +138,7 @@ def main() -> None:
             "build": Build,
             "import-scene": ImportScene,
             "fleet": Fleet,
+            "report": Report,
         },
         prog="gaussgym-recon",
         description="Photographs or a video in, a metric scene that a robot can see and walk on out.",
