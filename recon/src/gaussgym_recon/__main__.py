@@ -65,8 +65,8 @@ class Build:
     """Train for this many steps, however long they take, instead of by the clock: then the same seed gives the same splats."""
     engine: Literal["numba", "gsplat"] = "numba"
     """What computes a training step: the CPU, or gsplat 1.5.3 on an NVIDIA GPU."""
-    max_splats: int = 120_000
-    """Most splats to keep."""
+    max_splats: int = 150_000
+    """Most splats to keep; policies that learn from pixels see faster with fewer."""
     trainer: Literal["builtin", "nerfstudio"] = "builtin"
     """What trains the splats; nerfstudio runs in an environment of its own, see `make setup-nerfstudio`."""
     method: Literal["gaussgym-splatfacto", "splatfacto"] = "gaussgym-splatfacto"
