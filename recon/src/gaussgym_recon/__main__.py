@@ -65,7 +65,7 @@ class Build:
     """Train for this many steps, however long they take, instead of by the clock: then the same seed gives the same splats."""
     engine: Literal["numba", "gsplat"] = "numba"
     """What computes a training step: the CPU, or gsplat 1.5.3 on an NVIDIA GPU."""
-    max_splats: int = 150_000
+    max_splats: int = 200_000
     """Most splats to keep; policies that learn from pixels see faster with fewer."""
     trainer: Literal["builtin", "nerfstudio"] = "builtin"
     """What trains the splats; nerfstudio runs in an environment of its own, see `make setup-nerfstudio`."""
