@@ -222,3 +222,25 @@ def test_a_scene_without_paths_has_no_coverage():
     )
     assert coverage.by_place.shape == (0,)
     assert coverage.seen is None
+
+
+def test_masked_pixels_are_not_scored():
+    from types import SimpleNamespace
+
+    from gaussgym_recon.quality import _ssim
+
+    rng = np.random.default_rng(0)
+    photo = rng.integers(0, 255, (40, 60, 3)).astype(np.uint8)
+    render = np.clip(photo / 255.0 + rng.normal(0, 0.1, photo.shape), 0, 1).astype(np.float32)
+    mask = np.arange(60) < np.full((40, 1), 30)
+    spoiled = np.where(mask[..., None], render, rng.random(photo.shape)).astype(np.float32)
+
+    def score(image, used):
+        view = SimpleNamespace(masks=None if used is None else [used], pyramid=[photo])
+        return _ssim(SimpleNamespace(views=SimpleNamespace(views=[view]), render=lambda _: image), 0)
+
+    assert score(photo / np.float32(255), None) == pytest.approx(1.0, abs=1e-6)
+    assert score(spoiled, None) < 0.6
+    assert score(spoiled, mask) == pytest.approx(
+        score(render, mask), abs=1e-3
+    )  # but for windows across the mask's edge

@@ -16,19 +16,16 @@ from PIL import Image
 
 from gaussgym_recon.losses import photometric_loss
 from gaussgym_recon.trainer import Trainer
-from gaussgym_recon.views import mean_image_psnr_db, psnr_db
+from gaussgym_recon.views import mean_image_psnr_db
 
 
 def image_quality(trainer: Trainer) -> dict[str, Any]:
     """PSNR and SSIM at the held-out photographs and the PSNR of the mean training image, with the width they were scored at."""
     views = trainer.views
-    per_image, similarity = {}, []
-    for i in views.held_out:
-        render, photo = trainer.render(i), views.views[i].pyramid[-1] / np.float32(255.0)
-        per_image[views.views[i].name] = psnr_db(render, photo)
-        similarity.append(1.0 - photometric_loss(render, photo, ssim_weight=1.0)[0])
+    per_image = {views.views[i].name: trainer.psnr_db(i) for i in views.held_out}
+    similarity = [_ssim(trainer, i) for i in views.held_out]
     sample = views.train[:: max(1, len(views.train) // 8)]
-    train = float(np.mean([psnr_db(trainer.render(i), views.views[i].pyramid[-1] / 255.0) for i in sample]))
+    train = float(np.mean([trainer.psnr_db(i) for i in sample]))
     return {
         "psnr_db_heldout": float(np.mean(list(per_image.values()))) if per_image else None,
         "ssim_heldout": float(np.mean(similarity)) if similarity else None,
@@ -39,6 +36,16 @@ def image_quality(trainer: Trainer) -> dict[str, Any]:
         "training_steps": trainer.iteration,
         "training_seconds": trainer.elapsed_s,
     }
+
+
+def _ssim(trainer: Trainer, index: int) -> float:
+    """SSIM of a view over the pixels that its mask leaves."""
+    view = trainer.views.views[index]
+    mask = None if view.masks is None or not view.masks[-1].any() else view.masks[-1]
+    photo = view.pyramid[-1] / np.float32(255.0)
+    # Masked pixels count as alike in the loss's mean: it is that of the others, thinned out by their share.
+    unlike, _ = photometric_loss(trainer.render(index), photo, ssim_weight=1.0, mask=mask)
+    return 1.0 - unlike / (1.0 if mask is None else float(mask.mean()))
 
 
 def save_held_out(trainer: Trainer, folder: Path) -> list[str]:
