@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -32,6 +33,8 @@ class GaussgymSplatfactoModelConfig(SplatfactoModelConfig):
     """whether opacity makes up for the low-pass of small splats; GaussGym's renderers draw so"""
     use_bilateral_grid: bool = True
     """one colour grid an image, for exposure and white balance that change along a walk"""
+    initial_opacity: float = 0.5
+    """of the seeds (splatfacto's 0.1 is for sparse points; seeds of GaussGym cover what stereo saw)"""
     camera_optimizer: CameraOptimizerConfig = field(
         default_factory=lambda: CameraOptimizerConfig(mode="SO3xR3")
     )
@@ -46,6 +49,13 @@ class GaussgymSplatfactoModel(SplatfactoModel):
         """Make the splats and the metrics, LPIPS apart."""
         with repairs.without_lpips():
             super().populate_modules()
+        opacity = self.config.initial_opacity
+        self.gauss_params["opacities"].data.fill_(math.log(opacity / (1 - opacity)))
+
+    def step_post_backward(self, step: int) -> None:
+        """Splatfacto's densification, but for step 0, at which gsplat would take the opacities back to 0.2."""
+        if step > 0:
+            super().step_post_backward(step)
 
     def get_image_metrics_and_images(
         self, outputs: dict[str, torch.Tensor], batch: dict[str, torch.Tensor]
