@@ -4,7 +4,7 @@ from gaussgym_recon.control_points import ControlPoint, align_to_control_points,
 from gaussgym_recon.georegister import gps_from_enu, level_rotation
 from gaussgym_recon.posed import Similarity
 from gaussgym_recon.sightings import project
-from gaussgym_recon.synthetic import camera_rotation
+from gaussgym_recon.walks import camera_rotation
 from gaussgym_scene.cameras import Intrinsics
 from gaussgym_scene.errors import InputError
 from scipy.spatial.transform import Rotation

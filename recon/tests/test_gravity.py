@@ -3,7 +3,7 @@ import pytest
 from gaussgym_recon.georegister import level_rotation
 from gaussgym_recon.gravity import UpEstimate, fuse_up, ground_plane, up_from_cameras, up_from_gps
 from gaussgym_recon.posed import Similarity
-from gaussgym_recon.synthetic import camera_rotation
+from gaussgym_recon.walks import camera_rotation
 from scipy.spatial.transform import Rotation
 
 

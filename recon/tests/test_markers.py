@@ -4,7 +4,7 @@ import pytest
 from gaussgym_recon.markers import MarkerSighting, find_markers, scale_from_markers
 from gaussgym_recon.posed import Similarity
 from gaussgym_recon.sightings import project
-from gaussgym_recon.synthetic import camera_rotation
+from gaussgym_recon.walks import camera_rotation
 from gaussgym_scene.cameras import Intrinsics
 from gaussgym_scene.errors import InputError
 from scipy.spatial.transform import Rotation

@@ -14,7 +14,7 @@ from gaussgym_recon.scale import (
     scale_from_sensor,
 )
 from gaussgym_recon.sightings import depth_at, locate_by_depth, project, rays_w, triangulate
-from gaussgym_recon.synthetic import camera_rotation
+from gaussgym_recon.walks import camera_rotation
 from gaussgym_scene.cameras import Intrinsics
 from gaussgym_scene.errors import InputError
 from scipy.spatial.transform import Rotation

@@ -1,6 +1,3 @@
-import json
-from pathlib import Path
-
 import numpy as np
 import psutil
 import pytest
@@ -16,15 +13,6 @@ from gaussgym_scene.capture import Capture
 from gaussgym_scene.errors import InputError, StageError
 from gaussgym_scene.synth import synthesize
 from PIL import Image
-
-CAPTURES = Path(__file__).resolve().parents[3] / "shared" / "captures"
-
-
-def real_capture(name, tmp_path):
-    source = CAPTURES / name
-    if not source.is_dir():
-        pytest.skip(f"real capture {name} is not beside the checkout ({source})")
-    return Capture.load(import_images(source, tmp_path / name))
 
 
 def test_sequential_pairs_by_hand():
@@ -169,34 +157,3 @@ def test_lookalikes_of_an_image_are_its_neighbours(walk):
     pairs = similar_pairs(next(workdir.glob("sfm-*")) / "database.db", names, 2, 0)
     near = [abs(i - j) <= 2 or i + j in range(24, 30) for i, j in pairs]
     assert np.mean(near) > 0.6
-
-
-@pytest.mark.real
-@pytest.mark.slow
-@pytest.mark.timeout(1200)
-def test_lund_is_one_consistent_street(tmp_path):
-    capture = real_capture("lund", tmp_path)
-    posed = pose(capture, tmp_path / "work")
-    assert len(posed.names) == len(capture.images) == 29
-    assert posed.scale_source == "gps"
-    assert posed.gps_residual_median_m <= 5.0
-    assert posed.gps_residual_max_m <= 15.0
-    assert posed.max_step_m <= 20.0
-    gps = posed.gps_xy_m
-    assert gps is not None
-    # Sim(3) to GPS once more, from the poses that were handed over and with their own altitude.
-    fixes = np.c_[gps, np.zeros(29)]
-    level = posed.c2w[:, :3, 3] * [1, 1, 0]
-    scales = [umeyama(level[part], fixes[part]).scale for part in (slice(0, 14), slice(15, 29))]
-    assert scales[0] / scales[1] == pytest.approx(1.0, abs=0.1)
-    residuals = np.linalg.norm((umeyama(level, fixes).apply(level) - fixes)[:, :2], axis=1)
-    assert np.median(residuals) <= 5.0
-    assert residuals.max() <= 15.0
-    # The photographs state the phone's accelerometer, which nothing here reads: gravity from another source.
-    down = []
-    for name, c2w in zip(posed.names, posed.c2w):
-        described = json.loads(Image.open(capture.directory / name).getexif()[270])["MAPAccelerometerVector"]
-        down.append(c2w[:3, :3] @ [described["y"], described["x"], -described["z"]])
-    measured = np.median(down, axis=0)
-    assert np.degrees(np.arccos(-measured[2] / np.linalg.norm(measured))) < 3.0
-    assert 1.0 < posed.camera_height_m < 2.2

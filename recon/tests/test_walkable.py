@@ -45,6 +45,17 @@ def test_unknown_ground_breaks_the_line():
     assert longest_path_m(paths) < 6
 
 
+def test_a_short_unknown_stretch_does_not_break_the_line_unless_it_sinks():
+    def hole(x, y):
+        return np.abs(x - 6) > 0.2
+
+    level = walkable_paths(walk(), ground(lambda x, y: 0 * x, known=hole))
+    assert set(level.path_id.tolist()) == {0, 1}
+    assert level.half_width_m.min() > 0.5
+    sunk = walkable_paths(walk(), ground(lambda x, y: np.where(hole(x, y), 0.0, -0.4), known=hole))
+    assert len(set(sunk.path_id.tolist())) > 2
+
+
 def test_a_drop_breaks_the_line_but_stairs_do_not():
     drop = walkable_paths(walk(), ground(lambda x, y: np.where(x > 6, -0.6, 0.0)))
     assert len(set(drop.path_id.tolist())) == 4

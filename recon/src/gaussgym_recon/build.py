@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from gaussgym_scene.artifact import ArtifactWriter, provenance, sha256_of, write_json
+from gaussgym_scene.capture import MANIFEST as CAPTURE_MANIFEST
 from gaussgym_scene.capture import Capture
 from gaussgym_scene.errors import InputError
 from gaussgym_scene.scene import FORMAT, MANIFEST, VERSION, Scene
@@ -160,8 +161,9 @@ def _drop_stale(work: Path, posed: PosedCapture, cfg: BuildCfg) -> None:
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for part in (posed.c2w, posed.points):
         digest.update(np.ascontiguousarray(part).tobytes())
-    for path in posed.image_paths:
-        digest.update(f"{path.name} {path.stat().st_size}".encode())
+    digest.update(
+        (posed.capture_dir / CAPTURE_MANIFEST).read_bytes()
+    )  # names, sizes and hashes of all its files
     marker, key = work / "build.json", digest.hexdigest()
     if not marker.exists() or quality.read_json(marker).get("key") != key:
         for name in ("training.npz", "stereo.npz"):

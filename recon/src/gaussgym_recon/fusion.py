@@ -170,7 +170,8 @@ def _depth_at(depth, u, v):
 
 @njit(parallel=True, cache=True, error_model="numpy")
 def _integrate(blocks, mine, w2c, k, depth, facing, pixel_weight, rgb, voxel, tsdf, weight, color, views):
-    reach = np.float32(4.0 * voxel)
+    # Behind a surface a layer or two of voxels is enough; what lies deeper may be in plain sight of others.
+    reach, behind = np.float32(4.0 * voxel), np.float32(3.0 * voxel)
     for n in prange(len(mine)):
         b = mine[n]
         for i in range(_BLOCK):
@@ -190,12 +191,12 @@ def _integrate(blocks, mine, w2c, k, depth, facing, pixel_weight, rgb, voxel, ts
                         continue
                     iu, iv = math.floor(u), math.floor(v)
                     sdf = (measured - np.float32(cz)) * facing[iv, iu]
-                    if sdf < -reach:
+                    if sdf < -behind:
                         continue
                     far = np.float32(_FULL_WEIGHT_M) / max(measured, np.float32(_FULL_WEIGHT_M))
                     w = pixel_weight[iv, iu] * far * far
                     if sdf < 0:  # the farther behind the surface, the likelier another surface
-                        w *= max(np.float32(1.0) + sdf / reach, np.float32(0.05))
+                        w *= max(np.float32(1.0) + sdf / behind, np.float32(0.05))
                     value = min(sdf / reach, np.float32(1.0))
                     old = weight[b, i, j, m]
                     new = old + w

@@ -132,7 +132,7 @@ def robust_umeyama(
         The similarity and the final weights `[n]` in 0..1.
     """
     rng = np.random.default_rng(seed)
-    noise = np.maximum(noise, 1e-6)
+    spread = np.maximum(np.asarray(noise, dtype=np.float64), 1e-6)
     dimension, count = source.shape[1], len(source)
     best, best_cost = umeyama(source, target), np.inf
     candidates = [rng.choice(count, size=min(count, dimension + 1), replace=False) for _ in range(iterations)]
@@ -141,13 +141,13 @@ def robust_umeyama(
             candidate = umeyama(source[chosen], target[chosen])
         except InputError:
             continue
-        squared = (((candidate.apply(source) - target) / noise) ** 2).sum(axis=1)
+        squared = (((candidate.apply(source) - target) / spread) ** 2).sum(axis=1)
         cost = np.log1p(squared).sum()
         if candidate.scale > 0 and cost < best_cost:
             best, best_cost = candidate, cost
     weights = np.ones(count)
     for _ in range(30):
-        squared = (((best.apply(source) - target) / noise) ** 2).sum(axis=1)
+        squared = (((best.apply(source) - target) / spread) ** 2).sum(axis=1)
         weights = 1.0 / (1.0 + squared / 4.0)
         best = umeyama(source, target, weights=weights)
     return best, weights
@@ -192,7 +192,7 @@ def fit_gps(
     Raises:
         InputError: Fewer than two fixes, or all at one place.
     """
-    fixed = np.isfinite(gps_enu_m).all(axis=1)
+    fixed: NDArray[np.bool_] = np.isfinite(gps_enu_m).all(axis=1)
     noise = noise_m * np.array([1.0, 1.0, ALTITUDE_NOISE])
     aligned, _ = robust_umeyama(centers[fixed], gps_enu_m[fixed], noise=noise)
     outliers = np.zeros(len(centers), np.bool_)
@@ -204,10 +204,10 @@ def fit_gps(
         # The median of a Rayleigh distribution is 1.1774 standard deviations.
         spread = float(np.median(distance[fixed & ~outliers])) / 1.1774
         threshold = min(max(5.0 * spread, 2.0 * noise_m), worst_m)
-        found = fixed & (distance > threshold)
+        found = np.logical_and(fixed, distance > threshold)
         if (fixed & ~found).sum() < 4:
             break
-        settled = (found == outliers).all()
+        settled = np.array_equal(found, outliers)
         outliers = found
         aligned = umeyama(centers[fixed & ~outliers], gps_enu_m[fixed & ~outliers])
         if settled:

@@ -208,14 +208,14 @@ def up_from_gps(
     Returns:
         The direction, with no information along a tilt that a straight track leaves open.
     """
+    weights, slope = np.ones(len(centers)), np.zeros(3)
+    # A millimetre's worth of prior keeps a straight track from dividing by zero.
+    ridge = np.diag([1e-6, 1e-6, 0.0])
     for _ in range(5):
         level = level_rotation(up)
         local = scale * (centers - centers.mean(axis=0)) @ level.T
-        weights = np.ones(len(centers))
         design = np.c_[local[:, :2], np.ones(len(centers))]
-        # A millimetre's worth of prior keeps a straight track from dividing by zero.
-        ridge = np.diag([1e-6, 1e-6, 0.0])
-        slope = np.zeros(3)
+        weights, slope = np.ones(len(centers)), np.zeros(3)
         for _ in range(10):
             off = gps_enu_m[:, 2] - local[:, 2] - design @ slope
             noise = max(1.4826 * float(np.median(np.abs(off - np.median(off)))), min_noise_m)
@@ -225,7 +225,11 @@ def up_from_gps(
         # Heights that grow by `slope` per metre more than the model's mean that up leans that way.
         up = level.T @ np.array([slope[0], slope[1], 1.0])
         up /= np.linalg.norm(up)
-    off = gps_enu_m[:, 2] - local[:, 2] - design @ slope
+    level = level_rotation(up)
+    local = scale * (centers - centers.mean(axis=0)) @ level.T
+    design = np.c_[local[:, :2], np.ones(len(centers))]
+    off = gps_enu_m[:, 2] - local[:, 2]
+    off = off - weights @ off / weights.sum()
     spread = np.sqrt(weights @ off**2 / weights.sum())
     std = HIDDEN_DRIFT * max(float(spread), min_noise_m)
     share = independent_fraction(off[:, None])

@@ -32,6 +32,8 @@ _GAP_M = 0.03
 _MAX_POINTS = 6_000_000
 _RIM_M = 0.04
 """Holes whose rim differs by more, slope aside, are filled from its lower part."""
+_STEEPEST = 0.45
+"""Rise over run with which a rim goes on into a hole; what is steeper is the edge of a step."""
 _DROP_M = 0.25
 """Holes whose rim differs by more stay unknown."""
 _SINKS_M = (0.05, 0.1, 0.2, 0.4, 0.8, 1.5)
@@ -233,7 +235,9 @@ def finish_heightfield(
         borderType=cv2.BORDER_CONSTANT,
         borderValue=0,
     )[size:-size, size:-size]
-    known = (closed > 0) if sure is None else (closed > 0) | sure
+    known = closed > 0
+    if sure is not None:
+        known |= sure & _is_even(height - expected, seen, cfg.cell_m)
     known &= near & (rise <= _DROP_M)
     if len(depths):
         holes = np.flatnonzero((~seen & near).reshape(-1))
@@ -242,6 +246,14 @@ def finish_heightfield(
         filled.reshape(-1)[holes] = sunk
         known.reshape(-1)[holes[changed]] = False
     return Heightfield(filled.astype(np.float32), cfg.cell_m, origin, known)
+
+
+def _is_even(residual: Floats, seen: NDArray[np.bool_], cell_m: float) -> NDArray[np.bool_]:
+    """Where what was seen around stays within 3 cm of the smooth ground, so that this may stand for what was not."""
+    sigma = 0.2 / cell_m
+    weight = cv2.GaussianBlur(seen.astype(np.float32), (0, 0), sigma)
+    off = cv2.GaussianBlur(np.where(seen, np.abs(residual), 0).astype(np.float32), (0, 0), sigma)
+    return off < 0.03 * np.maximum(weight, 1e-6)
 
 
 def sink(points: Floats, depths: Sequence[DepthView]) -> Floats:
@@ -282,7 +294,8 @@ def fill_holes(
 
     height = np.where(seen, np.nan_to_num(height), expected)
     done, rise = seen.copy(), np.zeros(height.shape)
-    _fill_from_rim(height, seen, max(2, round(cfg.hole_m / cfg.cell_m)), done, rise)
+    reach = max(2, round(cfg.hole_m / cfg.cell_m))
+    _fill_from_rim(height, seen, reach, _STEEPEST * cfg.cell_m, done, rise)
     residual = height - expected
     weight, out = done.astype(float), residual.copy()
     for sigma_m in (0.05, 0.1, 0.2, 0.4, 0.8, 1.6):
@@ -298,22 +311,24 @@ def fill_holes(
 
 
 @njit(cache=True)
-def _slope_behind(height, seen, y, x, dj, di):
-    """Rise a cell, going on from a rim: the gentler of those over three and over six cells; 0 where the rim is too thin."""
+def _slope_behind(height, seen, y, x, dj, di, steepest):
+    """Rise a cell away from a hole where the rim is even over three and over six cells, else 0: it may be the edge of a step."""
     ny, nx = seen.shape
-    best = np.inf
-    for reach in (3, 6):
-        b, a = y + reach * dj, x + reach * di
-        if 0 <= b < ny and 0 <= a < nx and seen[b, a]:
-            slope = (height[b, a] - height[y, x]) / reach
-            if abs(slope) < abs(best):
-                best = slope
-    return best if np.isfinite(best) else 0.0
+    b, a = y + 6 * dj, x + 6 * di
+    if not (0 <= b < ny and 0 <= a < nx and seen[b, a] and seen[y + 3 * dj, x + 3 * di]):
+        return 0.0
+    near = (height[y + 3 * dj, x + 3 * di] - height[y, x]) / 3
+    far = (height[b, a] - height[y, x]) / 6
+    even = abs(near - far) < 0.2 * steepest and abs(far) <= steepest * math.hypot(dj, di)
+    return far if even else 0.0
 
 
 @njit(cache=True)
-def _fill_from_rim(height, seen, reach, done, rise):
-    """Look from each unseen cell in eight directions for the rim; where most find it, the mean of its lower part counts."""
+def _fill_from_rim(height, seen, reach, steepest, done, rise):
+    """Look from each unseen cell in eight directions for the rim; where most find it, the mean of its lower part counts.
+
+    Of the rim only what is about as near as its nearest part: a long hole has its sides, not its ends, for a rim.
+    """
     ny, nx = seen.shape
     value, away = np.empty(8), np.empty(8)
     for j in range(ny):
@@ -330,16 +345,20 @@ def _fill_from_rim(height, seen, reach, done, rise):
                     if y < 0 or x < 0 or y >= ny or x >= nx:
                         break
                     if seen[y, x]:
-                        slope = _slope_behind(height, seen, y, x, dj, di)
+                        slope = _slope_behind(height, seen, y, x, dj, di, steepest)
                         value[found], away[found] = height[y, x] - slope * step, step * math.hypot(dj, di)
                         found += 1
                         break
             if found < 5:
                 continue
-            low, high = value[:found].min(), value[:found].max()
+            near = 2.0 * away[:found].min() + 2.0
+            low, high = np.inf, -np.inf
+            for n in range(found):
+                if away[n] <= near:
+                    low, high = min(low, value[n]), max(high, value[n])
             total, weight = 0.0, 0.0
             for n in range(found):
-                if value[n] <= low + _RIM_M:
+                if away[n] <= near and value[n] <= low + _RIM_M:
                     total += value[n] / away[n]
                     weight += 1.0 / away[n]
             height[j, i] = total / weight

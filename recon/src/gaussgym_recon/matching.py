@@ -211,6 +211,7 @@ def similar_pairs(
     with pycolmap.Database.open(database) as opened:
         for name in names:
             image = opened.read_image_with_name(name)
+            assert image is not None
             data = np.asarray(opened.read_descriptors(image.image_id).data, dtype=np.float32)
             descriptors.append(data / np.maximum(np.linalg.norm(data, axis=1, keepdims=True), 1e-9))
     rng = np.random.default_rng(seed)

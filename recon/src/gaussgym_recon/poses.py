@@ -123,12 +123,13 @@ def pose(
     scale_from, up_from = _overrides(cfg)
     own = _use_source(capture, cfg)
     _require_scale(capture, scale_from, own)
+    surveyed = repr(read_control_points(scale_from.path)) if scale_from.kind == "gcp" else ""
     workdir = Path(workdir)
     places = [
         [i.gps_lat_lon_alt, None if i.c2w is None else np.asarray(i.c2w).tolist(), i.depth, i.confidence]
         for i in capture.images
     ]
-    cached = workdir / f"posed-{work_key(capture, cfg, places, capture.metadata)}.npz"
+    cached = workdir / f"posed-{work_key(capture, cfg, places, capture.metadata, surveyed)}.npz"
     if cached.exists():
         return PosedCapture.load(cached, capture.directory)
     tell = progress or (lambda step, fraction: None)
@@ -161,17 +162,27 @@ def _use_source(capture: Capture, cfg: PoseCfg) -> bool:
 
 def _require_scale(capture: Capture, scale_from: ScaleFrom, own: bool) -> None:
     """Fail before hours of work where nothing can say how large the place is."""
+    images = capture.images
+    known = {image.file for image in images} | {image.file.rsplit("/", 1)[-1] for image in images}
+    for file, _, _ in (sighting for end in scale_from.ends for sighting in end):
+        if file not in known:
+            raise InputError(f"--scale-from: {file} is no image of {capture.directory}; name one that is")
     if scale_from.kind != "auto":
         return
-    images = capture.images
     gps = sum(image.gps_lat_lon_alt is not None for image in images)
-    depth = sum(image.depth is not None for image in images)
+    depth = sum(image.depth is not None for image in images) if _depth_is_measured(capture) else 0
     sensor = bool(capture.metadata.get("metric")) and (own or sum(i.c2w is not None for i in images) >= 4)
     if not (gps >= 4 or depth >= 3 or sensor):
         raise InputError(
             f"{capture.directory}: no GPS in the images, no depth and no metric poses, so nothing says how large the place is; "
             "state the height at which the camera was carried (--camera-height, metres) or another --scale-from"
         )
+
+
+def _depth_is_measured(capture: Capture) -> bool:
+    """Whether depth images are in metres: those of a network share the scale of its poses, whatever that is."""
+    metadata = capture.metadata
+    return bool(metadata.get("metric")) or metadata.get("poses_source") != "feed-forward"
 
 
 def _sfm_model(capture: Capture, workdir: Path, cfg: PoseCfg, progress: Progress) -> _Found:
@@ -468,6 +479,8 @@ def _sensor_scale(capture: Capture, found: _Found, indices: NDArray[np.int64]) -
 
 def _depth_scale(capture: Capture, found: _Found, indices: NDArray[np.int64]) -> MetricScale:
     """Sensor depth against the points that each image sees."""
+    if not _depth_is_measured(capture):
+        raise InputError("its depth is a network's, in no known unit")
     if not found.triangulated:
         raise InputError("its points were not triangulated, so its depth cannot be held against them")
     model = found.model

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from gaussgym_recon.gravity import GroundPlane
     from gaussgym_recon.sightings import Located
 
-SENSOR_STD_FRACTION = {"slam": 0.005, "arkit": 0.01}
-"""Scale error of poses by LiDAR odometry, and by a phone's visual-inertial odometry."""
+SENSOR_STD_FRACTION = {"slam": 0.005, "arkit": 0.01, "feed-forward": 0.1}
+"""Scale error of poses by LiDAR odometry, by a phone's visual-inertial odometry, and of networks that guess metres."""
 OTHER_SENSOR_STD_FRACTION = 0.02
 CAMERA_HEIGHT_STD_FRACTION = 0.05
 """How well people know the height at which they carried a camera; 7 cm of 1.5 m."""

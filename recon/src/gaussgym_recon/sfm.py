@@ -127,8 +127,8 @@ def reconstruct(
         The best attempt that passes, and all that were made: pairs, mapper, seed, registered images, reasons.
 
     Raises:
-        InputError: Fewer than two images, or none that overlap.
-        RecaptureError: No map passed the gates, or the views contradict each other; the text says why.
+        InputError: Fewer than two images.
+        RecaptureError: No images overlap, no map passed the gates, or the views contradict each other; the text says why.
     """
     cfg = cfg or SfmCfg()
     progress = progress or (lambda step, fraction: None)
@@ -138,7 +138,10 @@ def reconstruct(
     attempts: list[Attempt] = []
     tries: list[dict[str, Any]] = []
     seen: set[tuple[FeatureCfg, str, str]] = set()
-    for rung in ladder(cfg):
+    for step, rung in enumerate(ladder(cfg)):
+        if step >= 2 and attempts:
+            # Global mapping and more features cannot mend views that contradict each other.
+            _check_best(capture, attempts, Path(workdir), cfg)
         folder = Path(workdir) / f"sfm-{work_key(capture, rung.features)}"
         name = prepare(capture, folder, rung.features, rung.pairs, progress)
         if (rung.features, name, rung.mapper) in seen:
@@ -152,7 +155,16 @@ def reconstruct(
             check_static_world(capture, best.model, folder / "database.db", cfg.static)
             return best, tries
         log.warning("%s: no map of %s pairs, %s, passes", capture.directory.name, name, rung.mapper)
+    if attempts:
+        _check_best(capture, attempts, Path(workdir), cfg)
     raise _refusal(capture, attempts, tries, Path(workdir), cfg)
+
+
+def _check_best(capture: Capture, attempts: list[Attempt], workdir: Path, cfg: SfmCfg) -> None:
+    """Refuse views that contradict each other, by the best map of those that did not pass."""
+    best = min(attempts, key=lambda attempt: attempt.consistency.badness())
+    folder = workdir / f"sfm-{work_key(capture, cfg.features)}"
+    check_static_world(capture, best.model, folder / "database.db", cfg.static)
 
 
 def _climb(
@@ -199,9 +211,10 @@ def _refusal(
     mark(workdir / "tries.json", {"tries": tries})
     total = len(capture.images)
     if not attempts:
-        return InputError(
+        return RecaptureError(
             f"{capture.directory}: its {total} images do not overlap: no two could be matched and posed; "
-            "expected photographs of one place, each sharing more than half of its view with the next"
+            "expected photographs of one place, each sharing more than half of its view with the next",
+            reasons=(f"no two of {total} images overlap",),
         )
     best = min(attempts, key=lambda a: a.consistency.badness())
     if best.consistency.registered_fraction < 0.5 * cfg.gates.min_registered_fraction:

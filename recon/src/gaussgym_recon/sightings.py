@@ -94,7 +94,8 @@ def triangulate(
     if np.linalg.eigvalsh(information)[0] < 1e-12 * np.trace(information):
         return None
     rms = float(np.sqrt((residuals**2).sum() / max(1, residuals.size - 3)))
-    return Located(point, max(rms, PIXEL_STD_PX) ** 2 * np.linalg.inv(information), rms)
+    covariance = np.asarray(max(rms, PIXEL_STD_PX) ** 2 * np.linalg.inv(information), np.float64)
+    return Located(point, covariance, rms)
 
 
 def locate_by_depth(

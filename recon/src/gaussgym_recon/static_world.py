@@ -31,8 +31,10 @@ class StaticWorldCfg:
 
     min_match_agreement: float = 0.5
     """Smallest share of verified matches that hold at the poses of the map."""
-    min_seen_again: float = 0.5
+    min_seen_again: float = 0.7
     """Smallest share of the views of points, over views much like the one they were chosen in, in which they look the same."""
+    min_seen_again_late: float = 0.6
+    """The same over the quarter of those views that are farthest apart in the sequence: slow changes show there."""
     min_evidence: int = 200
     """With fewer views or matches than this nothing is said."""
     max_epipolar_px: float = 4.0
@@ -63,6 +65,8 @@ class StaticWorld:
     """Share of verified matches that hold at the poses of the map; None where there are too few."""
     seen_again: float | None
     """Share of like views in which a point looks the same; None where there are too few."""
+    seen_again_late: float | None
+    """The same over the quarter of like views that are farthest apart in the sequence; None likewise, or without an order."""
     matches: int
     views: int
 
@@ -86,6 +90,11 @@ def check_static_world(
         reasons.append(
             f"places look the same in {found.seen_again:.0%} of the views like them, expected {cfg.min_seen_again:.0%}"
         )
+    if found.seen_again_late is not None and found.seen_again_late < cfg.min_seen_again_late:
+        reasons.append(
+            f"places look the same in {found.seen_again_late:.0%} of the like views farthest apart in time, "
+            f"expected {cfg.min_seen_again_late:.0%}"
+        )
     if reasons:
         raise RecaptureError(
             f"{capture.directory}: its views contradict each other: {'; '.join(reasons)}; expected photographs of one place that "
@@ -108,11 +117,16 @@ def static_world(
     """
     cfg = cfg or StaticWorldCfg()
     distances = epipolar_distances(model, database, cfg)
-    correlations, _ = patch_correlations(capture, model, cfg)
+    correlations, apart = patch_correlations(capture, model, cfg)
+    late = np.argsort(apart, kind="stable")[3 * len(apart) // 4 :]
+    ordered = bool(capture.metadata.get("ordered", True))
     enough = len(distances) >= cfg.min_evidence, len(correlations) >= cfg.min_evidence
     return StaticWorld(
         match_agreement=float((distances < cfg.max_epipolar_px).mean()) if enough[0] else None,
         seen_again=float((correlations > cfg.min_correlation).mean()) if enough[1] else None,
+        seen_again_late=float((correlations[late] > cfg.min_correlation).mean())
+        if enough[1] and ordered
+        else None,
         matches=len(distances),
         views=len(correlations),
     )

@@ -26,7 +26,7 @@ from gaussgym_recon.meshcast import SKY_RGB, MeshCaster
 from gaussgym_recon.sensors import SOURCE_UP, DepthSensorCfg, OdometryCfg, odometry_poses, sense_depth
 from gaussgym_recon.sources.source import SourceCfg
 from gaussgym_recon.sources.writing import Frame, write_capture
-from gaussgym_recon.walks import camera_rotation, walk
+from gaussgym_recon.walks import walk
 
 if TYPE_CHECKING:
     from gaussgym_scene.scene import Scene

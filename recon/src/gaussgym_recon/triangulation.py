@@ -81,7 +81,7 @@ def from_depth(capture: Capture, *, points_per_image: int = 2000, seed: int = 0)
     visible = visibility(capture, every, depths)
     counts = np.bincount(np.concatenate(visible), minlength=len(every)) if len(every) else np.zeros(0, int)
     kept = np.flatnonzero(counts >= 2)
-    if len(kept) < 0.1 * len(every) or len(kept) < 100:
+    if len(kept) < 0.2 * len(every) or len(kept) < 100:
         raise InputError(
             f"{capture.directory}: depth images do not fit each other at the given poses ({len(kept)} of {len(every)} depths are "
             "confirmed by another image); check the source's conventions, or find the poses anew with --poses sfm"
@@ -103,7 +103,9 @@ def from_source_points(capture: Capture, *, max_points: int = 200_000, seed: int
     if len(points) > max_points:
         chosen = np.sort(np.random.default_rng(seed).choice(len(points), max_points, replace=False))
         points, colors = points[chosen], None if colors is None else colors[chosen]
-    depths = [read_depth(capture, image) for image in capture.images]
+    # Depth confirms points only where both have one scale, as a network's have too.
+    one_scale = capture.metadata.get("metric") or capture.metadata.get("poses_source") == "feed-forward"
+    depths = [read_depth(capture, image) if one_scale else None for image in capture.images]
     visible = visibility(capture, points, depths)
     seen = np.unique(np.concatenate(visible)) if visible else np.zeros(0, int)
     if len(seen) < 100:

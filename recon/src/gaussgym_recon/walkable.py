@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,7 @@ class WalkableCfg:
         max_side_step_m: Height change between neighbouring cells that ends the width.
         max_half_width_m: Widest half width.
         min_half_width_m: Points with less room are not part of a path.
+        max_gap_m: Unknown ground up to this long does not end the walk, unless its height steps.
         min_length_m: Shorter pieces are dropped.
         max_turn_rad: Turn over `turn_window_m` that ends a path: where the photographer turned round on the spot, no robot that
             follows the line could (a right-angled corridor corner stays).
@@ -46,6 +48,7 @@ class WalkableCfg:
     max_side_step_m: float = 0.06
     max_half_width_m: float = 1.5
     min_half_width_m: float = 0.3
+    max_gap_m: float = 0.6
     min_length_m: float = 1.0
     max_turn_rad: float = 2.1
     turn_window_m: float = 1.0
@@ -128,7 +131,11 @@ def _walked_pieces(camera_xy_m: NDArray[np.floating], ground: Heightfield, cfg: 
         return []
     z, direction = ground.sample(line), _directions(line)
     width = _half_widths(line, direction, ground, cfg)
-    good = ground.is_known(line) & (width >= cfg.min_half_width_m)
+    known, bridged = _with_bridges(ground.is_known(line), round(cfg.max_gap_m / cfg.spacing_m))
+    if bridged.any():
+        at = np.arange(len(line))
+        width[bridged] = np.interp(at[bridged], at[~bridged], width[~bridged])
+    good = known & (width >= cfg.min_half_width_m)
     good &= _turns(direction, cfg) <= cfg.max_turn_rad
     breaks = np.abs(np.diff(z, prepend=z[:1])) > cfg.max_step_m
     group = np.cumsum(~good | breaks | np.roll(~good, 1))
@@ -138,6 +145,16 @@ def _walked_pieces(camera_xy_m: NDArray[np.floating], ground: Heightfield, cfg: 
         if (len(index) - 1) * cfg.spacing_m >= cfg.min_length_m:
             pieces.append((line[index], z[index], width[index]))
     return pieces
+
+
+def _with_bridges(known: NDArray[np.bool_], longest: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Known points with gaps of up to ``longest`` points closed, and which those are: somebody walked there, unseen or not."""
+    bridged = np.zeros(len(known), bool)
+    edges = np.flatnonzero(np.diff(known.astype(int)))
+    for end, begin in pairwise(edges):
+        if known[end] and begin - end <= longest:
+            bridged[end + 1 : begin + 1] = True
+    return known | bridged, bridged
 
 
 def _both_ways(pieces: list[Piece]) -> Paths:

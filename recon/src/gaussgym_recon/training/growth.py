@@ -124,6 +124,6 @@ def shake(m: SplatModel, ids: NDArray, step_px: float, rng: np.random.Generator)
         return
     strength = NOISE * step_px * m.footprint[faint] * gate[gate > 1e-3]
     q, s2 = m.quats[faint], np.exp(2 * m.log_scales[faint])
-    conjugate = q * np.float32([1, -1, -1, -1])
+    conjugate = q * np.array([1, -1, -1, -1], np.float32)
     local = rotate(conjugate, rng.normal(size=(len(faint), 3))) * s2
     m.means[faint] += (rotate(q, local) * strength[:, None]).astype(np.float32)

@@ -78,7 +78,7 @@ def model_from_points(
         flatness: Thickness over size where a normal is given.
     """
     n = len(points)
-    quats = np.tile(np.float32([1, 0, 0, 0]), (n, 1))
+    quats = np.tile(np.array([1, 0, 0, 0], np.float32), (n, 1))
     log_scales = np.repeat(np.log(np.maximum(sizes_m, 1e-5))[:, None], 3, axis=1)
     if normals is not None:
         # The rotation that takes +Z to the normal.

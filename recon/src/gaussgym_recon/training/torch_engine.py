@@ -169,9 +169,10 @@ class TorchEngine:
             self._adam(leaves, visible, rates, bands)
             self._pull[visible] += pull()[visible].to(self._pull.dtype) * camera.width
             self._seen += visible.to(torch.int32)
-        v_view = worldview.grad
+        v_view, v_affine = worldview.grad, affine.grad
+        assert v_affine is not None
         return StepResult(
-            float(loss.detach()), affine.grad.cpu().double().numpy(),
+            float(loss.detach()), v_affine.cpu().double().numpy(),
             None if v_view is None else v_view.cpu().double().numpy(), visible.nonzero()[:, 0].cpu().numpy(),
         )  # fmt: skip
 
