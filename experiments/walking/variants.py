@@ -53,7 +53,9 @@ def main():
         groups = (*TEACHER_GROUPS, "past")
         rest += [] if "--set" in rest else ["--set"]
         at = rest.index("--set") + 1
-        rest[at:at] = [f"network.actor_groups={groups!r}", f"network.critic_groups={groups!r}"]
+        # The mirror image of `past` is not known.
+        unmirrored = "symmetry.mirror_coef=0"
+        rest[at:at] = [f"network.actor_groups={groups!r}", f"network.critic_groups={groups!r}", unmirrored]
     if args.smooth > 0.0:
         smooth(args.smooth)
     sys.argv[1:] = rest

@@ -7,7 +7,7 @@ from gaussgym_learn.checkpoint import load_checkpoint, save_checkpoint
 from gaussgym_learn.objective import JointLoss
 from gaussgym_learn.ppo import Learner
 from gaussgym_learn.ppo_trainer import PPOTrainer
-from gaussgym_learn.recipes import NetworkCfg, PPOCfg, Recipe
+from gaussgym_learn.recipes import NetworkCfg, PPOCfg, Recipe, SymmetryCfg
 from gaussgym_learn.run import run_fields
 from gaussgym_learn.testing import ToyEnv
 
@@ -16,19 +16,24 @@ BLIND = NetworkCfg(
     actor_groups=("proprio",), critic_groups=("proprio", "scan"), actor_hidden=(32,), critic_hidden=(32,)
 )
 
+NONE = SymmetryCfg()
 
-def trained(network=BLIND):
-    recipe = Recipe("t", network=network, ppo=PPOCfg(num_envs=16, steps=10, mini_batches=2))
+
+def trained(network=BLIND, symmetry=NONE):
+    recipe = Recipe(
+        "t", network=network, ppo=PPOCfg(num_envs=16, steps=10, mini_batches=2), symmetry=symmetry
+    )
     trainer = PPOTrainer(recipe, ToyEnv(16), seed=3)
     losses = [trainer.iterate() for _ in range(3)]
     return trainer, losses
 
 
-def test_two_threads_give_the_weights_of_one_bit_for_bit(monkeypatch):
-    two, losses = trained()
+@pytest.mark.parametrize("symmetry", [NONE, SymmetryCfg(mirror_coef=1.0, mirror_share=0.5)])
+def test_two_threads_give_the_weights_of_one_bit_for_bit(monkeypatch, symmetry):
+    two, losses = trained(symmetry=symmetry)
     assert two.alg.apart
     monkeypatch.setattr(Learner, "apart", False)
-    one, expected = trained()
+    one, expected = trained(symmetry=symmetry)
     for name, model in one.alg.models.items():
         for key, value in model.state_dict().items():
             assert torch.equal(value, two.alg.models[name].state_dict()[key]), (name, key)

@@ -12,6 +12,7 @@ from gaussgym_learn.recurrence import map_state
 from gaussgym_learn.schedules import Objective
 from gaussgym_learn.symmetry import mirrored
 from gaussgym_learn.testing import ToyEnv
+from gaussgym_scene.errors import InputError
 from torch import nn
 
 BLIND = NetworkCfg(
@@ -209,6 +210,33 @@ def test_a_frozen_backbone_sees_each_frame_once_an_update(encoder):
     learner.update()
     assert sum(calls) == 2 * frames
     assert not learner.joint.backbone
+
+
+def test_the_mirror_loss_follows_its_schedule_on_its_share_by_hand():
+    """Nothing is computed while it has no weight; then the first quarter of the 28 steps counts."""
+    learner, env = build(BLIND, SymmetryCfg(mirror_coef="0, 0.4@0.2", mirror_share=0.25))
+    with torch.no_grad():
+        learner.actor.mlp[0].weight[:, 45:] += torch.randn(16, 16)
+    roll(learner, env)
+    batch = whole_batch(learner)
+    assert "mirror" not in learner.joint.losses(batch, Objective(), progress=0.1)
+    found = learner.joint.losses(batch, Objective(), progress=0.2)
+    plain, mean = learner.joint.view_losses(batch, Objective(), 0.2)
+    other_mean = learner.joint.view_losses(mirrored(batch, learner.joint.maps), Objective(), 0.2)[1]
+    expected = (other_mean + mean)[:7].square().mean().item()
+    assert found["mirror"].item() == pytest.approx(expected, rel=1e-5)
+    total = (plain["surrogate"] + plain["value"] - 0.005 * plain["entropy"]).item() + 0.4 * expected
+    assert found["total"].item() == pytest.approx(total, rel=1e-5)
+
+
+def test_a_robot_without_a_mirror_image_is_told_what_to_leave_out(monkeypatch):
+    def none(self):
+        raise InputError("robot 'crab' is not left-right symmetric: it has no mirror_joints")
+
+    monkeypatch.setattr(ToyEnv, "mirror_maps", none)
+    with pytest.raises(InputError, match=r"crab.*symmetry\.mirror_coef=0"):
+        build(BLIND, SymmetryCfg(mirror_coef="0, 1@0.5"))
+    build(BLIND, SymmetryCfg(mirror_coef=0))
 
 
 def test_mirror_loss_and_total_by_hand():

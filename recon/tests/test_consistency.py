@@ -2,6 +2,10 @@ import numpy as np
 import pytest
 from gaussgym_recon.consistency import ConsistencyCfg, check_consistency, link_points
 from gaussgym_recon.posed import Similarity
+from gaussgym_recon.sfm import Attempt, SfmCfg, agreed_against_gps
+from gaussgym_recon.sfm_model import SfmModel
+from gaussgym_scene.cameras import Intrinsics
+from gaussgym_scene.capture import Capture, CaptureImage
 from scipy.spatial.transform import Rotation
 
 SFM_FROM_WORLD = Similarity(
@@ -159,3 +163,49 @@ def test_link_points_against_counting():
 def test_link_points_of_two_separate_pieces_is_zero():
     visible = [np.array([0, 1]), np.array([0, 1]), np.array([2, 3]), np.array([2, 3])]
     np.testing.assert_array_equal(link_points(visible, 4), [2, 0, 2])
+
+
+def maps_of(capture, positions, gps, seeds):
+    """Maps of a survey, one a seed: its cameras at `positions(seed)` in a frame of its own."""
+    attempts = []
+    lens = Intrinsics(width=64, height=48, fx=50, fy=50, cx=32, cy=24)
+    for seed in seeds:
+        centers = Similarity(0.2 + seed, Rotation.random(random_state=seed).as_matrix(), np.ones(3)).apply(
+            positions(seed)
+        )
+        c2w = np.tile(np.eye(4), (len(centers), 1, 1))
+        c2w[:, :3, 3] = centers
+        everywhere = [np.arange(60, dtype=np.int32)] * len(centers)
+        model = SfmModel(
+            [image.file for image in capture.images], [lens] * len(centers), c2w, np.zeros((60, 3)), np.zeros((60, 3), np.uint8),
+            np.full(60, 0.5), np.full(60, len(centers), np.int32), everywhere,
+        )  # fmt: skip
+        attempts.append(Attempt(model, check(positions(seed), gps), seed, 0.5))
+    return attempts
+
+
+def survey(seed=0):
+    """A drone's lines to and fro, and GPS that is off by 10 m along each axis."""
+    rng = np.random.default_rng(seed)
+    i, j = np.divmod(np.arange(60), 10)
+    true = np.c_[12.0 * np.where(i % 2, 9 - j, j), 20.0 * i, 60 + rng.normal(0, 0.5, 60)]
+    lens = Intrinsics(width=64, height=48, fx=50, fy=50, cx=32, cy=24)
+    capture = Capture(None, [CaptureImage(f"{k}.jpg", lens) for k in range(60)], {"ordered": True})
+    return capture, true, true + rng.normal(0, [10.0, 10.0, 15.0], (60, 3))
+
+
+def test_maps_that_agree_with_one_another_outvote_poor_gps():
+    capture, true, gps = survey()
+    noise = np.random.default_rng(1)
+    made = maps_of(capture, lambda seed: true + noise.normal(0, 0.3, true.shape), gps, range(3))
+    assert not any(attempt.consistency.ok for attempt in made)
+    found = agreed_against_gps(capture, made, gps, SfmCfg())
+    assert found.consistency.ok
+    assert found.consistency.gps_noise_m == pytest.approx(10.0, rel=0.25)
+    assert agreed_against_gps(capture, made[:2], gps, SfmCfg()) is None
+
+
+def test_maps_that_are_glued_at_other_places_do_not():
+    capture, true, gps = survey()
+    made = maps_of(capture, lambda seed: glued(true, 15 + 12 * seed, scale=1.5), gps, range(3))
+    assert agreed_against_gps(capture, made, gps, SfmCfg()) is None

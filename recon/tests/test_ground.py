@@ -5,10 +5,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from gaussgym_recon.agreement import splat_mesh_agreement
-from gaussgym_recon.depth_views import DepthView, plane_of
+from gaussgym_recon.depth_views import SPLATS_WEIGHT, DepthView, anchor_depths, plane_of
 from gaussgym_recon.floaters import floating_splats, mesh_without_floaters
 from gaussgym_recon.fusion import FusionCfg, fuse_mesh
 from gaussgym_recon.ground import fill_holes, ground_heightfield, sink
+from gaussgym_recon.stereo import DepthMap
 from gaussgym_recon.trainer import model_from_points
 from gaussgym_recon.truth import TrueGround, step_edges
 from gaussgym_recon.visibility import votes_of
@@ -215,3 +216,25 @@ def test_splats_before_the_mesh_are_counted_as_such():
     assert moved["splat_mesh_bias_m"] == pytest.approx(0.06, abs=1e-4)
     assert moved["splat_mesh_beyond_5cm"] == 1.0
     assert splat_mesh_agreement([], floor, max_depth_m=8)["splat_mesh_p90_m"] is None
+
+
+def test_splats_fill_in_only_where_they_agree_with_what_was_measured():
+    shape = (60, 200)
+    measured = np.full(shape, 4.0, np.float32)
+    measured[20:40] = 0  # nobody measured a band in the middle
+    rng = np.random.default_rng(0)
+    splats = np.full(shape, 3.8, np.float32)  # 5 % before the surface, evenly: right once tied to it
+    splats[:, 100:] = rng.uniform(2, 6, (60, 100))  # and on the right half anything
+    view = DepthView(np.eye(4), CAMERA.K, splats, np.zeros((*shape, 3), np.float32))
+    view.weight[:] = SPLATS_WEIGHT
+    cost = np.full(shape, 0.5, np.float32)
+    (tied,) = anchor_depths(
+        {0: view}, {0: DepthMap(measured, np.zeros((*shape, 3), np.float32), cost)}, reach_px=5
+    )
+    np.testing.assert_allclose(tied.depth_m[22:38, 5:70], 4.0, rtol=0.005)
+    np.testing.assert_allclose(tied.weight[30, 5:60], SPLATS_WEIGHT, rtol=0.05)
+    assert (tied.depth_m[22:38, 130:] == 0).all()
+    np.testing.assert_array_equal(tied.depth_m[:20], 4.0)
+    np.testing.assert_array_equal(tied.weight[:20], 0.5)
+    assert not tied.measured[30].any()
+    assert tied.measured[10].all()

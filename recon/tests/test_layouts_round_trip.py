@@ -4,9 +4,10 @@ import importlib.util
 
 import numpy as np
 import pytest
-from gaussgym_recon.sources import SOURCES, get_source
+from gaussgym_recon.sources import get_source
 from gaussgym_recon.sources.arkitscenes import ArkitScenesCfg
 from gaussgym_recon.sources.grandtour import GrandTourCfg
+from gaussgym_recon.sources.tum import TumCfg
 from gaussgym_scene.cameras import pixel_rays_c
 from gaussgym_scene.capture import Capture
 from layouts import arkitscenes, colmap, grandtour, nerfstudio, polycam, record3d, tum
@@ -47,9 +48,8 @@ CASES = {
     "colmap binary": ("colmap", ZOOMING, colmap.write, None),
     "colmap text": ("colmap", ZOOMING, lambda at, t: colmap.write(at, t, binary=False), None),
     "nerfstudio": ("nerfstudio", ZOOMING, nerfstudio.write, None),
-    "tum": ("tum", FIXED, tum.write, None),
+    "tum": ("tum", FIXED, tum.write, TumCfg(camera=tum.CAMERA)),
 }  # fmt: skip
-CASES = {name: case for name, case in CASES.items() if case[0] in SOURCES}
 
 
 @pytest.fixture(scope="module", params=CASES)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from gaussgym_learn.losses import LOSSES, LossInputs, behaviour_loss, mean_where
 from gaussgym_learn.recipes import DistillCfg, PPOCfg, SymmetryCfg
 from gaussgym_learn.recurrence import State
 from gaussgym_learn.rollout import Minibatch, RolloutBuffer
-from gaussgym_learn.schedules import Objective
+from gaussgym_learn.schedules import Objective, Schedule
 from gaussgym_learn.symmetry import MirrorMaps, mirrored
 
 
@@ -97,6 +97,7 @@ class JointLoss:
         if buffer.layout.teacher_latent:
             width = next(m for m in actor.mlp.modules() if isinstance(m, nn.Linear)).in_features
             self.latent_head = nn.Linear(width, buffer.layout.teacher_latent).to(self.device)
+        self._mirror_coef = Schedule.parse(cfg.symmetry.mirror_coef)
         self.aux_coef = 0.0 if getattr(actor, "aux_head", None) is None else cfg.aux_coef
         self.backbone: dict[bool, Any] = {}
 
@@ -115,24 +116,43 @@ class JointLoss:
             mirror_memory: a recurrent actor's memory of the mirrored past.
             progress: of the run, 0..1.
         """
-        symmetry = self.cfg.symmetry
         losses, mean = self.view_losses(batch, objective, progress)
-        if symmetry.used and mean is not None:
+        if self.cfg.symmetry.augment and mean is not None:
             assert self.maps is not None
             other = mirrored(batch, self.maps, mirror_memory)
-            if symmetry.augment:
-                others, other_mean = self.view_losses(other, objective, progress)
-                losses = {name: (value + others.get(name, value)) / 2 for name, value in losses.items()}
-            else:
-                other_mean = self.distribution(self.latent(other))[0]
+            others, other_mean = self.view_losses(other, objective, progress)
+            losses = {name: (value + others.get(name, value)) / 2 for name, value in losses.items()}
             assert other_mean is not None
             losses["mirror"] = nn.functional.mse_loss(other_mean, self.maps.actions(mean).detach())
-        weights = self.weights(objective)
+        elif mean is not None:
+            losses |= self.mirror_losses(batch, mean, progress, mirror_memory)
+        weights = self.weights(objective, progress)
         losses["total"] = torch.stack([weights[name] * value for name, value in losses.items()]).sum()
         return losses
 
-    def weights(self, objective: Objective) -> dict[str, float]:
-        """What each loss counts."""
+    def mirror_losses(
+        self, batch: Minibatch, mean: Tensor, progress: float, mirror_memory: State | None = None
+    ) -> dict[str, Tensor]:
+        """`mirror`, the squared distance from a symmetric policy, while it has a weight; else nothing.
+
+        Args:
+            batch: the steps.
+            mean: the actor's mean actions in them.
+            progress: of the run, 0..1.
+            mirror_memory: see `losses`.
+        """
+        if self._mirror_coef.value(progress) <= 0.0:
+            return {}
+        assert self.maps is not None
+        if not self.actor.is_recurrent:  # its minibatches are in random order
+            part = slice(max(1, round(self.cfg.symmetry.mirror_share * len(mean))))
+            batch = replace(batch, flat=batch.flat[part], actions=batch.actions[part], teacher_actions=None)
+            mean = mean[part]
+        other_mean = self.distribution(self.latent(mirrored(batch, self.maps, mirror_memory)))[0]
+        return {"mirror": nn.functional.mse_loss(other_mean, self.maps.actions(mean).detach())}
+
+    def weights(self, objective: Objective, progress: float = 0.0) -> dict[str, float]:
+        """What each loss counts, at a progress of the run of 0..1."""
         ppo, distill = self.cfg.ppo, self.cfg.distill
         return {
             "value": ppo.value_coef * (1.0 if objective.critic_only else objective.ppo),
@@ -141,7 +161,7 @@ class JointLoss:
             "behaviour": objective.imitation,
             "latent": objective.imitation * (distill.latent_coef if distill else 0.0),
             "aux_recon": self.aux_coef,
-            "mirror": self.cfg.symmetry.mirror_coef,
+            "mirror": self._mirror_coef.value(progress),
             **{name: weight for name, _, weight in self.extra},
         }
 

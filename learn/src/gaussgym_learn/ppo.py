@@ -264,7 +264,7 @@ class Learner:
 
         One core would idle otherwise; more threads within an operation of networks of this size cost more than they give.
         """
-        small = self.device.type == "cpu" and not self.actor.is_recurrent and not self.cfg.symmetry.used
+        small = self.device.type == "cpu" and not self.actor.is_recurrent and not self.cfg.symmetry.augment
         return small and self.objective.explores and not self.objective.critic_only
 
     def _step(self, batch: Minibatch, mirror_memory: State | None, progress: float) -> dict[str, Tensor]:
@@ -280,10 +280,11 @@ class Learner:
         if self._second is None:
             threads = (torch.get_num_threads(),)
             self._second = ThreadPoolExecutor(1, "critic", torch.set_num_threads, threads)
-        weights = self.joint.weights(self.objective)
+        weights = self.joint.weights(self.objective, progress)
         self.optimizer.zero_grad()
         value = self._second.submit(self._value_gradient, batch, weights["value"])
-        losses, _ = self.joint.actor_losses(batch, self.objective, progress)
+        losses, mean = self.joint.actor_losses(batch, self.objective, progress)
+        losses |= self.joint.mirror_losses(batch, mean, progress)
         total = torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
         total.backward()
         losses["value"] = value.result()

@@ -29,6 +29,7 @@ from gaussgym_learn.resume import load_process_state, process_seed, process_stat
 from gaussgym_learn.rollout import RolloutBuffer, RolloutLayout, rollout_bytes
 from gaussgym_learn.run_folder import check_memory
 from gaussgym_learn.schedules import Objective, Schedule
+from gaussgym_learn.symmetry import MirrorMaps
 
 ALGORITHMS: Registry[Callable[..., Any]] = Registry("algorithm", "gaussgym.algorithms")
 """Trainers by name (`Recipe.algorithm`): called as `(recipe, env, *, seed, world)`, with `teacher` where there is one; what they
@@ -92,8 +93,17 @@ def build_learner(
         needed = processes * rollout_bytes(env.num_envs, steps, layout)
         check_memory(needed, f"rollouts of {processes * env.num_envs} environments x {steps} steps")
     buffer = RolloutBuffer(env.num_envs, cfg.passes.steps, layout, device=env.device)
-    maps = env.mirror_maps() if recipe.symmetry.used else None
+    maps = _mirror_maps(env) if recipe.symmetry.used else None
     return Learner(actor, critic, buffer, cfg, teacher=teacher, maps=maps, world=world)
+
+
+def _mirror_maps(env: LearnEnv) -> MirrorMaps | None:
+    try:
+        return env.mirror_maps()
+    except InputError as error:
+        raise InputError(
+            f"{error}; train without symmetry: --set symmetry.augment=False symmetry.mirror_coef=0"
+        ) from None
 
 
 def _last_hidden_width(teacher: nn.Module | None) -> int:

@@ -18,6 +18,7 @@ from gaussgym_sim.randomize import RandomizeCfg
 
 from gaussgym_learn.photometric import PhotometricCfg
 from gaussgym_learn.registry import Registry
+from gaussgym_learn.schedules import Schedule
 
 RECIPES: Registry[Callable[[], Recipe]] = Registry("recipe", "gaussgym.recipes")
 """Functions that make recipes, by name; another package adds one by an entry point of group ``gaussgym.recipes``."""
@@ -170,16 +171,19 @@ class SymmetryCfg:
 
     Attributes:
         augment: every minibatch also counts as its mirror image.
-        mirror_coef: weight of the squared distance between the mirrored robot's mean action and the mirrored mean action.
+        mirror_coef: weight of the squared distance between the mirrored robot's mean action and the mirrored mean action: number
+            or schedule over the run's progress.
+        mirror_share: of a feed-forward actor's minibatch, on which that distance is taken where nothing is augmented.
     """
 
     augment: bool = False
-    mirror_coef: float = 0.0
+    mirror_coef: float | str = 0.0
+    mirror_share: float = 1.0
 
     @property
     def used(self) -> bool:
         """Whether anything is mirrored."""
-        return self.augment or self.mirror_coef > 0.0
+        return self.augment or Schedule.parse(self.mirror_coef).highest > 0.0
 
 
 @dataclass(frozen=True)
@@ -295,7 +299,8 @@ def velocity() -> Recipe:
     """A walker from nothing: a trot on flat ground in about a minute, then stairs of rising height, in one run of ten.
 
     What acts is the average over the last twenty updates or so: single updates walk better and worse by turns. Small steps near
-    the end are what keeps it on its feet on stairs; the error's penalty there is what keeps it from standing still on a step.
+    the end are what keeps it on its feet on stairs; the error's penalty there is what keeps it from standing still on a step;
+    gaits that differ left from right fall to one side there, hence the mirror loss.
     `experiments/walking` has what else was tried.
     """
     base = teacher_flat()
@@ -307,6 +312,7 @@ def velocity() -> Recipe:
         name="velocity",
         ppo=replace(base.ppo, average=0.95, steps=10, mini_batches=2, target_kl="0.06->0.01@0.4..1"),
         env=replace(base.env, rewards=rewards, level_up_m=4.0, randomize=RandomizeCfg()),
+        symmetry=SymmetryCfg(mirror_coef="0, 1@0.6", mirror_share=0.5),
         flat_steps=4000,
     )
 

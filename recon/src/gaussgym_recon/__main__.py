@@ -14,6 +14,7 @@ from gaussgym_scene.scene import Scene
 
 from gaussgym_recon.commands.bars import Bars as _Bars
 from gaussgym_recon.commands.get import Get
+from gaussgym_recon.commands.report import Report
 from gaussgym_recon.commands.synth import Synth
 
 
@@ -62,8 +63,8 @@ class Build:
     """Train for this many steps, however long they take, instead of by the clock: then the same seed gives the same splats."""
     engine: Literal["numba", "gsplat"] = "numba"
     """What computes a training step: the CPU, or gsplat 1.5.3 on an NVIDIA GPU."""
-    max_splats: int = 120_000
-    """Most splats to keep."""
+    max_splats: int = 150_000
+    """Most splats to keep; policies that learn from pixels see faster with fewer."""
     trainer: Literal["builtin", "nerfstudio"] = "builtin"
     """What trains the splats; nerfstudio runs in an environment of its own, see `make setup-nerfstudio`."""
     method: Literal["gaussgym-splatfacto", "splatfacto"] = "gaussgym-splatfacto"
@@ -120,7 +121,14 @@ def main() -> None:
         with _Bars() as bars:
             sys.exit(run(import_scene_command(sys.argv[2:], bars)))
     command = tyro.extras.subcommand_cli_from_dict(
-        {"get": Get, "synth": Synth, "import": Import, "build": Build, "import-scene": ImportScene},
+        {
+            "get": Get,
+            "synth": Synth,
+            "import": Import,
+            "build": Build,
+            "import-scene": ImportScene,
+            "report": Report,
+        },
         prog="gaussgym-recon",
         description="Photographs or a video in, a metric scene that a robot can see and walk on out.",
     )

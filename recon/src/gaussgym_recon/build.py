@@ -37,6 +37,8 @@ from gaussgym_recon.ground_prior import ground_evidence
 from gaussgym_recon.nerfstudio.training import NerfstudioCfg
 from gaussgym_recon.posed import PosedCapture
 from gaussgym_recon.poses import PoseCfg, pose
+from gaussgym_recon.report.page import PAGE, assess, write_quality
+from gaussgym_recon.report.verdict import TRAINABLE, judge
 from gaussgym_recon.seeding import seed_splats
 from gaussgym_recon.stereo import DepthMap, StereoCfg, dense_depths, load_depths, save_depths
 from gaussgym_recon.trainer import Trainer, TrainerCfg
@@ -127,10 +129,16 @@ def build(
     tell("scene", 0.2, "measuring quality")
     scene.metadata.update(quality.image_quality(trainer))
     scene.metadata.update(splat_mesh_agreement(rendered, scene.mesh, max_depth_m=cfg.fusion.depth_max_m))
+    assessed, coverage, unseen = assess(scene)
+    scene.metadata.update(assessed)
+    verdict = judge(scene.metadata)
+    if verdict.name != TRAINABLE:
+        log.warning("%s: %s; %s", verdict.name, verdict.findings[0].text, output / PAGE)
     with ArtifactWriter(output, manifest=MANIFEST, format=FORMAT, version=VERSION) as writer:
         scene.write_members(writer.path)
         spots.save_npz(writer.path / "spots.npz")
         scene.metadata["heldout_images"] = quality.save_held_out(trainer, writer.path / "heldout")
+        write_quality(scene, writer.path, coverage, unseen, verdict)
         writer.fields.update(scene.manifest_fields())
         writer.fields["provenance"] = provenance(
             capture_sha256=sha256_of(capture.directory / "capture.json"), settings=_settings(cfg)
@@ -270,6 +278,7 @@ def _pose_metadata(posed: PosedCapture) -> dict[str, Any]:
     return {
         "images_registered": len(posed),
         "images_total": total,
+        "images_unregistered": posed.unregistered,
         "registered_fraction": posed.registered_fraction,
         "seeds_tried": posed.seeds_tried,
         "reprojection_error_px": posed.reprojection_error_px,

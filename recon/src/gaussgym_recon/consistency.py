@@ -78,6 +78,10 @@ class Consistency:
     """Images, by place in the capture, whose GPS fix disagrees with all others; they have no part in the numbers above."""
     reasons: tuple[str, ...]
     """Why the model is refused; empty when it passes."""
+    gps_reasons: tuple[str, ...] = ()
+    """Those of them that rest on GPS."""
+    gps_noise_m: float | None = None
+    """Noise of GPS along an axis where maps agree with one another and not with GPS [m]; None where GPS is as expected."""
 
     @property
     def ok(self) -> bool:
@@ -148,6 +152,7 @@ def check_consistency(
         weakest_link_points=weakest,
         weakest_link_fraction=float(weakest / max(np.median(link_points), 1.0)) if len(link_points) else 0.0,
         reasons=tuple(reasons + found),
+        gps_reasons=tuple(found) if numbers["gps_residual_median_m"] is not None else (),
         **numbers,
     )
 

@@ -17,6 +17,10 @@ from gaussgym_recon.views import Views
 
 SPLATS_WEIGHT = 0.3
 """Of a depth that only the splats show, against one that was measured."""
+TRUSTED_WITHIN = 0.03
+"""Splats are right where their depth, tied to measurements, is so near to them (fraction)."""
+LEAST_TRUST = 0.4
+"""Where they are right less often than this around, what only they show is not used."""
 
 
 @dataclass
@@ -172,8 +176,8 @@ def render_depths(
             c2w[None], camera.K[None], np.zeros(1, np.int64), outputs=("median_depth", "rgb_float")
         )
         shown = (frames.alpha[0] >= min_alpha) & used_pixels(views, i, level)
-        depth = np.where(shown, frames.median_depth[0], 0).astype(np.float32)
-        rgb = np.ascontiguousarray(frames.rgb_float[0], np.float32)
+        depth = np.where(shown, np.asarray(frames.median_depth)[0], 0).astype(np.float32)
+        rgb = np.ascontiguousarray(np.asarray(frames.rgb_float)[0], np.float32)
         weight = np.full(depth.shape, SPLATS_WEIGHT, np.float32)
         out[i] = DepthView(c2w, camera.K, depth, rgb, weight, np.zeros(depth.shape, bool))
     return out
@@ -186,6 +190,7 @@ def anchor_depths(
 
     Where a depth was measured, it stands, with a weight of 1 less its cost. Elsewhere the splats' depth counts, times the ratio
     of the two in the neighbourhood (blurred with ``reach_px``): splats lie a little before the surface, more so at grazing views.
+    It counts as far as splats and measurements agree around there.
 
     Args:
         rendered: By view index.
@@ -198,13 +203,25 @@ def anchor_depths(
             out.append(view)
             continue
         splat, firm = view.depth_m, measured[i].depth_m
-        both = (splat > 0) & (firm > 0)
-        ratio = np.where(both, firm / np.maximum(splat, 1e-6), 0.0).astype(np.float32)
-        both &= np.abs(ratio - 1) < 0.15
+        known = (splat > 0) & (firm > 0)
+        ratio = np.where(known, firm / np.maximum(splat, 1e-6), 0.0).astype(np.float32)
+        both = known & (np.abs(ratio - 1) < 0.15)
         share = cv2.GaussianBlur(both.astype(np.float32), (0, 0), reach_px)
         local = cv2.GaussianBlur(np.where(both, ratio, 0).astype(np.float32), (0, 0), reach_px)
         local = np.where(share > 0.02, local / np.maximum(share, 1e-6), 1.0)
-        depth = np.where(firm > 0, firm, splat * local).astype(np.float32)
-        weight = np.where(firm > 0, 1.0 - measured[i].cost, view.weight).astype(np.float32)
+        trust = _trust(known, known & (np.abs(ratio - local) < TRUSTED_WITHIN), reach_px)
+        depth = np.where(firm > 0, firm, splat * local * (trust > LEAST_TRUST)).astype(np.float32)
+        weight = np.where(firm > 0, 1.0 - measured[i].cost, view.weight * trust).astype(np.float32)
         out.append(DepthView(view.c2w, view.k, depth, view.rgb, weight, firm > 0))
     return out
+
+
+def _trust(known: NDArray[np.bool_], agree: NDArray[np.bool_], reach_px: float) -> NDArray[np.float32]:
+    """How often splats agree with measurements around each pixel, 0..1; far from any, in the whole image."""
+    if not known.any():
+        return np.ones(known.shape, np.float32)
+    around = cv2.GaussianBlur(known.astype(np.float32), (0, 0), 2 * reach_px)
+    good = cv2.GaussianBlur(agree.astype(np.float32), (0, 0), 2 * reach_px)
+    return np.where(around > 0.02, good / np.maximum(around, 1e-6), agree.sum() / known.sum()).astype(
+        np.float32
+    )

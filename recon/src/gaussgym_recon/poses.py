@@ -242,7 +242,7 @@ def _register(
     indices = capture_indices(capture, model.names)
     centers = model.c2w[:, :3, 3]
     gps = gps_of(capture)
-    good_gps = None if gps is None else _without_outliers(centers, gps[indices], cfg)
+    good_gps = None if gps is None else _without_outliers(centers, gps[indices], found.consistency, cfg)
     surveyed = None
     if scale_from.kind == "gcp":
         surveyed = align_to_control_points(
@@ -311,6 +311,8 @@ def _numbers(
         "weakest_link_fraction": found.weakest_link_fraction,
         "step_ratio": found.step_ratio,
         "half_scale_ratio": found.half_scale_ratio,
+        "gps_noise_m": found.gps_noise_m,
+        "gps_remarks": list(found.gps_reasons),
         "ground_plane_inliers": plane.inliers,
         "gravity_prior_angle_deg": float(np.degrees(plane.prior_angle_rad)),
         "ground_slope_deg": float(np.degrees(plane.slope_rad)),
@@ -320,13 +322,14 @@ def _numbers(
 
 
 def _without_outliers(
-    centers: NDArray[np.float64], gps: NDArray[np.float64], cfg: PoseCfg
+    centers: NDArray[np.float64], gps: NDArray[np.float64], found: Consistency, cfg: PoseCfg
 ) -> NDArray[np.float64] | None:
     """The fixes `[n, 3]`, wrong ones NaN; None where there are too few."""
     if np.isfinite(gps[:, 0]).sum() < 4:
         return None
     gates = cfg.sfm.gates
-    fit = fit_gps(centers, gps, noise_m=gates.gps_noise_m, worst_m=gates.max_gps_residual_m)
+    noise_m = max(found.gps_noise_m or 0.0, gates.gps_noise_m)
+    fit = fit_gps(centers, gps, noise_m=noise_m, worst_m=max(gates.max_gps_residual_m, 5.0 * noise_m))
     return np.where(fit.outliers[:, None], np.nan, gps)
 
 
@@ -430,7 +433,11 @@ def _scale(
     level_xy = (model.c2w[:, :3, 3] @ level_rotation(plane.up).T)[:, :2]
     rules = {
         "sensor": lambda: _sensor_scale(capture, found, indices),
-        "gps": lambda: scale_from_gps(level_xy, np.full((0, 2), np.nan) if gps is None else gps[:, :2]),
+        "gps": lambda: scale_from_gps(
+            level_xy,
+            np.full(level_xy.shape, np.nan) if gps is None else gps[:, :2],
+            noise_m=max(found.consistency.gps_noise_m or 0.0, 3.0),
+        ),
         "depth": lambda: _depth_scale(capture, found, indices),
         "camera-height": lambda: scale_from_camera_height(plane, scale_from.value_m),
         "marker": lambda: _marker_scale(capture, model, scale_from.value_m),

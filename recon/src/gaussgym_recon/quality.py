@@ -14,21 +14,24 @@ from gaussgym_scene.heightfield import Heightfield
 from gaussgym_scene.paths import Paths
 from PIL import Image
 
+from gaussgym_recon.losses import photometric_loss
 from gaussgym_recon.trainer import Trainer
 from gaussgym_recon.views import mean_image_psnr_db, psnr_db
 
 
 def image_quality(trainer: Trainer) -> dict[str, Any]:
-    """PSNR at the held-out photographs and that of the mean training image, with the width they were scored at."""
+    """PSNR and SSIM at the held-out photographs and the PSNR of the mean training image, with the width they were scored at."""
     views = trainer.views
-    per_image = {
-        views.views[i].name: psnr_db(trainer.render(i), views.views[i].pyramid[-1] / 255.0)
-        for i in views.held_out
-    }
+    per_image, similarity = {}, []
+    for i in views.held_out:
+        render, photo = trainer.render(i), views.views[i].pyramid[-1] / np.float32(255.0)
+        per_image[views.views[i].name] = psnr_db(render, photo)
+        similarity.append(1.0 - photometric_loss(render, photo, ssim_weight=1.0)[0])
     sample = views.train[:: max(1, len(views.train) // 8)]
     train = float(np.mean([psnr_db(trainer.render(i), views.views[i].pyramid[-1] / 255.0) for i in sample]))
     return {
         "psnr_db_heldout": float(np.mean(list(per_image.values()))) if per_image else None,
+        "ssim_heldout": float(np.mean(similarity)) if similarity else None,
         "psnr_db_mean_image": mean_image_psnr_db(views),
         "psnr_width_px": views.intrinsics[-1].width,
         "psnr_db_train": train,

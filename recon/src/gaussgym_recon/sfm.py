@@ -29,7 +29,7 @@ from gaussgym_recon.consistency import (
     check_consistency,
     link_points,
 )
-from gaussgym_recon.georegister import enu_from_gps
+from gaussgym_recon.georegister import enu_from_gps, umeyama
 from gaussgym_recon.matching import FeatureCfg, Progress, camera_groups, extract, match, pair_sets, run_job
 from gaussgym_recon.sfm_model import SfmModel, capture_indices, read_model
 from gaussgym_recon.static_world import StaticWorldCfg, check_static_world
@@ -61,6 +61,8 @@ class SfmCfg:
     """Fewest maps per matching of captures of up to `exhaustive_up_to` images; longer ones stop at the first good."""
     seed: int = 0
     """Of the first attempt; attempts count up from it."""
+    max_disagreement: float = 0.02
+    """Maps agree when their cameras lie closer than this, over the extent of the path (both root mean square)."""
     gates: ConsistencyCfg = field(default_factory=ConsistencyCfg)
     """When a map is one piece."""
     static: StaticWorldCfg = field(default_factory=StaticWorldCfg)
@@ -185,10 +187,73 @@ def _climb(
         record = _record(pairs, rung, number, attempt, cfg)
         tries.append(record)
         log.info("map %d: %s", len(tries), record)
+        if number >= 2 and gps is not None and not any(a.consistency.ok for a in made):
+            agreed = agreed_against_gps(capture, made, gps, cfg)
+            if agreed is not None:
+                log.warning(
+                    "%s: GPS is off by %.0f m, though not the maps, which agree with one another",
+                    capture.directory.name, agreed.consistency.gps_noise_m,
+                )  # fmt: skip
+                return [*made, agreed]
         long = len(capture.images) > cfg.features.exhaustive_up_to
         if (long or number + 1 >= cfg.min_attempts) and any(a.consistency.ok for a in made):
             break
     return made
+
+
+def agreed_against_gps(
+    capture: Capture, made: list[Attempt], gps: NDArray[np.float64], cfg: SfmCfg
+) -> Attempt | None:
+    """The map that two others confirm though GPS does not: then it is GPS that is worse than expected.
+
+    Maps with other seeds that are glued wrongly are glued at other places. All three must pass the gates that hold without GPS.
+    """
+    ordered = bool(capture.metadata.get("ordered", True))
+    whole = []
+    for attempt in made:
+        if (
+            not attempt.consistency.gps_reasons
+            or attempt.consistency.gps_reasons != attempt.consistency.reasons
+        ):
+            continue
+        model = attempt.model
+        by_itself = check_consistency(
+            capture_indices(capture, model.names),
+            model.c2w[:, :3, 3],
+            num_images=len(capture.images),
+            reprojection_error_px=model.reprojection_error_px,
+            link_points=link_points(model.visible, len(model.points)),
+            ordered=ordered,
+            cfg=cfg.gates,
+        )
+        if by_itself.ok:
+            whole.append(attempt)
+    for attempt in whole:
+        others = [other for other in whole if other.seed != attempt.seed]
+        if sum(disagreement(attempt.model, other.model) < cfg.max_disagreement for other in others) < 2:
+            continue
+        centers, fixes = attempt.model.c2w[:, :3, 3], gps[capture_indices(capture, attempt.model.names)]
+        fixed = np.isfinite(fixes[:, 0])
+        off = (umeyama(centers[fixed], fixes[fixed]).apply(centers[fixed]) - fixes[fixed])[:, :2]
+        # The median of a Rayleigh distribution is 1.1774 standard deviations.
+        noise_m = float(np.median(np.linalg.norm(off, axis=1))) / 1.1774
+        extent_m = float(np.linalg.norm(np.std(fixes[fixed, :2], axis=0)))
+        if noise_m < 0.5 * extent_m:
+            found = replace(attempt.consistency, reasons=(), gps_noise_m=noise_m, gps_outliers=())
+            return replace(attempt, consistency=found)
+    return None
+
+
+def disagreement(first: SfmModel, second: SfmModel) -> float:
+    """Distance of two maps' cameras after alignment over the extent of their path, both root mean square."""
+    place = {name: index for index, name in enumerate(second.names)}
+    common = [(k, place[name]) for k, name in enumerate(first.names) if name in place]
+    if len(common) < 4:
+        return np.inf
+    source = first.c2w[[k for k, _ in common], :3, 3]
+    target = second.c2w[[k for _, k in common], :3, 3]
+    off = umeyama(source, target).apply(source) - target
+    return float(np.linalg.norm(off) / max(np.linalg.norm(target - target.mean(axis=0)), 1e-300))
 
 
 def _record(pairs: str, rung: Rung, number: int, attempt: Attempt | None, cfg: SfmCfg) -> dict[str, Any]:

@@ -26,15 +26,15 @@ from gaussgym_recon.meshcast import SKY_RGB, MeshCaster
 from gaussgym_recon.sensors import SOURCE_UP, DepthSensorCfg, OdometryCfg, odometry_poses, sense_depth
 from gaussgym_recon.sources.source import SourceCfg
 from gaussgym_recon.sources.writing import Frame, write_capture
-from gaussgym_recon.walks import walk
+from gaussgym_recon.walks import camera_rotation, walk
 
 if TYPE_CHECKING:
     from gaussgym_scene.scene import Scene
     from numpy.typing import NDArray
 
 __all__ = [
-    "SKY_RGB", "MeshCaster", "SynthesizeCfg", "Truth", "expose", "noisy_gps", "read_truth", "synthesize_capture",
-    "true_camera", "truth_path", "walk", "write_truth",
+    "SKY_RGB", "MeshCaster", "SynthesizeCfg", "Truth", "camera_rotation", "expose", "noisy_gps", "read_truth",
+    "synthesize_capture", "true_camera", "truth_path", "walk", "write_truth",
 ]  # fmt: skip
 
 START_S = 1_750_000_000.0

@@ -1,3 +1,5 @@
+# numpy's argument types are looser than its stubs.
+# pyright: reportCallIssue=false, reportArgumentType=false
 """How far a built scene is from the known truth of a synthetic capture; for tests and reports, never for building.
 
 Built cameras are aligned to the true ones, the ground moves along, and what the alignment takes out (gravity, scale) is
@@ -143,7 +145,7 @@ def step_edges(
         square = cosine > 0.5
         errors.append((_crossing(z, jump) * cosine)[square])
         heights.append(jump[square])
-        unknown.append(~known.all(axis=1)[square])
+        unknown.append(~np.all(known, axis=1)[square])
     join = [np.concatenate(parts) if parts else np.zeros(0) for parts in (errors, heights, unknown)]
     return StepEdges(join[0], join[1], join[2].astype(bool))
 

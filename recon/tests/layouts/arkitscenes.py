@@ -18,7 +18,17 @@ TURNS = {"Up": 0, "Left": 1, "Down": 2, "Right": 3}
 """Clockwise quarter turns that bring an image upright whose sky lies there."""
 
 
-def write(root, truth, *, dataset="3dod", split="Validation", asset="lowres_wide", sky="Up", mesh=True):
+def write(
+    root,
+    truth,
+    *,
+    dataset="3dod",
+    split="Validation",
+    asset="lowres_wide",
+    sky="Up",
+    mesh=True,
+    depth_size=DEPTH_SIZE,
+):
     """Images are stored turned by `sky`; the truth is upright."""
     folder = root / dataset / split / VIDEO
     frames = folder / f"{VIDEO}_frames" if dataset == "3dod" else folder
@@ -33,10 +43,10 @@ def write(root, truth, *, dataset="3dod", split="Validation", asset="lowres_wide
         stamp = truth.times_s[index]
         name = f"{VIDEO}_{stamp:.3f}"
         Image.fromarray(np.rot90(truth.render(index), turns)).save(frames / asset / f"{name}.png")
-        depth = np.round(truth.depth_m(index, *DEPTH_SIZE) * 1000).astype(np.uint16)
+        depth = np.round(truth.depth_m(index, *depth_size) * 1000).astype(np.uint16)
         Image.fromarray(np.rot90(depth, turns).copy()).save(frames / "lowres_depth" / f"{name}.png")
         if dataset == "raw":
-            levels = np.rot90(truth.confidence(index, *DEPTH_SIZE), turns).copy()
+            levels = np.rot90(truth.confidence(index, *depth_size), turns).copy()
             Image.fromarray(levels).save(frames / "confidence" / f"{name}.png")
         lens, stored_c2w = _turned(truth.lenses[index], c2w[index], turns)
         # The intrinsics of an image may carry a stamp that is a millisecond off.
@@ -52,7 +62,7 @@ def write(root, truth, *, dataset="3dod", split="Validation", asset="lowres_wide
     (root / dataset / "metadata.csv").write_text(
         f"video_id,visit_id,fold,sky_direction\n40000000,1,{split},Down\n{VIDEO},2,{split},{sky}\n"
     )
-    written.depth_size, written.confidence = DEPTH_SIZE, dataset == "raw"
+    written.depth_size, written.confidence = depth_size, dataset == "raw"
     written.metric = written.gravity = True
     written.pixel_error = 1.2 if turns else 0.0  # turned images are encoded anew
     return written

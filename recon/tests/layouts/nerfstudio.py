@@ -1,7 +1,7 @@
 """nerfstudio's transforms.json with depth, masks and seed points (docs.nerf.studio, data conventions).
 
 Camera to world, camera x right, y up, looking along -z; world_json = applied_transform @ world_original; depth 16-bit
-PNG in units of depth_unit_scale_factor; masks 0 = ignore.
+PNG in units of depth_unit_scale_factor; masks 0 = ignore. Poses and seed points are both in the applied frame; the truth's frame is the original one.
 """
 
 import json
@@ -11,7 +11,7 @@ from PIL import Image
 
 from .truth import GL_FROM_CV, Written, general_frame
 
-APPLIED = np.array([[1.0, 0, 0, 0], [0, 0, 1, 0], [0, -1, 0, 0]])
+APPLIED = np.array([[1.0, 0, 0, 0.2], [0, 0, 1, -0.7], [0, -1, 0, 1.1]])
 UNIT_M = 0.0005
 
 
@@ -21,7 +21,8 @@ def write(folder, truth):
     rotation, translation = general_frame()
     written = Written(folder, rotation, translation, lenses=truth.lenses)
     written.points, written.colors = truth.points, truth.colors
-    c2w = written.c2w_source(truth.c2w) @ GL_FROM_CV
+    applied = np.vstack([APPLIED, [0, 0, 0, 1]])
+    c2w = applied @ written.c2w_source(truth.c2w) @ GL_FROM_CV
     frames = []
     for index, lens in enumerate(truth.lenses):
         name = f"frame_{index + 1:05d}.png"
@@ -42,10 +43,12 @@ def write(folder, truth):
     document = {
         "camera_model": "OPENCV", "k1": 0.0, "k2": 0.0, "p1": 0.0, "p2": 0.0,
         "frames": [frames[index] for index in order],
-        "applied_transform": APPLIED.tolist(), "ply_file_path": "seed.ply", "depth_unit_scale_factor": UNIT_M,
+        "applied_transform": APPLIED.tolist(), "ply_file_path": "seed.ply",
+        "depth_unit_scale_factor": UNIT_M,
     }  # fmt: skip
     (folder / "transforms.json").write_text(json.dumps(document))
-    _write_ply(folder / "seed.ply", written.points_source(truth.points), truth.colors)
+    seeds = written.points_source(truth.points) @ APPLIED[:, :3].T + APPLIED[:, 3]
+    _write_ply(folder / "seed.ply", seeds, truth.colors)
     written.depth_size = (truth.lenses[0].width, truth.lenses[0].height)
     written.depth_error_m = 0.0008
     return written

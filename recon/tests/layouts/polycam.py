@@ -16,7 +16,7 @@ from .truth import GL_FROM_CV, Written, axis_angle, pose, y_up_frame
 DEPTH_SIZE = (32, 24)
 
 
-def write(folder, truth, *, corrected=True, mesh=True):
+def write(folder, truth, *, corrected=True, mesh=True, depth_size=DEPTH_SIZE):
     frames = folder / "keyframes"
     kinds = ["images", "cameras", "depth", "confidence"]
     kinds += ["corrected_images", "corrected_cameras"] if corrected else []
@@ -38,9 +38,9 @@ def write(folder, truth, *, corrected=True, mesh=True):
             drifted = pose(axis_angle([1, 2, 3], 0.05), [0.02, 0.05, -0.03]) @ c2w[index]
             camera = _camera(truth.lenses[index], drifted, truth.times_s[index], index)
             (frames / "cameras" / f"{name}.json").write_text(json.dumps(camera))
-        depth = np.round(truth.depth_m(index, *DEPTH_SIZE) * 1000).astype(np.uint16)
+        depth = np.round(truth.depth_m(index, *depth_size) * 1000).astype(np.uint16)
         Image.fromarray(depth).save(frames / "depth" / f"{name}.png")
-        levels = np.array([0, 127, 255], np.uint8)[truth.confidence(index, *DEPTH_SIZE)]
+        levels = np.array([0, 127, 255], np.uint8)[truth.confidence(index, *depth_size)]
         Image.fromarray(levels).save(frames / "confidence" / f"{name}.png")
     alignment = pose(axis_angle([0, 1, 0], -0.4), [1.1, 0.2, -0.7])
     info = {"alignmentTransform": [float(x) for x in alignment.T.reshape(-1)], "faceCount": 1}
@@ -50,7 +50,7 @@ def write(folder, truth, *, corrected=True, mesh=True):
         write_glb(folder / "raw.glb", cloud)
         written.points = truth.points
     written.metric = written.gravity = True
-    written.depth_size, written.confidence, written.pixel_error = DEPTH_SIZE, True, 1.0
+    written.depth_size, written.confidence, written.pixel_error = depth_size, True, 1.0
     return written
 
 

@@ -22,7 +22,16 @@ def stored_lzfse(data):
     return struct.pack("<4sI", b"bvx-", len(data)) + data + b"bvx$"
 
 
-def write(path, truth, *, relative=False, init_pose=False, per_frame=True, compress=stored_lzfse):
+def write(
+    path,
+    truth,
+    *,
+    relative=False,
+    init_pose=False,
+    per_frame=True,
+    compress=stored_lzfse,
+    depth_size=DEPTH_SIZE,
+):
     """`relative`: poses start at the identity; `init_pose`: with it the first pose in ARKit's frame is stored."""
     rotation, translation = y_up_frame()
     written = Written(path, rotation, translation, times_s=truth.times_s - truth.times_s[0])
@@ -36,7 +45,7 @@ def write(path, truth, *, relative=False, init_pose=False, per_frame=True, compr
     lens = truth.lenses[0]
     k = np.array([[lens.fx, 0, lens.cx], [0, lens.fy, lens.cy], [0, 0, 1]])
     metadata = {
-        "w": lens.width, "h": lens.height, "dw": DEPTH_SIZE[0], "dh": DEPTH_SIZE[1], "fps": 5,
+        "w": lens.width, "h": lens.height, "dw": depth_size[0], "dh": depth_size[1], "fps": 5,
         "K": [float(x) for x in k.T.reshape(-1)],
         "poses": [_seven(matrix) for matrix in c2w],
         "initPose": _seven(first if init_pose else np.eye(4)),
@@ -51,11 +60,11 @@ def write(path, truth, *, relative=False, init_pose=False, per_frame=True, compr
             jpeg = io.BytesIO()
             Image.fromarray(truth.render(index)).save(jpeg, "jpeg", quality=98, subsampling=0)
             archive.writestr(f"rgbd/{index}.jpg", jpeg.getvalue())
-            depth = truth.depth_m(index, *DEPTH_SIZE).astype("<f4")
+            depth = truth.depth_m(index, *depth_size).astype("<f4")
             archive.writestr(f"rgbd/{index}.depth", compress(depth.tobytes()))
-            archive.writestr(f"rgbd/{index}.conf", compress(truth.confidence(index, *DEPTH_SIZE).tobytes()))
+            archive.writestr(f"rgbd/{index}.conf", compress(truth.confidence(index, *depth_size).tobytes()))
     written.lenses = truth.lenses if per_frame else [lens] * len(truth)
-    written.depth_size, written.confidence, written.pixel_error = DEPTH_SIZE, True, 1.0
+    written.depth_size, written.confidence, written.pixel_error = depth_size, True, 1.0
     written.metric, written.gravity = True, not relative or init_pose
     return written
 

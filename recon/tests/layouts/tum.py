@@ -9,6 +9,9 @@ from PIL import Image
 
 from .truth import Written, axis_angle, general_frame, quaternion_xyzw
 
+CAMERA = (51.3, 52.1, 30.2, 24.9)
+"""fx fy cx cy that the benchmark's page would tell: by OpenCV's calibration, pixel centres at integers."""
+
 
 def write(folder, truth):
     for name in ("rgb", "depth"):

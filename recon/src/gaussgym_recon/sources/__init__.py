@@ -10,7 +10,18 @@ from gaussgym_scene.errors import InputError
 from gaussgym_recon.sources.source import Source
 
 ENTRY_POINT_GROUP = "gaussgym.captures"
-SOURCES = ("images", "video", "polycam", "record3d", "arkitscenes", "grandtour")
+SOURCES = (
+    "images",
+    "video",
+    "colmap",
+    "nerfstudio",
+    "tum",
+    "feed-forward",
+    "polycam",
+    "record3d",
+    "arkitscenes",
+    "grandtour",
+)
 """Our own: modules of this package, each with a `SOURCE`."""
 
 
@@ -28,7 +39,7 @@ def get_source(name: str) -> Source:
         InputError: There is none of that name, or what a package declares is no :class:`Source`.
     """
     if name in SOURCES:
-        return import_module(f"{__name__}.{name}").SOURCE
+        return import_module(f"{__name__}.{name.replace('-', '_')}").SOURCE
     for point in entry_points(group=ENTRY_POINT_GROUP):
         if point.name == name:
             found = point.load()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from gaussgym_scene.errors import InputError
 from torch import Tensor
 
 from gaussgym_sim.mdp.step_kernels import add_rewards, count_time, find_multiples, mean_rates
@@ -86,6 +87,17 @@ class EpisodeSums:
         return {k: getattr(self, k).clone() for k in ("_rewards", "seconds", "commanded_m", "start_xy")}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Inverse of `state_dict`."""
+        """Inverse of `state_dict`.
+
+        Raises:
+            InputError: Of other reward terms or another number of envs.
+        """
+        found, expected = tuple(state["_rewards"].shape), tuple(self._rewards.shape)
+        if found != expected:
+            raise InputError(
+                f"the checkpoint's episodes have {found[0]} reward terms in {found[1]} environments, these settings "
+                f"{expected[0]} ({', '.join(self.terms)}) in {expected[1]}; resume with the settings and the version that it "
+                "was made with, or train anew"
+            )
         for name, value in state.items():
             getattr(self, name).copy_(value)
