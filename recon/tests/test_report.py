@@ -9,6 +9,7 @@ from gaussgym_recon.report.coverage import (
     SEEN,
     SKY,
     UNSEEN,
+    Coverage,
     CoverageCfg,
     Photos,
     measure_coverage,
@@ -208,3 +209,16 @@ def test_the_command_keeps_other_folders(tmp_path):
     assert (tmp_path / "mine" / "notes.txt").exists()
     assert Report(tmp_path / "scene", tmp_path / "new")() == tmp_path / "new" / "quality.html"
     assert Report(tmp_path / "scene", tmp_path / "new")().exists()
+
+
+def test_a_scene_without_paths_has_no_coverage():
+    empty = np.zeros((0, 2, 3))
+    coverage = Coverage(
+        np.zeros((0, 4)),
+        empty.astype(np.uint8),
+        np.zeros((0, 4, 6, 3), np.uint8),
+        np.zeros((0, 2, 3, 3)),
+        CoverageCfg(),
+    )
+    assert coverage.by_place.shape == (0,)
+    assert coverage.seen is None

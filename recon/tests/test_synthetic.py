@@ -131,3 +131,12 @@ def test_scene_without_textures_is_refused(tmp_path):
     with pytest.raises(InputError, match="no textured mesh"):
         synthesize_capture(scene, tmp_path / "capture")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_rolling_shutter_gives_each_row_its_own_pose():
+    caster = MeshCaster(board(), Intrinsics(width=40, height=30, fx=25, fy=25, cx=20, cy=15))
+    first, last = look_down(2.0), look_down(2.0, turn_rad=0.3)
+    rows = np.concatenate([np.tile(first, (15, 1, 1)), np.tile(last, (15, 1, 1))])
+    rolled = caster.render(rows)
+    np.testing.assert_allclose(rolled[:15], caster.render(first)[:15], atol=1e-3)
+    np.testing.assert_allclose(rolled[15:], caster.render(last)[15:], atol=1e-3)

@@ -23,6 +23,20 @@ def write_half_and_fail(directory):
         raise RuntimeError("boom")
 
 
+def test_what_is_no_artifact_is_not_replaced(tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "1.jpg").write_text("mine")
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match=r"holds '1.jpg' and no thing.json, so it would be lost"):
+        write(tmp_path / "photos")
+    with pytest.raises(InputError, match="is a file, expected a folder"):
+        write(tmp_path / "notes.txt")
+    assert (tmp_path / "photos" / "1.jpg").read_text() == (tmp_path / "notes.txt").read_text() == "mine"
+    (tmp_path / "empty").mkdir()
+    write(tmp_path / "empty")
+    assert read(tmp_path / "empty")["answer"] == 0.5
+
+
 def test_round_trip_and_replacement(tmp_path):
     write(tmp_path / "t")
     write(tmp_path / "t", text="second")

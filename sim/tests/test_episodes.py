@@ -3,13 +3,13 @@
 import pytest
 import torch
 from gaussgym_scene.errors import InputError
-from gaussgym_sim.mdp.episodes import Episodes
+from gaussgym_sim.mdp.episodes import EpisodeSums
 
 CPU = torch.device("cpu")
 
 
 def filled(terms, num_envs):
-    episodes = Episodes(terms, num_envs, CPU)
+    episodes = EpisodeSums(terms, num_envs, CPU)
     steps = torch.zeros(num_envs, dtype=torch.int64)
     episodes.count(steps, 0.02)
     rewards = torch.arange(len(terms) * num_envs, dtype=torch.float32).view(len(terms), num_envs)
@@ -18,7 +18,7 @@ def filled(terms, num_envs):
 
 
 def test_the_state_comes_back():
-    one, other = filled(("a", "b"), 3), Episodes(("a", "b"), 3, CPU)
+    one, other = filled(("a", "b"), 3), EpisodeSums(("a", "b"), 3, CPU)
     other.load_state_dict(one.state_dict())
     ids = torch.arange(3)
     for name, value in one.means(ids, 0.02).items():
@@ -26,5 +26,7 @@ def test_the_state_comes_back():
 
 
 def test_other_reward_terms_are_refused_in_one_line():
-    with pytest.raises(InputError, match=r"2 reward terms in 3 environments.*3 \(a, b, c\) in 3; resume with"):
-        Episodes(("a", "b", "c"), 3, CPU).load_state_dict(filled(("a", "b"), 3).state_dict())
+    with pytest.raises(
+        InputError, match=r"2 reward terms in 3 environments.*3 \(a, b, c\) in 3; resume with"
+    ):
+        EpisodeSums(("a", "b", "c"), 3, CPU).load_state_dict(filled(("a", "b"), 3).state_dict())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -13,6 +14,7 @@ from gaussgym_scene.command import run
 from gaussgym_scene.scene import Scene
 
 from gaussgym_recon.commands.bars import Bars as _Bars
+from gaussgym_recon.commands.fleet import Fleet
 from gaussgym_recon.commands.get import Get
 from gaussgym_recon.commands.report import Report
 from gaussgym_recon.commands.synth import Synth
@@ -63,7 +65,7 @@ class Build:
     """Train for this many steps, however long they take, instead of by the clock: then the same seed gives the same splats."""
     engine: Literal["numba", "gsplat"] = "numba"
     """What computes a training step: the CPU, or gsplat 1.5.3 on an NVIDIA GPU."""
-    max_splats: int = 150_000
+    max_splats: int = 200_000
     """Most splats to keep; policies that learn from pixels see faster with fewer."""
     trainer: Literal["builtin", "nerfstudio"] = "builtin"
     """What trains the splats; nerfstudio runs in an environment of its own, see `make setup-nerfstudio`."""
@@ -106,6 +108,16 @@ class Build:
         return manifest
 
 
+def _with_bars(parse: Callable[[list[str], _Bars], Callable[[], Path]]) -> int:
+    """Run a command that has a parser of its own; its bars are gone when its last line is printed."""
+
+    def work() -> Path:
+        with _Bars() as bars:
+            return parse(sys.argv[2:], bars)()
+
+    return run(work)
+
+
 def main() -> None:
     """Entry point of ``gaussgym-recon``."""
     # One Python thread calls the kernels here, which this layer is made for; it does not spin while it waits.
@@ -113,13 +125,11 @@ def main() -> None:
     if sys.argv[1:2] == ["import"]:
         from gaussgym_recon.commands.import_ import import_command
 
-        with _Bars() as bars:
-            sys.exit(run(import_command(sys.argv[2:], bars)))
+        sys.exit(_with_bars(import_command))
     if sys.argv[1:2] == ["import-scene"]:
         from gaussgym_recon.commands.import_scene import import_scene_command
 
-        with _Bars() as bars:
-            sys.exit(run(import_scene_command(sys.argv[2:], bars)))
+        sys.exit(_with_bars(import_scene_command))
     command = tyro.extras.subcommand_cli_from_dict(
         {
             "get": Get,
@@ -127,6 +137,7 @@ def main() -> None:
             "import": Import,
             "build": Build,
             "import-scene": ImportScene,
+            "fleet": Fleet,
             "report": Report,
         },
         prog="gaussgym-recon",

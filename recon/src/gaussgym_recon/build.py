@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gaussgym_scene.artifact import ArtifactWriter, provenance, sha256_of, write_json
+from gaussgym_scene.artifact import ArtifactWriter, check_replaceable, provenance, sha256_of, write_json
 from gaussgym_scene.capture import MANIFEST as CAPTURE_MANIFEST
 from gaussgym_scene.capture import Capture
 from gaussgym_scene.errors import InputError
 from gaussgym_scene.scene import FORMAT, MANIFEST, VERSION, Scene
+from PIL import Image
 
 from gaussgym_recon import quality
 from gaussgym_recon.agreement import splat_mesh_agreement
@@ -115,8 +116,11 @@ def build(
     """
     cfg = cfg or BuildCfg()
     tell: Progress = progress or (lambda stage, fraction, status: None)
+    check_settings(cfg)
     capture = Capture.load(capture_dir)
+    check_photographs(capture)
     output = Path(output)
+    check_replaceable(output, MANIFEST)
     work = output.with_name(output.name + ".work")
     work.mkdir(parents=True, exist_ok=True)
     posed = _poses(capture, work, cfg, tell)
@@ -145,6 +149,56 @@ def build(
         )
     tell("scene", 1.0, "written")
     return output / MANIFEST
+
+
+def check_settings(cfg: BuildCfg) -> None:
+    """See that the numbers can be, before hours are spent on them.
+
+    Raises:
+        InputError: One cannot.
+    """
+    height = cfg.camera_height_m
+    if height is not None and not 0.05 <= height <= 1000:
+        raise InputError(f"camera height {height:g} m, expected 0.05 to 1000 m above the ground")
+    if not 0 < cfg.train_seconds < float("inf"):
+        raise InputError(
+            f"{cfg.train_seconds:g} seconds to train the splats, expected more than 0 (--minutes)"
+        )
+    if cfg.trainer.max_splats < 100:
+        raise InputError(
+            f"max_splats is {cfg.trainer.max_splats}, expected at least 100 (a room takes some 50000)"
+        )
+    if (
+        not cfg.long_sides_px
+        or min(cfg.long_sides_px) < 16
+        or sorted(cfg.long_sides_px) != list(cfg.long_sides_px)
+    ):
+        raise InputError(
+            f"long sides of the images are {cfg.long_sides_px}, expected 16 px and more, from small to large"
+        )
+
+
+def check_photographs(capture: Capture) -> None:
+    """See that there are photographs, and that they have the sizes of their cameras (only headers are read).
+
+    Raises:
+        InputError: There are none, or one does not fit.
+    """
+    if len(capture.images) < 3:
+        raise InputError(
+            f"{capture.directory}: holds {len(capture.images)} images, expected 3 and more; import more of the place"
+        )
+    for index, image in enumerate(capture.images):
+        try:
+            with Image.open(capture.path(index)) as photograph:
+                width, height = photograph.size
+        except (OSError, ValueError, Image.DecompressionBombError):
+            raise InputError(f"{capture.path(index)}: not readable as an image; import it again") from None
+        if (width, height) != (image.intrinsics.width, image.intrinsics.height):
+            raise InputError(
+                f"{capture.path(index)}: is {width}x{height}, its camera {image.intrinsics.width}x{image.intrinsics.height}; "
+                "import the images again"
+            )
 
 
 def _poses(capture: Capture, work: Path, cfg: BuildCfg, tell: Progress) -> PosedCapture:

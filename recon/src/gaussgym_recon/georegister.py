@@ -192,7 +192,7 @@ def fit_gps(
     Raises:
         InputError: Fewer than two fixes, or all at one place.
     """
-    fixed: NDArray[np.bool_] = np.isfinite(gps_enu_m).all(axis=1)
+    fixed = np.asarray(np.isfinite(gps_enu_m).all(axis=1))
     noise = noise_m * np.array([1.0, 1.0, ALTITUDE_NOISE])
     aligned, _ = robust_umeyama(centers[fixed], gps_enu_m[fixed], noise=noise)
     outliers = np.zeros(len(centers), np.bool_)

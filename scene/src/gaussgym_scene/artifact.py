@@ -44,6 +44,7 @@ class ArtifactWriter:
         self._head = {"format": format, "version": version}
 
     def __enter__(self) -> "ArtifactWriter":
+        check_replaceable(self.directory, self._manifest)
         if self.path.exists():
             shutil.rmtree(self.path)
         self.path.mkdir(parents=True)
@@ -57,6 +58,25 @@ class ArtifactWriter:
             return
         write_manifest(self.path, self._manifest, {**self._head, **self.fields})
         replace_directory(self.path, self.directory)
+
+
+def check_replaceable(directory: Path | str, manifest: str) -> None:
+    """See that writing an artifact replaces nothing but an older one (or an empty folder).
+
+    Raises:
+        InputError: A file, or a folder of other things, is in its place.
+    """
+    directory = Path(directory)
+    if directory.is_file():
+        raise InputError(f"{directory}: is a file, expected a folder to write; choose another name")
+    if (
+        directory.is_dir()
+        and not (directory / manifest).is_file()
+        and (found := sorted(os.listdir(directory)))
+    ):
+        raise InputError(
+            f"{directory}: holds {found[0]!r} and no {manifest}, so it would be lost; choose another folder, or empty this one"
+        )
 
 
 def write_manifest(directory: Path, name: str, fields: dict[str, Any]) -> None:

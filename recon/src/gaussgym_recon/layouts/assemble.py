@@ -17,9 +17,10 @@ from gaussgym_scene.mesh import Mesh
 from gaussgym_scene.scene import FORMAT, MANIFEST, VERSION, Scene
 from numpy.typing import NDArray
 
-from gaussgym_recon.fusion import FusionCfg, ground_heightfield
+from gaussgym_recon.fusion import FusionCfg
+from gaussgym_recon.ground import ground_heightfield
 from gaussgym_recon.layouts import agreement
-from gaussgym_recon.layouts.meshes import ray_scene
+from gaussgym_recon.layouts.meshes import faces_up, ray_scene
 from gaussgym_recon.layouts.published import Published
 from gaussgym_recon.layouts.virtual_walk import virtual_walk
 from gaussgym_recon.moving import move_mesh, move_splats
@@ -77,7 +78,7 @@ def import_scene(
     cameras[:, :3, 3] -= origin
     splats = move_splats(published.splats, world.compose(published.layout_from_splats))
     tell("ground", 0.0, "heights")
-    ground = ground_heightfield(mesh, _walk(cameras, height_m), cfg.fusion)
+    ground = ground_heightfield(mesh, _walk(cameras, height_m), cfg.fusion, evidence=_ground_samples(mesh))
     paths = walkable_paths(cameras[:, :2, 3], ground, cfg.walkable)
     tell("agreement", 0.0, "splats against mesh")
     agreed = agreement.measure(splats, mesh, cameras)
@@ -132,6 +133,25 @@ def _walk(cameras: NDArray[np.float64], height_m: float) -> PosedCapture:
         reprojection_error_px=0.0, registered_fraction=1.0, seeds_tried=0, gps_residual_median_m=None,
         gps_residual_max_m=None, max_step_m=0.0,
     )  # fmt: skip
+
+
+def _ground_samples(mesh: Mesh) -> NDArray[np.float64]:
+    """Points on triangles that face up, one a square decimetre or so, and weights: `[n, 4]`.
+
+    Decimated meshes have triangles of metres, whose corners alone would not say where the ground is.
+    """
+    corner = mesh.vertices[mesh.faces[faces_up(mesh)]].astype(np.float64)
+    area = 0.5 * np.linalg.norm(np.cross(corner[:, 1] - corner[:, 0], corner[:, 2] - corner[:, 0]), axis=1)
+    if not area.sum() > 0:
+        return np.zeros((0, 4))
+    rng = np.random.default_rng(0)
+    count = int(np.clip(area.sum() / 0.01, 1000, 200_000))
+    corner = corner[rng.choice(len(corner), count, p=area / area.sum())]
+    a, b = rng.random((2, count, 1))
+    fold = a + b > 1
+    a, b = np.where(fold, 1 - a, a), np.where(fold, 1 - b, b)
+    points = corner[:, 0] + a * (corner[:, 1] - corner[:, 0]) + b * (corner[:, 2] - corner[:, 0])
+    return np.column_stack([points, np.ones(count)])
 
 
 def _check(published: Published, agreed: dict[str, Any], cfg: ImportSceneCfg) -> None:

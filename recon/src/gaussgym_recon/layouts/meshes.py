@@ -81,6 +81,13 @@ def ray_scene(mesh: Mesh):  # noqa: ANN201
     return scene
 
 
+def faces_up(mesh: Mesh) -> NDArray[np.bool_]:
+    """Which triangles one could stand on: those tilted by less than 60 degrees, counter-clockwise from above."""
+    corner = mesh.vertices[mesh.faces]
+    normal = np.cross(corner[:, 1] - corner[:, 0], corner[:, 2] - corner[:, 0])
+    return normal[:, 2] > 0.5 * np.linalg.norm(normal, axis=1)
+
+
 def merge_slices(slices: list[Mesh], *, overlap_m: float) -> Mesh:
     """Slices of one surface as one mesh, in which what two of them hold appears once.
 

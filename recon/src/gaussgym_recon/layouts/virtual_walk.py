@@ -13,7 +13,7 @@ from scipy import ndimage
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import dijkstra
 
-from gaussgym_recon.layouts.meshes import ray_scene
+from gaussgym_recon.layouts.meshes import faces_up, ray_scene
 
 EYE_M = 0.6
 """Height of the eyes that look along the walk [m]."""
@@ -81,18 +81,12 @@ def _ground(mesh: Mesh) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     order = np.lexsort((z, ray))
     ray, z, face = ray[order], z[order], found["primitive_ids"].numpy().astype(np.int64)[order]
     same = np.append(ray[1:] == ray[:-1], False)
-    stands = (~same | (np.append(z[1:], np.inf) - z > _HEADROOM_M)) & _faces_up(mesh)[face]
+    stands = (~same | (np.append(z[1:], np.inf) - z > _HEADROOM_M)) & faces_up(mesh)[face]
     ray, z = ray[stands], z[stands]
     first = np.flatnonzero(np.diff(ray, prepend=-1))
     height = np.full(nx * ny, np.nan)
     height[ray[first]] = z[first]
     return height.reshape(ny, nx), low[:2]
-
-
-def _faces_up(mesh: Mesh) -> NDArray[np.bool_]:
-    corner = mesh.vertices[mesh.faces]
-    normal = np.cross(corner[:, 1] - corner[:, 0], corner[:, 2] - corner[:, 0])
-    return normal[:, 2] > 0.5 * np.linalg.norm(normal, axis=1)
 
 
 def _even(height: NDArray[np.float64]) -> NDArray[np.bool_]:

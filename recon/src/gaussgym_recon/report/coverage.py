@@ -114,6 +114,8 @@ class Coverage:
     @property
     def by_place(self) -> NDArray[np.float64]:
         """``[P]`` share that was seen of what a robot sees there, NaN where it sees nothing but sky."""
+        if not len(self.places):
+            return np.zeros(0)
         grouped = self.pixels.reshape(len(self.places), -1)
         judged = (grouped != SKY).sum(axis=1)
         return np.where(judged > 0, (grouped == SEEN).sum(axis=1) / np.maximum(judged, 1), np.nan)

@@ -19,6 +19,7 @@ from PIL import Image
 from gaussgym_recon.sources.images import centred_camera
 from gaussgym_recon.sources.selection import image_sharpness, sharpest_of_spans
 from gaussgym_recon.sources.source import Progress, Source, SourceCfg
+from gaussgym_recon.sources.video_motion import measure_film
 from gaussgym_recon.sources.writing import Frame, write_capture
 
 log = logging.getLogger(__name__)
@@ -44,7 +45,8 @@ def import_video(
     """Make a capture of a video: the sharpest frame of each of many equal spans.
 
     Needs the program `ffmpeg`. Frames are upright (ffmpeg applies the rotation that phones store). Videos carry no
-    focal length, so it is guessed and refined later.
+    focal length, so it is guessed and refined later. Blur and rolling shutter are measured, written into the capture (`film`)
+    and warned of.
 
     Args:
         path: Any file that ffmpeg reads.
@@ -83,7 +85,14 @@ def import_video(
             if progress is not None:
                 progress("choosing sharp frames", (index + 1) / len(frames))
         chosen = sharpest_of_spans(sharpness, wanted)
-        metadata = {"source": "video", "ordered": True}
+        kept = [frames[index] for index in chosen]
+        motion = measure_film(
+            kept, path, seconds, own_rate or kept_rate, program("ffmpeg"), progress=progress
+        )
+        with Image.open(kept[0]) as image:
+            for line in motion.warnings(max(image.size)):
+                log.warning("%s: %s", path, line)
+        metadata = {"source": "video", "ordered": True, "film": motion.to_dict()}
         return write_capture(
             output,
             _frames(frames, chosen.tolist(), kept_rate),

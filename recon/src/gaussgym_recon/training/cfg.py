@@ -52,8 +52,8 @@ class TrainerCfg:
     seconds: float = 200.0
     iterations: int | None = None
     engine: Literal["numba", "gsplat"] = "numba"
-    max_splats: int = 150_000
-    final_splats: int = 150_000
+    max_splats: int = 200_000
+    final_splats: int = 200_000
     seed_fraction: float = 0.9
     sh_degree: int = 1
     level_until: tuple[float, ...] = (0.12, 0.4)
