@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Rewrites base.txt, dev.txt, hardware.txt, sweep.txt, torch-cpu.txt and torch-cuda.txt from *.in and what the current .venv has
+# Rewrites base.txt, dev.txt, hardware.txt, sweep.txt, captures.txt, torch-cpu.txt and torch-cuda.txt from *.in and what the current .venv has
 # installed (made by `make setup`, then upgraded by hand). Hashes, no addresses. Needs `uv`.
 set -euo pipefail
 cd "$(dirname "$0")"
@@ -44,6 +44,7 @@ uv --no-deps "$work/base.pins" -o base.txt > /dev/null
 uv --no-deps "$work/dev.pins" -o dev.txt > /dev/null
 uv --no-deps hardware.in -o hardware.txt > /dev/null
 uv --no-deps sweep.in -o sweep.txt > /dev/null
+uv --no-deps captures.in -o captures.txt > /dev/null
 without_base() { "$venv/python" - "$1" "$work/base.pins" <<'PY'
 import re, sys
 base = {line.split("==")[0] for line in open(sys.argv[2])}

@@ -244,7 +244,8 @@ def scene_stages(options: Demo, layout: Layout) -> list[Stage]:
             title="photos → splats → terrain",
             command=(
                 "gaussgym_recon", "build", str(layout.capture), "--output", str(layout.scene),
-                "--minutes", f"{minutes:g}", "--seed", str(options.seed), *height, "--require-path",
+                # Fewer splats than the default: pictures for training from pixels are drawn from them many times over.
+                "--minutes", f"{minutes:g}", "--seed", str(options.seed), "--max-splats", "80000", *height, "--require-path",
             ),
             inputs=(layout.capture,),
             outputs=(layout.scene,),
