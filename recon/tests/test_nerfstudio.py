@@ -16,7 +16,13 @@ from gaussgym_recon.nerfstudio.dataset import write_dataset
 from gaussgym_recon.nerfstudio.environment import find_environment
 from gaussgym_recon.nerfstudio.export import model_from_world, read_export
 from gaussgym_recon.nerfstudio.process import run_program
-from gaussgym_recon.nerfstudio.training import NerfstudioCfg, last_checkpoint, schedule, train_by_nerfstudio
+from gaussgym_recon.nerfstudio.training import (
+    NerfstudioCfg,
+    last_checkpoint,
+    learning_rates,
+    schedule,
+    train_by_nerfstudio,
+)
 from gaussgym_recon.views import View, Views
 from gaussgym_render.differentiable import raster_forward
 from gaussgym_scene.cameras import Intrinsics
@@ -170,6 +176,12 @@ def test_the_timetable_of_a_full_training_is_splatfactos_own():
     )
     assert short["refine-every"] * short["reset-alpha-every"] == 3000
     assert schedule(3000, densify=False)["stop-split-at"] == 0
+    full, short = learning_rates(30_000), learning_rates(300)
+    assert full["means.optimizer.lr"] == 1.6e-4
+    assert full["features-dc.optimizer.lr"] == 0.0025
+    assert short["means.optimizer.lr"] == pytest.approx(1.6e-3)
+    assert short["scales.optimizer.lr"] == pytest.approx(0.01)
+    assert learning_rates(60_000) == full
 
 
 # ----------------------------------------------------------------------------------------------------- processes

@@ -19,6 +19,7 @@ from gaussgym_recon.views import Views
 
 MANIFEST = "transforms.json"
 SEEDS = "seeds.ply"
+SEED_SHAPES = "seed_shapes.ply"
 _OPENGL_FROM_OPENCV = np.diag([1.0, -1.0, -1.0, 1.0])
 
 
@@ -30,7 +31,8 @@ def write_dataset(views: Views, seeds: Splats, folder: Path) -> Path:
 
     Args:
         views: Photographs and cameras.
-        seeds: Where splats start: their centres and view-independent colours are written, not their shapes.
+        seeds: Where splats start. nerfstudio reads their centres and view-independent colours; their shapes lie beside, for
+            our method.
         folder: To write, replaced if it exists.
 
     Returns:
@@ -60,6 +62,7 @@ def write_dataset(views: Views, seeds: Splats, folder: Path) -> Path:
     }
     (partial / MANIFEST).write_text(json.dumps(manifest, indent=1))
     write_seeds(partial / SEEDS, seeds.means, seeds.colors)
+    seeds.save_ply(partial / SEED_SHAPES)
     replace_directory(partial, folder)
     return folder
 

@@ -18,7 +18,7 @@ from gaussgym_scene.errors import GaussgymError, InputError
 from gaussgym_scene.splats import Splats
 
 from gaussgym_recon.nerfstudio import child
-from gaussgym_recon.nerfstudio.dataset import MANIFEST, SEEDS, write_dataset
+from gaussgym_recon.nerfstudio.dataset import MANIFEST, SEED_SHAPES, SEEDS, write_dataset
 from gaussgym_recon.nerfstudio.environment import METHOD, Environment, find_environment
 from gaussgym_recon.nerfstudio.export import TRANSFORMS, read_export
 from gaussgym_recon.nerfstudio.process import run_program
@@ -134,7 +134,7 @@ def _drop_stale(work: Path, data: Path, cfg: NerfstudioCfg, steps: int) -> None:
     for name in ("silence_s", "timeout_s", "python"):
         del settings[name]
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-    for path in [data / MANIFEST, data / SEEDS, *sorted(data.glob("*/*.png"))]:
+    for path in [data / MANIFEST, data / SEEDS, data / SEED_SHAPES, *sorted(data.glob("*/*.png"))]:
         digest.update(sha256_of(path).encode())
     marker, key = work / "nerfstudio.json", digest.hexdigest()
     kept = json.loads(marker.read_text()).get("key") if marker.exists() else None
@@ -224,7 +224,9 @@ def training_arguments(data: Path, work: Path, cfg: NerfstudioCfg, steps: int, f
         "camera-optimizer.mode": cfg.camera_optimizer,
         "sh-degree": cfg.sh_degree,
     }
-    optimizers: dict[str, Any] = {"means.scheduler.max-steps": steps}
+    if cfg.method == METHOD:
+        model["seed-shapes"] = data / SEED_SHAPES
+    optimizers: dict[str, Any] = {"means.scheduler.max-steps": steps, **learning_rates(steps)}
     for group in ("camera-opt", "bilateral-grid"):
         optimizers[f"{group}.scheduler.max-steps"] = steps
         optimizers[f"{group}.scheduler.warmup-steps"] = steps // 30
@@ -244,6 +246,22 @@ def training_arguments(data: Path, work: Path, cfg: NerfstudioCfg, steps: int, f
         "center-method": "poses" if cfg.normalize else "none", "auto-scale-poses": cfg.normalize,
     }  # fmt: skip
     return [cfg.method, *_flags(options), *cfg.extra, "nerfstudio-data", *_flags(parser)]
+
+
+def learning_rates(steps: int) -> dict[str, float]:
+    """Splatfacto's step sizes, written for 30 000 steps, for a shorter training: larger by the root of the ratio.
+
+    Each is limited to about the step that the built-in trainer takes, beyond which splats jump.
+
+    Args:
+        steps: Of the training.
+    """
+    faster = max(1.0, (_FULL_STEPS / steps) ** 0.5)
+    base = {"means": (1.6e-4, 10.0), "features-dc": (2.5e-3, 4.0), "features-rest": (1.25e-4, 4.0),
+            "scales": (5e-3, 2.0), "quats": (1e-3, 3.0)}  # fmt: skip
+    rates = {f"{name}.optimizer.lr": rate * min(faster, limit) for name, (rate, limit) in base.items()}
+    rates["means.scheduler.lr-final"] = 1.6e-6 * min(faster, 10.0)
+    return rates
 
 
 def _flags(options: dict[str, Any]) -> list[str]:
