@@ -77,6 +77,15 @@ docker-isaacgym: ## the same as an image with the project in it, gaussgym-isaacg
 	docker build -f docker/isaacgym.Dockerfile -t gaussgym-isaacgym --build-context isaacgym="$(dir $(abspath $(ISAACGYM_TARBALL)))" \
 	  --build-arg ISAACGYM_NAME="$(notdir $(ISAACGYM_TARBALL))" .
 
+##@ nerfstudio (an environment of its own, 3.5 GB)
+.PHONY: setup-nerfstudio test-nerfstudio docker-recon
+setup-nerfstudio: ## make .nerfstudio, nerfstudio's own environment (TORCH=cpu|cuda|keep)
+	PYTHON=$(PYTHON) TORCH=$(TORCH) requirements/setup-nerfstudio.sh
+test-nerfstudio: $(ready) ## train with nerfstudio for real, without a GPU (skips, saying why, without .nerfstudio)
+	$(bin)/python -m pytest -q -s -rs -m nerfstudio recon/tests/test_nerfstudio_real.py
+docker-recon: ## reconstruction with nerfstudio as an image, gaussgym-recon
+	docker build -f docker/recon.Dockerfile -t gaussgym-recon --build-arg TORCH=$(TORCH) .
+
 ##@ Robot
 .PHONY: docker-robot
 PLATFORM ?= linux/arm64
@@ -90,7 +99,7 @@ check: $(ready) ## lint and types
 	ruff format --check .
 	pyright
 test-slow: $(ready) ## the slow tests too (real captures where they are present)
-	$(bin)/python -m pytest -q -m "not gpu and not network"
+	$(bin)/python -m pytest -q -m "not gpu and not network and not nerfstudio"
 test-learn: $(ready) ## train what the README claims of learning, with all seeds (hours; resumable), and evaluate it
 	python experiments/walking/gates.py --minutes 1.5 --budget 10 --seeds 0 1 2 3 4 --average --json $(RUNS)/test-learn/walking.json
 	python experiments/corridor/train.py --runs $(RUNS)/test-learn/corridor --output $(RUNS)/test-learn/corridor.json --checkpoints $(RUNS)/test-learn/checkpoints

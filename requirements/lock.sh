@@ -45,6 +45,10 @@ uv --no-deps "$work/dev.pins" -o dev.txt > /dev/null
 uv --no-deps hardware.in -o hardware.txt > /dev/null
 uv --no-deps sweep.in -o sweep.txt > /dev/null
 uv --no-deps captures.in -o captures.txt > /dev/null
+if [ -x ../.nerfstudio/bin/python ]; then  # its own pins, from its own environment (make setup-nerfstudio)
+  (venv=../.nerfstudio/bin; closure nerfstudio.in) > "$work/nerfstudio.pins"
+  uv --no-deps "$work/nerfstudio.pins" -o nerfstudio.txt > /dev/null
+fi
 without_base() { "$venv/python" - "$1" "$work/base.pins" <<'PY'
 import re, sys
 base = {line.split("==")[0] for line in open(sys.argv[2])}
