@@ -28,7 +28,7 @@ from gaussgym_recon.report.coverage import (
     unseen_spots,
 )
 from gaussgym_recon.report.ground_map import ground_map_svg
-from gaussgym_recon.report.verdict import RECAPTURE, TRAINABLE, Verdict, judge, shown
+from gaussgym_recon.report.verdict import RECAPTURE, TRAINABLE, Verdict, judge, measures_of, shown
 
 PAGE, NUMBERS = "quality.html", "quality.json"
 MAX_VIEWS = 12
@@ -96,8 +96,7 @@ def write_quality(
 
     source = files("gaussgym_recon").joinpath("templates/quality.html.j2").read_text(encoding="utf-8")
     data, photos = scene.metadata, Photos.of(scene.metadata)
-    tilt = data.get("gravity_std_rad")
-    measures = {**data, "gravity_std_deg": None if tilt is None else float(np.degrees(tilt))}
+    measures = measures_of(data)
     page = Environment(autoescape=True, undefined=StrictUndefined).from_string(source).render(
         name=scene.name,
         verdict=verdict,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -14,7 +15,7 @@ class Rule:
     """Limits of one measure.
 
     Attributes:
-        key: Of the measure, in a scene's metadata.
+        key: Of the measure, in `measures_of` a scene's metadata.
         what: It in words.
         unit: How it is shown: `%`, `m`, `px`, `dB`, `deg`.
         care: From here on a robot trained there should be trusted less.
@@ -118,18 +119,21 @@ class Verdict:
         return {"name": self.name, "findings": [asdict(finding) for finding in self.findings]}
 
 
-def judge(metadata: Mapping[str, Any]) -> Verdict:
-    """The verdict over a scene's metadata.
+def measures_of(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """A scene's metadata, and what follows from it: `psnr_gain_db` and `gravity_std_deg`, None where a part of it is unknown."""
+    held_out, mean, tilt = (
+        metadata.get(key) for key in ("psnr_db_heldout", "psnr_db_mean_image", "gravity_std_rad")
+    )
+    return {
+        **metadata,
+        "psnr_gain_db": None if held_out is None or mean is None else held_out - mean,
+        "gravity_std_deg": None if tilt is None else math.degrees(tilt),
+    }
 
-    Args:
-        metadata: With the keys of `RULES`; `psnr_gain_db` and `gravity_std_deg` are worked out from `psnr_db_heldout` less
-            `psnr_db_mean_image` and from `gravity_std_rad`.
-    """
-    measures = dict(metadata)
-    held_out, mean = measures.get("psnr_db_heldout"), measures.get("psnr_db_mean_image")
-    measures["psnr_gain_db"] = None if held_out is None or mean is None else held_out - mean
-    tilt = measures.get("gravity_std_rad")
-    measures["gravity_std_deg"] = None if tilt is None else tilt * 57.29577951308232
+
+def judge(metadata: Mapping[str, Any]) -> Verdict:
+    """The verdict over a scene's metadata, by `RULES` over `measures_of` it."""
+    measures = measures_of(metadata)
     found = [finding for rule in RULES if (finding := _apply(rule, measures.get(rule.key))) is not None]
     found.sort(key=lambda finding: finding.severity != RECAPTURE)
     return Verdict(found[0].severity if found else TRAINABLE, tuple(found))
