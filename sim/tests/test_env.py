@@ -283,10 +283,12 @@ def test_short_episodes_on_rough_ground():
         _, _, dones, extras = env.step(torch.zeros(200, 12))
         lengths += age[100:][dones[100:]].tolist()
         flat += age[:100][dones[:100]].tolist()
-        assert torch.equal(extras["time_outs"].bool(), dones) and not extras["fell"].any()
+        assert torch.equal(extras["time_outs"].bool(), dones)
+        assert not extras["fell"].any()
     assert flat == [25] * 200
     counts = torch.bincount(torch.tensor(lengths), minlength=11)
-    assert counts[:5].sum() == 0 and len(counts) == 11
+    assert counts[:5].sum() == 0
+    assert len(counts) == 11
     # Lengths seen in a fixed time are a little shorter than those drawn; six of them, each a sixth.
     np.testing.assert_allclose(counts[5:] / counts.sum(), 1 / 6, atol=0.05)
     assert cfg.for_evaluation().rough_episode_s is None
@@ -304,7 +306,7 @@ def test_short_episodes_draw_nothing_on_flat_ground():
 
 @pytest.mark.parametrize("lengths", [(0.0, 1.0), (2.0, 1.0), (1.0,)])
 def test_short_episodes_need_a_range(lengths):
-    with pytest.raises(InputError, match="rough_episode_s: found .*, expected a shortest length"):
+    with pytest.raises(InputError, match=r"rough_episode_s: found .*, expected a shortest length"):
         make_env(cfg=replace(QUIET, rough_episode_s=lengths))
 
 

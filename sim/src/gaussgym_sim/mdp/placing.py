@@ -34,7 +34,7 @@ def footprint_m(robot: RobotCfg) -> NDArray[np.float64]:
     collides &= (model.geom_contype > 0) | (model.geom_conaffinity > 0)
     collides[feet] = False
     points = np.concatenate(
-        [np.zeros((0, 3)), *(_lowest_m(model, data, g) for g in np.flatnonzero(collides))]
+        [np.zeros((0, 3)), *(_lowest_m(model, data, int(g)) for g in np.flatnonzero(collides))]
     )
     points[:, 2] = np.maximum(points[:, 2] + robot.base_height_m, 0.0)
     points = points[np.argsort(points[:, 2], kind="stable")]
