@@ -15,6 +15,7 @@ import hashlib
 import importlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -30,10 +31,12 @@ LAYOUTS = HERE.parents[2] / "recon" / "tests"
 KINDS = {"street": {}, "stairs": {}, "rubble": {}, "room": {}}
 LAYOUT_SOURCES = ("polycam", "record3d", "arkitscenes", "grandtour", "colmap", "nerfstudio", "tum")
 SOURCES = ("photos", "rgbd", "rgbd-odometry", "film", *LAYOUT_SOURCES)
-METRIC = ("rgbd", "rgbd-odometry", "polycam", "record3d", "arkitscenes", "grandtour", "tum")
+METRIC = ("rgbd", "rgbd-odometry", "polycam", "record3d", "arkitscenes", "grandtour", "nerfstudio", "tum")
 """Sources whose sensors know the scale."""
-WITH_DEPTH = ("rgbd", "rgbd-odometry", "polycam", "record3d", "arkitscenes", "tum")
+WITH_DEPTH = ("rgbd", "rgbd-odometry", "polycam", "record3d", "arkitscenes", "nerfstudio", "tum")
 LAYOUT_DEPTH_SIZE = (256, 192)
+POINTS_PER_IMAGE = 400
+LIDAR_RANGE_M = 30.0
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ FAST = Settings(images=40, width=320, train_seconds=40.0, long_sides_px=(80, 160
 def photo_cfg(settings):
     from gaussgym_recon.synthetic import SynthesizeCfg
 
-    turn = max(4, settings.images // 7)
+    turn = max(8, settings.images // 7)
     return SynthesizeCfg(
         images=settings.images, width=settings.width, height=settings.width * 3 // 4, turn_images=turn
     )
@@ -100,9 +103,21 @@ class SceneTruth:
         self.lenses = [lens(c.width, c.height, c.fx, c.fy, c.cx, c.cy)] * len(self.c2w)
         self.times_s = 1234.5 + 0.2 * np.arange(len(self.c2w))
         self.caster, self.sensor, self.seed = MeshCaster(scene, self.camera), DepthSensorCfg(), settings.seed
-        pick = np.random.default_rng(1).choice(len(scene.mesh.vertices), 3000)
-        self.points = scene.mesh.vertices[pick].astype(float)
-        self.colors = np.full((len(pick), 3), 128, np.uint8)
+        self.scene, self.lens_casters = scene, {}
+        # As many of each image, one image after another: layouts with scans cut them into one scan an image.
+        self.points = np.concatenate([self._seen(index, POINTS_PER_IMAGE) for index in range(len(self.c2w))])
+        self.colors = np.full((len(self.points), 3), 128, np.uint8)
+
+    def _seen(self, index, count):
+        """Points `[count, 3]` that an image sees, of the world."""
+        from gaussgym_scene.cameras import pixel_rays_c
+
+        width, height = 64, 48
+        depth, _ = self.caster.surface(self.c2w[index], width, height)
+        points = pixel_rays_c(self.camera.resized(width, height)) * depth[..., None]
+        points = points[(depth > 0) & (depth < LIDAR_RANGE_M)]
+        chosen = np.random.default_rng([1, index]).choice(len(points), count)
+        return points[chosen] @ self.c2w[index, :3, :3].T + self.c2w[index, :3, 3]
 
     def __len__(self):
         return len(self.lenses)
@@ -110,11 +125,17 @@ class SceneTruth:
     def render(self, index, rays=None):
         from gaussgym_recon.synthetic import expose
 
-        if rays is not None:
-            raise SystemExit("this layout wants another lens than a pinhole; leave it out")
-        return expose(
-            self.caster.render(self.c2w[index]), self.cfg, np.random.default_rng([self.seed, index])
-        )
+        caster = self.caster if rays is None else self._caster_of(rays)
+        return expose(caster.render(self.c2w[index]), self.cfg, np.random.default_rng([self.seed, index]))
+
+    def _caster_of(self, rays):
+        """A caster along the rays of a layout's own lens; made once for each lens."""
+        from gaussgym_recon.meshcast import MeshCaster
+
+        key = hashlib.sha256(np.ascontiguousarray(rays).tobytes()).hexdigest()
+        if key not in self.lens_casters:
+            self.lens_casters[key] = MeshCaster(self.scene, self.camera, supersample=1, rays_c=rays)
+        return self.lens_casters[key]
 
     def _sense(self, index, width, height):
         from gaussgym_recon.sensors import sense_depth
@@ -129,21 +150,37 @@ class SceneTruth:
         return self._sense(index, width, height)[1]
 
 
+def enlarged(pinhole, distortion, model, cfg):
+    """A lens of the fixtures, made for 64x48 px with pixel centres at integers, for images of another size."""
+    fx, fy, cx, cy = pinhole
+    sx, sy = cfg.width / 64, cfg.height / 48
+    return [fx * sx, fy * sy, (cx + 0.5) * sx - 0.5, (cy + 0.5) * sy - 0.5], distortion, model
+
+
 def capture_in_layout(source, scene, output, folder, settings):
     """Write a scene in another layout and import it; images keep their order."""
-    from gaussgym_recon.sources import SOURCES as READERS
+    from gaussgym_recon.sources import get_source
     from gaussgym_recon.synthetic import write_truth
     from gaussgym_scene.capture import Capture
 
     sys.path.insert(0, str(LAYOUTS))
     writer = importlib.import_module(f"layouts.{source}")
-    if hasattr(writer, "DEPTH_SIZE"):
-        writer.DEPTH_SIZE = LAYOUT_DEPTH_SIZE
     truth = SceneTruth(scene, settings)
+    more = {"depth_size": LAYOUT_DEPTH_SIZE} if hasattr(writer, "DEPTH_SIZE") else {}
+    if hasattr(writer, "CAMERAS"):
+        writer.CAMERAS = {tag: enlarged(*lens, truth.cfg) for tag, lens in writer.CAMERAS.items()}
     raw = folder / (f"{source}.r3d" if source == "record3d" else source)
-    written = writer.write(raw, truth)
-    reader = READERS[source]
-    reader.read(written.path, output, reader.cfg(**written.options))
+    if raw.exists():  # of a run that was stopped
+        raw.unlink() if raw.is_file() else shutil.rmtree(raw)
+    written = writer.write(raw, truth, **more)
+    reader = get_source(source)
+    lens = truth.lenses[0]
+    options = {
+        "grandtour": {"cameras": ("hdr_front", "hdr_left"), "spacing_m": 0.0},
+        "nerfstudio": {"metric": True},
+        "tum": {"camera": (lens.fx, lens.fy, lens.cx - 0.5, lens.cy - 0.5)},
+    }
+    reader.read(written.path, output, reader.cfg(**written.options, **options.get(source, {})))
     names = [image.file for image in Capture.load(output).images]
     if len(names) != len(truth):
         raise SystemExit(f"{source}: {len(names)} of {len(truth)} images were imported")
@@ -178,9 +215,12 @@ def run_case(kind, source, folder, settings):
             spent[0] += cpu_s() - start[1]
             spent[1] += time.monotonic() - start[2]
 
+    # COLMAP's models have no scale, so the user has to state one: the height at which the camera was carried.
+    height = photo_cfg(settings).camera_height_m if source == "colmap" else None
     cfg = BuildCfg(
-        train_seconds=settings.train_seconds, long_sides_px=settings.long_sides_px, seed=settings.seed
-    )
+        train_seconds=settings.train_seconds, long_sides_px=settings.long_sides_px, seed=settings.seed,
+        camera_height_m=height,
+    )  # fmt: skip
     built = Scene.load(build(capture, folder / "scene", cfg, progress=tell))
     close()
     m = built.metadata
