@@ -50,7 +50,7 @@ class Settings:
     seed: int = 0
 
 
-FAST = Settings(images=40, width=320, train_seconds=40.0, long_sides_px=(80, 160, 320))
+FAST = Settings(images=60, width=320, train_seconds=40.0, long_sides_px=(80, 160, 320))
 
 
 def photo_cfg(settings):
@@ -159,7 +159,7 @@ def enlarged(pinhole, distortion, model, cfg):
 
 def capture_in_layout(source, scene, output, folder, settings):
     """Write a scene in another layout and import it; images keep their order."""
-    from gaussgym_recon.sources import get_source
+    from gaussgym_recon.sources import SOURCES as READERS
     from gaussgym_recon.synthetic import write_truth
     from gaussgym_scene.capture import Capture
 
@@ -173,7 +173,7 @@ def capture_in_layout(source, scene, output, folder, settings):
     if raw.exists():  # of a run that was stopped
         raw.unlink() if raw.is_file() else shutil.rmtree(raw)
     written = writer.write(raw, truth, **more)
-    reader = get_source(source)
+    reader = READERS.get(source)
     lens = truth.lenses[0]
     options = {
         "grandtour": {"cameras": ("hdr_front", "hdr_left"), "spacing_m": 0.0},
