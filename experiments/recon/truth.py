@@ -36,8 +36,8 @@ METRIC = ("rgbd", "rgbd-odometry", "polycam", "record3d", "arkitscenes", "grandt
 WITH_DEPTH = ("rgbd", "rgbd-odometry", "polycam", "record3d", "arkitscenes", "tum")
 LAYOUT_DEPTH_SIZE = (256, 192)
 
-TRAIN_STEPS = 4000
-"""What 290 s of training come to on two idle cores, by CPU seconds (see `recon/README.md`, "The splat trainer")."""
+TRAIN_STEPS = 3000
+"""Meant to be what 290 s of training come to on two idle cores; an estimate (see `recon/README.md`, "The splat trainer")."""
 
 
 @dataclass(frozen=True)
