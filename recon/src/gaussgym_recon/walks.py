@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 STRIDE_M = 0.35
 """Over which a head's height follows the ground: people do not jolt at each step of a stair [m]."""
+TURN_M = 0.5
+"""Standard deviation of the smoothing of a walker's heading along the way [m]: who photographs does not swing round a corner
+by more than half of the view between two pictures, which no structure from motion could follow."""
 
 
 def walk(scene: Scene, cfg: SynthesizeCfg, rng: np.random.Generator) -> NDArray[np.float64]:
@@ -38,8 +41,7 @@ def walk(scene: Scene, cfg: SynthesizeCfg, rng: np.random.Generator) -> NDArray[
     s = np.concatenate([np.linspace(start, end, there), turn, np.linspace(end, start, back)])
     s = np.clip(s + rng.normal(0, 0.04, cfg.images), 0, arc[-1])
     xy = np.stack([np.interp(s, arc, line[:, axis]) for axis in range(2)], axis=1)
-    tangent = np.stack([np.interp(s, arc, np.gradient(line[:, axis], arc)) for axis in range(2)], axis=1)
-    heading = np.arctan2(tangent[:, 1], tangent[:, 0])
+    heading = _heading(line, arc, s)
     left = np.stack([-np.sin(heading), np.cos(heading)], axis=1)
     turned = np.concatenate([np.zeros(there), np.linspace(0, 1, cfg.turn_images + 2)[1:-1], np.ones(back)])
     phase = rng.uniform(0, 2 * np.pi, 3)
@@ -61,6 +63,17 @@ def walk(scene: Scene, cfg: SynthesizeCfg, rng: np.random.Generator) -> NDArray[
     c2w[:, :3, :3] = camera_rotation(yaw, pitch, roll)
     c2w[:, :2, 3], c2w[:, 2, 3] = xy, z
     return c2w
+
+
+def _heading(
+    line: NDArray[np.float64], arc: NDArray[np.float64], s: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Which way a walker looks at places `s` [m] along a line [rad]: corners are turned on a metre or two of the way."""
+    fine = np.arange(0.0, float(arc[-1]) + 0.05, 0.05)
+    xy = np.stack([np.interp(fine, arc, line[:, axis]) for axis in range(2)], axis=1)
+    tangent = gaussian_filter1d(np.gradient(xy, fine, axis=0), TURN_M / 0.05, axis=0, mode="nearest")
+    turned = np.unwrap(np.arctan2(tangent[:, 1], tangent[:, 0]))
+    return np.interp(s, fine, turned)
 
 
 def _head_height(scene: Scene, line: NDArray[np.float64], arc: NDArray[np.float64]) -> NDArray[np.float64]:
