@@ -171,12 +171,17 @@ def capture_in_layout(source, scene, output, folder, settings):
     writer = importlib.import_module(f"layouts.{source}")
     truth = SceneTruth(scene, settings)
     more = {"depth_size": LAYOUT_DEPTH_SIZE} if hasattr(writer, "DEPTH_SIZE") else {}
-    if hasattr(writer, "CAMERAS"):
-        writer.CAMERAS = {tag: enlarged(*lens, truth.cfg) for tag, lens in writer.CAMERAS.items()}
+    small = getattr(writer, "CAMERAS", None)
+    if small is not None:
+        writer.CAMERAS = {tag: enlarged(*lens, truth.cfg) for tag, lens in small.items()}
     raw = folder / (f"{source}.r3d" if source == "record3d" else source)
     if raw.exists():  # of a run that was stopped
         raw.unlink() if raw.is_file() else shutil.rmtree(raw)
-    written = writer.write(raw, truth, **more)
+    try:
+        written = writer.write(raw, truth, **more)
+    finally:
+        if small is not None:
+            writer.CAMERAS = small
     reader = READERS.get(source)
     lens = truth.lenses[0]
     options = {
