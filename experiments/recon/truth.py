@@ -150,7 +150,7 @@ def capture_in_layout(kind, source, scene, output, folder, settings):
     truth = SceneTruth(kind, scene, settings)
     raw = folder / (f"{source}.r3d" if source == "record3d" else source)
     written = writer.write(raw, truth)
-    reader = READERS[source]
+    reader = READERS.get(source)
     reader.read(written.path, output, reader.cfg(**written.options))
     names = [image.file for image in Capture.load(output).images]
     if len(names) != len(truth):

@@ -64,7 +64,7 @@ def test_in_place_and_chosen_rows_give_the_same_images(camera_model):
 def looks_down(monkeypatch):
     """A Go1 whose camera looks down at its feet; the real tilt shows them in no usual pose."""
     robot = replace(get_robot("go1"), name="go1_down", camera_tilt_rad=1.4)
-    monkeypatch.setitem(robots._REGISTRY, "go1_down", lambda: robot)
+    monkeypatch.setitem(robots.ROBOTS.own, "go1_down", lambda: robot)
     robots.get_robot.cache_clear()
     yield "go1_down"
     robots.get_robot.cache_clear()

@@ -265,7 +265,7 @@ class Mean(torch.nn.Module):
 
 
 def test_an_encoder_of_ones_own(monkeypatch):
-    monkeypatch.setitem(ENCODERS._own, "mean", Mean)
+    monkeypatch.setitem(ENCODERS.own, "mean", Mean)
     x = images(3, 8, 8)
     assert np.allclose(build_encoder("mean", (3, 8, 8), 3)(x), x.float().mean((2, 3)))
     with pytest.raises(InputError, match=r"gives \[1, 3\] for one image .* expected \[1, 5\]"):

@@ -43,7 +43,7 @@ def course():
 
 @pytest.fixture
 def looks_down(monkeypatch):
-    monkeypatch.setitem(robots._REGISTRY, "go1_down", lambda: LOOKS_DOWN)
+    monkeypatch.setitem(robots.ROBOTS.own, "go1_down", lambda: LOOKS_DOWN)
     robots.get_robot.cache_clear()
     yield "go1_down"
     robots.get_robot.cache_clear()

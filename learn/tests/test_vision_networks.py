@@ -227,7 +227,7 @@ def small_dino(channels, height, width, feature_dim):
     ],
 )
 def test_onnx_graphs_equal_torch_over_recurrent_steps(encoder, rnn_type, layers, images, monkeypatch):
-    monkeypatch.setitem(ENCODERS._own, "small_dino", small_dino)
+    monkeypatch.setitem(ENCODERS.own, "small_dino", small_dino)
     model = actor(network(*images, encoder=encoder, rnn_type=rnn_type, rnn_layers=layers)).eval()
     policy, encoder_file, recurrence, feature_size = policy_graphs(model)
     assert (recurrence.layers, recurrence.hidden) == (layers * (2 if rnn_type == "lstm" else 1), 12)

@@ -5,7 +5,7 @@ import struct
 
 import numpy as np
 import pytest
-from gaussgym_recon.layouts import get_layout, layout_names
+from gaussgym_recon.layouts import LAYOUTS
 from gaussgym_recon.layouts.assemble import ImportSceneCfg, import_scene
 from gaussgym_recon.layouts.glb import read_glb
 from gaussgym_recon.layouts.meshes import distances_m, merge_slices
@@ -279,7 +279,7 @@ def assert_colours_turned(scene, splats, world_from_model):
 
 
 def imported(layout, path, output, **options):
-    cfg_type, read = get_layout(layout)
+    cfg_type, read = LAYOUTS.get(layout)
     import_scene(read(path, cfg_type(**options)), output)
     return Scene.load(output)
 
@@ -411,9 +411,9 @@ def test_glb_by_hand(tmp_path):
 
 
 def test_layouts_are_registered():
-    assert layout_names()[:5] == ["iphone", "grandtour", "arkit", "veo", "splats"]
-    with pytest.raises(InputError, match="expected one of iphone, grandtour"):
-        get_layout("polycam")
+    assert LAYOUTS.names()[:5] == ["iphone", "grandtour", "arkit", "veo", "splats"]
+    with pytest.raises(InputError, match=r"unknown scene layout .*; choose one of: iphone, grandtour"):
+        LAYOUTS.get("polycam")
 
 
 def test_a_wrong_scale_is_refused(tmp_path, truth, walk):
@@ -421,7 +421,7 @@ def test_a_wrong_scale_is_refused(tmp_path, truth, walk):
     frame = scene / "splatfacto" / "dataparser_transforms.json"
     fields = json.loads(frame.read_text())
     frame.write_text(json.dumps({**fields, "scale": fields["scale"] * 1.5}))
-    cfg_type, read = get_layout("arkit")
+    cfg_type, read = LAYOUTS.get("arkit")
     with pytest.raises(InputError, match=r"apart|no common surface"):
         import_scene(read(scene, cfg_type()), tmp_path / "scene")
     import_scene(read(scene, cfg_type()), tmp_path / "scene", ImportSceneCfg(max_disagreement_m=99.0))

@@ -4,7 +4,7 @@ import importlib.util
 
 import numpy as np
 import pytest
-from gaussgym_recon.sources import get_source
+from gaussgym_recon.sources import SOURCES
 from gaussgym_recon.sources.arkitscenes import ArkitScenesCfg
 from gaussgym_recon.sources.grandtour import GrandTourCfg
 from gaussgym_recon.sources.tum import TumCfg
@@ -60,7 +60,7 @@ def case(request, tmp_path_factory):
         pytest.skip(f"{EXTRAS[source]} is not installed")
     folder = tmp_path_factory.mktemp("layout")
     written = write(folder / ("made.r3d" if source == "record3d" else "made"), truth)
-    return truth, written, Capture.load(get_source(source).read(written.path, folder / "capture", cfg))
+    return truth, written, Capture.load(SOURCES.get(source).read(written.path, folder / "capture", cfg))
 
 
 def test_poses_are_those_of_the_sources_frame(case):

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from gaussgym_recon.build import BuildCfg, build
-from gaussgym_recon.sources import get_source
+from gaussgym_recon.sources import SOURCES
 from gaussgym_recon.sources.arkitscenes import ArkitScenesCfg
 from gaussgym_recon.sources.nerfstudio import NerfstudioCfg
 from gaussgym_recon.sources.tum import TumCfg
@@ -44,7 +44,7 @@ def scene(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("scene")
     write, cfg = SCENES[request.param]
     written = write(folder / ("made.r3d" if request.param == "record3d" else "made"))
-    capture = get_source(request.param).read(written.path, folder / "capture", cfg)
+    capture = SOURCES.get(request.param).read(written.path, folder / "capture", cfg)
     settings = BuildCfg(
         long_sides_px=(80, 160),
         trainer=TrainerCfg(max_splats=4000, iterations=60),

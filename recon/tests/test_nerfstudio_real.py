@@ -128,10 +128,14 @@ def test_evaluation_does_not_hang(environment, capture, tmp_path):
     words = training_arguments(data, tmp_path, NerfstudioCfg(), 12)
     for name in ("--steps-per-eval-image", "--steps-per-eval-all-images"):
         words[words.index(name) + 1] = "5"
+    # The program ends when its stdin does, which `run` would close at once were it a pipe of its own.
+    stdin, held = os.pipe()
     result = subprocess.run(
-        [environment.python, child.__file__, "train", *words], env=environment.variables(), stdin=subprocess.PIPE,
+        [environment.python, child.__file__, "train", *words], env=environment.variables(), stdin=stdin,
         capture_output=True, text=True, timeout=1500, check=False,
     )  # fmt: skip
+    os.close(held)
+    os.close(stdin)
     assert result.returncode == 0, result.stderr[-2000:]
     assert "Caching / undistorting eval images" in result.stdout
     assert (

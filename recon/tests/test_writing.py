@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from gaussgym_recon.exif import exif_block, read_photo
-from gaussgym_recon.sources import get_source, hooks, source_names
+from gaussgym_recon.sources import SOURCES, hooks
 from gaussgym_recon.sources.source import Source, SourceCfg
 from gaussgym_recon.sources.writing import Frame, depth_mm, write_capture
 from gaussgym_recon.views import read_grey
@@ -83,7 +83,7 @@ def test_hooks_change_and_mask_every_image(tmp_path, monkeypatch):
 
 
 def test_a_hook_that_is_not_installed_is_named(tmp_path):
-    with pytest.raises(InputError, match=r"'faces' is not among .*gaussgym\.redactors \(none is installed\)"):
+    with pytest.raises(InputError, match=r"unknown redactor 'faces'; choose one of: \(none\)"):
         write_capture(tmp_path / "c", frames(), KNOWN, cfg=SourceCfg(redact="faces"))
 
 
@@ -110,14 +110,14 @@ def test_points_that_are_not_finite_are_refused(tmp_path):
         write_capture(tmp_path / "c", frames(), KNOWN, np.array([[0, 0, 0], [np.nan, 0, 0]]))
 
 
-@pytest.mark.parametrize("name", source_names())
+@pytest.mark.parametrize("name", SOURCES.names())
 def test_every_source_is_one(name):
-    source = get_source(name)
+    source = SOURCES.get(name)
     assert isinstance(source, Source)
     assert issubclass(source.cfg, SourceCfg)
     source.cfg()
 
 
 def test_an_unknown_source_lists_the_others():
-    with pytest.raises(InputError, match="source 'polaroid' is unknown; there are images, video"):
-        get_source("polaroid")
+    with pytest.raises(InputError, match="unknown source 'polaroid'; choose one of: images, video"):
+        SOURCES.get("polaroid")

@@ -63,7 +63,7 @@ def test_scenes_have_exactly_the_splats_asked_for_and_keep_their_surface(n):
 
 def test_a_synthetic_scene_has_the_number_asked_for():
     assert len(synthetic_place("flat", 5000).splats) == 5000
-    with pytest.raises(InputError, match=r"scene kind 'moon' is unknown, expected one of"):
+    with pytest.raises(InputError, match=r"unknown scene kind 'moon'; choose one of"):
         synthetic_place("moon", 5000)
 
 

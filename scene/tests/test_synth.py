@@ -7,7 +7,8 @@ import pytest
 from gaussgym_scene import Scene, synthesize
 from gaussgym_scene.errors import InputError
 from gaussgym_scene.frames import matrix_from_quat_wxyz
-from gaussgym_scene.synth import KINDS, kind_names
+from gaussgym_scene.synth import KINDS
+from gaussgym_scene.testing import install_package
 
 SIZES = {
     "street": {"length_m": 30.0, "max_splats": 30_000},
@@ -41,7 +42,7 @@ def digest(scene):
     return total.hexdigest()
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", KINDS.own)
 def test_every_kind_saves_and_loads_unchanged(kind, scenes, tmp_path):
     scene = scenes(kind)
     scene.save(tmp_path / "place")
@@ -68,7 +69,7 @@ def test_street_is_deterministic_too(scenes):
     assert digest(synthesize("street", seed=3, **SIZES["street"])) == digest(scenes("street"))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", KINDS.own)
 def test_heightfield_equals_rays_cast_down_onto_the_mesh(kind, scenes):
     """Slow twin: Open3D's ray caster, from 1 m above the highest ground, at random grid points."""
     o3d = pytest.importorskip("open3d")
@@ -90,7 +91,7 @@ def test_heightfield_equals_rays_cast_down_onto_the_mesh(kind, scenes):
     assert np.quantile(error, 0.998) < 2e-5
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", KINDS.own)
 def test_splats_lie_on_the_mesh_and_face_out(kind, scenes):
     o3d = pytest.importorskip("open3d")
     scene = scenes(kind)
@@ -114,7 +115,7 @@ def test_splats_lie_on_the_mesh_and_face_out(kind, scenes):
     )  # the rest lie on edges, where either face is closest
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", KINDS.own)
 def test_surfaces_close_the_view_from_every_path(kind, scenes):
     """From a robot's camera every ray meets the front of a surface (cracks: below 1 ray in 500)."""
     o3d = pytest.importorskip("open3d")
@@ -131,7 +132,7 @@ def test_surfaces_close_the_view_from_every_path(kind, scenes):
     assert ((hits["primitive_normals"].numpy() * rays).sum(axis=1) < 0).mean() > 0.998
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", KINDS.own)
 def test_paths_stand_on_known_ground_and_run_forward(kind, scenes):
     scene = scenes(kind)
     paths, ground = scene.paths, scene.heightfield
@@ -150,7 +151,7 @@ def test_paths_stand_on_known_ground_and_run_forward(kind, scenes):
     np.testing.assert_allclose(paths.line(0)[:, :2], paths.line(1)[::-1, :2], atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", KINDS.own)
 def test_ground_beside_paths_is_known_within_their_half_width(kind, scenes):
     paths, ground = scenes(kind).paths, scenes(kind).heightfield
     for side in (-1, 1):
@@ -314,7 +315,7 @@ def test_budget_of_splats_is_kept():
 @pytest.mark.parametrize(
     ("kind", "params", "message"),
     [
-        ("moon", {}, "scene kind 'moon' is unknown, expected one of flat, slope"),
+        ("moon", {}, "unknown scene kind 'moon'; choose one of: flat, slope"),
         ("stairs", {"steps": 3}, "stairs has no parameter steps; it has cell_m"),
         ("stairs", {"step_height_m": -0.1}, "step_height_m is -0.1, expected 0.01 to 0.4"),
         ("stairs", {"step_height_m": float("nan")}, "step_height_m is nan"),
@@ -342,15 +343,10 @@ def test_scenes_are_made_quickly(kind, limit_s):
 
 
 def test_a_kind_of_another_package(tmp_path, monkeypatch):
-    (tmp_path / "yard.py").write_text(
-        "from gaussgym_scene.synth import flat\nKIND = (flat.FlatCfg, lambda cfg, seed: flat.make(cfg, seed + 7))\n"
-    )
-    info = tmp_path / "yard-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: yard\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[gaussgym.scenes]\nyard = yard:KIND\n")
+    code = "from gaussgym_scene.synth import flat\nKIND = (flat.FlatCfg, lambda cfg, seed: flat.make(cfg, seed + 7))\n"
+    install_package(tmp_path, "yard", code, "gaussgym.scenes", yard="yard:KIND")
     monkeypatch.syspath_prepend(tmp_path)
-    assert kind_names() == [*KINDS, "yard"]
+    assert KINDS.names() == [*KINDS.own, "yard"]
     assert digest(synthesize("yard", 1, length_m=5.0)) == digest(synthesize("flat", 8, length_m=5.0))
-    with pytest.raises(InputError, match=r"unknown, expected one of flat, .*, yard"):
+    with pytest.raises(InputError, match=r"unknown scene kind .moon.; choose one of: flat, .*, yard"):
         synthesize("moon")

@@ -35,7 +35,7 @@ SPOILED = Task(
 def spoiled(monkeypatch):
     from gaussgym_sim import task
 
-    monkeypatch.setattr(task, "_REGISTRY", dict(task._REGISTRY))
+    monkeypatch.setattr(task.TASKS, "own", dict(task.TASKS.own))
     register_task(SPOILED)
 
 

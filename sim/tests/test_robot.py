@@ -314,9 +314,9 @@ def test_registry(monkeypatch):
         get_robot("go7")
     register_robot("twin", lambda: get_robot("go1"))
     assert get_robot("twin").num_joints == 12
-    del robot_module._REGISTRY["twin"]
-    entry = SimpleNamespace(name="theirs", load=lambda: lambda: get_robot("go1"))
-    monkeypatch.setattr(robot_module, "entry_points", lambda group: [entry])
+    del robot_module.ROBOTS.own["twin"]
+    entry = SimpleNamespace(name="theirs", value="a:b", load=lambda: lambda: get_robot("go1"))
+    monkeypatch.setattr("gaussgym_scene.registry.entry_points", lambda group: [entry])
     get_robot.cache_clear()
     assert get_robot("theirs") is get_robot("go1")
     assert "theirs" in robot_names()

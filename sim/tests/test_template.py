@@ -11,7 +11,7 @@ import pytest
 import torch
 from gaussgym_scene import synthesize
 from gaussgym_scene.errors import InputError
-from gaussgym_scene.synth import kind_names
+from gaussgym_scene.synth import KINDS
 from gaussgym_sim.env import Env, EnvCfg
 from gaussgym_sim.robot import get_robot, robot_names
 from gaussgym_sim.task import get_task, task_names
@@ -51,7 +51,7 @@ def test_without_it_the_names_are_unknown():
 def test_everything_is_known_by_name(installed):
     assert "pup" in robot_names()
     assert "dash" in task_names()
-    assert "humps" in kind_names()
+    assert "humps" in KINDS.names()
     assert installed in get_robot("pup").mjcf.parents
     assert get_task("dash").rewards["haste"].weight == 2.0
 

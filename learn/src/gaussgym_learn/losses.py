@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 import torch
 from gaussgym_scene.errors import InputError
+from gaussgym_scene.registry import Registry
 from rsl_rl.models import MLPModel
 from torch import Tensor, nn
 
-from gaussgym_learn.registry import Registry
 from gaussgym_learn.rollout import Minibatch
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from gaussgym_scene.errors import InputError, StageError
+from gaussgym_scene.registry import Registry
 from rsl_rl.models import MLPModel
 from torch import nn
 
@@ -24,7 +25,6 @@ from gaussgym_learn.models import build_actor, build_critic, load_actor_weights,
 from gaussgym_learn.objective import LearnerCfg
 from gaussgym_learn.ppo import Learner
 from gaussgym_learn.recipes import NetworkCfg, Recipe
-from gaussgym_learn.registry import Registry
 from gaussgym_learn.resume import load_process_state, process_seed, process_state
 from gaussgym_learn.rollout import RolloutBuffer, RolloutLayout, rollout_bytes
 from gaussgym_learn.run_folder import check_memory

@@ -12,12 +12,12 @@ from dataclasses import fields as dataclass_fields
 from typing import Any
 
 from gaussgym_scene.errors import InputError
+from gaussgym_scene.registry import Registry
 from gaussgym_sim.env import EnvCfg
 from gaussgym_sim.mdp.rewards import RewardCfg
 from gaussgym_sim.randomize import RandomizeCfg
 
 from gaussgym_learn.photometric import PhotometricCfg
-from gaussgym_learn.registry import Registry
 from gaussgym_learn.schedules import Schedule
 
 RECIPES: Registry[Callable[[], Recipe]] = Registry("recipe", "gaussgym.recipes")

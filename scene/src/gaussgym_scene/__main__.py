@@ -15,7 +15,7 @@ from gaussgym_scene.artifact import replace_directory
 from gaussgym_scene.errors import InputError
 from gaussgym_scene.formats import SUFFIXES, load_splats, save_splats
 from gaussgym_scene.scene import Scene
-from gaussgym_scene.synth import get_kind, kind_names
+from gaussgym_scene.synth import KINDS
 
 
 @dataclass
@@ -57,7 +57,7 @@ class Convert:
 
 def _synth_class(kind: str) -> type:
     """The subcommand that makes one kind, with its parameters as options."""
-    cfg_type, make = get_kind(kind)
+    cfg_type, make = KINDS.get(kind)
 
     def run(self: Any) -> Path:
         return make(self.cfg, self.seed).save(self.output)
@@ -72,7 +72,7 @@ def _synth_class(kind: str) -> type:
     return made
 
 
-_SynthKind = Union[*(Annotated[_synth_class(kind), tyro.conf.subcommand(kind)] for kind in kind_names())]
+_SynthKind = Union[*(Annotated[_synth_class(kind), tyro.conf.subcommand(kind)] for kind in KINDS.names())]
 
 
 @dataclass

@@ -1,5 +1,7 @@
 """Fixtures that the tests of several packages share."""
 
+from pathlib import Path
+
 import numpy as np
 
 from gaussgym_scene.frames import normalize
@@ -28,3 +30,21 @@ def random_splats(
         opacities=rng.uniform(0.02, 0.98, size=n),
         sh=sh,
     )
+
+
+def install_package(folder: Path, package: str, code: str, group: str, **points: str) -> None:
+    """Leave a package of one module in a folder as pip does: the module, and its metadata with entry points.
+
+    Args:
+        folder: To be on ``sys.path``.
+        package: Name of the package and its module.
+        code: Of the module.
+        group: Of the entry points.
+        **points: ``module:attribute`` by name.
+    """
+    (folder / f"{package}.py").write_text(code)
+    info = folder / f"{package}-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
+    lines = "".join(f"{name} = {value}\n" for name, value in points.items())
+    (info / "entry_points.txt").write_text(f"[{group}]\n{lines}")

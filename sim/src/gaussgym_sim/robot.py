@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cache
-from importlib import import_module
-from importlib.metadata import entry_points
 from pathlib import Path
 
 from gaussgym_scene.errors import InputError
+from gaussgym_scene.registry import Registry
 
 from gaussgym_sim.actuation.actuator_cfg import ActuatorCfg
 
-ENTRY_POINT_GROUP = "gaussgym.robots"
 ROBOT_FOLDER = Path(__file__).parent / "robots"
 
 
@@ -81,31 +79,29 @@ class RobotCfg:
         return len(self.joint_names)
 
 
-def _built_in(module: str, name: str) -> Callable[[], RobotCfg]:
-    def make() -> RobotCfg:
-        return getattr(import_module(f"gaussgym_sim.robots.{module}"), name)()
-
-    return make
-
-
-_REGISTRY: dict[str, Callable[[], RobotCfg]] = {
-    "a1": _built_in("unitree", "a1"),
-    "anymal_c": _built_in("anymal_c", "anymal_c"),
-    "go1": _built_in("unitree", "go1"),
-    "go2": _built_in("unitree", "go2"),
-    "t1": _built_in("t1", "t1"),
-}
+ROBOTS: Registry[Callable[[], RobotCfg]] = Registry(
+    "robot",
+    "gaussgym.robots",
+    {
+        "a1": "gaussgym_sim.robots.unitree:a1",
+        "anymal_c": "gaussgym_sim.robots.anymal_c:anymal_c",
+        "go1": "gaussgym_sim.robots.unitree:go1",
+        "go2": "gaussgym_sim.robots.unitree:go2",
+        "t1": "gaussgym_sim.robots.t1:t1",
+    },
+)
+"""What makes the robots, by name. Another package adds one by an entry point of group ``gaussgym.robots``."""
 
 
 def register_robot(name: str, factory: Callable[[], RobotCfg]) -> None:
     """Register a robot for this process; packages may instead declare an entry point of group ``gaussgym.robots``."""
-    _REGISTRY[name] = factory
+    ROBOTS.own[name] = factory
     get_robot.cache_clear()
 
 
 def robot_names() -> list[str]:
     """Names of all registered robots."""
-    return sorted({*_REGISTRY, *(e.name for e in entry_points(group=ENTRY_POINT_GROUP))})
+    return sorted(ROBOTS.names())
 
 
 @cache
@@ -117,19 +113,12 @@ def get_robot(name: str) -> RobotCfg:
     Raises:
         InputError: no such robot (the message lists those that exist), or a damaged file.
     """
-    if name in _REGISTRY:
-        return _REGISTRY[name]()
-    for entry in entry_points(group=ENTRY_POINT_GROUP):
-        if entry.name == name:
-            return entry.load()()
-    if name.endswith(".json"):
+    if name.endswith(".json") and name not in ROBOTS.names():
         from gaussgym_sim.robot_import.robot_file import load_robot
 
         return replace(load_robot(name), name=name)
-    raise InputError(
-        f"unknown robot {name!r}; choose one of: {', '.join(robot_names())}, or the path of a robot.json that "
-        "`gaussgym-sim import-robot` wrote"
-    )
+    otherwise = ", or the path of a robot.json that `gaussgym-sim import-robot` wrote"
+    return ROBOTS.get(name, otherwise=otherwise)()
 
 
 def with_dc_motors(robot: RobotCfg, *, stall_factor: float = 1.0) -> RobotCfg:

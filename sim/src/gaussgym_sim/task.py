@@ -23,11 +23,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import import_module
-from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, Protocol
 
 from gaussgym_scene.errors import InputError
+from gaussgym_scene.registry import Registry
 from gaussgym_scene.scene import Scene
 from torch import Tensor
 
@@ -37,7 +36,6 @@ if TYPE_CHECKING:
     from gaussgym_sim.env import Env
     from gaussgym_sim.mdp.symmetry import Symmetry
 
-ENTRY_POINT_GROUP = "gaussgym.tasks"
 _BUILT_IN = (
     "velocity", "goal", "goal_semantic", "navigate", "gaps", "stepping_stones", "corridor", "goal_semantic_steered",
 )  # fmt: skip
@@ -139,18 +137,20 @@ class Task:
         return {name: weight for name, weight in weights.items() if weight != 0.0}
 
 
-_REGISTRY: dict[str, Task] = {}
+TASKS: Registry[Task] = Registry(
+    "task", "gaussgym.tasks", {name: f"gaussgym_sim.tasks.{name}:TASK" for name in _BUILT_IN}
+)
+"""Tasks by name. Another package adds one by an entry point of group ``gaussgym.tasks`` to a `Task`."""
 
 
 def register_task(task: Task) -> None:
     """Register a task for this process; packages may instead declare an entry point of group ``gaussgym.tasks``."""
-    _REGISTRY[task.name] = task
+    TASKS.own[task.name] = task
 
 
 def task_names() -> list[str]:
     """Names of all tasks, those of this package first."""
-    others = {*_REGISTRY, *(e.name for e in entry_points(group=ENTRY_POINT_GROUP))}
-    return [*_BUILT_IN, *sorted(others - set(_BUILT_IN))]
+    return TASKS.names()
 
 
 def get_task(name: str) -> Task:
@@ -159,11 +159,4 @@ def get_task(name: str) -> Task:
     Raises:
         InputError: no such task; the message lists those that exist.
     """
-    if name in _REGISTRY:
-        return _REGISTRY[name]
-    if name in _BUILT_IN:
-        return import_module(f"gaussgym_sim.tasks.{name}").TASK
-    for entry in entry_points(group=ENTRY_POINT_GROUP):
-        if entry.name == name:
-            return entry.load()
-    raise InputError(f"unknown task {name!r}; choose one of: {', '.join(task_names())}")
+    return TASKS.get(name)

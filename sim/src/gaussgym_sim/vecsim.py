@@ -6,18 +6,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
-from importlib.metadata import entry_points
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from gaussgym_scene.errors import InputError
+from gaussgym_scene.registry import Registry
 from gaussgym_scene.scene import Scene
 from torch import Tensor
 
 from gaussgym_sim.ground.terrain import TERRAIN_MODES, TerrainLookup
 from gaussgym_sim.robot import RobotCfg, get_robot
 
-ENTRY_POINT_GROUP = "gaussgym.sims"
 BRIDGE = "bridge:"
 """Before a backend's name: it runs in a process of its own, see `gaussgym_sim.engines.bridge`."""
 SUBSTEP_S = 0.005
@@ -203,38 +202,30 @@ class VecSim(Protocol):
         ...
 
 
-def _backend(module: str, name: str) -> Callable[..., VecSim]:
-    def make(*args: Any, **options: Any) -> VecSim:
-        return getattr(import_module(f"gaussgym_sim.{module}"), name)(*args, **options)
-
-    return make
-
-
-BACKENDS: dict[str, Callable[..., VecSim]] = {
-    "mujoco": _backend("engines.mujoco_sim", "MujocoSim"),
-    "isaacgym": _backend("engines.isaacgym_sim", "IsaacGymSim"),
-    "mjwarp": _backend("engines.mjwarp_sim", "MjwarpSim"),
-}
+BACKENDS: Registry[Callable[..., VecSim]] = Registry(
+    "physics backend",
+    "gaussgym.sims",
+    {
+        "mujoco": "gaussgym_sim.engines.mujoco_sim:MujocoSim",
+        "isaacgym": "gaussgym_sim.engines.isaacgym_sim:IsaacGymSim",
+        "mjwarp": "gaussgym_sim.engines.mjwarp_sim:MjwarpSim",
+    },
+)
 """Called as (robot cfg, scenes, num_envs, device=, seed=, num_threads=, terrain=). Another package adds one by an entry point of
 group ``gaussgym.sims``."""
 
 
 def backend_names() -> list[str]:
     """Names of all physics backends."""
-    return sorted({*BACKENDS, *(e.name for e in entry_points(group=ENTRY_POINT_GROUP))})
+    return sorted(BACKENDS.names())
 
 
 def _find_backend(name: str) -> Callable[..., VecSim]:
     if name.startswith(BRIDGE):
         inner = name.removeprefix(BRIDGE)
-        _find_backend(inner)
-        return partial(_backend("engines.bridge", "BridgedSim"), inner)
-    if name in BACKENDS:
-        return BACKENDS[name]
-    for entry in entry_points(group=ENTRY_POINT_GROUP):
-        if entry.name == name:
-            return entry.load()
-    raise InputError(f"unknown physics backend {name!r}; this version has: {', '.join(backend_names())}")
+        BACKENDS.get(inner)
+        return partial(import_module("gaussgym_sim.engines.bridge").BridgedSim, inner)
+    return BACKENDS.get(name)
 
 
 def make_sim(

@@ -13,13 +13,13 @@ from typing import Any
 
 import torch
 from gaussgym_scene.errors import InputError
+from gaussgym_scene.registry import Registry
 from torch import nn
 
 from gaussgym_learn.encoders.dinov2 import DinoV2Encoder
 from gaussgym_learn.encoders.resnet import ResNet18Encoder
 from gaussgym_learn.encoders.small_cnn import ImageEncoder
 from gaussgym_learn.encoders.weights import PublishedWeights, fetch_published, read_weights
-from gaussgym_learn.registry import Registry
 
 __all__ = [
     "ENCODERS",

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from gaussgym_recon.sources import get_source, source_names
+from gaussgym_recon.sources import SOURCES
 from gaussgym_recon.sources.source import Progress, Source
 
 
@@ -23,14 +23,14 @@ def import_command(arguments: Sequence[str], progress: Progress) -> Callable[[],
     Returns:
         A function that imports and returns the capture's folder.
     """
-    kinds = {name: _arguments_of(name, get_source(name)) for name in source_names()}
+    kinds = {name: _arguments_of(name, SOURCES.get(name)) for name in SOURCES.names()}
     given: Any = tyro.extras.subcommand_cli_from_dict(
         kinds,
         prog="gaussgym-recon import",
         description="Make a capture of what phones, cameras and other programs write.",
         args=list(arguments),
     )
-    source = get_source(next(name for name, kind in kinds.items() if type(given) is kind))
+    source = SOURCES.get(next(name for name, kind in kinds.items() if type(given) is kind))
     return lambda: source.read(given.path, given.output, given.cfg, progress=progress)
 
 

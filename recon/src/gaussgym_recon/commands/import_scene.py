@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from gaussgym_recon.layouts import get_layout, layout_names
+from gaussgym_recon.layouts import LAYOUTS
 from gaussgym_recon.layouts.assemble import ImportSceneCfg, Progress, import_scene
 
 
@@ -23,14 +23,14 @@ def import_scene_command(arguments: Sequence[str], progress: Progress) -> Callab
     Returns:
         A function that imports and returns the path of the scene's manifest.
     """
-    kinds = {name: _arguments_of(name, get_layout(name)[0]) for name in layout_names()}
+    kinds = {name: _arguments_of(name, LAYOUTS.get(name)[0]) for name in LAYOUTS.names()}
     given: Any = tyro.extras.subcommand_cli_from_dict(
         kinds,
         prog="gaussgym-recon import-scene",
         description="Make a scene of splats and a mesh that others published: metric, +Z up, with ground and paths.",
         args=list(arguments),
     )
-    read = get_layout(next(name for name, kind in kinds.items() if type(given) is kind))[1]
+    read = LAYOUTS.get(next(name for name, kind in kinds.items() if type(given) is kind))[1]
     cfg = ImportSceneCfg(max_disagreement_m=given.max_disagreement_m)
     return lambda: import_scene(read(given.path, given.cfg), given.output, cfg, progress=progress)
 

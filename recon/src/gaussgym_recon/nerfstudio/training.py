@@ -239,8 +239,9 @@ def training_arguments(data: Path, work: Path, cfg: NerfstudioCfg, steps: int, f
         **{f"pipeline.model.{k}": v for k, v in model.items()}, **{f"optimizers.{k}": v for k, v in optimizers.items()},
     }  # fmt: skip
     if first:
+        # Without a step nerfstudio takes the newest, now and at export. One given here would stay in the run's settings, from
+        # which the export reads it, when its checkpoint has long been replaced.
         options["load-dir"] = work / "runs" / "data" / cfg.method / "run" / "nerfstudio_models"
-        options["load-step"] = first - 1
     parser = {
         "data": data, "downscale-factor": 1, "load-3D-points": True, "orientation-method": "none",
         "center-method": "poses" if cfg.normalize else "none", "auto-scale-poses": cfg.normalize,

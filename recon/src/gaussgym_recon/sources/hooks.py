@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib.metadata import entry_points
 
 import numpy as np
 from gaussgym_scene.errors import InputError
+from gaussgym_scene.registry import Registry
 from numpy.typing import NDArray
 
 REDACTORS = "gaussgym.redactors"
@@ -19,15 +19,11 @@ def load_hook(group: str, name: str | None) -> Callable[[NDArray[np.uint8]], NDA
     """Find a hook by name; None for None.
 
     Raises:
-        InputError: No package declares one of that name.
+        InputError: No package declares one of that name, or it does not import.
     """
     if name is None:
         return None
-    found = {point.name: point for point in entry_points(group=group)}
-    if name not in found:
-        known = ", ".join(sorted(found)) or "none is installed"
-        raise InputError(f"{name!r} is not among the entry points of the group {group} ({known})")
-    return found[name].load()
+    return Registry(group.removeprefix("gaussgym.").removesuffix("s"), group).get(name)
 
 
 def redacted(

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from gaussgym_scene import InputError, Splats, synthesize
 from gaussgym_scene.frames import matrix_from_quat_wxyz
-from gaussgym_scene.synth import get_kind
+from gaussgym_scene.synth import KINDS
 from numpy.typing import NDArray
 
 from gaussgym_render.backends import AnySplats
@@ -77,7 +77,7 @@ class Place:
 
 def synthetic_place(kind: str, num_splats: int | None) -> Place:
     """A procedural scene, seed 0, with exactly `num_splats` splats (None: as many as it has), and cameras on its paths."""
-    get_kind(kind)  # a wrong name is told before parameters are
+    KINDS.get(kind)  # a wrong name is told before parameters are
     # A scene that asks for closer splats than it may have is spaced so that it just keeps the bound.
     dense = {} if num_splats is None else {"max_splats": max(num_splats, 1000), "splat_spacing_m": 0.02}
     scene = synthesize(kind, 0, **dense)

@@ -2,10 +2,10 @@
 
 import dataclasses
 from collections.abc import Callable
-from importlib.metadata import entry_points
 from typing import Any
 
 from gaussgym_scene.errors import InputError
+from gaussgym_scene.registry import Registry
 from gaussgym_scene.scene import Scene
 from gaussgym_scene.synth import (
     corridor,
@@ -24,41 +24,24 @@ from gaussgym_scene.synth import (
 Kind = tuple[type, Callable[[Any, int], Scene]]
 """The dataclass of a kind's parameters, and the function that makes a scene from them and a seed."""
 
-ENTRY_POINT_GROUP = "gaussgym.scenes"
-
-KINDS: dict[str, Kind] = {
-    "flat": (flat.FlatCfg, flat.make),
-    "slope": (slope.SlopeCfg, slope.make),
-    "stairs": (stairs.StairsCfg, stairs.make),
-    "rubble": (rubble.RubbleCfg, rubble.make),
-    "gaps": (gaps.GapsCfg, gaps.make),
-    "stones": (stones.StonesCfg, stones.make),
-    "course": (course.CourseCfg, course.make),
-    "street": (street.StreetCfg, street.make),
-    "corridor": (corridor.CorridorCfg, corridor.make),
-    "hall": (hall.HallCfg, hall.make),
-    "room": (room.RoomCfg, room.make),
-}
-"""The kinds that come along. Another package adds one by an entry point of group ``gaussgym.scenes`` to a `Kind`."""
-
-
-def kind_names() -> list[str]:
-    """Names of all kinds, those of other packages last."""
-    return list(dict.fromkeys([*KINDS, *sorted(e.name for e in entry_points(group=ENTRY_POINT_GROUP))]))
-
-
-def get_kind(name: str) -> Kind:
-    """The kind of a name.
-
-    Raises:
-        InputError: If there is none; the message lists those that exist.
-    """
-    if name in KINDS:
-        return KINDS[name]
-    for entry in entry_points(group=ENTRY_POINT_GROUP):
-        if entry.name == name:
-            return entry.load()
-    raise InputError(f"scene kind {name!r} is unknown, expected one of {', '.join(kind_names())}")
+KINDS: Registry[Kind] = Registry(
+    "scene kind",
+    "gaussgym.scenes",
+    {
+        "flat": (flat.FlatCfg, flat.make),
+        "slope": (slope.SlopeCfg, slope.make),
+        "stairs": (stairs.StairsCfg, stairs.make),
+        "rubble": (rubble.RubbleCfg, rubble.make),
+        "gaps": (gaps.GapsCfg, gaps.make),
+        "stones": (stones.StonesCfg, stones.make),
+        "course": (course.CourseCfg, course.make),
+        "street": (street.StreetCfg, street.make),
+        "corridor": (corridor.CorridorCfg, corridor.make),
+        "hall": (hall.HallCfg, hall.make),
+        "room": (room.RoomCfg, room.make),
+    },
+)
+"""Kinds of scenes by name. Another package adds one by an entry point of group ``gaussgym.scenes`` to a `Kind`."""
 
 
 def synthesize(kind: str, seed: int = 0, **params: Any) -> Scene:
@@ -67,7 +50,7 @@ def synthesize(kind: str, seed: int = 0, **params: Any) -> Scene:
     The same kind, seed and parameters give the same arrays, byte for byte.
 
     Args:
-        kind: One of `kind_names`, such as 'flat', 'stairs' or 'street'.
+        kind: One of `KINDS.names()`, such as 'flat', 'stairs' or 'street'.
         seed: What the looks, and the sizes not given, are drawn from; at least 0.
         **params: Fields of the kind's cfg dataclass, such as `step_height_m` of stairs or `max_splats` of all.
 
@@ -77,7 +60,7 @@ def synthesize(kind: str, seed: int = 0, **params: Any) -> Scene:
     Raises:
         InputError: If the kind, a parameter's name or its value is not one of those that exist.
     """
-    cfg_type, make = get_kind(kind)
+    cfg_type, make = KINDS.get(kind)
     names = [field.name for field in dataclasses.fields(cfg_type)]
     if unknown := [name for name in params if name not in names]:
         raise InputError(f"{kind} has no parameter {', '.join(unknown)}; it has {', '.join(names)}")

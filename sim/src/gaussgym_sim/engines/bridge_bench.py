@@ -82,5 +82,5 @@ def bench_bridge(num_envs: int = 4096, *, steps: int = 300, robot: str = "go1") 
 if __name__ == "__main__":  # the worker's side
     from gaussgym_sim.engines.bridge_worker import main
 
-    BACKENDS["null"] = NullSim  # type: ignore[assignment]
+    BACKENDS.own["null"] = NullSim  # type: ignore[assignment]
     main(sys.argv[1:])

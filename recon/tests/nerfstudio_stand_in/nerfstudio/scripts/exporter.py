@@ -19,7 +19,10 @@ def entrypoint():
     assert sys.argv[1] == "gaussian-splat"
     told = dict(zip(sys.argv[2::2], sys.argv[3::2]))
     config = Path(told["--load-config"])
-    data = Path(json.loads(config.read_text())["data"])
+    settings = json.loads(config.read_text())
+    data, step = Path(settings["data"]), settings["load_step"]
+    if step is not None:  # as nerfstudio does: the step that a resumed training began with, not its last
+        assert (config.parent / "nerfstudio_models" / f"step-{int(step):09d}.ckpt").exists()
     fields = json.loads((config.parent / "dataparser_transforms.json").read_text())
     matrix, scale = np.array(fields["transform"]), fields["scale"]
     seeds = read_seeds(data / "seeds.ply")

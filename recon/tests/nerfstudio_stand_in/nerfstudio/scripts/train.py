@@ -45,11 +45,16 @@ def entrypoint():
     checkpoints.mkdir(parents=True, exist_ok=True)
     manifest = json.loads((Path(told["--data"]) / "transforms.json").read_text())
     assert manifest["train_filenames"]
-    (run / "config.yml").write_text(json.dumps({"data": told["--data"]}))
+    (run / "config.yml").write_text(
+        json.dumps({"data": told["--data"], "load_step": told.get("--load-step")})
+    )
     (run / "dataparser_transforms.json").write_text(json.dumps(MODEL_FROM_WORLD))
     first = 0
     if "--load-dir" in told:
-        first = int(told["--load-step"]) + 1
+        names = [path.stem for path in Path(told["--load-dir"]).glob("*.ckpt")]
+        first = 1 + (
+            int(told["--load-step"]) if "--load-step" in told else max(int(n.split("-")[1]) for n in names)
+        )
         assert (checkpoints / f"step-{first - 1:09d}.ckpt").exists()
     print(f"beginning at {first}", flush=True)
     if mode == "silent":

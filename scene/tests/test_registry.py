@@ -3,28 +3,18 @@
 import sys
 
 import pytest
-from gaussgym_learn.recipes import RECIPES, get_recipe
-from gaussgym_learn.registry import Registry
 from gaussgym_scene.errors import InputError
+from gaussgym_scene.registry import Registry
+from gaussgym_scene.testing import install_package
 
 GROUP = "gaussgym.test_things"
 
 
 @pytest.fixture
 def install(tmp_path, monkeypatch):
-    """Installs packages as pip leaves them: a module and its metadata with entry points, in a folder on the path."""
+    """Installs packages in a folder on the path; their modules are forgotten afterwards."""
     monkeypatch.syspath_prepend(tmp_path)
-
-    def put(package, code, group, **points):
-        (tmp_path / f"{package}.py").write_text(code)
-        info = tmp_path / f"{package}-1.0.dist-info"
-        info.mkdir()
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
-        lines = "".join(f"{name} = {value}\n" for name, value in points.items())
-        (info / "entry_points.txt").write_text(f"[{group}]\n{lines}")
-        monkeypatch.delitem(sys.modules, package, raising=False)
-
-    yield put
+    yield lambda *words, **points: install_package(tmp_path, *words, **points)
     for name in [n for n in sys.modules if n.startswith("outside_")]:
         del sys.modules[name]
 
@@ -57,7 +47,7 @@ def test_a_thing_of_another_package(things, install):
         "import sys\nsys.outside_was_imported = True\ndef far():\n    return 3\ndef ours():\n    return 4\n"
     )
     install("outside_a", code, GROUP, far="outside_a:far", ours="outside_a:ours")
-    assert things.names() == ["far", "ours"]
+    assert things.names() == ["ours", "far"]
     assert things.get("ours")() == 1  # what is registered here comes first
     assert not hasattr(sys, "outside_was_imported")
     assert things.get("far")() == 3
@@ -66,7 +56,7 @@ def test_a_thing_of_another_package(things, install):
 
 def test_an_unknown_name_lists_all(things, install):
     install("outside_a", "far = 3\n", GROUP, far="outside_a:far")
-    with pytest.raises(InputError, match=r"^unknown thing 'near'; choose one of: far, ours$"):
+    with pytest.raises(InputError, match=r"^unknown thing 'near'; choose one of: ours, far$"):
         things.get("near")
     with pytest.raises(InputError, match=r"choose one of: \(none\)$"):
         Registry("thing", "gaussgym.nothing_at_all").get("near")
@@ -92,21 +82,19 @@ def test_a_package_that_does_not_import(things, install, code, why):
         things.get("far")
 
 
-def test_recipes_are_a_registry(install):
-    code = (
-        "from dataclasses import replace\nfrom gaussgym_learn.recipes import teacher_flat\n"
-        "def brisk():\n    return replace(teacher_flat(), name='brisk')\ndef wrong():\n    return 5\n"
-    )
+def test_our_own_are_imported_when_asked_for(install):
+    install("outside_a", "far = 3\n", "gaussgym.nothing_at_all")
+    registry = Registry("thing", GROUP, {"near": "outside_a:far"})
+    assert "outside_a" not in sys.modules
+    assert registry.get("near") == 3
+    with pytest.raises(InputError, match=r"choose one of: near, or nothing$"):
+        registry.get("far", otherwise=", or nothing")
+
+
+def test_things_of_another_class_are_refused(install):
+    install("outside_a", "far = 3\n", GROUP, far="outside_a:far")
+    registry = Registry("thing", GROUP, expected=str)
     with pytest.raises(
-        InputError,
-        match=r"^unknown recipe 'brisk'; choose one of: .*distill, .*pixels, .*teacher_flat, teacher_rough",
+        InputError, match="thing 'far' of package outside_a: outside_a:far is a int, expected a str"
     ):
-        get_recipe("brisk")
-    install("outside_a", code, RECIPES.group, brisk="outside_a:brisk", wrong="outside_a:wrong")
-    assert get_recipe("brisk").name == "brisk"
-    assert get_recipe("brisk").clearance == get_recipe("teacher_flat").clearance
-    assert "brisk" in RECIPES.names()
-    with pytest.raises(
-        InputError, match="recipe 'wrong': found a function that returns int, expected a Recipe"
-    ):
-        get_recipe("wrong")
+        registry.get("far")
