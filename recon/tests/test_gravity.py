@@ -171,3 +171,38 @@ def test_stated_deviation_of_cameras_and_ground_covers_the_truth(turn):
     for errors in (from_cameras, together):
         assert np.mean(np.array(errors) < 2) >= 0.85
         assert 0.2 < np.sqrt(np.mean(np.square(errors))) < 1.5
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_ground_on_two_levels_does_not_lean_from_one_to_the_other(seed):
+    """Half of a room lies a step of 12 cm higher: two thresholds of the search for a plane."""
+    rng = np.random.default_rng([seed, 9])
+    world, count = frame(seed), 30
+    angle = np.linspace(0, 2 * np.pi, count)
+    c2w = np.tile(np.eye(4), (count, 1, 1))
+    c2w[:, :3, :3] = camera_rotation(angle + np.pi / 2, np.radians(-12) + rng.normal(0, 0.03, count), 0.0)
+    c2w[:, :3, 3] = np.c_[2 * np.cos(angle), 2 * np.sin(angle), np.full(count, 1.5)]
+    xy = rng.uniform(-3, 3, (1200, 2))
+    floor = np.c_[xy, 0.12 * (xy[:, 0] > 0.3) + rng.normal(0, 0.004, 1200)]
+    walls = np.c_[
+        np.where(rng.random(1500) < 0.5, -3, 3), rng.uniform(-3, 3, 1500), rng.uniform(0, 2.5, 1500)
+    ]
+    plane = ground_plane(world.apply_c2w(c2w), world.apply(np.concatenate([floor, walls])), level=True)
+    assert plane.source == "plane"
+    assert degrees_between(plane.up, world.rotation[:, 2]) < 0.15
+
+
+def test_ground_is_found_where_walls_have_nearly_all_points():
+    """Three points of the ground come together in one of 10^5 draws."""
+    rng, world, count = np.random.default_rng(4), frame(2), 24
+    c2w = np.tile(np.eye(4), (count, 1, 1))
+    x = np.linspace(0, 12, count)
+    c2w[:, :3, :3] = camera_rotation(0.4 * np.sin(x), rng.normal(-0.1, 0.02, count), 0.0)
+    c2w[:, :3, 3] = np.c_[x, 0.2 * np.sin(2 * x), 1.5 + rng.normal(0, 0.02, count)]
+    walls = np.c_[rng.uniform(-1, 16, 6000), rng.choice([-1.3, 1.3], 6000), rng.uniform(0, 2.6, 6000)]
+    walls[:, 1] += rng.normal(0, 0.05, 6000)
+    ground = np.c_[rng.uniform([-1, -1.2], [16, 1.2], (120, 2)), rng.normal(0, 0.005, 120)]
+    plane = ground_plane(world.apply_c2w(c2w), world.apply(np.concatenate([walls, ground])), level=True)
+    assert plane.source == "plane"
+    assert degrees_between(plane.up, world.rotation[:, 2]) < 0.5
+    assert plane.camera_height / world.scale == pytest.approx(1.5, abs=0.05)

@@ -10,7 +10,7 @@ from gaussgym_recon.poses import PoseCfg, pose
 from gaussgym_recon.sfm import SfmCfg, ladder
 from gaussgym_recon.sightings import project
 from gaussgym_recon.synthetic import SynthesizeCfg, read_truth, synthesize_capture
-from gaussgym_recon.triangulation import depth_at_pixels, from_depth, visibility
+from gaussgym_recon.triangulation import depth_at_pixels, from_depth, from_source_points, visibility
 from gaussgym_recon.walks import camera_rotation
 from gaussgym_scene.artifact import ArtifactWriter
 from gaussgym_scene.cameras import Intrinsics
@@ -56,8 +56,8 @@ def depth_of_the_ground(pose):
     return np.where((depth > 0) & (depth < 20), 1000 * depth, 0).astype(np.uint16)
 
 
-def make(folder, frame, *, points=True, gps=False, depth=False, lens=LENS, **metadata):
-    """A capture whose source knows the poses, in `frame`."""
+def make(folder, frame, *, points=True, gps=False, depth=False, kept=1.0, lens=LENS, **metadata):
+    """A capture whose source knows the poses, in `frame`; `kept` is the share of depths that there are."""
     c2w = walk()
     rng = np.random.default_rng(2)
     with ArtifactWriter(folder, manifest=MANIFEST, format=FORMAT, version=VERSION) as writer:
@@ -70,7 +70,9 @@ def make(folder, frame, *, points=True, gps=False, depth=False, lens=LENS, **met
             )
             entry = CaptureImage(f"images/{i}.png", lens, tuple(fix.tolist()) if gps else None, where)
             if depth:
-                Image.fromarray(depth_of_the_ground(c2w[i])).save(writer.path / f"images/{i}.depth.png")
+                counts = depth_of_the_ground(c2w[i])
+                counts[rng.random(counts.shape) > kept] = 0
+                Image.fromarray(counts).save(writer.path / f"images/{i}.depth.png")
                 entry = replace(entry, depth=f"images/{i}.depth.png")
             entries.append(entry)
         if points:
@@ -221,6 +223,17 @@ def test_points_behind_a_wall_are_not_seen(tmp_path):
     wall = [np.full((36, 48), 0.5, np.float32)] * 16
     assert sum(len(seen) for seen in visibility(capture, points, [None] * 16)) > 1000
     assert sum(len(seen) for seen in visibility(capture, points, wall)) == 0
+
+
+def test_scattered_depths_of_a_lidar_hide_no_points(tmp_path):
+    frame = replace(SOURCE, scale=1.0)
+    without = make(tmp_path / "without", frame, lens=LENS.without_distortion(), **metric(frame))
+    sparse = make(
+        tmp_path / "sparse", frame, depth=True, kept=0.02, lens=LENS.without_distortion(), **metric(frame)
+    )
+    seen = [len(points) for points in from_source_points(sparse).visible]
+    assert seen == [len(points) for points in from_source_points(without).visible]
+    assert min(seen) > 30
 
 
 def test_some_poses_are_not_all(tmp_path):

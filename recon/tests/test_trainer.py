@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from gaussgym_recon.quality import corrected_psnr_db
 from gaussgym_recon.trainer import SplatModel, Trainer, TrainerCfg, model_from_points, render_splats
 from gaussgym_recon.views import View, Views, held_out_names, mean_image_psnr_db
 from gaussgym_scene.cameras import Intrinsics
@@ -106,6 +107,8 @@ def test_a_longer_training_goes_on_from_a_finished_one(views, tmp_path):
     second = Trainer(views, start_model(2), TrainerCfg(iterations=40, densify_every=20), checkpoint=path)
     np.testing.assert_array_equal(second.model.adam, first.model.adam)
     assert second.elapsed_s == pytest.approx(first.elapsed_s)
+    assert second.cpu_s == pytest.approx(first.cpu_s)
+    assert first.cpu_s > 0
     second.run()
     assert second.iteration == 40
 
@@ -260,3 +263,19 @@ def test_normals_turn_into_flat_splats():
 def test_every_eighth_image_is_held_out():
     names = [f"{i:02d}" for i in range(1, 30)]
     assert held_out_names(names) == {"08", "16", "24"}
+
+
+def test_a_photograph_of_another_exposure_is_scored_with_and_without_it(views):
+    model = truth_model()
+    trainer = Trainer(views, model, TrainerCfg(iterations=1))
+    right = trainer.psnr_db(7)
+    photo = views.views[7].pyramid[-1]
+    darker = np.round(photo * np.array([0.8, 0.85, 0.9]) + 6).astype(np.uint8)
+    views.views[7].pyramid[-1] = darker
+    try:
+        plain, corrected = trainer.psnr_db(7), corrected_psnr_db(trainer, 7)
+    finally:
+        views.views[7].pyramid[-1] = photo
+    assert right > 50  # rounding to bytes is all that differs
+    assert plain < 30
+    assert corrected > 50

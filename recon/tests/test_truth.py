@@ -1,15 +1,22 @@
 """Errors against truth, on grounds whose errors are known because they were put there."""
 
+import importlib.util
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 from gaussgym_recon.posed import Similarity
-from gaussgym_recon.truth import TrueGround, ground_marks, lines_over, step_edges
+from gaussgym_recon.truth import TrueGround, align_cameras, ground_marks, lines_over, step_edges
 from gaussgym_recon.walks import camera_rotation
 from gaussgym_scene.cameras import Intrinsics
+from gaussgym_scene.capture import Capture
 from gaussgym_scene.heightfield import Heightfield
 from gaussgym_scene.mesh import Mesh
 from gaussgym_scene.paths import Paths
 from gaussgym_scene.scene import Scene
+from gaussgym_scene.synth import synthesize
+from PIL import Image
 
 STEP_X, STEP_M = 1.003, 0.15
 
@@ -166,3 +173,45 @@ def test_edges_that_no_two_cameras_saw_are_counted_apart():
     assert seen["step_edges_not_photographed_fraction"] < 0.3  # some lie beside what is in the image
     assert seen["step_edges_photographed_missed_fraction"] == 1.0
     assert seen["step_edges_missed_fraction"] == unseen["step_edges_missed_fraction"] == 1.0
+
+
+@pytest.fixture(scope="module")
+def matrix():
+    """The script that makes the table of places times sources."""
+    script = Path(__file__).parents[2] / "experiments" / "recon" / "truth.py"
+    spec = importlib.util.spec_from_file_location("recon_truth_matrix", script)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+LAYOUTS_NEED = {"record3d": "liblzfse", "grandtour": "zarr"}
+
+
+@pytest.mark.parametrize(
+    "source", ["polycam", "record3d", "arkitscenes", "grandtour", "colmap", "nerfstudio", "tum"]
+)
+def test_captures_of_every_layout_come_with_their_truth(matrix, source, tmp_path):
+    """Same images in the same order, poses that differ from the truth by one similarity, depth where the layout has it."""
+    if source in LAYOUTS_NEED:
+        pytest.importorskip(LAYOUTS_NEED[source])
+    from gaussgym_recon.synthetic import read_truth
+
+    settings = matrix.Settings(images=12, width=64)
+    scene = synthesize("room", 0)
+    capture = Capture.load(matrix.capture_of("room", source, scene, tmp_path, settings))
+    truth = read_truth(capture.directory)
+    assert [image.file for image in capture.images] == truth.names
+    assert len(truth.names) == 12
+    c2w = np.stack([np.asarray(image.c2w) for image in capture.images])
+    to_truth = align_cameras(c2w, truth.c2w)
+    residual = to_truth.apply(c2w[:, :3, 3]) - truth.c2w[:, :3, 3]
+    assert np.abs(residual).max() < 1e-3
+    if source in matrix.METRIC:
+        assert to_truth.scale == pytest.approx(1.0, abs=1e-4)
+    if source in matrix.WITH_DEPTH:
+        assert all(image.depth is not None for image in capture.images)
+        if source not in ("tum", "nerfstudio"):  # these keep the size of the photographs
+            with Image.open(capture.directory / capture.images[0].depth) as depth:
+                assert depth.size == matrix.LAYOUT_DEPTH_SIZE

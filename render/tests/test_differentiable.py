@@ -301,3 +301,31 @@ def test_hop_visits_every_tile_once():
     for tiles in (1, 2, 3, 4, 6, 7, 12, 510, 8160):
         hop = differentiable._hop(tiles)
         assert sorted(turn * hop % tiles for turn in range(tiles)) == list(range(tiles))
+
+
+@pytest.mark.parametrize("rows", [1, 3, 5, 8, 11])
+def test_tiles_hold_their_splats_front_to_back(rows):
+    rng = np.random.default_rng(rows)
+    n, width, height = 300, 50, 16 * rows
+    means = rng.uniform([-1, -2, 2], [1, 2, 4], (n, 3)).astype(np.float32)
+    quats = rng.normal(size=(n, 4)).astype(np.float32)
+    scales = rng.uniform(0.01, 0.4, (n, 3)).astype(np.float32)
+    opacities, colors = np.full(n, 0.5, np.float32), rng.random((n, 3)).astype(np.float32)
+    k = np.array([[40.0, 0, 25], [0, 40.0, height / 2], [0, 0, 1]])
+    *_, state = differentiable.raster_forward(
+        means, quats, scales, opacities, colors, np.eye(4), k, width, height
+    )
+    tiles_x, tiles_y = state.tiles
+    slots, listed = [], []
+    for rank, i in enumerate(state.ids):  # a splat's slots follow one another: tile rows from top to bottom
+        first = state.rect[i, 2] // 16
+        for t in range(first, (state.rect[i, 3] - 1) // 16 + 1):
+            p = state.row_offset[rank] + t - first
+            for slot in range(state.slot[p], state.slot[p + 1]):
+                slots.append((rank, t, slot))
+    for tile in range(tiles_x * tiles_y):
+        here = slice(state.tile_start[tile], state.tile_start[tile + 1])
+        ranks = state.list_rank[here]
+        assert (np.diff(ranks) > 0).all()
+        listed += zip(ranks, [tile // tiles_x] * len(ranks), state.list_slot[here])
+    assert sorted(listed) == sorted(slots)

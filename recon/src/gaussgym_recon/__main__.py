@@ -59,7 +59,7 @@ class Build:
     distance=A.jpg:x,y:B.jpg:x,y=2.0 between what is seen at two pixels (A.jpg:x,y+C.jpg:x,y: at two each) [m]."""
     up_from: str = "auto"
     """auto, sensor, plane (the ground is level), cameras (they were held upright), or axis=+z of the source's frame."""
-    minutes: float = 4.0
+    minutes: float = 4.8
     """Time for training the splats [min]."""
     steps: int | None = None
     """Train for this many steps, however long they take, instead of by the clock: then the same seed gives the same splats."""

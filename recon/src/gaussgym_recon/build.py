@@ -76,7 +76,7 @@ class BuildCfg:
 
     camera_height_m: float | None = None
     poses: PoseCfg = field(default_factory=PoseCfg)
-    train_seconds: float = 200.0
+    train_seconds: float = 290.0
     long_sides_px: tuple[int, ...] = (120, 240, 480)
     seed: int = 0
     stereo: StereoCfg = field(default_factory=StereoCfg)

@@ -15,9 +15,12 @@ from gaussgym_scene.errors import StageError
 from scipy.spatial import cKDTree
 
 from gaussgym_recon.georegister import HIDDEN_DRIFT, independent_fraction, level_rotation
+from gaussgym_recon.plane_search import search_plane
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from gaussgym_recon.plane_search import Plane
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +33,10 @@ class GravityCfg:
     """View axes closer than this to the normal of the dominant plane mean a flight looking down."""
     threshold_of_height: float = 0.04
     """Distance of an inlier to the plane over the camera height."""
+    tight_of_height: float = 0.01
+    """Half the range of heights over the camera height that points of one level of the ground share."""
+    levels_gain: float = 1.1
+    """How many times as many points have to lie on two levels, a kerb's or a step's, as along the plane's own normal."""
     reach_of_height: float = 6.0
     """Points farther than this from every camera, over the camera height, say little of the ground."""
     roll_std_rad: float = np.radians(2.5)
@@ -284,7 +291,7 @@ def ground_plane(
     trusted_gps = gps_up if gps_up is not None and gps_up.std_rad < cfg.gps_prior_std_rad else None
     expected = known_up[0] if known_up is not None else trusted_gps or held
     std = min(expected.std_rad, cfg.elevation_std_rad * 2)
-    found = _search_plane(points, nearest, centers, expected.up, cfg.max_prior_angle_rad, std, cfg)
+    found = search_plane(points, nearest, centers, expected.up, cfg.max_prior_angle_rad, std, cfg)
     nadir = False
     if known_up is None:
         found, nadir = _or_flight(c2w, points, nearest, found, trusted_gps is not None, cfg)
@@ -321,10 +328,6 @@ def _angle(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
     return float(np.arccos(np.clip(a @ b, -1, 1)))
 
 
-Plane = tuple["NDArray[np.float64]", float, int]
-"""Normal, offset, number of inliers."""
-
-
 def _or_flight(
     c2w: NDArray[np.float64],
     points: NDArray[np.float64],
@@ -336,7 +339,7 @@ def _or_flight(
     """The plane below a flight where that has clearly more points; and whether the cameras look down on the plane."""
     centers, axes = c2w[:, :3, 3], c2w[:, :3, 2]
     if not gps_knows:
-        free = _search_plane(points, nearest, centers, -axes.mean(axis=0), cfg.nadir_angle_rad, np.inf, cfg)
+        free = search_plane(points, nearest, centers, -axes.mean(axis=0), cfg.nadir_angle_rad, np.inf, cfg)
         outvoted = found is None or (free is not None and free[2] > 1.5 * found[2])
         if free is not None and outvoted and _is_flight(axes, centers, free, len(points), cfg):
             return free, True
@@ -428,91 +431,3 @@ def _is_flight(
     along = np.abs(np.einsum("ij,ij->i", steps, axes[:-1])) / lengths
     across = bool(np.median(along) < 0.5) if len(along) else False
     return across and np.median(angles) < cfg.nadir_angle_rad and plane[2] > 0.5 * num_points
-
-
-def _search_plane(
-    points: NDArray[np.float64],
-    nearest: NDArray[np.float64],
-    centers: NDArray[np.float64],
-    prior_up: NDArray[np.float64],
-    max_angle_rad: float,
-    prior_std_rad: float,
-    cfg: GravityCfg,
-) -> tuple[NDArray[np.float64], float, int] | None:
-    """RANSAC over triples of near points, the score counting inliers within reach of the cameras."""
-    prior_up = prior_up / np.linalg.norm(prior_up)
-    below = np.flatnonzero(np.isfinite(nearest) & (points @ prior_up < np.median(centers @ prior_up)))
-    if len(below) < 10:
-        return None
-    # Near points are drawn more often: the ground that matters is the ground under the walk.
-    chance = 1.0 / np.maximum(nearest[below], np.quantile(nearest[below], 0.05)) ** 2
-    rng = np.random.default_rng(cfg.seed)
-    triples = rng.choice(below, size=(cfg.iterations, 3), p=chance / chance.sum())
-    scored = below if len(below) <= cfg.scored_points else rng.choice(below, cfg.scored_points, replace=False)
-    kept_fraction = len(scored) / len(below)
-    a, b, c = points[triples[:, 0]], points[triples[:, 1]], points[triples[:, 2]]
-    normals = np.cross(b - a, c - a)
-    lengths = np.linalg.norm(normals, axis=1)
-    usable = lengths > 1e-12 * np.median(lengths)
-    normals, a = normals[usable] / lengths[usable, None], a[usable]
-    normals *= np.sign(normals @ prior_up)[:, None]
-    usable = normals @ prior_up > np.cos(max_angle_rad)
-    normals, offsets = normals[usable], np.einsum("ij,ij->i", normals[usable], a[usable])
-    heights = centers @ normals.T - offsets
-    height = np.median(heights, axis=0)
-    fits = (height > 0) & (np.quantile(heights, 0.1, axis=0) > 0.3 * height)
-    normals, offsets, height = normals[fits], offsets[fits], height[fits]
-    if not len(normals):
-        return None
-    score = _plane_scores(points[scored], nearest[scored], normals, offsets, height, cfg) / kept_fraction
-    expected_rad = np.hypot(prior_std_rad, cfg.slope_std_rad)
-    score -= cfg.prior_weight * (np.arccos(np.clip(normals @ prior_up, -1, 1)) / expected_rad) ** 2
-    best = int(np.argmax(score))
-    found = _refine_plane(points[below], nearest[below], centers, normals[best], float(offsets[best]), cfg)
-    return found if found[2] >= cfg.min_inliers else None
-
-
-def _plane_scores(
-    points: NDArray[np.float64],
-    nearest: NDArray[np.float64],
-    normals: NDArray[np.float64],
-    offsets: NDArray[np.float64],
-    height: NDArray[np.float64],
-    cfg: GravityCfg,
-) -> NDArray[np.float64]:
-    """Inliers of each plane less what lies clearly below it: nothing lies under the ground."""
-    scores = np.empty(len(normals))
-    for start in range(0, len(normals), 64):
-        part = slice(start, start + 64)
-        distance = (points @ normals[part].T - offsets[part]) / height[part]
-        near = nearest[:, None] < cfg.reach_of_height * height[part]
-        inliers = near & (np.abs(distance) < cfg.threshold_of_height)
-        under = near & (distance < -3.0 * cfg.threshold_of_height)
-        scores[part] = inliers.sum(axis=0) - under.sum(axis=0, dtype=np.float64)
-    return scores
-
-
-def _refine_plane(
-    points: NDArray[np.float64],
-    nearest: NDArray[np.float64],
-    centers: NDArray[np.float64],
-    up: NDArray[np.float64],
-    offset: float,
-    cfg: GravityCfg,
-) -> tuple[NDArray[np.float64], float, int]:
-    """Weighted least squares on the inliers, a few rounds."""
-    inliers = np.zeros(len(points), bool)
-    for _ in range(10):
-        height = float(np.median(centers @ up - offset))
-        near = nearest < cfg.reach_of_height * height
-        distances = points @ up - offset
-        inliers = near & (np.abs(distances) < cfg.threshold_of_height * height)
-        if inliers.sum() < 3:
-            break
-        weights = 1.0 / (1.0 + (distances[inliers] / (0.3 * cfg.threshold_of_height * height)) ** 2)
-        mean = weights @ points[inliers] / weights.sum()
-        centred = (points[inliers] - mean) * np.sqrt(weights)[:, None]
-        normal = np.linalg.svd(centred, full_matrices=False)[2][2]
-        up = normal * np.sign(normal @ up)
-        offset = float(mean @ up)
-    return up, offset, int(inliers.sum())

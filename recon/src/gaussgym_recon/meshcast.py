@@ -20,13 +20,22 @@ SKY_RGB = (196, 212, 230)
 class MeshCaster:
     """Renders a scene's textured mesh by ray-casting, with lens distortion and mip-mapped textures."""
 
-    def __init__(self, scene: Scene, intrinsics: Intrinsics, *, supersample: int = 2) -> None:
+    def __init__(
+        self,
+        scene: Scene,
+        intrinsics: Intrinsics,
+        *,
+        supersample: int = 2,
+        rays_c: NDArray[np.float64] | None = None,
+    ) -> None:
         """Build the ray-casting structure.
 
         Args:
             scene: With `appearance`.
             intrinsics: The camera, its distortion is applied.
             supersample: Rays per pixel along each axis.
+            rays_c: Rays of colour images in the camera frame `[height * supersample, width * supersample, 3]`, of lenses that
+                `intrinsics` cannot express; `surface` keeps to `intrinsics`.
         """
         import open3d as o3d
 
@@ -42,7 +51,7 @@ class MeshCaster:
         self._size = intrinsics.height, intrinsics.width, supersample
         self._intrinsics = intrinsics
         fine = intrinsics.resized(intrinsics.width * supersample, intrinsics.height * supersample)
-        self._rays_c = pixel_rays_c(fine).reshape(-1, 3)
+        self._rays_c = (pixel_rays_c(fine) if rays_c is None else rays_c).reshape(-1, 3)
         self._ray_width = 1.0 / fine.fx
         self._corners = mesh.vertices[mesh.faces].astype(np.float64)
         self._uv = np.ascontiguousarray(look.uv, np.float32)

@@ -29,6 +29,7 @@ from gaussgym_recon.gravity import (
 )
 from gaussgym_recon.markers import find_markers, scale_from_markers
 from gaussgym_recon.overrides import ScaleFrom, UpFrom, parse_scale_from, parse_up_from
+from gaussgym_recon.plumb import block_normals, up_from_surfaces
 from gaussgym_recon.posed import PosedCapture
 from gaussgym_recon.scale import (
     MetricScale,
@@ -347,6 +348,8 @@ def _ground(
     stored = capture.metadata.get("exif_orientation") or [1] * len(capture.images)
     orientations = [stored[int(i)] for i in indices]
     known = _known_up(capture, found, indices, orientations, surveyed, up_from)
+    if known is None and up_from.kind == "auto" and gps is None:
+        known = _up_by_depth(capture, found, indices, orientations, cfg)
     gps_up = None
     if gps is not None:
         fixed = np.isfinite(gps[:, 0])
@@ -395,6 +398,22 @@ def _known_up(
     if surveyed is not None and up_from.kind == "auto":
         return surveyed[1], "gcp"
     return None
+
+
+def _up_by_depth(
+    capture: Capture, found: _Found, indices: NDArray[np.int64], orientations: list[int], cfg: PoseCfg
+) -> tuple[UpEstimate, str] | None:
+    """Gravity by level floors and plumb walls, where depth images show them; only their shape counts, not their scale."""
+    if not _depth_is_measured(capture):
+        return None
+    model, normals = found.model, [np.zeros((0, 3))]
+    for k, index in enumerate(indices):
+        depth = read_depth(capture, capture.images[int(index)])
+        if depth is not None:
+            normals.append(block_normals(depth, model.intrinsics[k]) @ model.c2w[k, :3, :3].T)
+    held = up_from_cameras(model.c2w, orientations, cfg=cfg.gravity)
+    up = up_from_surfaces(np.concatenate(normals), held.up)
+    return None if up is None else (up, "surfaces")
 
 
 def _source_from_model(

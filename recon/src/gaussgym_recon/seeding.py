@@ -13,6 +13,11 @@ from gaussgym_recon.stereo import DepthMap
 from gaussgym_recon.trainer import SplatModel, model_from_points
 from gaussgym_recon.views import Views
 
+VOXELS_PER_OCTAVE = 4
+"""Sizes of voxels that seeds are thinned out to, between one size and twice that."""
+FINEST_VOXEL_PX = 0.5
+"""Smallest voxel, in pixels of the images that stereo worked on."""
+
 
 def project(
     points: NDArray[np.floating], c2w: NDArray[np.floating], k: NDArray[np.floating]
@@ -53,15 +58,19 @@ def seed_splats(
         posed: Cameras and sparse points.
         views: Undistorted photographs; only those of training are read.
         depths: Stereo depth by view at pyramid level ``level``, or None.
-        count: Most splats beside the sky; about a third of it where stereo found nothing.
+        count: Splats beside the sky, nearly, where stereo found enough; at most a third of them where it found nothing.
         level: Pyramid level of ``depths``.
         sh_degree: Of the coefficients.
         seed: Of the random pixels.
     """
-    dense = None
+    # Most random pixels fall where stereo knows better: what they leave of their third goes to the surfaces.
+    blind = _where_stereo_is_blind(
+        posed, views, depths or {}, count // 3 if depths else count, level, sh_degree, seed
+    )
+    model = blind
     if depths:
         points, normals, colors, sizes = _surface_points(views, depths, level)
-        keep, spacing = _thin_out(points, sizes, 2 * count // 3)
+        keep, spacing = thin_out(points, sizes, count - len(blind))
         dense = model_from_points(
             points[keep],
             colors[keep],
@@ -70,10 +79,7 @@ def seed_splats(
             opacity=0.7,
             sh_degree=sh_degree,
         )
-    rest = count - (len(dense) if dense is not None else 0)
-    model = _where_stereo_is_blind(posed, views, depths or {}, rest, level, sh_degree, seed)
-    if dense is not None:
-        model = dense.append(model)
+        model = dense.append(blind)
     return model.append(_sky(posed, views, sh_degree))
 
 
@@ -96,34 +102,55 @@ def _surface_points(
     return np.concatenate(points), np.concatenate(normals), np.concatenate(colors), np.concatenate(sizes)
 
 
-def _thin_out(
+def thin_out(
     points: NDArray[np.floating], sizes: NDArray[np.floating], count: int
 ) -> tuple[NDArray[np.int64], NDArray[np.floating]]:
-    """Keep one point a voxel, voxels as large as the pixels that saw them, finest first, at most ``count``.
+    """Keep one point a voxel, voxels in proportion to the pixels that saw them, finest first, nearly ``count`` in all.
+
+    The proportion is found by bisection, down to voxels of half a pixel: stereo works on images of half size.
+
+    Args:
+        points: ``[P, 3]`` [m].
+        sizes: ``[P]`` size of a pixel there [m].
+        count: Most points to keep; less than 2 % fewer are kept where there are enough of them.
 
     Returns:
         Indices of the points to keep, and the voxel size of every point [m].
     """
-    factor = 1.0
-    while True:
-        octave = np.ceil(np.log2(np.maximum(sizes * factor, 1e-3)))
-        kept: list[NDArray[np.int64]] = []
-        for o in np.unique(octave):
-            here = np.flatnonzero(octave == o)
-            cell = 2.0**o
-            keys = np.floor(points[here] / cell).astype(np.int64)
-            taken = (
-                np.floor(points[np.concatenate(kept)] / cell).astype(np.int64)
-                if kept
-                else np.zeros((0, 3), np.int64)
-            )
-            # Unique rows, those of finer splats first, so that a cell that they fill stays theirs.
-            _, first = np.unique(_row_keys(np.concatenate([taken, keys])), return_index=True)
-            kept.append(here[first[first >= len(taken)] - len(taken)])
-        chosen = np.concatenate(kept)
-        if len(chosen) <= count:
-            return chosen, 2.0**octave
-        factor *= max(1.05, (len(chosen) / count) ** 0.5)
+    low, high = np.log2(FINEST_VOXEL_PX), np.log2(FINEST_VOXEL_PX)
+    chosen, cell = _one_a_voxel(points, sizes * 2.0**high)
+    if len(chosen) <= count:
+        return chosen, cell
+    while len(chosen) > count:  # surfaces: twice the voxel, a quarter of the points, or a little more
+        low, high = high, high + max(0.25, 0.5 * np.log2(len(chosen) / count))
+        chosen, cell = _one_a_voxel(points, sizes * 2.0**high)
+    for _ in range(12):
+        if len(chosen) >= 0.98 * count:
+            break
+        middle = 0.5 * (low + high)
+        tried, size = _one_a_voxel(points, sizes * 2.0**middle)
+        if len(tried) > count:
+            low = middle
+        else:
+            high, chosen, cell = middle, tried, size
+    return chosen, cell
+
+
+def _one_a_voxel(
+    points: NDArray[np.floating], voxel: NDArray[np.floating]
+) -> tuple[NDArray[np.int64], NDArray[np.floating]]:
+    """Indices of one point a voxel, finest first, and the voxel sizes: ``voxel`` rounded up to the next quarter of an octave."""
+    band = np.ceil(VOXELS_PER_OCTAVE * np.log2(np.maximum(voxel, 1e-3)))
+    kept = np.zeros(0, np.int64)
+    for b in np.unique(band):
+        here = np.flatnonzero(band == b)
+        cell = 2.0 ** (b / VOXELS_PER_OCTAVE)
+        taken = np.floor(points[kept] / cell).astype(np.int64)
+        keys = np.floor(points[here] / cell).astype(np.int64)
+        # Unique rows, those of finer splats first, so that a cell that they fill stays theirs.
+        _, first = np.unique(_row_keys(np.concatenate([taken, keys])), return_index=True)
+        kept = np.concatenate([kept, here[first[first >= len(taken)] - len(taken)]])
+    return kept, 2.0 ** (band / VOXELS_PER_OCTAVE)
 
 
 def _row_keys(cells: NDArray[np.int64]) -> NDArray[np.int64]:

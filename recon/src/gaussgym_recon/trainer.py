@@ -78,6 +78,7 @@ class Trainer:
         self.rng = np.random.default_rng(cfg.seed)
         self.iteration = 0
         self.elapsed_s = 0.0
+        self.cpu_s = 0.0
         self.losses: list[tuple[int, float]] = []
         self.scores_db: list[tuple[int, float]] = []
         self.stopped_early = False
@@ -126,20 +127,22 @@ class Trainer:
             on_progress: Called about once a second with the fraction done and a short status.
         """
         last = told = saved = time.monotonic()
+        last_cpu = time.process_time()
         compiled = False
         while self.progress < 1.0:
             loss = self._step()
             if (
                 not compiled
             ):  # a process's first step may compile the kernels: half a minute that is no training
-                last, compiled = time.monotonic(), True
+                last, last_cpu, compiled = time.monotonic(), time.process_time(), True
             self.iteration += 1
             if self.iteration % self.cfg.densify_every == 0:
                 self._densify()
             self._score_if_due()
-            now = time.monotonic()
+            now, now_cpu = time.monotonic(), time.process_time()
             self.elapsed_s += now - last
-            last = now
+            self.cpu_s += now_cpu - last_cpu
+            last, last_cpu = now, now_cpu
             if self.iteration % 20 == 0:
                 self.losses.append((self.iteration, loss))
             if on_progress is not None and now - told > 1.0:
@@ -148,6 +151,7 @@ class Trainer:
             if self.checkpoint is not None and now - saved > self.cfg.checkpoint_seconds:
                 self.save()
                 saved = last = time.monotonic()
+                last_cpu = time.process_time()
         if self.checkpoint is not None:
             self.save()
         return self.model
@@ -299,8 +303,9 @@ class Trainer:
             "pose_counts": self.poses.counts, "pose_unit": self.poses.unit,
         }  # fmt: skip
         values = {
-            "iteration": self.iteration, "elapsed_s": self.elapsed_s, "losses": self.losses, "scores_db": self.scores_db,
-            "stopped_early": self.stopped_early, "next_score": self._next_score, "rng": self.rng.bit_generator.state,
+            "iteration": self.iteration, "elapsed_s": self.elapsed_s, "cpu_s": self.cpu_s, "losses": self.losses,
+            "scores_db": self.scores_db, "stopped_early": self.stopped_early, "next_score": self._next_score,
+            "rng": self.rng.bit_generator.state,
         }  # fmt: skip
         save_state(self.checkpoint, TrainingState(self.model, arrays, values))
 
@@ -324,6 +329,7 @@ class Trainer:
 
     def _restore_values(self, values: dict[str, Any]) -> None:
         self.iteration, self.elapsed_s = int(values["iteration"]), float(values["elapsed_s"])
+        self.cpu_s = float(values.get("cpu_s", 0.0))  # checkpoints written before it was counted
         self.losses = [(int(i), float(x)) for i, x in values["losses"]]
         self.scores_db = [(int(i), float(x)) for i, x in values["scores_db"]]
         # A longer training than the one that was stopped may go on.

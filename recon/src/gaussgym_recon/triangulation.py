@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 MIN_CONFIDENCE = 1
 """Depths of lower confidence are not used (0 low, 1 medium, 2 high)."""
 
+DENSE_FRACTION = 0.2
+"""Depth images that cover less of their pixels do not decide which points are seen."""
+
 
 def triangulated(
     capture: Capture,
@@ -106,6 +109,8 @@ def from_source_points(capture: Capture, *, max_points: int = 200_000, seed: int
     # Depth confirms points only where both have one scale, as a network's have too.
     one_scale = capture.metadata.get("metric") or capture.metadata.get("poses_source") == "feed-forward"
     depths = [read_depth(capture, image) if one_scale else None for image in capture.images]
+    # The scattered depths of a LiDAR have gaps everywhere; they cannot say that something stands before a point.
+    depths = [d if d is not None and (d > 0).mean() > DENSE_FRACTION else None for d in depths]
     visible = visibility(capture, points, depths)
     seen = np.unique(np.concatenate(visible)) if visible else np.zeros(0, int)
     if len(seen) < 100:

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 STRIDE_M = 0.35
 """Over which a head's height follows the ground: people do not jolt at each step of a stair [m]."""
+TURN_M = 0.5
+"""Standard deviation of the smoothing of a walker's heading along the way [m]: who photographs does not swing round a corner
+by more than half of the view between two pictures, which no structure from motion could follow."""
 STEP_M = 0.08
 """Ground that rises or falls by more over 10 cm is a step [m]."""
 STEPS_NEAR_END_M = 4.0
@@ -63,8 +66,7 @@ def walk(scene: Scene, cfg: SynthesizeCfg, rng: np.random.Generator) -> NDArray[
     )
     s = np.clip(s + rng.normal(0, 0.04, cfg.images), 0, length)
     xy = np.stack([np.interp(s, arc, line[:, axis]) for axis in range(2)], axis=1)
-    tangent = np.stack([np.interp(s, arc, np.gradient(line[:, axis], arc)) for axis in range(2)], axis=1)
-    heading = np.arctan2(tangent[:, 1], tangent[:, 0])
+    heading = _heading(line, arc, s)
     left = np.stack([-np.sin(heading), np.cos(heading)], axis=1)
     turned = np.concatenate(
         [np.zeros(there), _between(0, 1, turns[0]), np.ones(back), _between(1, 2, turns[1])]
@@ -103,6 +105,17 @@ def _steps_along(scene: Scene, line: NDArray[np.float64], arc: NDArray[np.float6
     xy = np.stack([np.interp(fine, arc, line[:, axis]) for axis in range(2)], axis=1)
     z = scene.heightfield.sample(xy)
     return fine[2:-2][np.abs(z[4:] - z[:-4]) > STEP_M]
+
+
+def _heading(
+    line: NDArray[np.float64], arc: NDArray[np.float64], s: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Which way a walker looks at places `s` [m] along a line [rad]: corners are turned on a metre or two of the way."""
+    fine = np.arange(0.0, float(arc[-1]) + 0.05, 0.05)
+    xy = np.stack([np.interp(fine, arc, line[:, axis]) for axis in range(2)], axis=1)
+    tangent = gaussian_filter1d(np.gradient(xy, fine, axis=0), TURN_M / 0.05, axis=0, mode="nearest")
+    turned = np.unwrap(np.arctan2(tangent[:, 1], tangent[:, 0]))
+    return np.interp(s, fine, turned)
 
 
 def _head_height(scene: Scene, line: NDArray[np.float64], arc: NDArray[np.float64]) -> NDArray[np.float64]:

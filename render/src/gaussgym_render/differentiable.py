@@ -38,6 +38,7 @@ ALPHA_MIN = 1.0 / 255.0
 ALPHA_MAX = 0.999
 TRANSMITTANCE_STOP = 1e-4
 COMPENSATION_MIN = 0.005
+FILL_BANDS = 8  # bands of tile rows that are filled side by side; each reads all visible splats
 CHUNK = 1024  # splats whose camera gradients are summed together before the fixed-order total
 RECORD = 16  # floats a visible splat holds for blending: mx my A B C op r g b z y0 y1 limit
 PARTIAL = 10  # floats a (tile, splat) pair holds for the backward pass: S0 Sx Sy Sxx Sxy Syy r g b z
@@ -607,17 +608,23 @@ def _slots_and_counts(ids, rect, row_offset, span, tiles_x, tiles_y):
 
 @njit(parallel=True, cache=True)
 def _fill_tiles(ids, rect, row_offset, span, slot, tile_start, tiles_x, tiles_y, list_rank, list_slot):
-    for t in prange(tiles_y):
-        cursor = tile_start[t * tiles_x : (t + 1) * tiles_x].copy()
+    bands = min(FILL_BANDS, tiles_y)
+    for turn in prange(bands):
+        band = np.int64(turn)
+        if bands % 3:  # no thread has all of the sky
+            band = band * 3 % bands
+        low, high = band * tiles_y // bands, (band + 1) * tiles_y // bands
+        cursor = tile_start[low * tiles_x : high * tiles_x].copy()
         for k in range(ids.shape[0]):
             t0 = rect[ids[k], 2] // TILE
-            if t < t0 or t - t0 >= row_offset[k + 1] - row_offset[k]:
-                continue
-            p = row_offset[k] + t - t0
-            for tx in range(span[p, 0], span[p, 1]):
-                list_rank[cursor[tx]] = k
-                list_slot[cursor[tx]] = slot[p] + tx - span[p, 0]
-                cursor[tx] += 1
+            for t in range(max(t0, low), min(t0 + row_offset[k + 1] - row_offset[k], high)):
+                p = row_offset[k] + t - t0
+                first = (t - low) * tiles_x
+                for tx in range(span[p, 0], span[p, 1]):
+                    place = cursor[first + tx]
+                    list_rank[place] = k
+                    list_slot[place] = slot[p] + tx - span[p, 0]
+                    cursor[first + tx] = place + 1
 
 
 @njit(parallel=True, cache=True)

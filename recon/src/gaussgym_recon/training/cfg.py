@@ -49,14 +49,14 @@ class TrainerCfg:
         seed: Of the random numbers.
     """
 
-    seconds: float = 200.0
+    seconds: float = 290.0
     iterations: int | None = None
     engine: Literal["numba", "gsplat"] = "numba"
     max_splats: int = 200_000
     final_splats: int = 200_000
     seed_fraction: float = 0.9
     sh_degree: int = 1
-    level_until: tuple[float, ...] = (0.12, 0.4)
+    level_until: tuple[float, ...] = (0.04, 0.15)
     sh_from: float = 0.3
     growth: Literal["pull", "mcmc"] = "pull"
     densify_until: float = 0.7
