@@ -11,7 +11,8 @@ from gaussgym_deploy.bundle import BundleError
 from gaussgym_deploy.robot_io import JointCommand, RobotState
 from gaussgym_deploy.shared_memory import EpisodeResult
 from gaussgym_deploy.simulated_robot import TRAINING_NOISE, SimulatedRobotCfg
-from gaussgym_learn.courses import flat_course
+from gaussgym_learn.courses import flat_course, stairs_course
+from gaussgym_learn.env import make_env
 from gaussgym_learn.evaluate import evaluate, evaluation_cfg, fixed_starts
 from gaussgym_learn.robot import PlainRobot
 from gaussgym_learn.robot.camera import CameraFeed, response_codes
@@ -210,6 +211,19 @@ def test_the_same_seed_gives_the_same_episode_and_another_does_not(make_robot):
 
     assert np.array_equal(run(1, 0), run(1, 2))
     assert not np.array_equal(run(1, 0), run(2, 0))
+
+
+def test_episodes_on_stairs_begin_where_the_environments_do():
+    stairs, cfg = stairs_course((0.10,), lanes=4, rubble=False, seed=5), evaluation_cfg("goal")
+    starts = fixed_starts([stairs], 24)
+    env = make_env("goal", [stairs], 24, renderer=None, cfg=cfg, starts=starts, num_threads=1)
+    robot = PlainRobot(GO1, stairs, cfg, starts, camera=None, options=SimulatedRobotCfg())
+    heights = []
+    for number in range(24):
+        robot.reset(number)
+        heights.append(robot.data.qpos[2])
+    np.testing.assert_allclose(heights, env.sim.state.root_pos_w[:, 2], atol=1e-4)
+    assert np.ptp(heights) > 0.2
 
 
 def test_finer_physics_gives_nearly_the_same_motion(make_robot):

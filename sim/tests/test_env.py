@@ -273,6 +273,43 @@ def test_unknown_task():
         make_env(cfg=replace(QUIET, task="fly"))
 
 
+def test_short_episodes_on_rough_ground():
+    """Lengths are uniform in the range, ends are time-outs; flat ground keeps to `episode_s`, evaluation too."""
+    cfg = replace(QUIET, rough_episode_s=(0.1, 0.2), episode_s=0.5)
+    env = make_env([flat_scene(), wavy_scene()], 200, cfg)
+    lengths, flat = [], []
+    for _ in range(50):
+        age = env.episode_length_buf + 1
+        _, _, dones, extras = env.step(torch.zeros(200, 12))
+        lengths += age[100:][dones[100:]].tolist()
+        flat += age[:100][dones[:100]].tolist()
+        assert torch.equal(extras["time_outs"].bool(), dones)
+        assert not extras["fell"].any()
+    assert flat == [25] * 200
+    counts = torch.bincount(torch.tensor(lengths), minlength=11)
+    assert counts[:5].sum() == 0
+    assert len(counts) == 11
+    # Lengths seen in a fixed time are a little shorter than those drawn; six of them, each a sixth.
+    np.testing.assert_allclose(counts[5:] / counts.sum(), 1 / 6, atol=0.05)
+    assert cfg.for_evaluation().rough_episode_s is None
+
+
+def test_short_episodes_draw_nothing_on_flat_ground():
+    """What is trained on flat ground before rough ground comes in does not depend on the setting."""
+    cfg = replace(EnvCfg(), rough_episode_s=(0.1, 0.2))
+    plain, short = (make_env([flat_scene()], 4, c, seed=3) for c in (EnvCfg(), cfg))
+    for i in range(30):
+        assert torch.equal(
+            plain.step(actions(plain, i))[0]["proprio"], short.step(actions(short, i))[0]["proprio"]
+        )
+
+
+@pytest.mark.parametrize("lengths", [(0.0, 1.0), (2.0, 1.0), (1.0,)])
+def test_short_episodes_need_a_range(lengths):
+    with pytest.raises(InputError, match=r"rough_episode_s: found .*, expected a shortest length"):
+        make_env(cfg=replace(QUIET, rough_episode_s=lengths))
+
+
 def test_random_initial_age():
     env = make_env(num_envs=64, cfg=EnvCfg())
     assert env.episode_length_buf.float().std() > 100

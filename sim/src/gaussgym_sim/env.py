@@ -90,9 +90,11 @@ class Env:
             starts: episodes to run instead of drawn ones (see `sample_starts`).
 
         Raises:
-            InputError: unknown task, a scene without paths, or starts that do not fit the scenes.
+            InputError: unknown task, a scene without paths, lengths of episodes that are no range, or starts that do not fit the
+                scenes.
         """
         self.sim, self.cfg = sim, cfg or EnvCfg()
+        _check_range(self.cfg.rough_episode_s)
         self.task = get_task(self.cfg.task)
         self.task_cfg = self.task.cfg if self.cfg.task_cfg is None else self.cfg.task_cfg
         if self.task.check_scenes is not None:
@@ -185,6 +187,7 @@ class Env:
     def _see_grounds(self) -> None:
         """Which envs stand on rough ground, as scenes are now."""
         self._rough = ~self.sim.terrain.flat[self.sim.scene_of_env]
+        self._cuts_short = self.cfg.rough_episode_s is not None and bool(self._rough.any())
 
     def _allocate(self) -> None:
         e, j, device = self.num_envs, self.num_actions, self.device
@@ -308,6 +311,8 @@ class Env:
         failed, reached, cut = (
             self._nobody if term is None else term(self) for term in (task.failed, task.success, task.cut)
         )
+        if self._cuts_short:
+            cut = cut | self._short_ends()
         reasons = Reasons(self._bad_action, failed, reached, cut, outside, self._scene_changes.leaving)
         ends = find_ends(
             s, self.gravity_b, self.height_m, cfg.terminations, self.episode_length_buf, self.max_episode_length, reasons
@@ -333,6 +338,18 @@ class Env:
             self._start(ids)
             self._refresh_started(ids)
         return dones, extras
+
+    def _short_ends(self) -> Tensor:
+        """[E] bool, envs on rough ground whose episodes end now by `EnvCfg.rough_episode_s`.
+
+        A length that is uniform in a range is an end whose chance, from the shortest on, is one step in those left to the
+        longest: nothing need be remembered.
+        """
+        assert self.cfg.rough_episode_s is not None
+        shortest, longest = (round(seconds / self.cfg.control_s) for seconds in self.cfg.rough_episode_s)
+        age = self.episode_length_buf
+        chance = 1.0 / (longest - age + 1).clamp(min=1)
+        return self._rough & (age >= shortest) & (self.uniform(0.0, 1.0, self.num_envs) < chance)
 
     def _log(
         self, ids: Tensor, fell: Tensor, success: Tensor, metrics: dict[str, Tensor]
@@ -534,3 +551,11 @@ class Env:
         self.commands.set_rough(self.rough())
         self.rewards.set_rough(self.rough())
         self._refresh()
+
+
+def _check_range(lengths_s: tuple[float, float] | None) -> None:
+    """Raises InputError unless episodes' lengths are a range of positive times or None."""
+    if lengths_s is not None and not (len(lengths_s) == 2 and 0.0 < lengths_s[0] <= lengths_s[1]):
+        raise InputError(
+            f"rough_episode_s: found {lengths_s}, expected a shortest length above 0 s and a longest, or None"
+        )

@@ -28,6 +28,9 @@ class EnvCfg:
     task_rewards: Mapping[str, float] = field(default_factory=dict)
     """Weights [1/s] in place of those of the task's own reward terms."""
     episode_s: float = 20.0
+    rough_episode_s: tuple[float, float] | None = None
+    """On rough ground, the range in which the length of each episode is drawn; None: ``episode_s`` there, too. Short ones make
+    starts, from rest and with feet over steps, a larger share of what is met."""
     substeps: int = 4
     action_clip: float = 10.0
     commands: CommandCfg = field(default_factory=CommandCfg)
@@ -72,6 +75,7 @@ class EnvCfg:
             random_initial_age=False,
             curriculum=False,
             goal_distance=None,
+            rough_episode_s=None,
         )
 
     def to_dict(self) -> dict[str, Any]:

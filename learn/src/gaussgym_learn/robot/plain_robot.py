@@ -179,8 +179,8 @@ class PlainRobot:
         starts, data = self.starts, self.data
         xy, yaw = starts.xy_m[number].astype(np.float64), float(starts.yaw_rad[number])
         cos, sin = np.cos(yaw), np.sin(yaw)
-        below = self._footprint @ np.array([[cos, sin], [-sin, cos]]) + xy
-        ground = self._field.sample(below).max()
+        below = self._footprint[:, :2] @ np.array([[cos, sin], [-sin, cos]]) + xy
+        ground = (self._field.sample(below) - self._footprint[:, 2]).max()
         mujoco.mj_resetData(self.model, data)
         data.qpos[:3] = *xy, ground + self.robot.base_height_m + START_CLEARANCE_M
         data.qpos[3:_ROOT] = np.cos(yaw / 2), 0.0, 0.0, np.sin(yaw / 2)

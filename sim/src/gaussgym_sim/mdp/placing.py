@@ -1,4 +1,4 @@
-"""How robots are put on the ground: upright, feet just clear of the highest point below them."""
+"""How robots are put on the ground: upright, feet and lower legs just clear of the ground below them."""
 
 from __future__ import annotations
 
@@ -17,12 +17,33 @@ from gaussgym_sim.vecsim import VecSim
 
 START_CLEARANCE_M = 0.02
 _GRID_M = 0.05
+_SQUARE_M = 0.025
 
 
 def footprint_m(robot: RobotCfg) -> NDArray[np.float64]:
-    """Points of the base's plane below which the ground must be clear [1 + L, 2] m: its origin, and the feet of the default
-    pose to the nearest 5 cm.
+    """Points that must be clear of the ground when a robot is put down [F, 3] m: x and y from the base, in the default pose, and
+    height over the soles.
+
+    The base's origin and the feet, to the nearest 5 cm, count as level with the soles. Then come the lowest points of what else
+    collides of the links that end in feet, one a square of 2.5 cm: beside a foot, a calf may reach into the next step.
     """
+    model, data = _default_pose(robot)
+    feet = [model.geom(name).id for name in robot.foot_geoms]
+    level = np.concatenate((np.zeros((1, 2)), np.round(data.geom_xpos[feet, :2] / _GRID_M) * _GRID_M))
+    collides = np.isin(model.geom_bodyid, model.geom_bodyid[feet])
+    collides &= (model.geom_contype > 0) | (model.geom_conaffinity > 0)
+    collides[feet] = False
+    points = np.concatenate(
+        [np.zeros((0, 3)), *(_lowest_m(model, data, int(g)) for g in np.flatnonzero(collides))]
+    )
+    points[:, 2] = np.maximum(points[:, 2] + robot.base_height_m, 0.0)
+    points = points[np.argsort(points[:, 2], kind="stable")]
+    lowest = np.unique(np.floor(points[:, :2] / _SQUARE_M), axis=0, return_index=True)[1]
+    return np.concatenate((np.pad(level, ((0, 0), (0, 1))), points[np.sort(lowest)]))
+
+
+def _default_pose(robot: RobotCfg) -> tuple[mujoco.MjModel, mujoco.MjData]:
+    """A robot's model, and where its shapes are with the base at the origin."""
     model = load_model(robot.mjcf)
     data = mujoco.MjData(model)
     data.qpos[:] = model.qpos0
@@ -32,8 +53,14 @@ def footprint_m(robot: RobotCfg) -> NDArray[np.float64]:
     for name, angle in zip(robot.joint_names, robot.default_joint_pos, strict=True):
         data.qpos[model.joint(name).qposadr[0]] = angle
     mujoco.mj_kinematics(model, data)
-    feet = np.array([data.geom(name).xpos[:2] for name in robot.foot_geoms])
-    return np.concatenate((np.zeros((1, 2)), np.round(feet / _GRID_M) * _GRID_M))
+    return model, data
+
+
+def _lowest_m(model: mujoco.MjModel, data: mujoco.MjData, geom: int) -> NDArray[np.float64]:
+    """Points [125, 3] over the box around a shape, world frame; no part of the shape is lower than the lowest near it."""
+    centre, half = model.geom_aabb[geom, :3], model.geom_aabb[geom, 3:]
+    grid = np.stack(np.meshgrid(*[np.linspace(-1.0, 1.0, 5)] * 3, indexing="ij"), axis=-1).reshape(-1, 3)
+    return (centre + half * grid) @ data.geom_xmat[geom].reshape(3, 3).T + data.geom_xpos[geom]
 
 
 class Placer:
@@ -68,7 +95,7 @@ class Placer:
             tilt = torch.cat((cfg.spread(u, cfg.start_tilt_rad, count, 2), flat), 1)
             quat = multiply_quat(quat, quat_from_rotation_vector(tilt))
             # The lowest foot is that much lower.
-            pos[:, 2] += self._footprint.norm(dim=1).max() * torch.sin(tilt.norm(dim=1))
+            pos[:, 2] += self._footprint[:, :2].norm(dim=1).max() * torch.sin(tilt.norm(dim=1))
         sim.reset(
             env_ids,
             root_pos_w=pos,
@@ -93,8 +120,8 @@ class Placer:
     def _stand_by_tensors(
         self, xy: Tensor, yaw: Tensor, scene_ids: Tensor, height_m: float
     ) -> tuple[Tensor, Tensor]:
-        x, y = self._footprint.T
+        x, y, over_soles = self._footprint.T
         cos, sin = torch.cos(yaw)[:, None], torch.sin(yaw)[:, None]
         below = torch.stack((cos * x - sin * y, sin * x + cos * y), dim=2) + xy[:, None]
-        ground = self._sim.terrain.sample(below, scene_ids).amax(dim=1)
+        ground = (self._sim.terrain.sample(below, scene_ids) - over_soles).amax(dim=1)
         return torch.cat((xy, (ground + height_m)[:, None]), dim=1), quat_from_yaw(yaw)

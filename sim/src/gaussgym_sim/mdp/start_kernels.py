@@ -66,7 +66,8 @@ def draw_starts(
 def stand_upright(
     cells, offset, cells_x, last, inv_cell, origin, scene_ids, xy, yaw, footprint, height_m, pos_w, quat
 ):
-    """Positions [R, 3] ``height_m`` over the highest ground below ``footprint`` [F, 2], and headings as wxyz [R, 4].
+    """Positions [R, 3] with the soles ``height_m`` below the base and all of ``footprint`` [F, 3] (see `placing`) over the
+    ground, and headings as wxyz [R, 4].
 
     The first six arguments are those of `gaussgym_sim.ground.terrain.TerrainLookup`.
     """
@@ -76,6 +77,7 @@ def stand_upright(
         for k in range(len(footprint)):
             x = xy[r, 0] + cos * footprint[k, 0] - sin * footprint[k, 1]
             y = xy[r, 1] + sin * footprint[k, 0] + cos * footprint[k, 1]
-            ground = max(ground, height_at(cells, offset, cells_x, last, inv_cell, origin, scene, x, y))
+            here = height_at(cells, offset, cells_x, last, inv_cell, origin, scene, x, y)
+            ground = max(ground, here - footprint[k, 2])
         pos_w[r, 0], pos_w[r, 1], pos_w[r, 2] = xy[r, 0], xy[r, 1], ground + np.float32(height_m)
         quat[r, 0], quat[r, 1], quat[r, 2], quat[r, 3] = math.cos(yaw[r] / 2), 0.0, 0.0, math.sin(yaw[r] / 2)
