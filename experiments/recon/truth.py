@@ -42,8 +42,8 @@ LAYOUT_DEPTH_SIZE = (256, 192)
 POINTS_PER_IMAGE = 400
 LIDAR_RANGE_M = 30.0
 
-TRAIN_STEPS = 3000
-"""Meant to be what 290 s of training come to on two idle cores; an estimate (see `recon/README.md`, "The splat trainer")."""
+TRAIN_STEPS = 2300
+"""What 290 s of training come to on two cores, by steps timed beside other work (see `recon/README.md`, "The splat trainer")."""
 
 
 @dataclass(frozen=True)
