@@ -3,7 +3,7 @@ import pytest
 from gaussgym_recon.consistency import ConsistencyCfg, check_consistency, link_points
 from gaussgym_recon.posed import Similarity
 from gaussgym_recon.sfm import Attempt, SfmCfg, agreed_against_gps
-from gaussgym_recon.sfm_model import SfmModel
+from gaussgym_recon.sfm_model import SfmModel, without_loose_cameras
 from gaussgym_scene.cameras import Intrinsics
 from gaussgym_scene.capture import Capture, CaptureImage
 from scipy.spatial.transform import Rotation
@@ -209,3 +209,36 @@ def test_maps_that_are_glued_at_other_places_do_not():
     capture, true, gps = survey()
     made = maps_of(capture, lambda seed: glued(true, 15 + 12 * seed, scale=1.5), gps, range(3))
     assert agreed_against_gps(capture, made, gps, SfmCfg()) is None
+
+
+def map_of(seen, count=5, points=100):
+    """A map whose cameras see the points of `seen`."""
+    lens = Intrinsics(width=64, height=48, fx=50, fy=50, cx=32, cy=24)
+    c2w = np.tile(np.eye(4), (count, 1, 1))
+    c2w[:, 0, 3] = np.arange(count)
+    return SfmModel(
+        [f"{k}.jpg" for k in range(count)], [lens] * count, c2w, np.arange(3.0 * points).reshape(points, 3),
+        np.zeros((points, 3), np.uint8), np.full(points, 0.5),
+        np.bincount(np.concatenate(seen), minlength=points).astype(np.int32), seen,
+    )  # fmt: skip
+
+
+def test_a_camera_that_shares_points_with_one_other_only_is_not_taken_for_posed():
+    """Of 40 points with its neighbour 30 are seen by no third camera: its distance is anyone's guess."""
+    common, pair = np.arange(60, dtype=np.int32), np.arange(70, 100, dtype=np.int32)
+    seen = [common, common, common, np.r_[common, pair], np.r_[common[:10], pair]]
+    found = without_loose_cameras(map_of(seen), 15)
+    assert found.names == ["0.jpg", "1.jpg", "2.jpg", "3.jpg"]
+    np.testing.assert_array_equal(found.c2w[:, 0, 3], [0, 1, 2, 3])
+    # Points that one camera alone is left with are gone; the others are those they were.
+    np.testing.assert_array_equal(found.points, np.arange(180.0).reshape(60, 3))
+    assert (found.track_lengths == 4).all()
+    for k in range(4):
+        np.testing.assert_array_equal(found.visible[k], common)
+
+
+def test_a_map_whose_cameras_are_all_firm_stays_as_it_is():
+    every = np.arange(100, dtype=np.int32)
+    model = map_of([every] * 4 + [every[:15]])
+    assert without_loose_cameras(model, 15) is model
+    assert without_loose_cameras(map_of([every[:3]] * 5), 15) is None

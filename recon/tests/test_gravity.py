@@ -190,6 +190,8 @@ def test_ground_on_two_levels_does_not_lean_from_one_to_the_other(seed):
     plane = ground_plane(world.apply_c2w(c2w), world.apply(np.concatenate([floor, walls])), level=True)
     assert plane.source == "plane"
     assert degrees_between(plane.up, world.rotation[:, 2]) < 0.15
+    # The circle lies over the lower half for longer, and that is the ground that cameras are over.
+    assert plane.camera_height / world.scale == pytest.approx(1.5, abs=0.02)
 
 
 def test_ground_is_found_where_walls_have_nearly_all_points():

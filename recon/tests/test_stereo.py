@@ -1,5 +1,6 @@
 """Stereo, seeds and anchored depth on a textured ground and wall whose depth is known exactly."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -40,9 +41,9 @@ def true_depth(c2w, camera=CAMERA):
     return depth, c2w[:3, 3] + rays * depth[..., None]
 
 
-def photograph(c2w, texture):
+def photograph(c2w, texture, camera=CAMERA):
     """Two textures, 2 cm a texel; the wall's is the ground's turned up."""
-    _, at = true_depth(c2w)
+    _, at = true_depth(c2w, camera)
     on_wall = at[..., 2] > 1e-6
     s = np.where(on_wall, at[..., 2] + 40.0, at[..., 0])
     coordinates = np.stack([(at[..., 1] + 15) / 0.02, s / 0.02]) % (texture.shape[0] - 1)
@@ -51,10 +52,15 @@ def photograph(c2w, texture):
 
 
 @pytest.fixture(scope="module")
-def street():
+def texture():
     rng = np.random.default_rng(0)
-    texture = sum(gaussian_filter(rng.normal(size=(3000, 3000)), s, mode="wrap") * s for s in (3.0, 8.0))
-    texture = np.clip(0.5 + 0.2 * texture / texture.std(), 0, 1)
+    noise = sum(gaussian_filter(rng.normal(size=(3000, 3000)), s, mode="wrap") * s for s in (3.0, 8.0))
+    return np.clip(0.5 + 0.2 * noise / noise.std(), 0, 1)
+
+
+@pytest.fixture(scope="module")
+def street(texture):
+    rng = np.random.default_rng(0)
     poses = [pose(0.7 * i, 0.15 * np.sin(2 * i), 0.1 * np.sin(i)) for i in range(6)]
     views = [View(f"{i}.png", c, [photograph(c, texture)], held_out=i == 5) for i, c in enumerate(poses)]
     points = rng.uniform([1, -3, 0], [8.5, 3, 0], (400, 3))
@@ -103,6 +109,29 @@ def test_depth_agrees_with_the_truth(street, depths):
     assert np.median(errors) < 0.005
     assert (errors < 0.02).mean() > 0.9
     assert np.median(np.concatenate(up)) > 0.95
+
+
+def errors_of(depths, views):
+    truth = {i: true_depth(views.views[i].c2w)[0] for i in depths}
+    return np.concatenate([np.abs(d.depth_m / truth[i] - 1)[d.depth_m > 0] for i, d in depths.items()])
+
+
+def test_finer_images_make_depth_finer(street, texture):
+    posed, coarse = street
+    finer = CAMERA.resized(2 * CAMERA.width, 2 * CAMERA.height)
+    pyramids = [[v.pyramid[0], photograph(v.c2w, texture, finer)] for v in coarse.views]
+    views = Views(
+        [View(v.name, v.c2w, p, v.held_out) for v, p in zip(coarse.views, pyramids)],
+        [CAMERA, finer],
+        coarse.points,
+    )
+    cfg = StereoCfg(sources=3)
+    control = dense_depths(posed, views, replace(cfg, refine=0), level=0)
+    refined = dense_depths(posed, views, cfg, level=0)
+    assert {d.depth_m.shape for d in refined.values()} == {(CAMERA.height, CAMERA.width)}
+    before, after = errors_of(control, views), errors_of(refined, views)
+    assert np.median(after) < 0.7 * np.median(before)
+    assert len(after) > 0.95 * len(before)  # none are lost
 
 
 def test_depth_is_kept_on_disk(depths, tmp_path):

@@ -11,14 +11,17 @@ from gaussgym_recon.synthetic import (
     noisy_gps,
     read_truth,
     synthesize_capture,
+    true_camera,
     truth_path,
     walk,
 )
 from gaussgym_recon.testing import board, look_down
+from gaussgym_recon.truth import TrueGround, lines_over, step_edges
 from gaussgym_recon.walks import camera_rotation
 from gaussgym_scene.cameras import Intrinsics, distort
 from gaussgym_scene.capture import Capture
 from gaussgym_scene.errors import InputError
+from gaussgym_scene.synth import synthesize
 
 SMALL = SynthesizeCfg(images=8, turn_images=2, width=64, height=48)
 
@@ -83,6 +86,22 @@ def test_walk_is_at_the_height_of_a_hand_and_goes_there_and_back():
     assert c2w[3, 0, 2] > 0.7
     assert c2w[-3, 0, 2] < -0.7
     assert np.abs(c2w[:, 0, 3]).max() < 1.0
+
+
+def test_whoever_walks_over_stairs_photographs_every_step_from_below():
+    scene = synthesize("stairs", 0)
+    cfg = SynthesizeCfg(images=100, turn_images=14)
+    c2w = walk(scene, cfg, np.random.default_rng(0))
+    ground = TrueGround(scene.mesh, scene.heightfield)
+    edges = step_edges(ground, scene.heightfield, lines_over(scene.paths))
+    seen = ground.visible(edges.sides_w.reshape(-1, 3), c2w, [true_camera(cfg)] * len(c2w)).reshape(-1, 2)
+    assert len(edges.sides_w) > 300
+    # A third of them on a walk that turns before the feet are in the picture; one of sixteen may be seen once only.
+    assert (seen.min(axis=1) < 2).mean() < 0.07
+    ends = scene.paths.points[:, 0].min(), scene.paths.points[:, 0].max()
+    assert c2w[:, 0, 3].min() - ends[0] < 0.3
+    assert ends[1] - c2w[:, 0, 3].max() < 0.3
+    assert c2w[-1, 0, 2] > 0.6  # turned round at the near end too
 
 
 def test_gps_noise_is_shared_by_neighbours():

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from gaussgym_recon.posed import Similarity
 from gaussgym_recon.truth import TrueGround, align_cameras, ground_marks, lines_over, step_edges
+from gaussgym_recon.walks import camera_rotation
+from gaussgym_scene.cameras import Intrinsics
 from gaussgym_scene.capture import Capture
 from gaussgym_scene.heightfield import Heightfield
 from gaussgym_scene.mesh import Mesh
@@ -131,6 +133,46 @@ def test_marks_are_what_was_put_in():
     assert sunk["height_bias_m"] == pytest.approx(-0.01, abs=1e-6)
     assert sunk["height_rmse_m"] == pytest.approx(0.01, abs=1e-5)
     assert sunk["step_edge_error_m"] < 0.005
+
+
+CAMERA = Intrinsics(width=100, height=100, fx=100, fy=100, cx=50, cy=50)
+
+
+def looking(x, z, yaw, pitch):
+    """Camera over the middle line; with f = width it sees 26.6 degrees to all sides."""
+    c2w = np.eye(4)
+    c2w[:3, :3] = camera_rotation(np.radians(yaw), np.radians(pitch), 0.0)
+    c2w[:3, 3] = [x, 0, z]
+    return c2w
+
+
+def test_cameras_see_what_lies_in_their_image_and_behind_nothing():
+    scene = true_scene()
+    ground = TrueGround(scene.mesh, scene.heightfield)
+    at = np.array([[STEP_X - 0.05, 0, 0], [STEP_X + 0.05, 0, STEP_M], [0.1, 0, 0.0]])
+    # From the low side, 80 cm away and 1.15 m up, the step lies 55 degrees below the horizon; the floor behind is not in the image.
+    below, above = looking(0.2, 1.15, 0, -50), looking(2.0, 1.15, 180, -40)
+    assert ground.visible(at, below[None], [CAMERA]).tolist() == [1, 1, 0]
+    # From the high side a ray that grazes the edge falls 1 m a metre: it meets the low side 15 cm behind, not 5; and far behind.
+    assert ground.visible(at, above[None], [CAMERA]).tolist() == [0, 1, 1]
+    far = looking(-9.0, 1.5, 0, -9)
+    assert ground.visible(at, far[None], [CAMERA]).tolist() == [0, 0, 0]
+
+
+def test_edges_that_no_two_cameras_saw_are_counted_apart():
+    scene, ramp = true_scene(), field(lambda x, y: np.clip((x - 0.5) / 1.0, 0, 1) * STEP_M)
+    above, below = looking(2.0, 1.15, 180, -40), looking(0.2, 1.15, 0, -50)
+
+    def marks(*poses):
+        return ground_marks(scene, ramp, c2w=np.stack(poses), cameras=[CAMERA] * len(poses))
+
+    unseen = marks(above, above, below)
+    assert unseen["step_edges_not_photographed_fraction"] == 1.0
+    assert unseen["step_edges_photographed_missed_fraction"] is None
+    seen = marks(above, below, below)
+    assert seen["step_edges_not_photographed_fraction"] < 0.3  # some lie beside what is in the image
+    assert seen["step_edges_photographed_missed_fraction"] == 1.0
+    assert seen["step_edges_missed_fraction"] == unseen["step_edges_missed_fraction"] == 1.0
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy.spatial import cKDTree
 
 from gaussgym_recon.georegister import level_rotation
 
@@ -115,12 +116,23 @@ def _on_levels(
         spread = np.concatenate([part - part.mean(axis=0) for part in members if len(part)])
         found = np.linalg.svd(spread, full_matrices=False)[2][2]
         up = found * np.sign(found @ up)
-    level = float(np.median(members[0] @ up))
+    level = _level_walked_on(members, centers, up)
     height = float(np.median(centers @ up - level))
     inliers = (nearest < cfg.reach_of_height * height) & (
         np.abs(points @ up - level) < cfg.threshold_of_height * height
     )
     return up, level, int(inliers.sum())
+
+
+def _level_walked_on(
+    members: list[NDArray[np.float64]], centers: NDArray[np.float64], up: NDArray[np.float64]
+) -> float:
+    """Offset of the level that most cameras are over, by the nearest points of either."""
+    across = level_rotation(up)[:2].T
+    members = [part for part in members if len(part)]
+    away = [cKDTree(part @ across).query(centers @ across)[0] for part in members]
+    over = np.bincount(np.argmin(away, axis=0), minlength=len(members))
+    return float(np.median(members[int(np.argmax(over))] @ up))
 
 
 def _two_levels(heights: NDArray[np.float64], tight: float) -> tuple[int, tuple[float, float]]:

@@ -33,6 +33,8 @@ class PlumbCfg:
     """How far surfaces may be from level or plumb to take part, step after step."""
     built_std_rad: float = np.radians(0.35)
     """How level floors and how plumb walls are on the whole, along either axis."""
+    level_weight: float = 0.1
+    """Of level surfaces against plumb ones: streets slope by a degree where facades do not lean."""
     per_independent: float = 20.0
     """Blocks that count as one, since they show the same surfaces and share the errors of poses."""
     min_blocks: int = 200
@@ -106,7 +108,8 @@ def up_from_surfaces(
     for within in cfg.narrowing_rad:
         level, plumb = _parts(normals, up, within)
         # Plumb normals have no part along up, level ones no part across it.
-        moment = normals[plumb].T @ normals[plumb] - normals[level].T @ normals[level]
+        moment = normals[plumb].T @ normals[plumb]
+        moment -= cfg.level_weight * normals[level].T @ normals[level]
         found = np.linalg.eigh(moment)[1][:, 0]
         up = found * np.sign(found @ up)
     level, plumb = _parts(normals, up, cfg.narrowing_rad[-1])

@@ -31,7 +31,7 @@ from gaussgym_recon.consistency import (
 )
 from gaussgym_recon.georegister import enu_from_gps, umeyama
 from gaussgym_recon.matching import FeatureCfg, Progress, camera_groups, extract, match, pair_sets, run_job
-from gaussgym_recon.sfm_model import SfmModel, capture_indices, read_model
+from gaussgym_recon.sfm_model import SfmModel, capture_indices, read_model, without_loose_cameras
 from gaussgym_recon.static_world import StaticWorldCfg, check_static_world
 
 if TYPE_CHECKING:
@@ -39,6 +39,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 log = logging.getLogger(__name__)
+
+MIN_FIRM_POINTS = 15
+"""Of a camera of a global map; as many as incremental mapping asks for (`mapping_options`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -385,7 +388,10 @@ def _map(
         job = {**map_job(capture, folder, output, angle_deg, seed), "mapper": mapper}
         run_job("map", job, "map", progress)
     finished = output / "best"
-    return read_model(finished, capture) if finished.exists() else None
+    model = read_model(finished, capture) if finished.exists() else None
+    return (
+        without_loose_cameras(model, MIN_FIRM_POINTS) if model is not None and mapper == "global" else model
+    )
 
 
 def map_job(capture: Capture, folder: Path, output: Path, angle_deg: float, seed: int) -> dict[str, Any]:

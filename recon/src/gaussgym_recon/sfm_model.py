@@ -81,6 +81,47 @@ def read_model(path: Path, capture: Capture) -> SfmModel | None:
     )
 
 
+def without_loose_cameras(model: SfmModel, min_points: int) -> SfmModel | None:
+    """A map without the cameras whose place hardly anything fixes; None where fewer than two are left.
+
+    Points that a camera shares with one other only leave the distance between the two free, so what counts are points that two
+    others see too. Incremental mapping asks for them before it takes a camera; global mapping takes all that have matches, and
+    may put one metres off.
+
+    Args:
+        model: The map.
+        min_points: Fewest points, seen by three cameras or more, of a camera that stays.
+    """
+    kept = np.ones(len(model.names), np.bool_)
+    while True:
+        seen = [points for points, stays in zip(model.visible, kept) if stays]
+        tracks = np.bincount(np.concatenate([*seen, np.zeros(0, np.int32)]), minlength=len(model.points))
+        firm = np.array([int((tracks[points] >= 3).sum()) for points in model.visible])
+        loose = kept & (firm < min_points)
+        if not loose.any():
+            break
+        # The loosest only: others may be loose by its points alone.
+        kept[int(np.argmin(np.where(loose, firm, np.iinfo(np.int64).max)))] = False
+        if kept.sum() < 2:
+            return None
+    if kept.all():
+        return model
+    points = np.flatnonzero(tracks >= 2)
+    place = np.full(len(model.points), -1, np.int32)
+    place[points] = np.arange(len(points), dtype=np.int32)
+    chosen = np.flatnonzero(kept)
+    return SfmModel(
+        names=[model.names[i] for i in chosen],
+        intrinsics=[model.intrinsics[i] for i in chosen],
+        c2w=model.c2w[chosen],
+        points=model.points[points],
+        colors=model.colors[points],
+        errors_px=model.errors_px[points],
+        track_lengths=tracks[points].astype(np.int32),
+        visible=[place[model.visible[i]][place[model.visible[i]] >= 0] for i in chosen],
+    )
+
+
 def lens_of(camera: object, known: Intrinsics) -> Intrinsics:
     """A COLMAP camera as intrinsics; `known` says its size and where its focal length came from."""
     values = [float(value) for value in camera.params]  # type: ignore[attr-defined]

@@ -8,11 +8,13 @@ reported beside. Heights are compared with the true triangles, not with a grid o
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from gaussgym_scene.cameras import Intrinsics
 from gaussgym_scene.errors import InputError
 from gaussgym_scene.heightfield import Heightfield
 from gaussgym_scene.mesh import Mesh
@@ -39,6 +41,10 @@ EDGE_HEIGHT_M = 0.04
 """Lower steps are unevenness."""
 EDGE_WINDOW_M = 0.1
 """An edge that is found farther off than this is another one."""
+SEEN_WITHIN_M = 8.0
+"""What cameras see farther off does not count as photographed: fusion does not use it either."""
+SEEN_BY = 2
+"""Cameras that have to see what is to be rebuilt."""
 _LINE_M = 0.005
 _ABOVE_M = 0.4
 """True heights are looked for from this far above the true heightfield: under ceilings, above all that one steps on."""
@@ -67,6 +73,32 @@ class TrueGround:
         hit = self._cast(rays)["t_hit"].numpy()
         return np.where(np.isfinite(hit), top - hit, np.nan)
 
+    def visible(self, points: Floats, c2w: Floats, cameras: Sequence[Intrinsics]) -> NDArray[np.int32]:
+        """How many of the true cameras see each world point ``[n, 3]``: in the image, nothing before it, within `SEEN_WITHIN_M`.
+
+        Args:
+            points: On surfaces [m].
+            c2w: Camera to world ``[m, 4, 4]``.
+            cameras: One a pose; their distortion is left out.
+        """
+        count = np.zeros(len(points), np.int32)
+        for pose, camera in zip(c2w, cameras):
+            ray = points - pose[:3, 3]
+            x, y, z = (ray @ pose[:3, :3]).T
+            ahead = (z > 0.1) & (np.linalg.norm(ray, axis=1) < SEEN_WITHIN_M)
+            u, v = (
+                f * a / np.where(ahead, z, 1) + c
+                for f, a, c in ((camera.fx, x, camera.cx), (camera.fy, y, camera.cy))
+            )
+            inside = np.flatnonzero(ahead & (u > 0) & (u < camera.width) & (v > 0) & (v < camera.height))
+            if len(inside):
+                rays = np.concatenate([np.tile(pose[:3, 3], (len(inside), 1)), ray[inside]], axis=1).astype(
+                    np.float32
+                )
+                reach = self._cast(rays)["t_hit"].numpy()  # 1 at the point itself
+                count[inside] += reach > 1.0 - 0.005 / np.linalg.norm(ray[inside], axis=1)
+        return count
+
     def facing(self, origin: Floats, direction: Floats) -> NDArray[np.float64]:
         """How squarely horizontal rays ``[n, 3]``, ``[n, 3]`` meet what they hit first: |cosine| ``[n]``, 0 where nothing is."""
         rays = np.concatenate([origin, direction], axis=1).astype(np.float32)
@@ -87,23 +119,41 @@ class StepEdges:
             the built ground has no such edge within `EDGE_WINDOW_M`.
         height_m: ``[n]`` of the true steps, positive up along the line.
         unknown: ``[n]`` whether the built ground is unknown there; these count as holes, not as missed edges.
+        sides_w: ``[n, 2, 3]`` true points half of `EDGE_WINDOW_M` before and behind the edge, along the line [m].
     """
 
     error_m: NDArray[np.float64]
     height_m: NDArray[np.float64]
     unknown: NDArray[np.bool_]
+    sides_w: NDArray[np.float64]
 
-    def summary(self) -> dict[str, float | int | None]:
-        """Median, root mean square and 95 percentile of the error's size [m], and the share of edges that are missed."""
-        found = np.abs(self.error_m[~self.unknown & np.isfinite(self.error_m)])
-        seen = int((~self.unknown).sum())
-        return {
-            "step_edges": len(self.error_m),
-            "step_edge_error_m": float(np.median(found)) if len(found) else None,
-            "step_edge_rms_m": float(np.sqrt((found**2).mean())) if len(found) else None,
-            "step_edge_p95_m": float(np.quantile(found, 0.95)) if len(found) else None,
-            "step_edges_missed_fraction": 1.0 - len(found) / seen if seen else None,
-        }
+    def summary(self, photographed: NDArray[np.bool_] | None = None) -> dict[str, float | int | None]:
+        """Median, root mean square and 95 percentile of the error's size [m], and the share of edges that are missed.
+
+        Args:
+            photographed: ``[n]`` edges whose two levels were; adds the share of those that were not, and what is missed and
+                the root mean square of those that were.
+        """
+        out = _error_summary(self.error_m[~self.unknown])
+        out = {"step_edges": len(self.error_m), **{f"step_{key}": value for key, value in out.items()}}
+        if photographed is not None:
+            mine = _error_summary(self.error_m[~self.unknown & photographed])
+            out["step_edges_not_photographed_fraction"] = (
+                float(1.0 - photographed.mean()) if len(photographed) else None
+            )
+            out["step_edges_photographed_missed_fraction"] = mine["edges_missed_fraction"]
+            out["step_edge_photographed_rms_m"] = mine["edge_rms_m"]
+        return out
+
+
+def _error_summary(error_m: NDArray[np.float64]) -> dict[str, float | int | None]:
+    found = np.abs(error_m[np.isfinite(error_m)])
+    return {
+        "edge_error_m": float(np.median(found)) if len(found) else None,
+        "edge_rms_m": float(np.sqrt((found**2).mean())) if len(found) else None,
+        "edge_p95_m": float(np.quantile(found, 0.95)) if len(found) else None,
+        "edges_missed_fraction": 1.0 - len(found) / len(error_m) if len(error_m) else None,
+    }
 
 
 def step_edges(
@@ -122,7 +172,7 @@ def step_edges(
     """
     to_truth = to_truth or Similarity.identity()
     half = round(EDGE_WINDOW_M / _LINE_M)
-    errors, heights, unknown = [], [], []
+    errors, heights, unknown, sides = [], [], [], []
     for line in lines:
         xy = _resampled(np.asarray(line, np.float64), _LINE_M)
         if len(xy) < 2 * half + 2:
@@ -146,8 +196,12 @@ def step_edges(
         errors.append((_crossing(z, jump) * cosine)[square])
         heights.append(jump[square])
         unknown.append(~np.all(known, axis=1)[square])
+        beside = np.stack([at - half // 2 + 1, at + half // 2], axis=1)
+        sides.append(np.concatenate([xy[beside], true[beside][..., None]], axis=2)[square])
     join = [np.concatenate(parts) if parts else np.zeros(0) for parts in (errors, heights, unknown)]
-    return StepEdges(join[0], join[1], join[2].astype(bool))
+    return StepEdges(
+        join[0], join[1], join[2].astype(bool), np.concatenate(sides) if sides else np.zeros((0, 2, 3))
+    )
 
 
 def _resampled(line: NDArray[np.float64], spacing: float) -> NDArray[np.float64]:
@@ -210,7 +264,12 @@ def lines_over(paths: Paths, *, spacing_m: float = 0.15, across_every_m: float =
 
 
 def ground_marks(
-    truth_scene: Scene, built: Heightfield, to_truth: Similarity | None = None
+    truth_scene: Scene,
+    built: Heightfield,
+    to_truth: Similarity | None = None,
+    *,
+    c2w: Floats | None = None,
+    cameras: Sequence[Intrinsics] = (),
 ) -> dict[str, float | int | None]:
     """Errors of a built ground within the walkable width of the true paths.
 
@@ -218,11 +277,14 @@ def ground_marks(
         truth_scene: The procedural scene.
         built: Ground in its own frame.
         to_truth: From the built frame to the true one; None: the same.
+        c2w: True poses ``[m, 4, 4]`` of what was photographed; None: nobody asks.
+        cameras: Theirs.
 
     Returns:
         ``height_rmse_m`` over all known grid points, ``height_rmse_off_edges_m`` over those farther than a cell of physics
         (5 cm) from a step, ``height_bias_m`` (contained in both), ``height_p95_m``; ``hole_fraction`` of the walkable area;
-        the keys of `StepEdges.summary`.
+        the keys of `StepEdges.summary`; an edge was photographed if two cameras saw its lower level and two its upper one,
+        half of `EDGE_WINDOW_M` away from it.
 
     Raises:
         InputError: No known ground lies in the walkable area.
@@ -245,6 +307,10 @@ def ground_marks(
     area = xy[on_paths(truth_scene.paths, xy)]
     _, known = _built_profile(built, to_truth, area, truth_scene.heightfield.sample(area))
     edges = step_edges(ground, built, lines_over(truth_scene.paths), to_truth)
+    photographed = None
+    if c2w is not None:
+        seen = ground.visible(edges.sides_w.reshape(-1, 3), c2w, cameras).reshape(-1, 2)
+        photographed = seen.min(axis=1) >= SEEN_BY
     return {
         "height_rmse_m": float(np.sqrt((error**2).mean())),
         "height_rmse_off_edges_m": float(np.sqrt((error[off_edges] ** 2).mean()))
@@ -253,7 +319,7 @@ def ground_marks(
         "height_bias_m": float(np.median(error)),
         "height_p95_m": float(np.quantile(np.abs(error), 0.95)),
         "hole_fraction": float(1.0 - known.mean()),
-        **edges.summary(),
+        **edges.summary(photographed),
     }
 
 
@@ -284,7 +350,8 @@ def compare_with_truth(scene: Scene, capture_dir: Path, truth_scene: Scene) -> d
     to_truth = align_cameras(built_c2w, truth.c2w[index])
     up = to_truth.rotation @ np.array([0.0, 0.0, 1.0])
     residual = to_truth.apply(built_c2w[:, :3, 3]) - truth.c2w[index, :3, 3]
-    marks = ground_marks(truth_scene, scene.heightfield, to_truth)
+    cameras = [truth.intrinsics] * len(index)
+    marks = ground_marks(truth_scene, scene.heightfield, to_truth, c2w=truth.c2w[index], cameras=cameras)
     hole = marks["hole_fraction"]
     return {
         **marks,

@@ -1,4 +1,9 @@
-"""How a person carries a phone through a scene: there and back along a path, looking left and right."""
+"""How a person carries a phone through a scene: there and back along a path, looking left and right.
+
+Where steps lie near an end of the path, the walker does what this project advises: goes on past their foot as far as there is
+room, turns round there, and so looks back at the flight from below; and holds the phone lower before and on steps, so that their
+feet are in the picture.
+"""
 
 from __future__ import annotations
 
@@ -19,31 +24,53 @@ STRIDE_M = 0.35
 TURN_M = 0.5
 """Standard deviation of the smoothing of a walker's heading along the way [m]: who photographs does not swing round a corner
 by more than half of the view between two pictures, which no structure from motion could follow."""
+STEP_M = 0.08
+"""Ground that rises or falls by more over 10 cm is a step [m]."""
+STEPS_NEAR_END_M = 4.0
+"""Steps nearer than this to an end of the path are looked back at from there [m]."""
+NEAR_END_M = 0.1
+"""How close to the end of the path the walker goes for that [m]."""
+LOOK_DOWN_M = 2.6
+LOOK_DOWN_RAD = np.radians(12.0)
+"""Where steps lie so near ahead, the phone points so much lower."""
 
 
 def walk(scene: Scene, cfg: SynthesizeCfg, rng: np.random.Generator) -> NDArray[np.float64]:
     """Poses of a phone that is carried along the scene's longest path and back.
 
-    The walker looks where they go, a little down, left and right by turns, and turns round at the far end.
+    The walker looks where they go, a little down, left and right by turns, and turns round at the far end; at the near one too
+    where steps begin there.
 
     Returns:
         Camera-to-world `[images, 4, 4]`.
     """
     line, half_width = _longest_path(scene)
     arc = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(line, axis=0), axis=1))])
-    margin = min(cfg.end_margin_m, 0.1 * float(arc[-1]))
-    start, end = margin, float(arc[-1]) - margin
+    length = float(arc[-1])
+    margin = min(cfg.end_margin_m, 0.1 * length)
+    steps = _steps_along(scene, line, arc)
+    first, last = bool((steps < STEPS_NEAR_END_M).any()), bool((steps > length - STEPS_NEAR_END_M).any())
+    start, end = (NEAR_END_M if first else margin), length - (NEAR_END_M if last else margin)
     if end - start < 1.0:
-        raise InputError(f"scene {scene.name}: longest path is {arc[-1]:.1f} m, expected 1.3 m or more")
-    there = (cfg.images - cfg.turn_images + 1) // 2
-    back = cfg.images - cfg.turn_images - there
-    turn = np.full(cfg.turn_images, end)
-    s = np.concatenate([np.linspace(start, end, there), turn, np.linspace(end, start, back)])
-    s = np.clip(s + rng.normal(0, 0.04, cfg.images), 0, arc[-1])
+        raise InputError(f"scene {scene.name}: longest path is {length:.1f} m, expected 1.3 m or more")
+    turns = (min(cfg.turn_images, cfg.images // 4),) * 2 if first else (cfg.turn_images, 0)
+    there = (cfg.images - sum(turns) + 1) // 2
+    back = cfg.images - sum(turns) - there
+    s = np.concatenate(
+        [
+            np.linspace(start, end, there),
+            np.full(turns[0], end),
+            np.linspace(end, start, back),
+            np.full(turns[1], start),
+        ]
+    )
+    s = np.clip(s + rng.normal(0, 0.04, cfg.images), 0, length)
     xy = np.stack([np.interp(s, arc, line[:, axis]) for axis in range(2)], axis=1)
     heading = _heading(line, arc, s)
     left = np.stack([-np.sin(heading), np.cos(heading)], axis=1)
-    turned = np.concatenate([np.zeros(there), np.linspace(0, 1, cfg.turn_images + 2)[1:-1], np.ones(back)])
+    turned = np.concatenate(
+        [np.zeros(there), _between(0, 1, turns[0]), np.ones(back), _between(1, 2, turns[1])]
+    )  # in half turns
     phase = rng.uniform(0, 2 * np.pi, 3)
     swing = np.arange(cfg.images)
     lateral = min(cfg.lateral_m, max(half_width - 0.2, 0.0))
@@ -51,7 +78,10 @@ def walk(scene: Scene, cfg: SynthesizeCfg, rng: np.random.Generator) -> NDArray[
     xy += side[:, None] * left
     yaw = heading + np.pi * turned
     yaw += cfg.yaw_rad * np.sin(swing / 2.1 + phase[1]) + rng.normal(0, np.radians(3.0), cfg.images)
-    pitch = -cfg.pitch_down_rad + np.radians(6.0) * np.sin(swing / 3.7 + phase[2])
+    ahead = (steps - s[:, None]) * np.where(np.abs(turned - 1) < 0.5, -1, 1)[:, None]
+    near = ((ahead > 0) & (ahead < LOOK_DOWN_M)).any(axis=1)
+    pitch = -cfg.pitch_down_rad - LOOK_DOWN_RAD * gaussian_filter1d(near.astype(float), 1.0, mode="nearest")
+    pitch += np.radians(6.0) * np.sin(swing / 3.7 + phase[2])
     pitch += rng.normal(0, np.radians(1.5), cfg.images)
     roll = rng.normal(0, cfg.roll_std_rad, cfg.images)
     z = (
@@ -63,6 +93,18 @@ def walk(scene: Scene, cfg: SynthesizeCfg, rng: np.random.Generator) -> NDArray[
     c2w[:, :3, :3] = camera_rotation(yaw, pitch, roll)
     c2w[:, :2, 3], c2w[:, 2, 3] = xy, z
     return c2w
+
+
+def _between(first: float, last: float, count: int) -> NDArray[np.float64]:
+    return np.linspace(first, last, count + 2)[1:-1]
+
+
+def _steps_along(scene: Scene, line: NDArray[np.float64], arc: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Where along a line the ground jumps [m]."""
+    fine = np.arange(0.0, float(arc[-1]), 0.025)
+    xy = np.stack([np.interp(fine, arc, line[:, axis]) for axis in range(2)], axis=1)
+    z = scene.heightfield.sample(xy)
+    return fine[2:-2][np.abs(z[4:] - z[:-4]) > STEP_M]
 
 
 def _heading(
