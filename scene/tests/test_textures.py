@@ -88,3 +88,20 @@ def test_missing_scikit_image_says_what_to_install(monkeypatch):
     monkeypatch.setattr(tx.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"pip install 'gaussgym-scene\[textures\]'"):
         tx.photo.__wrapped__("gravel.png")
+
+
+def test_no_two_paintings_are_alike():
+    """Their fine structure, which feature matching goes by, does not correlate in any of the turns that it allows for."""
+    rng = np.random.default_rng(0)
+    painted = [
+        tx.painting(np.ones((120, 120, 3), np.float32), rng, box=(10, 10, 110, 110))[20:100, 20:100].mean(
+            axis=2
+        )
+        for _ in range(6)
+    ]
+    fine = [np.diff(np.diff(image, axis=0), axis=1) for image in painted]
+    for i, one in enumerate(fine):
+        assert one.std() > 0.01
+        for other in fine[i + 1 :]:
+            for turn in range(4):
+                assert abs(np.corrcoef(one.ravel(), np.rot90(other, turn).ravel())[0, 1]) < 0.1

@@ -303,11 +303,35 @@ def poster(paint: Paint, rng: Rng, *, box: tuple[int, int, int, int], name: str 
     image = Image.fromarray(finish(crop)).resize((x1 - x0, y1 - y0), Image.Resampling.BOX)
     view = paint[y0:y1, x0:x1]
     view[...] = np.asarray(image, np.float32)[: view.shape[0], : view.shape[1]] / 255 * rng.uniform(0.8, 1.0)
-    edge = max(1, (y1 - y0) // 24)
+    _frame(view, rng)
+    return paint
+
+
+def painting(paint: Paint, rng: Rng, *, box: tuple[int, int, int, int]) -> Paint:
+    """Hang a framed abstract painting into rows y0..y1 and columns x0..x1, in place; no two are alike.
+
+    Where one sees all walls at once, as in a room, the four photographs of `poster` would hang more than once each, and
+    feature matching takes one for the other.
+    """
+    y0, x0, y1, x1 = box
+    view = paint[y0:y1, x0:x1]
+    shape = view.shape[:2]
+    view[...] = jitter(rng.uniform(0.15, 0.9, 3), rng, 0.1)
+    for _ in range(int(rng.integers(4, 8))):  # fields of colour with torn edges, the larger ones below
+        field = noise(shape, rng, cell_px=float(rng.uniform(0.2, 0.6)) * max(shape), octaves=4)
+        amount = np.clip((field - rng.uniform(-0.3, 0.9)) / 0.06, 0, 1)
+        blend(view, rng.uniform(0.05, 0.95, 3), float(rng.uniform(0.6, 1.0)) * amount)
+    shade(view, 0.07 * noise(shape, rng, cell_px=6.0, octaves=2))
+    stains(view, rng, number=int(rng.integers(3, 9)), radius_px=(2.0, 0.15 * min(shape)), dark=0.6)
+    _frame(view, rng)
+    return paint
+
+
+def _frame(view: Paint, rng: Rng) -> None:
+    edge = max(1, view.shape[0] // 24)
     color = jitter((0.85, 0.84, 0.8) if rng.random() < 0.5 else (0.12, 0.11, 0.1), rng)
     for strip in (view[:edge], view[-edge:], view[:, :edge], view[:, -edge:]):
         strip[...] = color
-    return paint
 
 
 # -- whole materials -----------------------------------------------------------------------------------------------

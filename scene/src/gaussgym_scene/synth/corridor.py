@@ -1,5 +1,6 @@
 """An office corridor around a corner: carpet, plaster walls with doors and notices, a ceiling with lamps."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -110,9 +111,15 @@ def ceiling_paint(size_m: tuple[float, float], rng: tx.Rng) -> tx.Paint:
 
 
 def add_wall(
-    builder: SceneBuilder, start: NDArray, end: NDArray, height: float, color: NDArray, rng: tx.Rng
+    builder: SceneBuilder,
+    start: NDArray,
+    end: NDArray,
+    height: float,
+    color: NDArray,
+    rng: tx.Rng,
+    picture: Callable[..., tx.Paint] = tx.poster,
 ) -> None:
-    """Add one wall from its left to its right end: skirting, recessed doors, notices between them."""
+    """Add one wall from its left to its right end: skirting, recessed doors, notices and pictures between them."""
     width = float(np.linalg.norm(end - start))
     paint = tx.concrete((height + BELOW_M, width), WALL_TEXEL_M, rng, color=color, dirt=0.45)
     rows = paint.shape[0]
@@ -134,7 +141,7 @@ def add_wall(
         *zip([0.2, *(doors + DOOR_M[0] + 0.25)], [*(doors - 0.2), width - 0.2]),
     ]  # fmt: skip
     for left, right in free:
-        _paint_notices(paint, left, right, rng)
+        _paint_notices(paint, left, right, rng, picture)
     if len(doors):
         x_breaks = np.concatenate([[0], np.stack([doors, doors + DOOR_M[0]], axis=1).ravel(), [width]])
         y_breaks = np.array([0, BELOW_M, BELOW_M + DOOR_M[1], BELOW_M + height])
@@ -163,7 +170,9 @@ def _paint_door(paint: tx.Paint, left: float, rng: tx.Rng) -> None:
     plate[3:9, 3 : int(rng.integers(8, 22)) : 2] = 0.15
 
 
-def _paint_notices(paint: tx.Paint, left: float, right: float, rng: tx.Rng) -> None:
+def _paint_notices(
+    paint: tx.Paint, left: float, right: float, rng: tx.Rng, picture: Callable[..., tx.Paint]
+) -> None:
     """Hang pictures and sheets of paper between two places on a wall."""
     rows, at = paint.shape[0] - round(BELOW_M / WALL_TEXEL_M), left + rng.uniform(0.0, 0.3)
     while at < right - 0.35:
@@ -173,7 +182,7 @@ def _paint_notices(paint: tx.Paint, left: float, right: float, rng: tx.Rng) -> N
         x0, x1 = (round(v / WALL_TEXEL_M) for v in (at, at + width))
         kind = rng.random()
         if kind < 0.55:
-            tx.poster(paint, rng, box=(y0, x0, y1, x1))
+            picture(paint, rng, box=(y0, x0, y1, x1))
         else:
             view = paint[y0:y1, x0:x1]
             view[...] = tx.jitter((0.85, 0.84, 0.80) if kind < 0.85 else (0.7, 0.15, 0.12), rng, 0.06)

@@ -54,7 +54,7 @@ def make(cfg: RoomCfg, seed: int) -> Scene:
     color = tx.jitter(WALL_COLORS[rng.integers(len(WALL_COLORS))], rng, 0.04)
     ring = [(0.0, 0.0), (length, 0.0), (length, width), (0.0, width)]
     for index, end in enumerate(ring):
-        add_wall(builder, np.array(ring[(index + 1) % 4]), np.array(end), top, color, rng)
+        add_wall(builder, np.array(ring[(index + 1) % 4]), np.array(end), top, color, rng, tx.painting)
     island = _furnish(builder, cfg, rng)
     free = cfg.aisle_m / 2
     line = _around(island, free)
