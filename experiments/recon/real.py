@@ -1,10 +1,10 @@
 """How the real captures come out, by the commands that users type and without settings of their own.
 
     python experiments/recon/real.py                                   # all that lie beside the checkout
-    python experiments/recon/real.py --captures lund --minutes 4
+    python experiments/recon/real.py --captures lund --steps 2300
 
-Each is imported by `gaussgym-recon import images`, built by `gaussgym-recon build` and described by its `scene.json`: images
-registered, residuals to GPS, PSNR of photographs that no training saw (every 8th) and of their mean image as a baseline,
+Each is imported by `gaussgym-recon import images`, built by `gaussgym-recon build` (for a number of steps, so that results do not
+depend on what else the machine does) and described by its `scene.json`: images registered, residuals to GPS, PSNR of photographs that no training saw (every 8th) and of their mean image as a baseline,
 splats, verdict. The rows go into `results/recon.json` beside the synthetic ones, the splats as seen from up to four of the
 held-out cameras into `results/recon/NAME.jpg` (renders only: the photographs are others'). Done captures are not repeated.
 """
@@ -34,7 +34,7 @@ KINDS = {
 COMMAND = [sys.executable, "-m", "gaussgym_recon"]
 
 
-def run_capture(name, folder, minutes, seed):
+def run_capture(name, folder, steps, seed):
     """Import and build; returns the row of the table."""
     part, known = KINDS[name]
     capture, scene = folder / "capture", folder / name
@@ -49,8 +49,8 @@ def run_capture(name, folder, minutes, seed):
             "--output",
             str(scene),
             *known,
-            "--minutes",
-            f"{minutes:g}",
+            "--steps",
+            f"{steps}",
             "--seed",
             f"{seed}",
         ]
@@ -62,7 +62,8 @@ def run_capture(name, folder, minutes, seed):
     keys = (
         "images_registered", "images_total", "reprojection_error_px", "scale_source", "scale_std_fraction", "gravity_source",
         "gravity_std_rad", "gps_residual_median_m", "gps_residual_max_m", "max_step_m", "camera_height_m", "psnr_db_heldout",
-        "ssim_heldout", "psnr_db_mean_image", "psnr_db_train", "psnr_width_px", "training_steps", "training_seconds",
+        "psnr_db_heldout_corrected", "ssim_heldout", "psnr_db_mean_image", "psnr_db_train", "psnr_width_px", "training_steps",
+        "training_cpu_seconds",
         "splat_mesh_disagreement_m", "hole_fraction", "path_length_max_m", "walkable",
     )  # fmt: skip
     row = {key: m.get(key) for key in keys}
@@ -70,7 +71,7 @@ def run_capture(name, folder, minutes, seed):
     row["findings"] = [finding["text"] for finding in quality["verdict"]["findings"]]
     row["cpu_s"] = round(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, 1)
     row["minutes"] = round((time.monotonic() - start) / 60, 2)
-    row["settings"] = {"minutes": minutes, "seed": seed, "stated": known}
+    row["settings"] = {"steps": steps, "seed": seed, "stated": known}
     contact_sheet(scene / "heldout", RESULTS.parent / "recon" / f"{name}.jpg")
     return row
 
@@ -113,7 +114,7 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--captures", nargs="+", default=list(KINDS), choices=list(KINDS))
-    parser.add_argument("--minutes", type=float, default=4.0, help="training of the splats [min]")
+    parser.add_argument("--steps", type=int, default=2300, help="of training the splats")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--again", action="store_true", help="repeat captures that are done")
     parser.add_argument("--work", type=Path, default=Path("runs/recon-real"), help="captures and scenes")
@@ -131,7 +132,7 @@ def main():
         folder = arguments.work / name
         folder.mkdir(parents=True, exist_ok=True)
         try:
-            row = run_capture(name, folder, arguments.minutes, arguments.seed)
+            row = run_capture(name, folder, arguments.steps, arguments.seed)
         except SystemExit as error:
             print(f"{name}: FAILED: {error}")
             failed += 1
