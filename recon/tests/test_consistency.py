@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 from gaussgym_recon.consistency import ConsistencyCfg, check_consistency, link_points
+from gaussgym_recon.depth_images import scales_of_images
 from gaussgym_recon.posed import Similarity
 from gaussgym_recon.sfm import Attempt, SfmCfg, agreed_against_gps
 from gaussgym_recon.sfm_model import SfmModel, without_loose_cameras
@@ -122,6 +123,26 @@ def test_more_wrong_fixes_than_a_quarter_speak_against_the_map():
     true, gps = street_walk()
     gps[2::3, 1] += 60.0 * (-1.0) ** np.arange(9)
     assert any("9 of 29 GPS fixes" in text for text in check(true, gps).reasons)
+
+
+def test_parts_of_several_scales_show_in_depth_images_though_steps_are_even():
+    """A part on which the walker went at half speed, glued on at twice its scale: its steps are like all others."""
+    true, _ = street_walk()
+    assert check(true).ok
+    scales = np.full(29, 5.0)
+    scales[[3, 20]] = 9.0, np.nan  # one image is off, one has no depth
+    assert check(true, depth_scales=scales).ok
+    scales[15:] /= 2.0
+    found = check(true, depth_scales=scales)
+    assert len(found.reasons) == 1
+    assert "of 28 images say another scale than the others" in found.reasons[0]
+    assert found.gps_reasons == ()
+
+
+def test_scale_of_an_image_is_the_median_of_its_points():
+    measured = [np.array([2.0, 0.0, 3.0, np.nan, 8.0, 10.0, 12.0]), np.ones(4), np.zeros(0)]
+    distances = [np.array([1.0, 1.0, 1.0, 1.0, 2.0, 2.0, 2.0]), np.ones(4), np.zeros(0)]
+    np.testing.assert_array_equal(scales_of_images(measured, distances), [4.0, np.nan, np.nan])
 
 
 def test_unordered_photographs_are_not_judged_by_their_steps():

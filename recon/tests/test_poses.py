@@ -3,6 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from gaussgym_recon.consistency import RecaptureError
+from gaussgym_recon.depth_images import depth_at_pixels
 from gaussgym_recon.georegister import gps_from_enu, umeyama
 from gaussgym_recon.matching import camera_groups
 from gaussgym_recon.posed import PosedCapture, Similarity
@@ -10,7 +11,7 @@ from gaussgym_recon.poses import PoseCfg, pose
 from gaussgym_recon.sfm import SfmCfg, ladder
 from gaussgym_recon.sightings import project
 from gaussgym_recon.synthetic import SynthesizeCfg, read_truth, synthesize_capture
-from gaussgym_recon.triangulation import depth_at_pixels, from_depth, from_source_points, visibility
+from gaussgym_recon.triangulation import from_depth, from_source_points, visibility
 from gaussgym_recon.walks import camera_rotation
 from gaussgym_scene.artifact import ArtifactWriter
 from gaussgym_scene.cameras import Intrinsics

@@ -111,7 +111,7 @@ def test_envs_are_dealt_to_scenes_in_blocks():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (dict(backend="bullet"), "has: .*mujoco"),
+        (dict(backend="bullet"), "unknown physics backend .bullet.; choose one of: .*mujoco"),
         (dict(robot="spot"), "choose one of: .*go1"),
         (dict(scenes=[]), "no scene"),
         (dict(num_envs=0), "at least one environment"),

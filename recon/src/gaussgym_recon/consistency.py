@@ -54,6 +54,10 @@ class ConsistencyCfg:
     """Without GPS: longest step over the median step."""
     max_half_step_ratio: float = 2.5
     """Without GPS: median step of one half over that of the other."""
+    max_depth_scale_change: float = 0.10
+    """An image whose own depth says another scale than the median image's by more than this is off."""
+    max_depth_scale_outliers: float = 0.10
+    """Largest share of images that may be off."""
     min_link_points: int = 12
     """Fewest points that images before and after any place in the sequence must share."""
 
@@ -103,6 +107,7 @@ def check_consistency(
     reprojection_error_px: float,
     link_points: NDArray[np.int64],
     gps_enu_m: NDArray[np.float64] | None = None,
+    depth_scales: NDArray[np.float64] | None = None,
     ordered: bool = True,
     cfg: ConsistencyCfg | None = None,
 ) -> Consistency:
@@ -116,6 +121,7 @@ def check_consistency(
         link_points: For each gap between neighbouring registered images, how many points are seen from both
             sides of it, shape `[n - 1]`.
         gps_enu_m: East, north, up of each registered image [m], shape `[n, 3]`, NaN where unknown.
+        depth_scales: Metres per unit by the depth image of each registered image, shape `[n]`, NaN where unknown.
         ordered: Whether neighbours in the capture were neighbours in time; without it steps say nothing.
         cfg: The gates.
 
@@ -139,6 +145,8 @@ def check_consistency(
         reasons.append(
             f"images up to {at} and after share {weakest} points, expected ≥ {cfg.min_link_points}"
         )
+    if depth_scales is not None:
+        reasons += _against_depth(depth_scales, cfg)
     fixed = np.zeros(len(indices), np.bool_)
     if gps_enu_m is not None:
         fixed[:] = np.isfinite(gps_enu_m).all(axis=1)
@@ -155,6 +163,21 @@ def check_consistency(
         gps_reasons=tuple(found) if numbers["gps_residual_median_m"] is not None else (),
         **numbers,
     )
+
+
+def _against_depth(scales: NDArray[np.float64], cfg: ConsistencyCfg) -> list[str]:
+    """A map glued wrongly has parts of several scales, which its depth images show whatever the steps are."""
+    known = scales[np.isfinite(scales)]
+    if len(known) < 4:
+        return []
+    change = np.abs(np.log(known / np.median(known)))
+    off = int((change > np.log1p(cfg.max_depth_scale_change)).sum())
+    if off <= cfg.max_depth_scale_outliers * len(known):
+        return []
+    return [
+        f"depth images of {off} of {len(known)} images say another scale than the others (by up to a factor "
+        f"{np.exp(change.max()):.1f}), expected {cfg.max_depth_scale_outliers:.0%} at most"
+    ]
 
 
 def _against_gps(

@@ -18,6 +18,7 @@ from PIL import Image
 
 from gaussgym_recon.consistency import Consistency, check_consistency, link_points
 from gaussgym_recon.control_points import align_to_control_points, read_control_points
+from gaussgym_recon.depth_images import depth_is_measured, depths_at_points, read_depth
 from gaussgym_recon.georegister import fit_gps, level_rotation, umeyama, world_frame
 from gaussgym_recon.gravity import (
     GravityCfg,
@@ -45,10 +46,8 @@ from gaussgym_recon.sfm_model import SfmModel, capture_indices
 from gaussgym_recon.sightings import Located, depth_at, locate_by_depth, project, triangulate
 from gaussgym_recon.static_world import check_static_world
 from gaussgym_recon.triangulation import (
-    depth_at_pixels,
     from_depth,
     from_source_points,
-    read_depth,
     triangulated,
 )
 
@@ -171,19 +170,13 @@ def _require_scale(capture: Capture, scale_from: ScaleFrom, own: bool) -> None:
     if scale_from.kind != "auto":
         return
     gps = sum(image.gps_lat_lon_alt is not None for image in images)
-    depth = sum(image.depth is not None for image in images) if _depth_is_measured(capture) else 0
+    depth = sum(image.depth is not None for image in images) if depth_is_measured(capture) else 0
     sensor = bool(capture.metadata.get("metric")) and (own or sum(i.c2w is not None for i in images) >= 4)
     if not (gps >= 4 or depth >= 3 or sensor):
         raise InputError(
             f"{capture.directory}: no GPS in the images, no depth and no metric poses, so nothing says how large the place is; "
             "state the height at which the camera was carried (--camera-height, metres) or another --scale-from"
         )
-
-
-def _depth_is_measured(capture: Capture) -> bool:
-    """Whether depth images are in metres: those of a network share the scale of its poses, whatever that is."""
-    metadata = capture.metadata
-    return bool(metadata.get("metric")) or metadata.get("poses_source") != "feed-forward"
 
 
 def _sfm_model(capture: Capture, workdir: Path, cfg: PoseCfg, progress: Progress) -> _Found:
@@ -404,7 +397,7 @@ def _up_by_depth(
     capture: Capture, found: _Found, indices: NDArray[np.int64], orientations: list[int], cfg: PoseCfg
 ) -> tuple[UpEstimate, str] | None:
     """Gravity by level floors and plumb walls, where depth images show them; only their shape counts, not their scale."""
-    if not _depth_is_measured(capture):
+    if not depth_is_measured(capture):
         return None
     model, normals = found.model, [np.zeros((0, 3))]
     for k, index in enumerate(indices):
@@ -505,23 +498,11 @@ def _sensor_scale(capture: Capture, found: _Found, indices: NDArray[np.int64]) -
 
 def _depth_scale(capture: Capture, found: _Found, indices: NDArray[np.int64]) -> MetricScale:
     """Sensor depth against the points that each image sees."""
-    if not _depth_is_measured(capture):
+    if not depth_is_measured(capture):
         raise InputError("its depth is a network's, in no known unit")
     if not found.triangulated:
         raise InputError("its points were not triangulated, so its depth cannot be held against them")
-    model = found.model
-    reliable = np.zeros(len(model.points), np.bool_)
-    reliable[model.reliable()] = True
-    measured, distances = [], []
-    for k, index in enumerate(indices):
-        image = capture.images[int(index)]
-        depth = read_depth(capture, image)
-        if depth is None:
-            continue
-        seen = model.visible[k][reliable[model.visible[k]]]
-        pixels, distance = project(model.points[seen], model.c2w[k], model.intrinsics[k])
-        measured.append(depth_at_pixels(depth, pixels, model.intrinsics[k]))
-        distances.append(distance)
+    measured, distances = depths_at_points(capture, found.model, indices)
     return scale_from_depth(measured, distances)
 
 

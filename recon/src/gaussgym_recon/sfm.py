@@ -29,6 +29,7 @@ from gaussgym_recon.consistency import (
     check_consistency,
     link_points,
 )
+from gaussgym_recon.depth_images import depth_is_measured, depths_at_points, scales_of_images
 from gaussgym_recon.georegister import enu_from_gps, umeyama
 from gaussgym_recon.matching import FeatureCfg, Progress, camera_groups, extract, match, pair_sets, run_job
 from gaussgym_recon.sfm_model import SfmModel, capture_indices, read_model, without_loose_cameras
@@ -372,10 +373,20 @@ def _attempts(
             reprojection_error_px=model.reprojection_error_px,
             link_points=link_points(model.visible, len(model.points)),
             gps_enu_m=None if gps is None else gps[indices],
+            depth_scales=_depth_scales(capture, model, indices),
             ordered=bool(capture.metadata.get("ordered", True)),
             cfg=cfg.gates,
         )
         yield Attempt(model, found, seed, angle, rung.mapper, pairs)
+
+
+def _depth_scales(
+    capture: Capture, model: SfmModel, indices: NDArray[np.int64]
+) -> NDArray[np.float64] | None:
+    """Scale of each image of a map by its own depth; None where depth was not measured."""
+    if not depth_is_measured(capture) or all(image.depth is None for image in capture.images):
+        return None
+    return scales_of_images(*depths_at_points(capture, model, indices))
 
 
 def _map(

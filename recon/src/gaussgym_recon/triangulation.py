@@ -11,18 +11,15 @@ from gaussgym_scene.errors import InputError
 from PIL import Image
 
 from gaussgym_recon.consistency import RecaptureError
+from gaussgym_recon.depth_images import depth_at_pixels, read_depth
 from gaussgym_recon.matching import FeatureCfg, Progress, run_job
 from gaussgym_recon.sfm import map_job, prepare
 from gaussgym_recon.sfm_model import SfmModel, read_model
 from gaussgym_recon.sightings import project
 
 if TYPE_CHECKING:
-    from gaussgym_scene.cameras import Intrinsics
     from gaussgym_scene.capture import Capture, CaptureImage
     from numpy.typing import NDArray
-
-MIN_CONFIDENCE = 1
-"""Depths of lower confidence are not used (0 low, 1 medium, 2 high)."""
 
 DENSE_FRACTION = 0.2
 """Depth images that cover less of their pixels do not decide which points are seen."""
@@ -137,36 +134,6 @@ def _model(
         track_lengths=counts,
         visible=visible,
     )
-
-
-def read_depth(capture: Capture, image: CaptureImage) -> NDArray[np.float32] | None:
-    """Depth along +Z [m] of an image, 0 where none or doubtful; None where it has no depth image."""
-    if image.depth is None:
-        return None
-    with Image.open(capture.directory / image.depth) as opened:
-        depth = np.asarray(opened, np.float32) * 1e-3
-    if image.confidence is not None:
-        with Image.open(capture.directory / image.confidence) as opened:
-            depth = np.where(np.asarray(opened) >= MIN_CONFIDENCE, depth, np.float32(0))
-    return depth
-
-
-def depth_at_pixels(
-    depth: NDArray[np.float32], pixels: NDArray[np.float64], intrinsics: Intrinsics
-) -> NDArray[np.float64]:
-    """Depth [m] at pixels `[k, 2]` of the image that a depth image belongs to; 0 where none, outside, or at an edge."""
-    height, width = depth.shape
-    scale = np.array([width / intrinsics.width, height / intrinsics.height])
-    at = np.floor(np.nan_to_num(pixels, nan=-1e6) * scale).astype(np.int64)
-    inside = (at >= 1).all(axis=1) & (at[:, 0] < width - 1) & (at[:, 1] < height - 1)
-    found = np.zeros(len(pixels))
-    u, v = at[inside].T
-    around = np.stack([depth[v + dv, u + du] for dv in (-1, 0, 1) for du in (-1, 0, 1)])
-    middle = np.median(around, axis=0)
-    # At an edge a pixel may see either side.
-    even = (around.min(axis=0) > 0) & (np.ptp(around, axis=0) < 0.1 * middle)
-    found[inside] = np.where(even, middle, 0.0)
-    return found
 
 
 def visibility(
