@@ -234,7 +234,7 @@ def run_case(kind, source, folder, settings):
             spent[1] += time.monotonic() - start[2]
 
     # COLMAP's models have no scale, so the user has to state one: the height at which the camera was carried.
-    height = photo_cfg(kind, settings).camera_height_m if source == "colmap" else None
+    height = photo_cfg(kind, settings).camera_height_m if source in ("colmap", "film") else None
     trainer = TrainerCfg(iterations=settings.train_steps)
     cfg = BuildCfg(
         trainer=trainer, long_sides_px=settings.long_sides_px, seed=settings.seed, camera_height_m=height

@@ -1,18 +1,19 @@
 import numpy as np
 import pytest
+from gaussgym_scene import materials
 from gaussgym_scene import textures as tx
 from gaussgym_scene.errors import InputError
 
 MATERIALS = [
-    tx.cobbles,
-    tx.slabs,
-    tx.gravel,
-    tx.grass,
-    tx.concrete,
-    tx.bricks,
-    tx.planks,
-    tx.carpet,
-    tx.tiles,
+    materials.cobbles,
+    materials.slabs,
+    materials.gravel,
+    materials.grass,
+    materials.concrete,
+    materials.bricks,
+    materials.planks,
+    materials.carpet,
+    materials.tiles,
 ]
 
 
@@ -27,7 +28,9 @@ def test_materials_fill_their_area_with_contrast(material):
 
 
 @pytest.mark.parametrize(
-    "material", [tx.cobbles, tx.slabs, tx.bricks, tx.concrete, tx.carpet], ids=lambda m: m.__name__
+    "material",
+    [materials.cobbles, materials.slabs, materials.bricks, materials.concrete, materials.carpet],
+    ids=lambda m: m.__name__,
 )
 def test_materials_do_not_repeat(material):
     """No shift of a window over the area finds the same picture again: matching would be ambiguous."""
@@ -74,7 +77,7 @@ def test_wrapped_strip_has_no_seam():
 
 
 def test_same_seed_same_paint_other_seed_other_paint():
-    a, b, c = (tx.cobbles((1.0, 1.0), 0.01, np.random.default_rng(seed)) for seed in (4, 4, 5))
+    a, b, c = (materials.cobbles((1.0, 1.0), 0.01, np.random.default_rng(seed)) for seed in (4, 4, 5))
     np.testing.assert_array_equal(a, b)
     assert np.abs(a - c).mean() > 0.02
 

@@ -224,15 +224,21 @@ def _search(
     normal = np.ascontiguousarray(candidates[0, ..., 1:])
     cost = np.full(depth.shape, 2.0, np.float32)
     args = (*_compared(views, index, near, grays, level), depth, normal, cost)
-    nothing = np.zeros((0, 1, 1, 4), np.float32)
     sweep(*args, candidates, 2, np.float32(0), cfg.radius, cfg.step, cfg.seed, _SAME)
-    for r in range(cfg.iterations):
-        spread = np.float32(0.25 * 0.4**r)
-        for color in (0, 1):
-            seed = cfg.seed + 7919 * (r + 1) + index
-            sweep(*args, nothing, color, spread, cfg.radius, cfg.step, seed, _SAME)
+    _propagate(args, cfg.iterations, 0.25, cfg.seed + 7919 + index, _SAME, cfg)
     rotation = views.views[index].c2w[:3, :3]
     return DepthMap(depth, (normal @ rotation.T).astype(np.float32), cost)
+
+
+def _propagate(
+    args: tuple[Any, ...], rounds: int, spread: float, seed: int, scale: Floats, cfg: StereoCfg
+) -> None:
+    """Rounds over the pixels of one colour of a chessboard, then the other: neighbours' planes, and random ones ever nearer."""
+    nothing = np.zeros((0, 1, 1, 4), np.float32)
+    for r in range(rounds):
+        for color in (0, 1):
+            near = np.float32(spread * 0.4**r)
+            sweep(*args, nothing, color, near, cfg.radius, cfg.step, seed + 7919 * r, scale)
 
 
 def _compared(
@@ -272,10 +278,7 @@ def _refined(
     cost = np.full(depth.shape, 2.0, np.float32)
     args = (*_compared(views, index, near, grays, level + 1), depth, normal, cost)
     sweep(*args, start, 2, np.float32(0), cfg.radius, cfg.step, cfg.seed, scale)
-    for r in range(cfg.refine):
-        for color in (0, 1):
-            seed = cfg.seed + 7919 * (r + 101) + index
-            sweep(*args, start[:0], color, np.float32(0.01 * 0.4**r), cfg.radius, cfg.step, seed, scale)
+    _propagate(args, cfg.refine, 0.01, cfg.seed + 7919 * 101 + index, scale, cfg)
     better = cost < cfg.max_cost
     return DepthMap(
         np.where(better, _on_plane(depth, normal, there, here), found.depth_m).astype(np.float32),

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
-from gaussgym_scene import textures
+from gaussgym_scene import materials
 from gaussgym_scene.scene import Scene
 from gaussgym_scene.synth.builder import SceneBuilder, SynthCfg, rng_for
 from gaussgym_scene.synth.lane import Lane, lane_lines
@@ -23,7 +23,7 @@ def make(cfg: HumpsCfg, seed: int) -> Scene:
     x, y = np.meshgrid(np.linspace(0, 12, 121), np.linspace(-2, 2, 41))
     points = np.stack([x, y, cfg.height_m * np.sin(np.pi * x / 2) ** 2], axis=-1)
     uv = np.stack([x / 12, 0.5 - y / 4], axis=-1)
-    builder.grid(points, uv, builder.paint(textures.gravel((4.0, 12.0), 0.02, rng)), ground=True)
+    builder.grid(points, uv, builder.paint(materials.gravel((4.0, 12.0), 0.02, rng)), ground=True)
     return builder.scene("humps", seed, cfg, lane_lines(Lane(np.array([(0, 0), (12, 0)]), 4.0, 2.0)))
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from gaussgym_scene import textures
+from gaussgym_scene import materials, textures
 from gaussgym_scene.errors import InputError
 from gaussgym_scene.heightfield import Heightfield
 from gaussgym_scene.paths import Paths
@@ -263,7 +263,7 @@ class SceneBuilder:
 
     def backdrop(self, center_xy: ArrayLike, rng: textures.Rng) -> None:
         """Close the scene by a far dome with clouds and trees, so that every camera ray meets a surface."""
-        texture = self.paint(textures.sky((384, 1536), rng))
+        texture = self.paint(materials.sky((384, 1536), rng))
         low, high, cols, rows = np.radians(-12.0), np.radians(86.0), 72, 20
         azimuth = np.linspace(0, -2 * np.pi, cols + 1)[None]  # clockwise from above: the front looks inwards
         elevation = np.linspace(low, high, rows + 1)[:, None]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from gaussgym_scene import materials
 from gaussgym_scene import textures as tx
 from gaussgym_scene.scene import Scene
 from gaussgym_scene.synth.builder import SceneBuilder, SynthCfg, both_ways, require, rng_for
@@ -46,7 +47,7 @@ def make(cfg: CorridorCfg, seed: int) -> Scene:
     half, x1 = cfg.width_m / 2, cfg.length_m + cfg.width_m
     y1 = half + cfg.length_after_m
     rooms = [(0.0, -half, x1, half), (cfg.length_m, half, x1, y1)]
-    material = (tx.carpet, tx.carpet, tx.tiles)[rng.integers(3)]
+    material = (materials.carpet, materials.carpet, materials.tiles)[rng.integers(3)]
     base = tx.jitter(FLOOR_COLORS[rng.integers(len(FLOOR_COLORS))], rng, 0.06)
     for xa, ya, xb, yb in rooms:
         floor = builder.paint(floor_paint((yb - ya, xb - xa), material, base, rng))
@@ -121,7 +122,7 @@ def add_wall(
 ) -> None:
     """Add one wall from its left to its right end: skirting, recessed doors, notices and pictures between them."""
     width = float(np.linalg.norm(end - start))
-    paint = tx.concrete((height + BELOW_M, width), WALL_TEXEL_M, rng, color=color, dirt=0.45)
+    paint = materials.concrete((height + BELOW_M, width), WALL_TEXEL_M, rng, color=color, dirt=0.45)
     rows = paint.shape[0]
     above = (rows - np.arange(rows, dtype=np.float32))[:, None] * WALL_TEXEL_M - BELOW_M
     all_along = np.ones((1, paint.shape[1]), np.float32)
@@ -157,7 +158,7 @@ def _paint_door(paint: tx.Paint, left: float, rng: tx.Rng) -> None:
     x0, x1 = (round(v / WALL_TEXEL_M) for v in (left, left + DOOR_M[0]))
     y0 = rows - round(DOOR_M[1] / WALL_TEXEL_M)
     paint[max(0, y0 - 6) : rows, max(0, x0 - 6) : x1 + 6] = tx.jitter((0.45, 0.44, 0.42), rng, 0.1)
-    door = tx.planks((DOOR_M[0], DOOR_M[1]), WALL_TEXEL_M, rng, color=DOORS[rng.integers(len(DOORS))])
+    door = materials.planks((DOOR_M[0], DOOR_M[1]), WALL_TEXEL_M, rng, color=DOORS[rng.integers(len(DOORS))])
     door = np.swapaxes(door, 0, 1)
     view = paint[y0:rows, x0:x1]
     view[...] = door[: view.shape[0], : view.shape[1]]

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from gaussgym_scene import materials
 from gaussgym_scene import textures as tx
 
 TEXEL_M = 0.011
@@ -87,8 +88,8 @@ def _wall(height: float, width: float, rng: tx.Rng) -> tx.Paint:
     kind = rng.random()
     if kind < 0.35:
         color = [None, (0.62, 0.52, 0.38), (0.5, 0.46, 0.42)][rng.integers(3)]
-        return tx.bricks((height, width), TEXEL_M, rng, color=color)
-    paint = tx.concrete(
+        return materials.bricks((height, width), TEXEL_M, rng, color=color)
+    paint = materials.concrete(
         (height, width), TEXEL_M, rng, color=tx.jitter(PLASTER[rng.integers(len(PLASTER))], rng, 0.06)
     )
     if kind > 0.85:
@@ -151,7 +152,7 @@ class _Style:
         if rng.random() < 0.35:
             size = int(0.25 * shape[1])
             x = int(rng.uniform(0.1, 0.6) * shape[1])
-            leaf = tx.grass((size * TEXEL_M, size * TEXEL_M), TEXEL_M, rng)
+            leaf = materials.grass((size * TEXEL_M, size * TEXEL_M), TEXEL_M, rng)
             spot = view[-size:, x : x + size]
             spot[...] = leaf[: spot.shape[0], : spot.shape[1]]
         self._bars(view, self.panes)
@@ -175,7 +176,7 @@ class _Style:
         top, left, bottom, right = box
         view = paint[top:bottom, left:right]
         h, w = view.shape[:2]
-        leaf = tx.planks((w * TEXEL_M, h * TEXEL_M), TEXEL_M, rng, color=self.wood)
+        leaf = materials.planks((w * TEXEL_M, h * TEXEL_M), TEXEL_M, rng, color=self.wood)
         view[...] = np.swapaxes(leaf, 0, 1)[:h, :w]
         light = h // 6
         view[:light] = 0.25 + 0.1 * tx.noise((light, w), rng, cell_px=20)[..., None]

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gaussgym_scene import materials
 from gaussgym_scene import textures as tx
 from gaussgym_scene.scene import Scene
 from gaussgym_scene.synth.builder import SceneBuilder, SynthCfg, both_ways, require, rng_for
@@ -37,13 +38,13 @@ def make(cfg: HallCfg, seed: int) -> Scene:
     """Make the scene; its path is the middle line, both ways."""
     rng, builder = rng_for("hall", seed), SceneBuilder()
     length, half, top = cfg.length_m, cfg.width_m / 2, cfg.height_m
-    material = (tx.concrete, tx.tiles, tx.carpet)[rng.integers(3)]
+    material = (materials.concrete, materials.tiles, materials.carpet)[rng.integers(3)]
     floor = material(
         (cfg.width_m, length), FLOOR_TEXEL_M, rng, color=tx.jitter(FLOORS[rng.integers(len(FLOORS))], rng)
     )
     corners = [(0, -half, 0), (length, -half, 0), (length, half, 0), (0, half, 0)]
     builder.quad(corners, builder.paint(floor), ground=True)
-    ceiling = tx.concrete((length, cfg.width_m), WALL_TEXEL_M, rng, color=(0.8, 0.8, 0.78), dirt=0.3)
+    ceiling = materials.concrete((length, cfg.width_m), WALL_TEXEL_M, rng, color=(0.8, 0.8, 0.78), dirt=0.3)
     # Seen from below: to the right runs −X when +Y is up.
     above = [(length, -half, top), (0, -half, top), (0, half, top), (length, half, top)]
     builder.quad(above, builder.paint(ceiling), coarseness=5.0)
@@ -68,7 +69,7 @@ def _add_wall(
 ) -> None:
     """Add one plastered wall with a skirting, a band at the height of hands and a few posters."""
     width = float(np.hypot(end[0] - start[0], end[1] - start[1]))
-    paint = tx.concrete((height, width), WALL_TEXEL_M, rng, color=color, dirt=0.5)
+    paint = materials.concrete((height, width), WALL_TEXEL_M, rng, color=color, dirt=0.5)
     rows, columns = paint.shape[:2]
     above = (
         (rows - np.arange(rows, dtype=np.float32))[:, None] * WALL_TEXEL_M * np.ones((1, columns), np.float32)

@@ -7,6 +7,7 @@ from typing import Generic, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from gaussgym_scene import materials
 from gaussgym_scene import textures as tx
 from gaussgym_scene.scene import Scene
 from gaussgym_scene.synth.builder import SceneBuilder, SynthCfg, both_ways, rng_for
@@ -14,8 +15,8 @@ from gaussgym_scene.synth.builder import SceneBuilder, SynthCfg, both_ways, rng_
 Cfg = TypeVar("Cfg", bound=SynthCfg)
 Plan = TypeVar("Plan")
 
-FLOORS = (tx.slabs, tx.tiles, tx.concrete, tx.cobbles, tx.bricks)
-WALLS = (tx.bricks, tx.concrete, tx.slabs)
+FLOORS = (materials.slabs, materials.tiles, materials.concrete, materials.cobbles, materials.bricks)
+WALLS = (materials.bricks, materials.concrete, materials.slabs)
 DOORS = ((0.42, 0.20, 0.16), (0.20, 0.30, 0.38), (0.22, 0.35, 0.26), (0.45, 0.33, 0.22), (0.55, 0.52, 0.47))
 WALL_TEXEL_M = 0.01
 FLOOR_TEXEL_M = 0.00625
@@ -138,7 +139,7 @@ def add_risers(builder: SceneBuilder, lane: Lane, steps: StepLook, rng: tx.Rng) 
     xz = lane.profile
     pairs = [(xz[i, 0], xz[i, 1], xz[i + 1, 1]) for i in range(len(xz) - 1) if xz[i, 0] == xz[i + 1, 0]]
     total = sum(abs(zb - za) for _, za, zb in pairs)
-    paint = tx.concrete((total, lane.width_m), FLOOR_TEXEL_M, rng, color=steps.riser)
+    paint = materials.concrete((total, lane.width_m), FLOOR_TEXEL_M, rng, color=steps.riser)
     rows, wide = np.arange(paint.shape[0], dtype=np.float32) + 0.5, np.ones((1, paint.shape[1]), np.float32)
     top = 0.0
     for _, za, zb in pairs:
@@ -211,7 +212,7 @@ def _paint_door(paint: tx.Paint, rng: tx.Rng, floor_above_bottom: float) -> None
     top, middle = max(2, bottom - 205), w // 2 + int(rng.uniform(-0.1, 0.1) * w)
     left, right = max(0, middle - 48), min(w, middle + 48)
     size_m = ((bottom - top) * WALL_TEXEL_M, (right - left) * WALL_TEXEL_M)
-    door = tx.planks(size_m, WALL_TEXEL_M, rng, color=DOORS[rng.integers(len(DOORS))])
+    door = materials.planks(size_m, WALL_TEXEL_M, rng, color=DOORS[rng.integers(len(DOORS))])
     paint[top:bottom, left:right] = door[: bottom - top, : right - left]
     for strip in (
         paint[top - 2 : top + 5, left:right],

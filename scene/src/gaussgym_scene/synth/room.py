@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from gaussgym_scene import materials
 from gaussgym_scene import textures as tx
 from gaussgym_scene.scene import Scene
 from gaussgym_scene.synth.builder import SceneBuilder, SynthCfg, both_ways, require, rng_for
@@ -44,7 +45,7 @@ def make(cfg: RoomCfg, seed: int) -> Scene:
     """Make the scene; its paths go around the table, both ways."""
     rng, builder = rng_for("room", seed), SceneBuilder()
     length, width, top = cfg.length_m, cfg.width_m, cfg.height_m
-    material = (tx.carpet, tx.tiles)[rng.integers(2)]
+    material = (materials.carpet, materials.tiles)[rng.integers(2)]
     base = tx.jitter(FLOOR_COLORS[rng.integers(len(FLOOR_COLORS))], rng, 0.06)
     floor = builder.paint(floor_paint((width, length), material, base, rng))
     builder.quad([(0, 0, 0), (length, 0, 0), (length, width, 0), (0, width, 0)], floor, ground=True)
@@ -68,11 +69,11 @@ def _furnish(builder: SceneBuilder, cfg: RoomCfg, rng: tx.Rng) -> tuple[float, f
     length, width, aisle = cfg.length_m, cfg.width_m, cfg.aisle_m
     shelf = 0.45  # depth of what stands along the walls
     x0, x1, y0, y1 = shelf + aisle, length - shelf - aisle, shelf + aisle, width - shelf - aisle
-    _box(builder, ((x0 + x1) / 2, (y0 + y1) / 2, 0.0), (x1 - x0, y1 - y0, 0.74), rng, tx.planks)
+    _box(builder, ((x0 + x1) / 2, (y0 + y1) / 2, 0.0), (x1 - x0, y1 - y0, 0.74), rng, materials.planks)
     for _ in range(5):  # things on the table
         size = rng.uniform((0.15, 0.1, 0.05), (0.4, 0.35, 0.35))
         at = rng.uniform((x0 + 0.3, y0 + 0.25), (x1 - 0.3, y1 - 0.25))
-        _box(builder, (*at, 0.74), size, rng, tx.concrete, yaw=rng.uniform(0, np.pi))
+        _box(builder, (*at, 0.74), size, rng, materials.concrete, yaw=rng.uniform(0, np.pi))
     for side in (0.0, width - shelf):
         at = 0.2
         while at < length - 1.2:
@@ -84,7 +85,7 @@ def _furnish(builder: SceneBuilder, cfg: RoomCfg, rng: tx.Rng) -> tuple[float, f
                     (at + extent / 2, side + shelf / 2, 0.0),
                     (extent, shelf - 0.1, high),
                     rng,
-                    tx.planks,
+                    materials.planks,
                 )
             at += extent + rng.uniform(0.15, 0.6)
     _add_dais(builder, length - shelf - aisle, length, width, cfg.dais_height_m, rng)
@@ -103,7 +104,7 @@ def _add_dais(builder: SceneBuilder, x0: float, x1: float, width: float, height:
         far = np.stack(
             [np.full_like(y, x0 if across == "riser" else x1), y, np.full_like(y, height)], axis=-1
         )
-        paint = builder.paint(tx.planks((paint_m, width), WALL_TEXEL_M, rng, color=color))
+        paint = builder.paint(materials.planks((paint_m, width), WALL_TEXEL_M, rng, color=color))
         v = np.stack([np.ones_like(y), np.zeros_like(y)])
         builder.grid(np.stack([near, far]), np.stack([u, v], axis=-1), paint, ground=True)
 

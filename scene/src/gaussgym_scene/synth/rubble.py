@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from gaussgym_scene import materials
 from gaussgym_scene import textures as tx
 from gaussgym_scene.scene import Scene
 from gaussgym_scene.synth.builder import SceneBuilder, SynthCfg, require
@@ -50,7 +51,7 @@ def build(
 ) -> dict[str, object]:
     """Add the surfaces; half of the height may come from the ground's own waves, the rest from what lies on it."""
     x, y, z = ground
-    material = (tx.gravel, tx.gravel, tx.cobbles, tx.slabs)[rng.integers(4)]
+    material = (materials.gravel, materials.gravel, materials.cobbles, materials.slabs)[rng.integers(4)]
     texture = builder.paint(material((cfg.width_m, cfg.length_m), FLOOR_TEXEL_M, rng))
     points = np.stack([*np.meshgrid(x, y), z], axis=-1)
     u, v = np.meshgrid(x / cfg.length_m, 0.5 - y / cfg.width_m)
@@ -80,14 +81,14 @@ def add_obstacles(builder: SceneBuilder, cfg: RubbleCfg, ground: Ground, rng: tx
     """Strew bricks, slabs, planks and stones, the tallest `max_height_m` less the ground's waves."""
     x, y, z = ground
     looks = [
-        builder.paint(tx.concrete((0.8, 2.0), 0.01, rng)),
-        builder.paint(tx.planks((0.8, 2.0), 0.008, rng)),
-        builder.paint(tx.bricks((0.8, 2.0), 0.008, rng)),
-        builder.paint(tx.gravel((0.8, 2.0), 0.01, rng, color=(0.45, 0.43, 0.40))),
-        builder.paint(tx.slabs((0.8, 2.0), 0.008, rng)),
+        builder.paint(materials.concrete((0.8, 2.0), 0.01, rng)),
+        builder.paint(materials.planks((0.8, 2.0), 0.008, rng)),
+        builder.paint(materials.bricks((0.8, 2.0), 0.008, rng)),
+        builder.paint(materials.gravel((0.8, 2.0), 0.01, rng, color=(0.45, 0.43, 0.40))),
+        builder.paint(materials.slabs((0.8, 2.0), 0.008, rng)),
     ]
     sides = [
-        builder.paint(tx.concrete((0.2, 2.0), 0.008, rng, color=rng.uniform(0.25, 0.45) * np.ones(3)))
+        builder.paint(materials.concrete((0.2, 2.0), 0.008, rng, color=rng.uniform(0.25, 0.45) * np.ones(3)))
         for _ in range(3)
     ]
     area = (cfg.length_m - 2 * RUN_UP_M) * cfg.width_m

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from gaussgym_scene import materials
 from gaussgym_scene import textures as tx
 from gaussgym_scene.scene import Scene
 from gaussgym_scene.synth.builder import SceneBuilder, SynthCfg, require
@@ -81,10 +82,10 @@ def build(
     drawn = add_lane(builder, lane, rng)
     looks = [
         builder.paint(material((0.6, 0.6), 0.01, rng))
-        for material in (tx.slabs, tx.concrete, tx.gravel, tx.cobbles)
+        for material in (materials.slabs, materials.concrete, materials.gravel, materials.cobbles)
     ]
     side = builder.paint(
-        tx.concrete((cfg.depth_m, 2.0), 0.01, rng, color=rng.uniform(0.25, 0.45) * np.ones(3))
+        materials.concrete((cfg.depth_m, 2.0), 0.01, rng, color=rng.uniform(0.25, 0.45) * np.ones(3))
     )
     for x, y, size, top, turn in stones:
         look = looks[rng.integers(len(looks))]

@@ -7,6 +7,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from gaussgym_scene import materials
 from gaussgym_scene import textures as tx
 from gaussgym_scene.scene import Scene
 from gaussgym_scene.synth.builder import SceneBuilder, SynthCfg, both_ways, require, rng_for
@@ -118,7 +119,7 @@ def make(cfg: StreetCfg, seed: int) -> Scene:
 def add_carriageway(builder: SceneBuilder, ground: Ground, s: NDArray, rng: tx.Rng) -> None:
     """Add the cobbled surface and both kerbs."""
     width = 2 * ROAD_HALF_M
-    paint = tx.cobbles((width, ground.length_m), GROUND_TEXEL_M, rng)
+    paint = materials.cobbles((width, ground.length_m), GROUND_TEXEL_M, rng)
     _dress_road(paint, rng)
     across = (np.arange(paint.shape[0], dtype=np.float32) + 0.5) * GROUND_TEXEL_M
     gutter = np.exp(-np.minimum(across, width - across) / 0.12)[:, None] * np.ones(
@@ -129,7 +130,7 @@ def add_carriageway(builder: SceneBuilder, ground: Ground, s: NDArray, rng: tx.R
     t = np.linspace(-ROAD_HALF_M, ROAD_HALF_M, round(width / GRID_M) + 1)
     _add_strip(builder, ground.z, ground, s, t[:, None] * np.ones_like(s), texture, 1.0)
     for side in (1, -1):
-        kerb = tx.concrete((0.5, ground.length_m), GROUND_TEXEL_M, rng, color=(0.6, 0.59, 0.57))
+        kerb = materials.concrete((0.5, ground.length_m), GROUND_TEXEL_M, rng, color=(0.6, 0.59, 0.57))
         for joint in np.arange(0.0, ground.length_m, 0.9):
             paint_at = int((joint + rng.uniform(0, 0.1)) / GROUND_TEXEL_M)
             kerb[:, paint_at : paint_at + 2] *= 0.5
@@ -168,9 +169,9 @@ def _dress_road(paint: tx.Paint, rng: tx.Rng) -> None:
         ph, pw = int(rng.uniform(0.6, 1.6) / GROUND_TEXEL_M), int(rng.uniform(0.8, 2.5) / GROUND_TEXEL_M)
         y0, x0 = rng.integers(0, max(1, h - ph)), rng.integers(0, max(1, w - pw))
         size_m = (ph * GROUND_TEXEL_M, pw * GROUND_TEXEL_M)
-        patch = tx.gravel(size_m, GROUND_TEXEL_M, rng, color=(0.33, 0.33, 0.34))
+        patch = materials.gravel(size_m, GROUND_TEXEL_M, rng, color=(0.33, 0.33, 0.34))
         if rng.random() < 0.5:
-            patch = tx.slabs(size_m, GROUND_TEXEL_M, rng, slab_m=0.25)
+            patch = materials.slabs(size_m, GROUND_TEXEL_M, rng, slab_m=0.25)
         view = paint[y0 : y0 + ph, x0 : x0 + pw]
         view[...] = patch[: view.shape[0], : view.shape[1]] * rng.uniform(0.85, 1.05)
 
@@ -201,7 +202,7 @@ def add_pavement(
     if side < 0:
         t = t[::-1]  # rows always run to the left, so that the front looks up
     width = FACADE_T_M - ROAD_HALF_M
-    paint = tx.slabs((width, ground.length_m), PAVEMENT_TEXEL_M, rng)
+    paint = materials.slabs((width, ground.length_m), PAVEMENT_TEXEL_M, rng)
     rows = np.arange(paint.shape[0], dtype=np.float32) * PAVEMENT_TEXEL_M
     to_house = rows if side > 0 else width - rows
     tx.shade(paint, -0.4 * np.exp(-to_house / 0.15)[:, None] * np.ones((1, paint.shape[1]), np.float32))
@@ -235,7 +236,7 @@ def add_houses(builder: SceneBuilder, ground: Ground, corners: NDArray, side: in
         left, right = ends if side > 0 else ends[::-1]
         tops.append(_add_front(builder, left, right, level, rng))
         _add_furniture(builder, ground, s0, s1, side, rng)
-    plain = builder.paint(tx.bricks((4.0, 4.0), 0.02, rng))
+    plain = builder.paint(materials.bricks((4.0, 4.0), 0.02, rng))
     for i, s0 in enumerate(corners[1:-1]):
         heading = ground.xy(np.array(s0), np.array(side * (FACADE_T_M + 4.0)))
         corner = ground.xy(np.array(s0), np.array(side * FACADE_T_M))
@@ -282,9 +283,9 @@ def _add_furniture(
         if what < 0.35:
             size = (rng.uniform(0.5, 0.9), 0.4, rng.uniform(0.35, 0.5))
             pot = builder.paint(
-                tx.concrete((size[2], 2 * (size[0] + size[1])), 0.01, rng, color=_muted(rng, 0.5))
+                materials.concrete((size[2], 2 * (size[0] + size[1])), 0.01, rng, color=_muted(rng, 0.5))
             )
-            leaves = builder.paint(tx.grass((0.8, 2.0), 0.01, rng))
+            leaves = builder.paint(materials.grass((0.8, 2.0), 0.01, rng))
             builder.box((x, y, z), size, pot, yaw=yaw, coarseness=1.2)
             builder.blob(
                 (x, y, z + size[2] + 0.08),
@@ -297,22 +298,22 @@ def _add_furniture(
             for level in range(rng.integers(1, 3)):
                 size = (rng.uniform(0.35, 0.6), rng.uniform(0.3, 0.42), 0.3)
                 crate = builder.paint(
-                    tx.planks((0.3, 2 * (size[0] + size[1])), 0.008, rng, color=_muted(rng, 0.42))
+                    materials.planks((0.3, 2 * (size[0] + size[1])), 0.008, rng, color=_muted(rng, 0.42))
                 )
                 builder.box(
                     (x, y, z + 0.3 * level), size, crate, yaw=yaw + rng.uniform(-0.2, 0.2), coarseness=1.0
                 )
         elif what < 0.75:
-            bench = builder.paint(tx.planks((0.45, 3.2), 0.008, rng))
+            bench = builder.paint(materials.planks((0.45, 3.2), 0.008, rng))
             builder.box((x, y, z), (1.2, 0.38, 0.45), bench, yaw=yaw, coarseness=1.2)
         else:
-            step = builder.paint(tx.concrete((0.17, 3.0), 0.008, rng))
+            step = builder.paint(materials.concrete((0.17, 3.0), 0.008, rng))
             builder.box((x, y, z), (1.0, 0.45, 0.17), step, yaw=yaw, coarseness=1.2)
         if rng.random() < 0.35:
             near = side * (ROAD_HALF_M + 0.25)
             x, y = ground.xy(np.array(s), np.array(near))
             z = float(ground.pavement_z(np.array(s), np.array(near))) - 0.03
-            post = builder.paint(tx.concrete((0.8, 0.5), 0.008, rng, color=(0.25, 0.25, 0.27)))
+            post = builder.paint(materials.concrete((0.8, 0.5), 0.008, rng, color=(0.25, 0.25, 0.27)))
             builder.box((x, y, z), (0.13, 0.13, 0.8), post, yaw=yaw, coarseness=0.9)
 
 
