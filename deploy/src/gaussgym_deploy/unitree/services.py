@@ -38,8 +38,8 @@ class ServiceClient:
         request, response = _topics(wire, service)
         self._reader: Any
         self._reader, self._servers = _reader(wire, response)
-        self._readers = [0]
-        self._writer: Any = DataWriter(wire.participant, request, listener=_counting(self._readers))
+        listener, self._readers = wire.matches("publication")
+        self._writer: Any = DataWriter(wire.participant, request, listener=listener)
 
     def call(
         self, api_id: int, parameter: str = "", *, timeout_s: float = 1.0, what: Optional[str] = None
@@ -143,26 +143,10 @@ def _topics(wire: Wire, service: str) -> Tuple[Any, Any]:
 
 def _reader(wire: Wire, topic: Any) -> Tuple[Any, Any]:
     """A reliable reader and the number of writers that it has found (a list of one)."""
-    from cyclonedds.core import Listener
     from cyclonedds.qos import Policy, Qos
     from cyclonedds.sub import DataReader
     from cyclonedds.util import duration
 
-    found = [0]
-
-    def matched(_: Any, status: Any) -> None:
-        found[0] = status.current_count
-
+    listener, found = wire.matches("subscription")
     qos = Qos(Policy.Reliability.Reliable(duration(seconds=1)), Policy.History.KeepLast(_LATE_RESPONSES))
-    return DataReader(
-        wire.participant, topic, qos=qos, listener=Listener(on_subscription_matched=matched)
-    ), found
-
-
-def _counting(count: Any) -> Any:
-    from cyclonedds.core import Listener
-
-    def matched(_: Any, status: Any) -> None:
-        count[0] = status.current_count
-
-    return Listener(on_publication_matched=matched)
+    return DataReader(wire.participant, topic, qos=qos, listener=listener), found

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
+import weakref
+from typing import Any, Dict, Iterator, List, Literal, Optional, Tuple
 
 from ..robot_io import LinkError
 from ..scheduler import SUPERVISOR_PRIORITY
@@ -63,13 +64,19 @@ class RawSample:
 class FrameWriter:
     """Sends frames to a topic; made by :meth:`Wire.writer`.
 
-    Attributes:
-        readers: Readers that DDS has matched with this writer now.
+    Args:
+        writer: A cyclonedds ``DataWriter`` of raw samples.
+        matched: How many readers it has, kept by :meth:`Wire.matches`.
     """
 
-    def __init__(self, make: Callable[[Callable[[int], None]], Any]) -> None:
-        self.readers = 0
-        self._writer = make(self._matched)
+    def __init__(self, writer: Any, matched: List[int]) -> None:
+        self._writer = writer
+        self._matched_readers = matched
+
+    @property
+    def readers(self) -> int:
+        """Readers that DDS has matched with this writer now."""
+        return self._matched_readers[0]
 
     def write(self, frame: bytes) -> None:
         """Send one frame; does not wait.
@@ -88,21 +95,25 @@ class FrameWriter:
         """Leave the topic."""
         self._writer = None
 
-    def _matched(self, count: int) -> None:
-        self.readers = count
-
 
 class FrameReader:
     """Takes frames from a topic; made by :meth:`Wire.reader`.
 
-    Attributes:
-        writers: Writers that DDS has matched with this reader now.
+    Args:
+        reader: A cyclonedds ``DataReader`` of raw samples.
+        matched: How many writers it has, kept by :meth:`Wire.matches`.
+        depth: How many samples :meth:`take` takes at most.
     """
 
-    def __init__(self, make: Callable[[Callable[[int], None]], Any], depth: int) -> None:
-        self.writers = 0
+    def __init__(self, reader: Any, matched: List[int], depth: int) -> None:
+        self._reader = reader
+        self._matched_writers = matched
         self._depth = depth
-        self._reader = make(self._matched)
+
+    @property
+    def writers(self) -> int:
+        """Writers that DDS has matched with this reader now."""
+        return self._matched_writers[0]
 
     def take(self) -> Tuple[List[bytes], bool]:
         """The frames that came since the last call, oldest first (at most ``depth``), and whether a writer went away.
@@ -122,9 +133,6 @@ class FrameReader:
     def close(self) -> None:
         """Leave the topic."""
         self._reader = None
-
-    def _matched(self, count: int) -> None:
-        self.writers = count
 
 
 class Wire:
@@ -148,6 +156,9 @@ class Wire:
             self._participant: Optional[Any] = DomainParticipant(domain)
         self._topics: Dict[str, Any] = {}
         self._ends: List[Any] = []
+        self._listeners: List[Any] = []
+        # Also when a wire is forgotten instead of closed, see `_leave`.
+        self._leave = weakref.finalize(self, _leave, self._participant, self._listeners)
 
     def writer(self, topic: str, type_name: str) -> FrameWriter:
         """A writer with DDS's default quality of service, as Unitree's SDK uses it (reliable, keeps the last sample).
@@ -156,16 +167,11 @@ class Wire:
             topic: E.g. ``rt/lowcmd``.
             type_name: See :func:`gaussgym_deploy.unitree.idl.dds_type`.
         """
-        from cyclonedds.core import Listener
         from cyclonedds.pub import DataWriter
 
         found = self._topic(topic, type_name)
-
-        def make(matched: Callable[[int], None]) -> Any:
-            listener = Listener(on_publication_matched=lambda _, status: matched(status.current_count))
-            return DataWriter(self.participant, found, listener=listener)
-
-        made = FrameWriter(make)
+        listener, matched = self.matches("publication")
+        made = FrameWriter(DataWriter(self.participant, found, listener=listener), matched)
         self._ends.append(made)
         return made
 
@@ -178,7 +184,6 @@ class Wire:
             depth: How many samples may wait.
             ignore_own: Do not see the writers of this wire.
         """
-        from cyclonedds.core import Listener
         from cyclonedds.qos import Policy, Qos
         from cyclonedds.sub import DataReader
 
@@ -186,14 +191,29 @@ class Wire:
         if ignore_own:
             policies.append(Policy.IgnoreLocal.Participant)
         found = self._topic(topic, type_name)
-
-        def make(matched: Callable[[int], None]) -> Any:
-            listener = Listener(on_subscription_matched=lambda _, status: matched(status.current_count))
-            return DataReader(self.participant, found, qos=Qos(*policies), listener=listener)
-
-        made = FrameReader(make, depth)
+        listener, matched = self.matches("subscription")
+        made = FrameReader(
+            DataReader(self.participant, found, qos=Qos(*policies), listener=listener), matched, depth
+        )
         self._ends.append(made)
         return made
+
+    def matches(self, kind: Literal["publication", "subscription"]) -> Tuple[Any, List[int]]:
+        """A listener for one writer ("publication") or reader ("subscription") of this wire.
+
+        Returns:
+            The cyclonedds listener and the number of ends matched now, a list of one that the listener keeps.
+        """
+        from cyclonedds.core import Listener
+
+        matched = [0]
+
+        def count(_: Any, status: Any) -> None:
+            matched[0] = status.current_count
+
+        listener = Listener(**{f"on_{kind}_matched": count})
+        self._listeners.append(listener)
+        return listener, matched
 
     @property
     def participant(self) -> Any:
@@ -209,6 +229,7 @@ class Wire:
         self._ends.clear()
         self._topics.clear()
         self._participant = None
+        self._leave()
 
     def _topic(self, name: str, type_name: str) -> Any:
         from cyclonedds.topic import Topic
@@ -220,6 +241,17 @@ class Wire:
             )
             self._topics[name] = topic
         return self._topics[name]
+
+
+def _leave(participant: Any, listeners: List[Any]) -> None:
+    """Delete a participant and all that hangs on it, then the callbacks.
+
+    cyclonedds deletes an entity when its Python object's last reference goes, but not when the garbage collector finds the object
+    (its own table of entities has lost it by then). The entity then stays in the domain, its callbacks are freed, and the next
+    match crashes the process. So the entities go by name, and before their callbacks.
+    """
+    participant.__del__()
+    listeners.clear()
 
 
 @contextlib.contextmanager
