@@ -67,14 +67,18 @@ class FusionCfg:
 
 
 def fitted_to(cfg: FusionCfg, posed: PosedCapture) -> FusionCfg:
-    """Settings for one walk: photographs far apart are fused farther, long walks with larger voxels and cells."""
+    """Settings for one walk: photographs far apart are fused farther, long walks with larger voxels and cells.
+
+    Far depth is poor depth, hence a limit; but who photographs from a drone is far from all there is.
+    """
     xy = posed.c2w[:, :2, 3]
     steps = np.linalg.norm(np.diff(posed.c2w[:, :3, 3], axis=0), axis=1)
     reach = max(cfg.depth_max_m, 2.0 * float(np.median(steps)) + 2.0 * posed.camera_height_m)
     voxel = max(cfg.voxel_m, min(0.08, float(steps.sum()) / 5000))
     area = float(np.prod(np.ptp(xy, axis=0) + 2 * cfg.margin_m))
     cell = max(cfg.cell_m, min(0.05, math.sqrt(area / cfg.max_cells)))
-    return replace(cfg, depth_max_m=min(reach, 25.0), voxel_m=voxel, cell_m=cell)
+    far = max(25.0, 2.0 * posed.camera_height_m)
+    return replace(cfg, depth_max_m=min(reach, far), voxel_m=voxel, cell_m=cell)
 
 
 def fuse_mesh(

@@ -31,6 +31,7 @@ from gaussgym_recon.gravity import (
 from gaussgym_recon.markers import find_markers, scale_from_markers
 from gaussgym_recon.overrides import ScaleFrom, UpFrom, parse_scale_from, parse_up_from
 from gaussgym_recon.plumb import block_normals, up_from_surfaces
+from gaussgym_recon.plumb_lines import segment_planes, up_from_lines
 from gaussgym_recon.posed import PosedCapture
 from gaussgym_recon.scale import (
     MetricScale,
@@ -343,6 +344,8 @@ def _ground(
     known = _known_up(capture, found, indices, orientations, surveyed, up_from)
     if known is None and up_from.kind == "auto" and gps is None:
         known = _up_by_depth(capture, found, indices, orientations, cfg)
+    if known is None and up_from.kind == "auto":
+        known = _up_by_lines(capture, found, indices, orientations, cfg)
     gps_up = None
     if gps is not None:
         fixed = np.isfinite(gps[:, 0])
@@ -407,6 +410,23 @@ def _up_by_depth(
     held = up_from_cameras(model.c2w, orientations, cfg=cfg.gravity)
     up = up_from_surfaces(np.concatenate(normals), held.up)
     return None if up is None else (up, "surfaces")
+
+
+def _up_by_lines(
+    capture: Capture, found: _Found, indices: NDArray[np.int64], orientations: list[int], cfg: PoseCfg
+) -> tuple[UpEstimate, str] | None:
+    """Gravity by plumb edges, where photographs show enough of them."""
+    model, normals, lengths, images = found.model, [], [], []
+    for k, index in enumerate(indices):
+        with Image.open(capture.directory / capture.images[int(index)].file) as photograph:
+            grey = np.asarray(photograph.convert("L"))
+        planes = segment_planes(grey, model.intrinsics[k])
+        normals.append(planes.normals @ model.c2w[k, :3, :3].T)
+        lengths.append(planes.lengths)
+        images.append(np.full(len(planes.lengths), k))
+    held = up_from_cameras(model.c2w, orientations, cfg=cfg.gravity)
+    up = up_from_lines(np.concatenate(normals), np.concatenate(lengths), np.concatenate(images), held.up)
+    return None if up is None else (up, "lines")
 
 
 def _source_from_model(
