@@ -1,11 +1,13 @@
 """Fusion of depth into a mesh and of a mesh into ground, on surfaces known exactly."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 from gaussgym_recon.depth_views import DepthView
-from gaussgym_recon.fusion import FusionCfg, fuse_mesh
+from gaussgym_recon.fusion import FusionCfg, fitted_to, fuse_mesh
 from gaussgym_recon.ground import ground_heightfield
 from gaussgym_recon.posed import PosedCapture, Similarity
 from gaussgym_scene.cameras import Intrinsics
@@ -127,3 +129,16 @@ def test_no_ground_is_said_clearly():
     ]
     with pytest.raises(InputError, match="no depth"):
         fuse_mesh(empty, FusionCfg())
+
+
+@pytest.mark.parametrize(
+    ("height_m", "step_m", "wanted_m"),
+    [(1.5, 0.4, 8.0), (1.6, 12.0, 25.0), (50.0, 8.0, 100.0), (12.0, 2.0, 25.0)],
+)
+def test_depth_is_fused_as_far_as_photographs_lie_apart_and_from_a_drone_down_to_the_ground(
+    height_m, step_m, wanted_m
+):
+    c2w = np.tile(np.eye(4), (20, 1, 1))
+    c2w[:, 0, 3] = step_m * np.arange(20)
+    posed: Any = SimpleNamespace(c2w=c2w, camera_height_m=height_m)
+    assert fitted_to(FusionCfg(), posed).depth_max_m == pytest.approx(wanted_m)

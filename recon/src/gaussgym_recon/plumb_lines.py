@@ -45,7 +45,7 @@ class PlumbLinesCfg:
     """Fewer say nothing."""
     min_images: int = 8
     """In which they must be seen."""
-    min_spread: float = 0.02
+    min_spread: float = 0.04
     """Of the directions that edges are seen from, square of the sine: from one direction only, the tilt towards it stays open."""
     images_per_independent: float = 4.0
     """Photographs that count as one, since neighbours show the same edges and share the errors of poses."""

@@ -24,6 +24,7 @@ from gaussgym_recon.gravity import (
     GravityCfg,
     GroundPlane,
     UpEstimate,
+    fuse_up,
     ground_plane,
     up_from_cameras,
     up_from_gps,
@@ -31,7 +32,7 @@ from gaussgym_recon.gravity import (
 from gaussgym_recon.markers import find_markers, scale_from_markers
 from gaussgym_recon.overrides import ScaleFrom, UpFrom, parse_scale_from, parse_up_from
 from gaussgym_recon.plumb import block_normals, up_from_surfaces
-from gaussgym_recon.plumb_lines import segment_planes, up_from_lines
+from gaussgym_recon.plumb_lines import PlumbLinesCfg, segment_planes, up_from_lines
 from gaussgym_recon.posed import PosedCapture
 from gaussgym_recon.scale import (
     MetricScale,
@@ -85,6 +86,8 @@ class PoseCfg:
     """Of structure from motion."""
     gravity: GravityCfg = field(default_factory=GravityCfg)
     """Of ground and gravity."""
+    plumb_lines: PlumbLinesCfg = field(default_factory=PlumbLinesCfg)
+    """Of gravity by plumb edges of photographs."""
 
 
 @dataclass(frozen=True)
@@ -342,10 +345,10 @@ def _ground(
     stored = capture.metadata.get("exif_orientation") or [1] * len(capture.images)
     orientations = [stored[int(i)] for i in indices]
     known = _known_up(capture, found, indices, orientations, surveyed, up_from)
-    if known is None and up_from.kind == "auto" and gps is None:
-        known = _up_by_depth(capture, found, indices, orientations, cfg)
     if known is None and up_from.kind == "auto":
-        known = _up_by_lines(capture, found, indices, orientations, cfg)
+        by_depth = None if gps is not None else _up_by_depth(capture, found, indices, orientations, cfg)
+        seen = [up for up in (by_depth, _up_by_lines(capture, found, indices, orientations, cfg)) if up]
+        known = (fuse_up([up for up, _ in seen]), "+".join(source for _, source in seen)) if seen else None
     gps_up = None
     if gps is not None:
         fixed = np.isfinite(gps[:, 0])
@@ -420,12 +423,14 @@ def _up_by_lines(
     for k, index in enumerate(indices):
         with Image.open(capture.directory / capture.images[int(index)].file) as photograph:
             grey = np.asarray(photograph.convert("L"))
-        planes = segment_planes(grey, model.intrinsics[k])
+        planes = segment_planes(grey, model.intrinsics[k], cfg.plumb_lines)
         normals.append(planes.normals @ model.c2w[k, :3, :3].T)
         lengths.append(planes.lengths)
         images.append(np.full(len(planes.lengths), k))
     held = up_from_cameras(model.c2w, orientations, cfg=cfg.gravity)
-    up = up_from_lines(np.concatenate(normals), np.concatenate(lengths), np.concatenate(images), held.up)
+    up = up_from_lines(
+        np.concatenate(normals), np.concatenate(lengths), np.concatenate(images), held.up, cfg.plumb_lines
+    )
     return None if up is None else (up, "lines")
 
 

@@ -64,9 +64,9 @@ class TrainerCfg:
     grow_fraction: float = 0.15
     ssim_weight: float = 0.2
     l2_within: float = 0.0
-    mean_step_px: tuple[float, float] = (3.0, 0.1)
-    color_step: float = 0.01
-    opacity_step: float = 0.04
+    mean_step_px: tuple[float, float] = (0.7, 0.05)
+    color_step: float = 0.02
+    opacity_step: float = 0.08
     scale_step: float = 0.04
     rotation_step: float = 0.015
     exposure_step: float = 0.002

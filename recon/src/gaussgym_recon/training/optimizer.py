@@ -55,7 +55,7 @@ _CHUNK = 256
 _COUNTED = 8192
 _CORRECTION = np.ones((_COUNTED, 2), np.float32)
 """Adam's bias corrections by step count; powers would take longer than the step itself. Later ones are 1 within 0.03 %."""
-_CORRECTION[1:] = 1 / (1 - np.array([0.9, 0.999]) ** np.arange(1, _COUNTED)[:, None])
+_CORRECTION[1:] = 1 / (1 - np.array([0.9, 0.99]) ** np.arange(1, _COUNTED)[:, None])
 
 
 @njit(parallel=True, cache=True, error_model="numpy", fastmath={"contract", "nsz", "arcp"})
@@ -64,6 +64,9 @@ def _adam(
     v_means, v_quats, v_scales, v_opac, v_sh, scales, opacities, rates, bands,
 ):  # fmt: skip
     """One Adam step of the visible splats ``ids`` (Kingma & Ba 2015), with a step count of its own for each splat.
+
+    A splat is seen by a few hundred steps in all: squares are averaged over a hundred, not over Adam's usual thousand, which
+    would still hold what the coarse levels said (0.4 dB of held-out PSNR on the synthetic street).
 
     ``rates`` float32: of means [pixels], rotations, log scales, logits, colours. A splat's gradients are gathered into one row
     first, so that the arithmetic runs over neighbouring numbers, which compilers turn into vector instructions.
@@ -99,7 +102,7 @@ def _adam(
             first, second = adam[i, :width], adam[i, width:]
             for j in range(used):
                 m = np.float32(0.9) * first[j] + np.float32(0.1) * g[j]
-                v = np.float32(0.999) * second[j] + np.float32(0.001) * g[j] * g[j]
+                v = np.float32(0.99) * second[j] + np.float32(0.01) * g[j] * g[j]
                 first[j] = m
                 second[j] = v
                 delta[j] = rate[j] * c1 * m / (np.sqrt(v * c2) + np.float32(1e-15))
@@ -147,11 +150,11 @@ class Schedule:
 def schedule(cfg: TrainerCfg, progress: float) -> Schedule:
     """Step sizes after the fraction ``progress`` of the training.
 
-    Centres slow down from the first step on; everything else falls tenfold over the second half. Exposures and poses start
+    Centres slow down from the first step on; everything else falls tenfold over the last three tenths. Exposures and poses start
     once the splats show something.
     """
     first, last = cfg.mean_step_px
-    decay = 0.1 ** max(0.0, (progress - 0.5) * 2)
+    decay = 0.1 ** max(0.0, (progress - 0.7) / 0.3)
     return Schedule(
         mean_px=first * (last / first) ** progress,
         rotation=decay * cfg.rotation_step,

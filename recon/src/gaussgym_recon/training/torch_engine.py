@@ -205,7 +205,7 @@ class TorchEngine:
         t["steps"] += visible.to(t["steps"].dtype)
         count = t["steps"].double()[:, None]
         c1 = (1 / (1 - 0.9**count)).float()
-        c2 = (1 / (1 - 0.999**count)).float()
+        c2 = (1 / (1 - 0.99**count)).float()
         width = t["adam"].shape[1] // 2
         color = torch.full((t["sh"].shape[1], 3), 0.1 * rates.color, device=self.device)
         color[0] = rates.color
@@ -227,7 +227,7 @@ class TorchEngine:
             g, rate = g[:, :used], rate[:used] if name == "sh" and isinstance(rate, Tensor) else rate
             shown = visible[:, None]
             m.copy_(torch.where(shown, 0.9 * m + 0.1 * g, m))
-            v.copy_(torch.where(shown, 0.999 * v + 0.001 * g * g, v))
+            v.copy_(torch.where(shown, 0.99 * v + 0.01 * g * g, v))
             delta = torch.where(shown, rate * c1 * m / ((v * c2).sqrt() + 1e-15), torch.zeros_like(m))
             flat = t[name].reshape(len(g), -1)
             flat[:, :used] -= delta
