@@ -139,6 +139,6 @@ def test_depth_is_fused_as_far_as_photographs_lie_apart_and_from_a_drone_down_to
     height_m, step_m, wanted_m
 ):
     c2w = np.tile(np.eye(4), (20, 1, 1))
-    c2w[:, 0, 3] = step_m * np.arange(20)
+    c2w[:, 0, 3] = np.linspace(0.0, 19 * step_m, 20)
     posed: Any = SimpleNamespace(c2w=c2w, camera_height_m=height_m)
     assert fitted_to(FusionCfg(), posed).depth_max_m == pytest.approx(wanted_m)
