@@ -82,7 +82,8 @@ class PosedCapture:
         world_from_capture: Similarity from the frame of structure from motion to this world.
         scale_source: ``'sensor'``, ``'gcp'``, ``'gps'``, ``'marker'``, ``'distance'``, ``'depth'`` or ``'camera_height'``.
         gravity_source: ``'sensor'``, ``'gcp'``, ``'user'``, ``'cameras'``, or what was combined of ``'gps'``, ``'plane'``,
-            ``'camera_down'`` and ``'nadir'``, or of ``'surfaces'`` (measured depth) and ``'lines'`` (plumb edges), with ``'+'`` between.
+            ``'camera_down'`` and ``'nadir'``, or of ``'surfaces'`` (measured depth) and ``'lines'`` (plumb edges), with
+            ``'+'`` between.
         camera_height_m: Median height of the cameras above the ground plane [m].
         scale_std_fraction: Standard deviation of the scale over its value; None where unknown.
         reprojection_error_px: Mean over all points [px]; None where points were not triangulated from images.
