@@ -69,7 +69,7 @@ class FusionCfg:
 def fitted_to(cfg: FusionCfg, posed: PosedCapture) -> FusionCfg:
     """Settings for one walk: photographs far apart are fused farther, long walks with larger voxels and cells.
 
-    Far depth is poor depth, hence a limit; but who photographs from a drone is far from all there is.
+    Far depth is poor depth, hence a limit of 25 m; a drone is farther from all there is, so from there it is twice the height.
     """
     xy = posed.c2w[:, :2, 3]
     steps = np.linalg.norm(np.diff(posed.c2w[:, :3, 3], axis=0), axis=1)
