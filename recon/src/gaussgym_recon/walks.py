@@ -24,6 +24,9 @@ STRIDE_M = 0.35
 TURN_M = 0.5
 """Standard deviation of the smoothing of a walker's heading along the way [m]: who photographs does not swing round a corner
 by more than half of the view between two pictures, which no structure from motion could follow."""
+LOOK_AHEAD_M = 1.0
+"""Walkers look where the way will lead from so far ahead, so into a corner before they take it: else nobody photographs the
+ground inside of it [m]."""
 STEP_M = 0.08
 """Ground that rises or falls by more over 10 cm is a step [m]."""
 STEPS_NEAR_END_M = 4.0
@@ -76,7 +79,8 @@ def walk(scene: Scene, cfg: SynthesizeCfg, rng: np.random.Generator) -> NDArray[
     lateral = min(cfg.lateral_m, max(half_width - 0.2, 0.0))
     side = lateral * (0.4 * np.sin(swing / 5.3 + phase[0]) + 0.6 * np.cos(np.pi * turned))
     xy += side[:, None] * left
-    yaw = heading + np.pi * turned
+    look_at = np.clip(s + LOOK_AHEAD_M * np.cos(np.pi * turned), 0, length)
+    yaw = _heading(line, arc, look_at) + np.pi * turned
     yaw += cfg.yaw_rad * np.sin(swing / 2.1 + phase[1]) + rng.normal(0, np.radians(3.0), cfg.images)
     ahead = (steps - s[:, None]) * np.where(np.abs(turned - 1) < 0.5, -1, 1)[:, None]
     near = ((ahead > 0) & (ahead < LOOK_DOWN_M)).any(axis=1)
