@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
-from gaussgym_recon.consistency import ConsistencyCfg, check_consistency, link_points
+from gaussgym_recon.consensus import Attempt, agreed_against_gps, chosen, contested
+from gaussgym_recon.consistency import ConsistencyCfg, RecaptureError, check_consistency, link_points
 from gaussgym_recon.depth_images import scales_of_images
 from gaussgym_recon.posed import Similarity
-from gaussgym_recon.sfm import Attempt, SfmCfg, agreed_against_gps
+from gaussgym_recon.sfm import SfmCfg
 from gaussgym_recon.sfm_model import SfmModel, without_loose_cameras
 from gaussgym_scene.cameras import Intrinsics
 from gaussgym_scene.capture import Capture, CaptureImage
@@ -230,6 +231,59 @@ def test_maps_that_are_glued_at_other_places_do_not():
     capture, true, gps = survey()
     made = maps_of(capture, lambda seed: glued(true, 15 + 12 * seed, scale=1.5), gps, range(3))
     assert agreed_against_gps(capture, made, gps, SfmCfg()) is None
+
+
+def short_walk(scales, fixes=True):
+    """Maps of 12 m there and back with a turn on the spot, one for each scale that it gives the way back; GPS is too coarse to tell."""
+    s = np.concatenate([np.arange(12.0), np.full(8, 11.0), np.arange(11.0, -1.0, -1.0)])
+    rng = np.random.default_rng(3)
+    true = np.c_[
+        s + rng.normal(0, 0.05, len(s)), 0.4 * np.cos(np.linspace(0, np.pi, len(s))), np.zeros(len(s))
+    ]
+    lens = Intrinsics(width=64, height=48, fx=50, fy=50, cx=32, cy=24)
+    capture = Capture(None, [CaptureImage(f"{k}.jpg", lens) for k in range(len(s))], {"ordered": True})
+    gps = true + rng.normal(0, 0.5, true.shape) if fixes else None
+    return maps_of(capture, lambda seed: glued(true, 20, scale=scales[seed]), gps, range(len(scales)))
+
+
+@pytest.mark.parametrize("fixes", [True, False])
+def test_maps_that_contradict_each_other_are_contested_where_gps_cannot_tell(fixes):
+    assert not contested(short_walk([1.0, 1.001, 0.999], fixes), SfmCfg())
+    made = short_walk([2.0, 1.0, 0.6, 1.002], fixes)
+    assert all(attempt.consistency.ok for attempt in made)
+    assert contested(made, SfmCfg())
+    # Two agree, so one of them is kept.
+    assert chosen(made, SfmCfg()).seed in (1, 3)
+
+
+def test_a_map_that_gps_refuses_shows_that_the_photographs_leave_scale_open():
+    made = short_walk([1.0, 6.0, 1.001])
+    assert [attempt.consistency.ok for attempt in made] == [True, False, True]
+    assert contested(made, SfmCfg())
+    assert chosen(made, SfmCfg()).seed in (0, 2)
+
+
+def test_maps_none_of_which_another_confirms_are_refused():
+    with pytest.raises(RecaptureError, match=r"3 maps of the same photographs differ.*walk a small circle"):
+        chosen(short_walk([2.0, 1.0, 0.6]), SfmCfg())
+
+
+def test_a_single_map_is_not_confirmed_and_yet_kept_where_there_is_no_other():
+    made = short_walk([1.0])
+    assert contested(made, SfmCfg())
+    assert chosen(made, SfmCfg()) is made[0]
+
+
+def test_maps_that_gps_or_depth_can_judge_are_not_contested():
+    true, gps = street_walk()
+    lens = Intrinsics(width=64, height=48, fx=50, fy=50, cx=32, cy=24)
+    capture = Capture(None, [CaptureImage(f"{k}.jpg", lens) for k in range(len(true))], {"ordered": True})
+    made = maps_of(capture, lambda seed: glued(true, 15, scale=[1.0, 2.0][seed]), gps, range(2))
+    assert [attempt.consistency.ok for attempt in made] == [True, False]
+    assert made[0].consistency.scale_checked
+    assert not contested(made, SfmCfg())
+    assert check(true, depth_scales=np.full(len(true), 5.0)).scale_checked
+    assert not check(true, depth_scales=np.full(len(true), np.nan)).scale_checked
 
 
 def map_of(seen, count=5, points=100):

@@ -19,6 +19,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+MAX_SCALE_CHANGE_CHECKED = 0.25
+"""GPS whose gate is wider than this does not tell the scale of parts of a walk."""
+MIN_DEPTH_IMAGES = 4
+"""Fewer say nothing of a map's scales."""
+
+
 class RecaptureError(InputError):
     """Photographs of which no scene can be made; the verdict is to take them again."""
 
@@ -86,6 +92,8 @@ class Consistency:
     """Those of them that rest on GPS."""
     gps_noise_m: float | None = None
     """Noise of GPS along an axis where maps agree with one another and not with GPS [m]; None where GPS is as expected."""
+    scale_checked: bool = False
+    """Whether GPS or depth images would show a part whose scale is off by a quarter."""
 
     @property
     def ok(self) -> bool:
@@ -161,15 +169,20 @@ def check_consistency(
         weakest_link_fraction=float(weakest / max(np.median(link_points), 1.0)) if len(link_points) else 0.0,
         reasons=tuple(reasons + found),
         gps_reasons=tuple(found) if numbers["gps_residual_median_m"] is not None else (),
+        scale_checked=numbers.pop("scale_checked") or _knows_scales(depth_scales),
         **numbers,
     )
 
 
+def _knows_scales(scales: NDArray[np.float64] | None) -> bool:
+    return scales is not None and int(np.isfinite(scales).sum()) >= MIN_DEPTH_IMAGES
+
+
 def _against_depth(scales: NDArray[np.float64], cfg: ConsistencyCfg) -> list[str]:
     """A map glued wrongly has parts of several scales, which its depth images show whatever the steps are."""
-    known = scales[np.isfinite(scales)]
-    if len(known) < 4:
+    if not _knows_scales(scales):
         return []
+    known = scales[np.isfinite(scales)]
     change = np.abs(np.log(known / np.median(known)))
     off = int((change > np.log1p(cfg.max_depth_scale_change)).sum())
     if off <= cfg.max_depth_scale_outliers * len(known):
@@ -212,7 +225,7 @@ def _against_gps(
                 f"step of {steps[worst_step]:.1f} m after image {indices[worst_step] + 1} "
                 f"where GPS says {gps_steps[worst_step]:.1f} m"
             )
-    ratio = _half_scale_ratio(indices, centers, gps, trusted)
+    ratio, allowed = _half_scale_ratio(indices, centers, gps, trusted), np.inf
     if ratio is not None:
         half_length = 0.5 * float(np.linalg.norm(np.ptp(gps[trusted, :2], axis=0)))
         allowed = max(cfg.max_half_scale_change, 2.0 * cfg.gps_noise_m / max(half_length, 1e-9))
@@ -227,6 +240,7 @@ def _against_gps(
         "max_step": float(steps.max()),
         "step_ratio": _step_ratio(indices, centers),
         "half_scale_ratio": ratio,
+        "scale_checked": allowed <= MAX_SCALE_CHANGE_CHECKED,
         "gps_outliers": tuple(int(i) for i in indices[fit.outliers]),
     }
     return numbers, reasons
@@ -291,6 +305,7 @@ def _along_sequence(
         "max_step": float(steps.max(initial=0.0)),
         "step_ratio": step_ratio,
         "half_scale_ratio": half_ratio,
+        "scale_checked": False,
         "gps_outliers": (),
     }
     return numbers, reasons

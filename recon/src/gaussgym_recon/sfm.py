@@ -22,15 +22,10 @@ import numpy as np
 from gaussgym_scene.errors import InputError
 
 from gaussgym_recon.colmap_jobs import mark
-from gaussgym_recon.consistency import (
-    Consistency,
-    ConsistencyCfg,
-    RecaptureError,
-    check_consistency,
-    link_points,
-)
+from gaussgym_recon.consensus import Attempt, agreed_against_gps, chosen, contested
+from gaussgym_recon.consistency import ConsistencyCfg, RecaptureError, check_consistency, link_points
 from gaussgym_recon.depth_images import depth_is_measured, depths_at_points, scales_of_images
-from gaussgym_recon.georegister import enu_from_gps, umeyama
+from gaussgym_recon.georegister import enu_from_gps
 from gaussgym_recon.matching import FeatureCfg, Progress, camera_groups, extract, match, pair_sets, run_job
 from gaussgym_recon.sfm_model import SfmModel, capture_indices, read_model, without_loose_cameras
 from gaussgym_recon.static_world import StaticWorldCfg, check_static_world
@@ -43,6 +38,9 @@ log = logging.getLogger(__name__)
 
 MIN_FIRM_POINTS = 15
 """Of a camera of a global map; as many as incremental mapping asks for (`mapping_options`)."""
+
+LAST_CONTESTED = 2
+"""Rung of the ladder at which maps that contradict each other are judged by what there is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,22 +65,12 @@ class SfmCfg:
     """Of the first attempt; attempts count up from it."""
     max_disagreement: float = 0.02
     """Maps agree when their cameras lie closer than this, over the extent of the path (both root mean square)."""
+    max_contested_disagreement: float = 0.1
+    """Maps that differ by more contradict each other; where neither GPS nor depth can tell which is right, more are made."""
     gates: ConsistencyCfg = field(default_factory=ConsistencyCfg)
     """When a map is one piece."""
     static: StaticWorldCfg = field(default_factory=StaticWorldCfg)
     """When images show one world that does not change."""
-
-
-@dataclass(frozen=True)
-class Attempt:
-    """A map and what the gates say of it."""
-
-    model: SfmModel
-    consistency: Consistency
-    seed: int
-    min_tri_angle_deg: float
-    mapper: str = "incremental"
-    pairs: str = ""
 
 
 @dataclass(frozen=True)
@@ -140,7 +128,8 @@ def reconstruct(
     progress = progress or (lambda step, fraction: None)
     if len(capture.images) < 2:
         raise InputError(f"{capture.directory}: {len(capture.images)} images, expected two or more")
-    gps = gps_of(capture)
+    gps, short = gps_of(capture), len(capture.images) <= cfg.features.exhaustive_up_to
+    folder = Path(workdir)
     attempts: list[Attempt] = []
     tries: list[dict[str, Any]] = []
     seen: set[tuple[FeatureCfg, str, str]] = set()
@@ -155,12 +144,17 @@ def reconstruct(
         seen.add((rung.features, name, rung.mapper))
         made = _climb(capture, folder, name, rung, gps, cfg, tries, progress)
         attempts += made
-        good = [attempt for attempt in made if attempt.consistency.ok]
-        if good:
-            best = min(good, key=lambda attempt: attempt.consistency.badness())
-            check_static_world(capture, best.model, folder / "database.db", cfg.static)
-            return best, tries
-        log.warning("%s: no map of %s pairs, %s, passes", capture.directory.name, name, rung.mapper)
+        if not any(attempt.consistency.ok for attempt in attempts):
+            log.warning("%s: no map of %s pairs, %s, passes", capture.directory.name, name, rung.mapper)
+        elif short and step < LAST_CONTESTED and contested(attempts, cfg):
+            log.warning("%s: maps of %s pairs do not confirm each other", capture.directory.name, name)
+        else:
+            break
+    if any(attempt.consistency.ok for attempt in attempts):
+        # Of longer captures one map is made; those before it were refused.
+        best = chosen(attempts if short else attempts[-1:], cfg)
+        check_static_world(capture, best.model, folder / "database.db", cfg.static)
+        return best, tries
     if attempts:
         _check_best(capture, attempts, Path(workdir), cfg)
     raise _refusal(capture, attempts, tries, Path(workdir), cfg)
@@ -203,61 +197,6 @@ def _climb(
         if (long or number + 1 >= cfg.min_attempts) and any(a.consistency.ok for a in made):
             break
     return made
-
-
-def agreed_against_gps(
-    capture: Capture, made: list[Attempt], gps: NDArray[np.float64], cfg: SfmCfg
-) -> Attempt | None:
-    """The map that two others confirm though GPS does not: then it is GPS that is worse than expected.
-
-    Maps with other seeds that are glued wrongly are glued at other places. All three must pass the gates that hold without GPS.
-    """
-    ordered = bool(capture.metadata.get("ordered", True))
-    whole = []
-    for attempt in made:
-        if (
-            not attempt.consistency.gps_reasons
-            or attempt.consistency.gps_reasons != attempt.consistency.reasons
-        ):
-            continue
-        model = attempt.model
-        by_itself = check_consistency(
-            capture_indices(capture, model.names),
-            model.c2w[:, :3, 3],
-            num_images=len(capture.images),
-            reprojection_error_px=model.reprojection_error_px,
-            link_points=link_points(model.visible, len(model.points)),
-            ordered=ordered,
-            cfg=cfg.gates,
-        )
-        if by_itself.ok:
-            whole.append(attempt)
-    for attempt in whole:
-        others = [other for other in whole if other.seed != attempt.seed]
-        if sum(disagreement(attempt.model, other.model) < cfg.max_disagreement for other in others) < 2:
-            continue
-        centers, fixes = attempt.model.c2w[:, :3, 3], gps[capture_indices(capture, attempt.model.names)]
-        fixed = np.isfinite(fixes[:, 0])
-        off = (umeyama(centers[fixed], fixes[fixed]).apply(centers[fixed]) - fixes[fixed])[:, :2]
-        # The median of a Rayleigh distribution is 1.1774 standard deviations.
-        noise_m = float(np.median(np.linalg.norm(off, axis=1))) / 1.1774
-        extent_m = float(np.linalg.norm(np.std(fixes[fixed, :2], axis=0)))
-        if noise_m < 0.5 * extent_m:
-            found = replace(attempt.consistency, reasons=(), gps_noise_m=noise_m, gps_outliers=())
-            return replace(attempt, consistency=found)
-    return None
-
-
-def disagreement(first: SfmModel, second: SfmModel) -> float:
-    """Distance of two maps' cameras after alignment over the extent of their path, both root mean square."""
-    place = {name: index for index, name in enumerate(second.names)}
-    common = [(k, place[name]) for k, name in enumerate(first.names) if name in place]
-    if len(common) < 4:
-        return np.inf
-    source = first.c2w[[k for k, _ in common], :3, 3]
-    target = second.c2w[[k for _, k in common], :3, 3]
-    off = umeyama(source, target).apply(source) - target
-    return float(np.linalg.norm(off) / max(np.linalg.norm(target - target.mean(axis=0)), 1e-300))
 
 
 def _record(pairs: str, rung: Rung, number: int, attempt: Attempt | None, cfg: SfmCfg) -> dict[str, Any]:
