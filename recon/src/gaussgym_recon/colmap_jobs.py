@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import sys
 import threading
 import time
 from pathlib import Path
 from typing import Any
+
+from gaussgym_recon.colmap_options import camera_of, global_options, mapping_options, mark, tell, write_best
+from gaussgym_recon.straighten import straighten
 
 BATCH_IMAGES = 16
 BATCH_PAIRS = 256
@@ -42,8 +44,8 @@ def extract(job: dict[str, Any]) -> None:
             reader.default_focal_length_factor = camera["focal_factor"]
         names = camera["names"]
         for start in range(0, len(names), BATCH_IMAGES):
-            _tell(done / total)
-            reader.existing_camera_id = _camera_of(job["database"], names)
+            tell(done / total)
+            reader.existing_camera_id = camera_of(job["database"], names)
             batch = names[start : start + BATCH_IMAGES]
             pycolmap.extract_features(
                 job["database"],
@@ -65,15 +67,6 @@ def extract(job: dict[str, Any]) -> None:
         raise SystemExit(f"{missing[0]} could not be read ({len(missing)} of {len(names)} images)")
 
 
-def _camera_of(path: str, names: list[str]) -> int:
-    """Camera in the database of the first of these images that is there; -1 without any."""
-    import pycolmap
-
-    with pycolmap.Database.open(path) as database:
-        cameras = {image.name: image.camera_id for image in database.read_all_images()}
-    return next((cameras[name] for name in names if name in cameras), -1)
-
-
 def match(job: dict[str, Any]) -> None:
     """Match and verify the image pairs; those that are in the database already are skipped."""
     import pycolmap
@@ -86,7 +79,7 @@ def match(job: dict[str, Any]) -> None:
     pairs = job["pairs"]
     listing = Path(job["database"]).with_name("pairs.txt")
     for start in range(0, len(pairs), BATCH_PAIRS):
-        _tell(start / len(pairs))
+        tell(start / len(pairs))
         listing.write_text("".join(f"{a} {b}\n" for a, b in pairs[start : start + BATCH_PAIRS]))
         pairing = pycolmap.ImportedPairingOptions()
         pairing.match_list_path = str(listing)
@@ -109,7 +102,7 @@ def map_once(job: dict[str, Any]) -> None:
     def next_image() -> None:
         nonlocal registered
         registered += 1
-        _tell(min(1.0, registered / job["images_total"]))
+        tell(min(1.0, registered / job["images_total"]))
 
     started = time.perf_counter()
     pycolmap.set_random_seed(job["seed"])
@@ -125,15 +118,8 @@ def map_once(job: dict[str, Any]) -> None:
         )
     if maps:
         best = max(maps.values(), key=lambda model: (model.num_reg_images(), model.num_points3D()))
-        _write_best(best, output)
+        write_best(best, output)
     mark(output / "done.json", {"models": len(maps or {}), "seconds": time.perf_counter() - started})
-
-
-def _write_best(model: Any, output: Path) -> None:
-    shutil.rmtree(output / "best.partial", ignore_errors=True)
-    (output / "best.partial").mkdir()
-    model.write(output / "best.partial")
-    (output / "best.partial").rename(output / "best")
 
 
 def triangulate(job: dict[str, Any]) -> None:
@@ -159,76 +145,13 @@ def triangulate(job: dict[str, Any]) -> None:
             model.add_image(image)
         for frame_id in pose_of_frame:
             model.register_frame(frame_id)
-    _tell(0.1)
+    tell(0.1)
     options = mapping_options(job)
     options.ba_refine_focal_length = options.ba_refine_extra_params = False
     found = pycolmap.triangulate_points(model, job["database"], job["images"], output, options=options)
     found.update_point_3d_errors()
-    _write_best(found, output)
+    write_best(found, output)
     mark(output / "done.json", {"points": found.num_points3D()})
-
-
-def mapping_options(job: dict[str, Any]) -> Any:
-    """Options for people who walk forward: an easy initial pair, small triangulation angles, the focal length kept.
-
-    Args:
-        job: `seed`, `min_tri_angle_deg`, `free_focal` where a focal length is only guessed, and `calibrated`: an image of each
-            camera whose lens is known.
-    """
-    import pycolmap
-
-    options = pycolmap.IncrementalPipelineOptions()
-    options.min_model_size = 5
-    options.num_threads = 1
-    options.random_seed = job["seed"]
-    options.max_num_models = 5
-    options.ba_refine_focal_length = job["free_focal"]
-    options.ba_refine_extra_params = True
-    mapper = options.mapper
-    mapper.num_threads = 1
-    mapper.random_seed = job["seed"]
-    mapper.abs_pose_refine_focal_length = job["free_focal"]
-    mapper.init_min_tri_angle = 8.0 if job["free_focal"] else 3.0
-    mapper.init_max_forward_motion = 1.0
-    mapper.init_min_num_inliers = 40
-    mapper.abs_pose_min_num_inliers = 15
-    mapper.filter_min_tri_angle = job["min_tri_angle_deg"]
-    options.triangulation.min_angle = job["min_tri_angle_deg"]
-    constant = {_camera_of(job["database"], [name]) for name in job["calibrated"]}
-    options.constant_cameras = constant
-    mapper.constant_cameras = constant
-    if constant:
-        mapper.abs_pose_refine_focal_length = mapper.abs_pose_refine_extra_params = False
-    return options
-
-
-def global_options(job: dict[str, Any]) -> Any:
-    """Options of global mapping (Pan et al., ECCV 2024); arguments as of :func:`mapping_options`."""
-    import pycolmap
-
-    options = pycolmap.GlobalPipelineOptions()
-    options.num_threads = options.mapper.num_threads = 1
-    options.random_seed = options.mapper.random_seed = job["seed"]
-    mapper = options.mapper
-    mapper.global_positioning.use_gpu = False
-    mapper.bundle_adjustment.ceres.use_gpu = False
-    mapper.bundle_adjustment.refine_focal_length = job["free_focal"]
-    mapper.bundle_adjustment.refine_extra_params = not job["calibrated"]
-    mapper.min_tri_angle_deg = job["min_tri_angle_deg"]
-    mapper.retriangulation.min_angle = job["min_tri_angle_deg"]
-    return options
-
-
-def mark(path: Path, value: dict[str, Any]) -> None:
-    """Write a small JSON file that says that something is finished, atomically."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(value))
-    os.replace(temporary, path)
-
-
-def _tell(fraction: float) -> None:
-    sys.stdout.write(f"p {fraction:.4f}\n")
-    sys.stdout.flush()
 
 
 def _end_with_parent() -> None:
@@ -245,7 +168,14 @@ def main() -> None:
     pycolmap.logging.minloglevel = 2
     job = json.loads(sys.stdin.buffer.readline())
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    {"extract": extract, "match": match, "map": map_once, "triangulate": triangulate}[sys.argv[1]](job)
+    jobs = {
+        "extract": extract,
+        "match": match,
+        "map": map_once,
+        "straighten": straighten,
+        "triangulate": triangulate,
+    }
+    jobs[sys.argv[1]](job)
 
 
 if __name__ == "__main__":

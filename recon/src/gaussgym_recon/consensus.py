@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -34,6 +35,10 @@ class Attempt:
     min_tri_angle_deg: float
     mapper: str = "incremental"
     pairs: str = ""
+    folder: Path = Path()
+    """Where it lies."""
+    straight: bool = False
+    """Whether it went through :mod:`gaussgym_recon.straighten`."""
 
 
 def contested(attempts: Sequence[Attempt], cfg: SfmCfg) -> bool:
@@ -46,14 +51,14 @@ def contested(attempts: Sequence[Attempt], cfg: SfmCfg) -> bool:
     if any(attempt.consistency.scale_checked for attempt in passed):
         return False
     others = _disagreements(passed, attempts, cfg)
-    return any(not len(found) or found.max() > cfg.max_contested_disagreement for found in others)
+    return any(not len(found) or found.max() > cfg.max_disagreement for found in others)
 
 
 def chosen(attempts: Sequence[Attempt], cfg: SfmCfg) -> Attempt:
     """The map to keep: where they are contested the one that most others confirm, else the best by the numbers of the gates.
 
     Raises:
-        RecaptureError: Maps contradict each other, and none of those that passed is confirmed by another.
+        RecaptureError: Every map that passed contradicts all others.
     """
     passed = [attempt for attempt in attempts if attempt.consistency.ok]
     best = min(passed, key=lambda attempt: attempt.consistency.badness())
@@ -63,7 +68,7 @@ def chosen(attempts: Sequence[Attempt], cfg: SfmCfg) -> Attempt:
     if not any(map(len, others)):
         return best
     votes = [int((found < cfg.max_disagreement).sum()) for found in others]
-    if max(votes) == 0:
+    if min(found.min() for found in others) > cfg.max_contradiction:
         raise RecaptureError(
             f"{1 + len(others[0])} maps of the same photographs differ in the scale of their parts, and nothing tells which is "
             "right; do not turn round on the spot: walk a small circle, and photograph each place from two that are a step apart",

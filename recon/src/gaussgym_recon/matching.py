@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from gaussgym_scene.errors import StageError
 
-from gaussgym_recon.colmap_jobs import mark
+from gaussgym_recon.colmap_options import mark
 from gaussgym_recon.sfm_model import colmap_camera
 
 if TYPE_CHECKING:

@@ -21,9 +21,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from gaussgym_scene.errors import InputError
 
-from gaussgym_recon.colmap_jobs import mark
+from gaussgym_recon.colmap_options import mark
 from gaussgym_recon.consensus import Attempt, agreed_against_gps, chosen, contested
-from gaussgym_recon.consistency import ConsistencyCfg, RecaptureError, check_consistency, link_points
+from gaussgym_recon.consistency import (
+    Consistency,
+    ConsistencyCfg,
+    RecaptureError,
+    check_consistency,
+    link_points,
+)
 from gaussgym_recon.depth_images import depth_is_measured, depths_at_points, scales_of_images
 from gaussgym_recon.georegister import enu_from_gps
 from gaussgym_recon.matching import FeatureCfg, Progress, camera_groups, extract, match, pair_sets, run_job
@@ -65,8 +71,8 @@ class SfmCfg:
     """Of the first attempt; attempts count up from it."""
     max_disagreement: float = 0.02
     """Maps agree when their cameras lie closer than this, over the extent of the path (both root mean square)."""
-    max_contested_disagreement: float = 0.1
-    """Maps that differ by more contradict each other; where neither GPS nor depth can tell which is right, more are made."""
+    max_contradiction: float = 0.1
+    """Maps that differ by more contradict each other."""
     gates: ConsistencyCfg = field(default_factory=ConsistencyCfg)
     """When a map is one piece."""
     static: StaticWorldCfg = field(default_factory=StaticWorldCfg)
@@ -82,6 +88,58 @@ class Rung:
     """Place among the sets of :func:`gaussgym_recon.matching.pair_sets`: 'first' or 'all'."""
     mapper: str
     attempts: int
+
+
+@dataclass(frozen=True)
+class Mapping:
+    """What all maps of a capture have in common."""
+
+    capture: Capture
+    cfg: SfmCfg
+    gps: NDArray[np.float64] | None
+    progress: Progress
+
+    @property
+    def short(self) -> bool:
+        """Whether several maps are made of every matching, so that they can confirm each other."""
+        return len(self.capture.images) <= self.cfg.features.exhaustive_up_to
+
+    def check(self, model: SfmModel) -> Consistency:
+        """What the gates say of a map."""
+        capture, indices = self.capture, capture_indices(self.capture, model.names)
+        return check_consistency(
+            indices,
+            model.c2w[:, :3, 3],
+            num_images=len(capture.images),
+            reprojection_error_px=model.reprojection_error_px,
+            link_points=link_points(model.visible, len(model.points)),
+            gps_enu_m=None if self.gps is None else self.gps[indices],
+            depth_scales=_depth_scales(capture, model, indices),
+            ordered=bool(capture.metadata.get("ordered", True)),
+            cfg=self.cfg.gates,
+        )
+
+    def straightened(self, attempt: Attempt) -> Attempt:
+        """A map adjusted with all its matches (`gaussgym_recon.straighten`), unless it explains fewer or fails more gates."""
+        if attempt.straight:
+            return attempt
+        output = attempt.folder / "straight"
+        if not (output / "done.json").exists():
+            shutil.rmtree(output, ignore_errors=True)
+            output.mkdir()
+            job = map_job(
+                self.capture, attempt.folder.parents[1], output, attempt.min_tri_angle_deg, attempt.seed
+            )
+            run_job("straighten", {**job, "map": str(attempt.folder / "best")}, "map", self.progress)
+        model = read_model(output / "best", self.capture)
+        if model is not None and attempt.mapper == "global":
+            model = without_loose_cameras(model, MIN_FIRM_POINTS)
+        if model is None or model.observations < attempt.model.observations:
+            return replace(attempt, straight=True)
+        found = self.check(model)
+        if len(found.reasons) > len(attempt.consistency.reasons):
+            return replace(attempt, straight=True)
+        return replace(attempt, model=model, consistency=found, straight=True)
 
 
 def ladder(cfg: SfmCfg) -> list[Rung]:
@@ -128,7 +186,7 @@ def reconstruct(
     progress = progress or (lambda step, fraction: None)
     if len(capture.images) < 2:
         raise InputError(f"{capture.directory}: {len(capture.images)} images, expected two or more")
-    gps, short = gps_of(capture), len(capture.images) <= cfg.features.exhaustive_up_to
+    mapping = Mapping(capture, cfg, gps_of(capture), progress)
     folder = Path(workdir)
     attempts: list[Attempt] = []
     tries: list[dict[str, Any]] = []
@@ -142,17 +200,20 @@ def reconstruct(
         if (rung.features, name, rung.mapper) in seen:
             continue
         seen.add((rung.features, name, rung.mapper))
-        made = _climb(capture, folder, name, rung, gps, cfg, tries, progress)
-        attempts += made
+        attempts += _climb(mapping, folder, name, rung, tries)
         if not any(attempt.consistency.ok for attempt in attempts):
             log.warning("%s: no map of %s pairs, %s, passes", capture.directory.name, name, rung.mapper)
-        elif short and step < LAST_CONTESTED and contested(attempts, cfg):
-            log.warning("%s: maps of %s pairs do not confirm each other", capture.directory.name, name)
-        else:
+            continue
+        if mapping.short and contested(attempts, cfg):
+            attempts = [mapping.straightened(attempt) for attempt in attempts]
+        if not mapping.short or step >= LAST_CONTESTED or not contested(attempts, cfg):
             break
+        log.warning("%s: maps of %s pairs do not confirm each other", capture.directory.name, name)
     if any(attempt.consistency.ok for attempt in attempts):
         # Of longer captures one map is made; those before it were refused.
-        best = chosen(attempts if short else attempts[-1:], cfg)
+        best = chosen(attempts if mapping.short else attempts[-1:], cfg)
+        if not best.consistency.scale_checked:
+            best = mapping.straightened(best)
         check_static_world(capture, best.model, folder / "database.db", cfg.static)
         return best, tries
     if attempts:
@@ -168,18 +229,12 @@ def _check_best(capture: Capture, attempts: list[Attempt], workdir: Path, cfg: S
 
 
 def _climb(
-    capture: Capture,
-    folder: Path,
-    pairs: str,
-    rung: Rung,
-    gps: NDArray[np.float64] | None,
-    cfg: SfmCfg,
-    tries: list[dict[str, Any]],
-    progress: Progress,
+    mapping: Mapping, folder: Path, pairs: str, rung: Rung, tries: list[dict[str, Any]]
 ) -> list[Attempt]:
     """Maps of one rung, until enough were made and one of them passes."""
     made: list[Attempt] = []
-    for number, attempt in enumerate(_attempts(capture, folder, pairs, rung, gps, cfg, progress)):
+    capture, cfg, gps = mapping.capture, mapping.cfg, mapping.gps
+    for number, attempt in enumerate(_attempts(mapping, folder, pairs, rung)):
         if attempt is not None:
             made.append(attempt)
         record = _record(pairs, rung, number, attempt, cfg)
@@ -193,8 +248,8 @@ def _climb(
                     capture.directory.name, agreed.consistency.gps_noise_m,
                 )  # fmt: skip
                 return [*made, agreed]
-        long = len(capture.images) > cfg.features.exhaustive_up_to
-        if (long or number + 1 >= cfg.min_attempts) and any(a.consistency.ok for a in made):
+        enough = not mapping.short or number + 1 >= cfg.min_attempts
+        if enough and any(a.consistency.ok for a in made):
             break
     return made
 
@@ -284,39 +339,24 @@ def work_key(capture: Capture, *settings: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def _attempts(
-    capture: Capture,
-    folder: Path,
-    pairs: str,
-    rung: Rung,
-    gps: NDArray[np.float64] | None,
-    cfg: SfmCfg,
-    progress: Progress,
-) -> Iterator[Attempt | None]:
-    """Maps with changing seed and triangulation angle, lazily; finished ones are read back from `folder`."""
+def _attempts(mapping: Mapping, folder: Path, pairs: str, rung: Rung) -> Iterator[Attempt | None]:
+    """Maps with changing seed and triangulation angle, lazily; finished ones are read back from `folder`.
+
+    Those that hold the images and yet fail a gate are straightened.
+    """
+    cfg = mapping.cfg
     for number in range(rung.attempts):
         angle = cfg.min_tri_angles_deg[number % len(cfg.min_tri_angles_deg)]
         seed = cfg.seed + number
         maps = f"maps-{pairs}" if rung.mapper == "incremental" else f"maps-{pairs}-{rung.mapper}"
-        model = _map(
-            capture, folder, folder / maps / f"{seed:02d}-{angle:g}", rung.mapper, angle, seed, progress
-        )
+        output = folder / maps / f"{seed:02d}-{angle:g}"
+        model = _map(mapping.capture, folder, output, rung.mapper, angle, seed, mapping.progress)
         if model is None or len(model.names) < 3:
             yield None
             continue
-        indices = capture_indices(capture, model.names)
-        found = check_consistency(
-            indices,
-            model.c2w[:, :3, 3],
-            num_images=len(capture.images),
-            reprojection_error_px=model.reprojection_error_px,
-            link_points=link_points(model.visible, len(model.points)),
-            gps_enu_m=None if gps is None else gps[indices],
-            depth_scales=_depth_scales(capture, model, indices),
-            ordered=bool(capture.metadata.get("ordered", True)),
-            cfg=cfg.gates,
-        )
-        yield Attempt(model, found, seed, angle, rung.mapper, pairs)
+        attempt = Attempt(model, mapping.check(model), seed, angle, rung.mapper, pairs, output)
+        whole = attempt.consistency.registered_fraction >= cfg.gates.min_registered_fraction
+        yield mapping.straightened(attempt) if whole and not attempt.consistency.ok else attempt
 
 
 def _depth_scales(

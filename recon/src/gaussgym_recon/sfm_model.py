@@ -33,6 +33,11 @@ class SfmModel:
         """Mean reprojection error over all observations [px]."""
         return float(np.average(self.errors_px, weights=self.track_lengths)) if len(self.points) else np.inf
 
+    @property
+    def observations(self) -> int:
+        """How often a point is seen."""
+        return int(self.track_lengths.sum())
+
     def reliable(self) -> NDArray[np.intp]:
         """Indices of the points that three images or more agree on."""
         return np.flatnonzero((self.errors_px < 1.5) & (self.track_lengths >= 3))
