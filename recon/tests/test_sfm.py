@@ -3,10 +3,11 @@ import psutil
 import pytest
 from gaussgym_recon.exif import exif_block
 from gaussgym_recon.georegister import umeyama
-from gaussgym_recon.matching import reason, sequential_pairs, similar_pairs
+from gaussgym_recon.matching import reason, run_job, sequential_pairs, similar_pairs
 from gaussgym_recon.posed import PosedCapture
 from gaussgym_recon.poses import PoseCfg, pose
-from gaussgym_recon.sfm import SfmCfg
+from gaussgym_recon.sfm import SfmCfg, map_job
+from gaussgym_recon.sfm_model import read_model
 from gaussgym_recon.sources.images import import_images
 from gaussgym_recon.synthetic import SynthesizeCfg, read_truth, synthesize_capture
 from gaussgym_scene.capture import Capture
@@ -157,3 +158,34 @@ def test_lookalikes_of_an_image_are_its_neighbours(walk):
     pairs = similar_pairs(next(workdir.glob("sfm-*")) / "database.db", names, 2, 0)
     near = [abs(i - j) <= 2 or i + j in range(24, 30) for i, j in pairs]
     assert np.mean(near) > 0.6
+
+
+@pytest.mark.slow
+def test_a_map_whose_second_half_has_another_scale_is_pulled_straight(walk, tmp_path):
+    import pycolmap
+
+    capture, workdir = walk
+    pose(capture, workdir, PoseCfg(camera_height_m=1.5))
+    (given,) = workdir.glob("sfm-*/maps-sequential/00-0.5/best")
+    truth = read_truth(capture.directory)
+    model = pycolmap.Reconstruction(str(given))
+    place = {name: index for index, name in enumerate(truth.names)}
+    images = sorted(model.images.values(), key=lambda image: place[image.name])
+    turn = images[16].projection_center()
+    for image in images[16:]:
+        w2c = np.array(image.cam_from_world().matrix())
+        w2c[:, 3] = -w2c[:, :3] @ (turn + 0.4 * (image.projection_center() - turn))
+        model.frames[image.frame_id].rig_from_world = pycolmap.Rigid3d(w2c)
+    (tmp_path / "bent").mkdir()
+    model.write(str(tmp_path / "bent"))
+
+    def error_m(path):
+        found = read_model(path, capture)
+        true = truth.c2w[[place[name] for name in found.names], :3, 3]
+        centers = found.c2w[:, :3, 3]
+        return np.sqrt(((umeyama(centers, true).apply(centers) - true) ** 2).sum(1).mean())
+
+    assert error_m(tmp_path / "bent") > 1.0
+    job = map_job(capture, given.parents[2], tmp_path, 0.5, 0)
+    run_job("straighten", {**job, "map": str(tmp_path / "bent")}, "map", lambda step, fraction: None)
+    assert error_m(tmp_path / "best") < 0.03
