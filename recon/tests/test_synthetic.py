@@ -16,7 +16,7 @@ from gaussgym_recon.synthetic import (
     walk,
 )
 from gaussgym_recon.testing import board, look_down
-from gaussgym_recon.truth import TrueGround, lines_over, step_edges
+from gaussgym_recon.truth import TrueGround, lines_over, on_paths, step_edges
 from gaussgym_recon.walks import camera_rotation
 from gaussgym_scene.cameras import Intrinsics, distort
 from gaussgym_scene.capture import Capture
@@ -102,6 +102,18 @@ def test_whoever_walks_over_stairs_photographs_every_step_from_below():
     assert c2w[:, 0, 3].min() - ends[0] < 0.3
     assert ends[1] - c2w[:, 0, 3].max() < 0.3
     assert c2w[-1, 0, 2] > 0.6  # turned round at the near end too
+
+
+def test_whoever_walks_a_loop_photographs_the_ground_inside_its_corners():
+    scene = synthesize("room", 0)
+    cfg = SynthesizeCfg(images=84, turn_images=12)
+    c2w = walk(scene, cfg, np.random.default_rng([0, 20251]))
+    ground = TrueGround(scene.mesh, scene.heightfield)
+    xy = scene.heightfield.grid_xy().reshape(-1, 2)
+    xy = xy[on_paths(scene.paths, xy)][::4]
+    seen = ground.visible(np.column_stack([xy, ground.height(xy)]), c2w, [true_camera(cfg)] * len(c2w))
+    # An eighth on a walk that looks straight ahead.
+    assert (seen < 2).mean() < 0.04
 
 
 def test_gps_noise_is_shared_by_neighbours():
