@@ -342,7 +342,7 @@ def work_key(capture: Capture, *settings: Any) -> str:
 def _attempts(mapping: Mapping, folder: Path, pairs: str, rung: Rung) -> Iterator[Attempt | None]:
     """Maps with changing seed and triangulation angle, lazily; finished ones are read back from `folder`.
 
-    Those that hold the images and yet fail a gate are straightened.
+    Those that are bent are straightened.
     """
     cfg = mapping.cfg
     for number in range(rung.attempts):
@@ -355,8 +355,14 @@ def _attempts(mapping: Mapping, folder: Path, pairs: str, rung: Rung) -> Iterato
             yield None
             continue
         attempt = Attempt(model, mapping.check(model), seed, angle, rung.mapper, pairs, output)
-        whole = attempt.consistency.registered_fraction >= cfg.gates.min_registered_fraction
-        yield mapping.straightened(attempt) if whole and not attempt.consistency.ok else attempt
+        yield mapping.straightened(attempt) if _bent(attempt.consistency, cfg) else attempt
+
+
+def _bent(found: Consistency, cfg: SfmCfg) -> bool:
+    """Whether a map holds the images and fails a gate for its shape; where only GPS of a long walk says so, GPS may be off."""
+    if found.ok or found.registered_fraction < cfg.gates.min_registered_fraction:
+        return False
+    return not found.scale_checked or found.reasons != found.gps_reasons
 
 
 def _depth_scales(
