@@ -8,7 +8,7 @@ from gaussgym_recon.agreement import splat_mesh_agreement
 from gaussgym_recon.depth_views import SPLATS_WEIGHT, DepthView, anchor_depths, plane_of
 from gaussgym_recon.floaters import floating_splats, mesh_without_floaters
 from gaussgym_recon.fusion import FusionCfg, fuse_mesh
-from gaussgym_recon.ground import fill_holes, ground_heightfield, sink
+from gaussgym_recon.ground import fill_holes, ground_heightfield, sink, without_rims
 from gaussgym_recon.stereo import DepthMap
 from gaussgym_recon.trainer import model_from_points
 from gaussgym_recon.truth import TrueGround, step_edges
@@ -238,3 +238,17 @@ def test_splats_fill_in_only_where_they_agree_with_what_was_measured():
     np.testing.assert_array_equal(tied.weight[:20], 0.5)
     assert not tied.measured[30].any()
     assert tied.measured[10].all()
+
+
+def test_the_rim_of_a_large_hole_is_not_trusted_that_of_a_small_one_is():
+    height = np.zeros((60, 60))
+    height[20:40, 20:40] = np.nan  # half a metre wide
+    height[18:20, 20:40] = -0.03
+    height[5:8, 50:53] = np.nan  # the shadow of a post
+    height[4, 50:53] = 0.02
+    kept = without_rims(height, 0.025)
+    assert np.isnan(kept[18:20, 20:40]).all()
+    assert np.isnan(kept[20:40, 18:20]).all()
+    assert (kept[17, 20:40] == 0).all()
+    np.testing.assert_array_equal(kept[:15, 45:], height[:15, 45:])
+    np.testing.assert_array_equal(without_rims(np.ones((5, 5)), 0.025), np.ones((5, 5)))

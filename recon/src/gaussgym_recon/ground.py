@@ -34,6 +34,8 @@ _RIM_M = 0.04
 """Holes whose rim differs by more, slope aside, are filled from its lower part."""
 _STEEPEST = 0.45
 """Rise over run with which a rim goes on into a hole; what is steeper is the edge of a step."""
+_LARGE_HOLE_M2, _UNSURE_RIM_M = 0.125, 0.05
+"""Beside holes of this size so much of what was seen is not used."""
 _DROP_M = 0.25
 """Holes whose rim differs by more stay unknown."""
 _SINKS_M = (0.05, 0.1, 0.2, 0.4, 0.8, 1.5)
@@ -221,6 +223,7 @@ def finish_heightfield(
         firm: Cells that so many views confirm that they are no spikes: posts and narrow gaps; or None.
         depths: Measured depth, for what was seen through.
     """
+    height = without_rims(height, cfg.cell_m)
     seen = np.isfinite(height)
     spikes = _spikes(fill_holes(height, seen, expected, cfg)[0], seen, cfg.cell_m)
     seen &= ~spikes if firm is None else ~(spikes & ~firm)
@@ -246,6 +249,17 @@ def finish_heightfield(
         filled.reshape(-1)[holes] = sunk
         known.reshape(-1)[holes[changed]] = False
     return Heightfield(filled.astype(np.float32), cfg.cell_m, origin, known)
+
+
+def without_rims(height: Floats, cell_m: float) -> Floats:
+    """Heights without the outermost cells beside large holes: fused surface ends in what one or two views saw last, from afar."""
+    hole = np.isnan(height)
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(hole.astype(np.uint8), connectivity=4)
+    large = hole & (stats[labels, cv2.CC_STAT_AREA] * cell_m**2 >= _LARGE_HOLE_M2)
+    if not large.any():
+        return height
+    far = cv2.distanceTransform((~large).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    return np.where(far * cell_m <= _UNSURE_RIM_M + 1e-6, np.nan, height)
 
 
 def _is_even(residual: Floats, seen: NDArray[np.bool_], cell_m: float) -> NDArray[np.bool_]:
