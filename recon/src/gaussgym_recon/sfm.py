@@ -91,7 +91,7 @@ class Rung:
 
 
 @dataclass(frozen=True)
-class Mapping:
+class MapContext:
     """What all maps of a capture have in common."""
 
     capture: Capture
@@ -186,7 +186,7 @@ def reconstruct(
     progress = progress or (lambda step, fraction: None)
     if len(capture.images) < 2:
         raise InputError(f"{capture.directory}: {len(capture.images)} images, expected two or more")
-    mapping = Mapping(capture, cfg, gps_of(capture), progress)
+    context = MapContext(capture, cfg, gps_of(capture), progress)
     folder = Path(workdir)
     attempts: list[Attempt] = []
     tries: list[dict[str, Any]] = []
@@ -200,20 +200,20 @@ def reconstruct(
         if (rung.features, name, rung.mapper) in seen:
             continue
         seen.add((rung.features, name, rung.mapper))
-        attempts += _climb(mapping, folder, name, rung, tries)
+        attempts += _climb(context, folder, name, rung, tries)
         if not any(attempt.consistency.ok for attempt in attempts):
             log.warning("%s: no map of %s pairs, %s, passes", capture.directory.name, name, rung.mapper)
             continue
-        if mapping.short and contested(attempts, cfg):
-            attempts = [mapping.straightened(attempt) for attempt in attempts]
-        if not mapping.short or step >= LAST_CONTESTED or not contested(attempts, cfg):
+        if context.short and contested(attempts, cfg):
+            attempts = [context.straightened(attempt) for attempt in attempts]
+        if not context.short or step >= LAST_CONTESTED or not contested(attempts, cfg):
             break
         log.warning("%s: maps of %s pairs do not confirm each other", capture.directory.name, name)
     if any(attempt.consistency.ok for attempt in attempts):
         # Of longer captures one map is made; those before it were refused.
-        best = chosen(attempts if mapping.short else attempts[-1:], cfg)
+        best = chosen(attempts if context.short else attempts[-1:], cfg)
         if not best.consistency.scale_checked:
-            best = mapping.straightened(best)
+            best = context.straightened(best)
         check_static_world(capture, best.model, folder / "database.db", cfg.static)
         return best, tries
     if attempts:
@@ -229,12 +229,12 @@ def _check_best(capture: Capture, attempts: list[Attempt], workdir: Path, cfg: S
 
 
 def _climb(
-    mapping: Mapping, folder: Path, pairs: str, rung: Rung, tries: list[dict[str, Any]]
+    context: MapContext, folder: Path, pairs: str, rung: Rung, tries: list[dict[str, Any]]
 ) -> list[Attempt]:
     """Maps of one rung, until enough were made and one of them passes."""
     made: list[Attempt] = []
-    capture, cfg, gps = mapping.capture, mapping.cfg, mapping.gps
-    for number, attempt in enumerate(_attempts(mapping, folder, pairs, rung)):
+    capture, cfg, gps = context.capture, context.cfg, context.gps
+    for number, attempt in enumerate(_attempts(context, folder, pairs, rung)):
         if attempt is not None:
             made.append(attempt)
         record = _record(pairs, rung, number, attempt, cfg)
@@ -248,7 +248,7 @@ def _climb(
                     capture.directory.name, agreed.consistency.gps_noise_m,
                 )  # fmt: skip
                 return [*made, agreed]
-        enough = not mapping.short or number + 1 >= cfg.min_attempts
+        enough = not context.short or number + 1 >= cfg.min_attempts
         if enough and any(a.consistency.ok for a in made):
             break
     return made
@@ -339,23 +339,23 @@ def work_key(capture: Capture, *settings: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def _attempts(mapping: Mapping, folder: Path, pairs: str, rung: Rung) -> Iterator[Attempt | None]:
+def _attempts(context: MapContext, folder: Path, pairs: str, rung: Rung) -> Iterator[Attempt | None]:
     """Maps with changing seed and triangulation angle, lazily; finished ones are read back from `folder`.
 
     Those that are bent are straightened.
     """
-    cfg = mapping.cfg
+    cfg = context.cfg
     for number in range(rung.attempts):
         angle = cfg.min_tri_angles_deg[number % len(cfg.min_tri_angles_deg)]
         seed = cfg.seed + number
         maps = f"maps-{pairs}" if rung.mapper == "incremental" else f"maps-{pairs}-{rung.mapper}"
         output = folder / maps / f"{seed:02d}-{angle:g}"
-        model = _map(mapping.capture, folder, output, rung.mapper, angle, seed, mapping.progress)
+        model = _map(context.capture, folder, output, rung.mapper, angle, seed, context.progress)
         if model is None or len(model.names) < 3:
             yield None
             continue
-        attempt = Attempt(model, mapping.check(model), seed, angle, rung.mapper, pairs, output)
-        yield mapping.straightened(attempt) if _bent(attempt.consistency, cfg) else attempt
+        attempt = Attempt(model, context.check(model), seed, angle, rung.mapper, pairs, output)
+        yield context.straightened(attempt) if _bent(attempt.consistency, cfg) else attempt
 
 
 def _bent(found: Consistency, cfg: SfmCfg) -> bool:

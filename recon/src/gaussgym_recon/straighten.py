@@ -43,21 +43,16 @@ def straighten(job: dict[str, Any]) -> None:
     output = Path(job["output"])
     pycolmap.set_random_seed(job["seed"])
     model = pycolmap.Reconstruction(job["map"])
-    total = len(WIDE_PX) + len(NARROW_PX)
-    for step, bound_px in enumerate(WIDE_PX):
-        tell(step / total)
-        before = _centers(model)
-        model = _all_matches(model, job, output, bound_px)
-        pycolmap.bundle_adjustment(model, _adjustment(job, bound_px, lenses=False))
-        if _moved(before, _centers(model)) < STRAIGHT:
-            break
-    for step, bound_px in enumerate(NARROW_PX, len(WIDE_PX)):
-        tell(step / total)
-        before = _centers(model)
-        model = _all_matches(model, job, output, bound_px)
-        pycolmap.bundle_adjustment(model, _adjustment(job, bound_px, lenses=True))
-        if _moved(before, _centers(model)) < STRAIGHT:
-            break
+    total, begun = len(WIDE_PX) + len(NARROW_PX), 0
+    for bounds, lenses in ((WIDE_PX, False), (NARROW_PX, True)):
+        for step, bound_px in enumerate(bounds, begun):
+            tell(step / total)
+            before = _centers(model)
+            model = _all_matches(model, job, output, bound_px)
+            pycolmap.bundle_adjustment(model, _adjustment(job, bound_px, lenses=lenses))
+            if _moved(before, _centers(model)) < STRAIGHT:
+                break
+        begun += len(bounds)
     options = mapping_options(job)
     options.ba_refine_focal_length = options.ba_refine_extra_params = False
     model = pycolmap.triangulate_points(
