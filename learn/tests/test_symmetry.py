@@ -10,7 +10,7 @@ from gaussgym_learn.ppo_trainer import PPOTrainer, build_learner
 from gaussgym_learn.recipes import NetworkCfg, PPOCfg, Recipe, SymmetryCfg, get_recipe
 from gaussgym_learn.recurrence import map_state
 from gaussgym_learn.schedules import Objective
-from gaussgym_learn.symmetry import mirrored
+from gaussgym_learn.symmetry import mirrored, partly_mirrored
 from gaussgym_learn.testing import ToyEnv
 from gaussgym_scene.errors import InputError
 from torch import nn
@@ -61,6 +61,40 @@ def test_mirrored_steps_by_hand():
     again = mirrored(other, learner.joint.maps, batch.hidden)
     assert torch.equal(again.flat, batch.flat)
     assert not again.mirrored
+
+
+def test_partly_mirrored_steps_by_hand():
+    """A quarter of the 28 steps."""
+    learner, env = build(BLIND, SymmetryCfg(swap=0.25))
+    roll(learner, env)
+    batch = whole_batch(learner)
+    some = partly_mirrored(batch, learner.joint.maps, 0.25)
+    assert torch.equal(some.group("scan")[:7], batch.group("scan")[:7].flip(-1))
+    assert torch.equal(some.actions[:7], -batch.actions[:7])
+    assert torch.equal(some.flat[7:], batch.flat[7:])
+    assert torch.equal(some.actions[7:], batch.actions[7:])
+    assert some.log_prob is batch.log_prob
+    assert some.advantages is batch.advantages
+
+
+def test_updates_on_swapped_steps_learn_both_sides_and_measure_the_policy_that_acted(monkeypatch):
+    """All steps swapped: the losses are those of the mirrored rollout; the KL is of the recorded steps, 0 where nothing moves."""
+    learner, env = build(BLIND, SymmetryCfg(swap=1.0), learning_rate=0.0, target_kl=None)
+    with torch.no_grad():
+        learner.actor.mlp[0].weight[:, 45:] += torch.randn(16, 16)
+    roll(learner, env)
+    other = mirrored(whole_batch(learner), learner.joint.maps)
+    expected = learner.joint.losses(other, Objective())["surrogate"].item()
+    plain = learner.joint.losses(whole_batch(learner), Objective())["surrogate"].item()
+    found = learner.update()
+    assert found["surrogate"] == pytest.approx(expected, rel=1e-4)
+    assert abs(plain - expected) > 1e-3
+    assert found["kl"] == pytest.approx(0.0, abs=1e-9)
+
+
+def test_swapping_steps_of_a_recurrent_actor_is_refused():
+    with pytest.raises(InputError, match=r"symmetry\.swap.*symmetry\.augment"):
+        build(VISION, SymmetryCfg(swap=0.5))
 
 
 def make_feedforward_symmetric(actor):

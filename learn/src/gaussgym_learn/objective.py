@@ -88,6 +88,11 @@ class JointLoss:
     ) -> None:
         if cfg.symmetry.used and maps is None:
             raise InputError("symmetry is asked for, but this environment has no mirror maps; turn it off")
+        if cfg.symmetry.swap > 0.0 and (actor.is_recurrent or buffer.layout.teacher_latent):
+            raise InputError(
+                "symmetry.swap mirrors single steps; expected a feed-forward actor without a teacher's latent: "
+                "use symmetry.augment"
+            )
         if cfg.symmetry.used and maps is not None:  # a group without a mirror image is better found now
             maps.observations({name: buffer.flat[0, :, a:b] for name, (a, b) in buffer.columns.items()})
         self.actor, self.critic, self.cfg, self.taught, self.maps = actor, critic, cfg, taught, maps

@@ -20,7 +20,7 @@ from gaussgym_learn.objective import JointLoss, LearnerCfg, teacher_output
 from gaussgym_learn.recurrence import State, map_state, select_state, zero_state
 from gaussgym_learn.rollout import Minibatch, RolloutBuffer, check_finite, normalize
 from gaussgym_learn.schedules import Objective, Schedule
-from gaussgym_learn.symmetry import MirrorMaps, mirrored
+from gaussgym_learn.symmetry import MirrorMaps, mirrored, partly_mirrored
 
 
 def adapt_learning_rate(
@@ -234,7 +234,7 @@ class Learner:
         memory_after = self._replayed_mirror()
         sums: dict[str, Tensor] = {}
         count = 0
-        for batch, mirror_memory in self._batches(cfg.passes.epochs):
+        for batch, mirror_memory in self._batches(cfg.passes.epochs, swap=cfg.symmetry.swap):
             losses = self._step(batch, mirror_memory, progress)
             for name, value in losses.items():
                 sums[name] = sums.get(name, 0.0) + value.detach()
@@ -297,13 +297,19 @@ class Learner:
         (weight * loss).backward()
         return loss.detach()
 
-    def _batches(self, epochs: int) -> Iterator[tuple[Minibatch, State | None]]:
-        """Minibatches, with a recurrent actor's memory of the mirrored past; groups of environments for recurrent actors."""
+    def _batches(self, epochs: int, *, swap: float = 0.0) -> Iterator[tuple[Minibatch, State | None]]:
+        """Minibatches, with a recurrent actor's memory of the mirrored past; groups of environments for recurrent actors.
+
+        Those of others hold a share of `swap` as mirror images.
+        """
         count, seed = self.cfg.passes.mini_batches, self.cfg.seed * 1_000_003 + self.updates
         recurrent, shards = self.actor.is_recurrent, self.cfg.shards
         if not recurrent:
             orders = self.buffer.orders(count, recurrent=False, shards=shards, seed=seed)
             batches = [self.buffer.of_steps(order) for order in orders]
+            if swap > 0.0:
+                assert self.maps is not None
+                batches = [partly_mirrored(batch, self.maps, swap) for batch in batches]
             for _ in range(epochs):
                 yield from ((batch, None) for batch in batches)
             return

@@ -174,16 +174,19 @@ class SymmetryCfg:
         mirror_coef: weight of the squared distance between the mirrored robot's mean action and the mirrored mean action: number
             or schedule over the run's progress.
         mirror_share: of a feed-forward actor's minibatch, on which that distance is taken where nothing is augmented.
+        swap: share of a feed-forward actor's recorded steps that an update sees as their mirror images in place of themselves,
+            drawn anew for each update: half of `augment`'s data, at no cost.
     """
 
     augment: bool = False
+    swap: float = 0.0
     mirror_coef: float | str = 0.0
     mirror_share: float = 1.0
 
     @property
     def used(self) -> bool:
         """Whether anything is mirrored."""
-        return self.augment or Schedule.parse(self.mirror_coef).highest > 0.0
+        return self.augment or self.swap > 0.0 or Schedule.parse(self.mirror_coef).highest > 0.0
 
 
 @dataclass(frozen=True)

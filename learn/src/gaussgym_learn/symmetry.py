@@ -52,3 +52,28 @@ def mirrored(batch: Minibatch, maps: MirrorMaps, hidden: State | None = None) ->
         hidden=hidden,
         mirrored=not batch.mirrored,
     )
+
+
+def partly_mirrored(batch: Minibatch, maps: MirrorMaps, share: float) -> Minibatch:
+    """A feed-forward actor's minibatch whose first steps are those of the mirrored robot; the order of its steps is random.
+
+    `old_params` are those of the robot that was.
+
+    Args:
+        batch: the steps, `[N, ...]`.
+        maps: of observations and actions.
+        share: of the steps that are mirrored, 0..1.
+    """
+    count = round(share * len(batch.actions))
+    groups = maps.observations({name: value[:count] for name, value in batch.observations().items()})
+
+    def joined(first: Tensor, whole: Tensor) -> Tensor:
+        return torch.cat([first, whole[count:]])
+
+    teacher = batch.teacher_actions
+    return replace(
+        batch,
+        flat=joined(torch.cat([groups[name] for name in batch.columns], dim=-1), batch.flat),
+        actions=joined(maps.actions(batch.actions[:count]), batch.actions),
+        teacher_actions=None if teacher is None else joined(maps.actions(teacher[:count]), teacher),
+    )
