@@ -54,8 +54,8 @@ def main():
         rest += [] if "--set" in rest else ["--set"]
         at = rest.index("--set") + 1
         # The mirror image of `past` is not known.
-        unmirrored = "symmetry.mirror_coef=0"
-        rest[at:at] = [f"network.actor_groups={groups!r}", f"network.critic_groups={groups!r}", unmirrored]
+        unmirrored = ("symmetry.mirror_coef=0", "symmetry.swap=0")
+        rest[at:at] = [f"network.actor_groups={groups!r}", f"network.critic_groups={groups!r}", *unmirrored]
     if args.smooth > 0.0:
         smooth(args.smooth)
     sys.argv[1:] = rest

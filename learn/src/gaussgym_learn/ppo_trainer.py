@@ -102,7 +102,7 @@ def _mirror_maps(env: LearnEnv) -> MirrorMaps | None:
         return env.mirror_maps()
     except InputError as error:
         raise InputError(
-            f"{error}; train without symmetry: --set symmetry.augment=False symmetry.mirror_coef=0"
+            f"{error}; train without symmetry: --set symmetry.augment=False symmetry.swap=0 symmetry.mirror_coef=0"
         ) from None
 
 

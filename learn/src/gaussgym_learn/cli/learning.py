@@ -17,8 +17,9 @@ class LearningOptions:
 
     algorithm: str | None = None
     """ppo, or one of your own by entry point."""
-    symmetry: Literal["augment", "mirror", "both"] | None = None
-    """Left and right: every minibatch also as its mirror image, a loss on the difference, or both."""
+    symmetry: Literal["augment", "mirror", "both", "swap"] | None = None
+    """Left and right: every minibatch also as its mirror image, a loss on the difference, or both; swap: half of the steps as
+    their mirror images in place of themselves, for policies without images."""
     mirror_coef: float = 0.1
     """With mirror or both: weight of that loss."""
     losses: list[str] = field(default_factory=list)
@@ -42,8 +43,11 @@ class LearningOptions:
         if self.algorithm is not None:
             given["algorithm"] = self.algorithm
         if self.symmetry is not None:
-            coef = 0.0 if self.symmetry == "augment" else self.mirror_coef
-            given["symmetry"] = SymmetryCfg(augment=self.symmetry != "mirror", mirror_coef=coef)
+            given["symmetry"] = SymmetryCfg(
+                augment=self.symmetry in ("augment", "both"),
+                swap=0.5 if self.symmetry == "swap" else 0.0,
+                mirror_coef=self.mirror_coef if self.symmetry in ("mirror", "both") else 0.0,
+            )
         if self.losses:
             given["losses"] = (*recipe.losses, *map(_weighted, self.losses))
         ppo: dict[str, Any] = {}
