@@ -8,7 +8,7 @@ from gaussgym_recon.agreement import splat_mesh_agreement
 from gaussgym_recon.depth_views import SPLATS_WEIGHT, DepthView, anchor_depths, plane_of
 from gaussgym_recon.floaters import floating_splats, mesh_without_floaters
 from gaussgym_recon.fusion import FusionCfg, fuse_mesh
-from gaussgym_recon.ground import fill_holes, ground_heightfield, sink, without_rims
+from gaussgym_recon.ground import fill_holes, finish_heightfield, ground_heightfield, sink, without_rims
 from gaussgym_recon.stereo import DepthMap
 from gaussgym_recon.trainer import model_from_points
 from gaussgym_recon.truth import TrueGround, step_edges
@@ -252,3 +252,25 @@ def test_the_rim_of_a_large_hole_is_not_trusted_that_of_a_small_one_is():
     assert (kept[17, 20:40] == 0).all()
     np.testing.assert_array_equal(kept[:15, 45:], height[:15, 45:])
     np.testing.assert_array_equal(without_rims(np.ones((5, 5)), 0.025), np.ones((5, 5)))
+
+
+def test_a_patch_that_is_all_rim_is_better_than_nothing():
+    height = np.full((60, 60), np.nan)
+    height[:, 10:14] = 0.5
+    height[:, 30:50] = 0.2
+    kept = without_rims(height, 0.025)
+    np.testing.assert_array_equal(kept[:, 10:14], 0.5)
+    assert np.isnan(kept[:, 30:32]).all()
+    np.testing.assert_array_equal(kept[:, 32:48], 0.2)
+
+
+def test_the_rim_of_a_large_hole_is_ground_at_the_height_of_what_lies_behind_it():
+    height = np.zeros((80, 80))
+    height[28:52, 28:52] = -0.03
+    height[30:50, 30:50] = np.nan
+    cfg = FusionCfg(cell_m=0.025, hole_m=0.1)
+    field = finish_heightfield(height, np.zeros((80, 80)), np.ones((80, 80), bool), np.zeros(2), cfg)
+    rim = np.isfinite(height) & (height < 0)
+    assert field.known[rim].all()
+    assert np.abs(field.height_m[rim]).max() < 1e-3
+    assert not field.known[36:44, 36:44].any()

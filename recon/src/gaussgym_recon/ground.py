@@ -223,8 +223,10 @@ def finish_heightfield(
         firm: Cells that so many views confirm that they are no spikes: posts and narrow gaps; or None.
         depths: Measured depth, for what was seen through.
     """
+    anything = np.isfinite(height)
     height = without_rims(height, cfg.cell_m)
     seen = np.isfinite(height)
+    rims = anything & ~seen
     spikes = _spikes(fill_holes(height, seen, expected, cfg)[0], seen, cfg.cell_m)
     seen &= ~spikes if firm is None else ~(spikes & ~firm)
     filled, rise = fill_holes(height, seen, expected, cfg)
@@ -232,7 +234,7 @@ def finish_heightfield(
     size = 2 * max(1, round(0.5 * cfg.hole_m / cfg.cell_m)) + 1
     disk = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size))
     closed = cv2.morphologyEx(
-        np.pad(seen, size).astype(np.uint8),
+        np.pad(seen | rims, size).astype(np.uint8),  # a rim's height is not trusted, that there is ground is
         cv2.MORPH_CLOSE,
         disk,
         borderType=cv2.BORDER_CONSTANT,
@@ -252,14 +254,20 @@ def finish_heightfield(
 
 
 def without_rims(height: Floats, cell_m: float) -> Floats:
-    """Heights without the outermost cells beside large holes: fused surface ends in what one or two views saw last, from afar."""
+    """Heights without the outermost cells beside large holes: fused surface ends in what one or two views saw last, from afar.
+
+    Patches that are all rim stay as they are: there is nothing better.
+    """
     hole = np.isnan(height)
     _, labels, stats, _ = cv2.connectedComponentsWithStats(hole.astype(np.uint8), connectivity=4)
     large = hole & (stats[labels, cv2.CC_STAT_AREA] * cell_m**2 >= _LARGE_HOLE_M2)
     if not large.any():
         return height
     far = cv2.distanceTransform((~large).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    return np.where(far * cell_m <= _UNSURE_RIM_M + 1e-6, np.nan, height)
+    rim = far * cell_m <= _UNSURE_RIM_M + 1e-6
+    _, patches = cv2.connectedComponents((~hole).astype(np.uint8), connectivity=8)
+    rim &= np.isin(patches, np.unique(patches[~rim & ~hole]))
+    return np.where(rim, np.nan, height)
 
 
 def _is_even(residual: Floats, seen: NDArray[np.bool_], cell_m: float) -> NDArray[np.bool_]:
