@@ -77,17 +77,20 @@ def test_partly_mirrored_steps_by_hand():
     assert some.advantages is batch.advantages
 
 
-def test_updates_on_swapped_steps_learn_both_sides_and_measure_the_policy_that_acted(monkeypatch):
-    """All steps swapped: the losses are those of the mirrored rollout; the KL is of the recorded steps, 0 where nothing moves."""
-    learner, env = build(BLIND, SymmetryCfg(swap=1.0), learning_rate=0.0, target_kl=None)
+@pytest.mark.parametrize("progress", [0.1, 0.5])
+def test_updates_on_swapped_steps_learn_the_mirrored_and_measure_the_policy_that_acted(progress):
+    """All steps swapped, when their time has come: the losses are those of the mirrored rollout; the KL is of the recorded steps,
+    0 where nothing moves.
+    """
+    learner, env = build(BLIND, SymmetryCfg(swap="0, 1@0.5"), learning_rate=0.0, target_kl=None)
     with torch.no_grad():
         learner.actor.mlp[0].weight[:, 45:] += torch.randn(16, 16)
     roll(learner, env)
     other = mirrored(whole_batch(learner), learner.joint.maps)
     expected = learner.joint.losses(other, Objective())["surrogate"].item()
     plain = learner.joint.losses(whole_batch(learner), Objective())["surrogate"].item()
-    found = learner.update()
-    assert found["surrogate"] == pytest.approx(expected, rel=1e-4)
+    found = learner.update(progress)
+    assert found["surrogate"] == pytest.approx(expected if progress == 0.5 else plain, rel=1e-4)
     assert abs(plain - expected) > 1e-3
     assert found["kl"] == pytest.approx(0.0, abs=1e-9)
 

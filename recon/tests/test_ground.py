@@ -266,7 +266,7 @@ def test_a_patch_that_is_all_rim_is_better_than_nothing():
 
 def test_the_rim_of_a_large_hole_is_ground_at_the_height_of_what_lies_behind_it():
     height = np.zeros((80, 80))
-    height[28:52, 28:52] = -0.03
+    height[28:52, 30:50] = height[30:50, 28:52] = -0.03  # within 5 cm
     height[30:50, 30:50] = np.nan
     cfg = FusionCfg(cell_m=0.025, hole_m=0.1)
     field = finish_heightfield(height, np.zeros((80, 80)), np.ones((80, 80), bool), np.zeros(2), cfg)

@@ -88,7 +88,9 @@ class JointLoss:
     ) -> None:
         if cfg.symmetry.used and maps is None:
             raise InputError("symmetry is asked for, but this environment has no mirror maps; turn it off")
-        if cfg.symmetry.swap > 0.0 and (actor.is_recurrent or buffer.layout.teacher_latent):
+        if Schedule.parse(cfg.symmetry.swap).highest > 0.0 and (
+            actor.is_recurrent or buffer.layout.teacher_latent
+        ):
             raise InputError(
                 "symmetry.swap mirrors single steps; expected a feed-forward actor without a teacher's latent: "
                 "use symmetry.augment"

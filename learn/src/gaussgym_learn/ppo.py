@@ -84,6 +84,7 @@ class Learner:
         self.joint = JointLoss(self.actor, self.critic, buffer, cfg, taught=teacher is not None, maps=maps)
         self.learning_rate = cfg.passes.learning_rate
         kl = cfg.ppo.target_kl
+        self._swap = Schedule.parse(cfg.symmetry.swap)
         self._target_kl = None if kl is None else Schedule.parse(kl)
         self.optimizer = torch.optim.Adam(self._parameters(), lr=self.learning_rate)
         self.aux_optimizer: torch.optim.Optimizer | None = None
@@ -234,7 +235,7 @@ class Learner:
         memory_after = self._replayed_mirror()
         sums: dict[str, Tensor] = {}
         count = 0
-        for batch, mirror_memory in self._batches(cfg.passes.epochs, swap=cfg.symmetry.swap):
+        for batch, mirror_memory in self._batches(cfg.passes.epochs, swap=self._swap.value(progress)):
             losses = self._step(batch, mirror_memory, progress)
             for name, value in losses.items():
                 sums[name] = sums.get(name, 0.0) + value.detach()

@@ -175,18 +175,18 @@ class SymmetryCfg:
             or schedule over the run's progress.
         mirror_share: of a feed-forward actor's minibatch, on which that distance is taken where nothing is augmented.
         swap: share of a feed-forward actor's recorded steps that an update sees as their mirror images in place of themselves,
-            drawn anew for each update: half of `augment`'s data, at no cost.
+            drawn anew for each update: half of `augment`'s data, at no cost; number or schedule over the run's progress.
     """
 
     augment: bool = False
-    swap: float = 0.0
+    swap: float | str = 0.0
     mirror_coef: float | str = 0.0
     mirror_share: float = 1.0
 
     @property
     def used(self) -> bool:
         """Whether anything is mirrored."""
-        return self.augment or self.swap > 0.0 or Schedule.parse(self.mirror_coef).highest > 0.0
+        return self.augment or any(Schedule.parse(x).highest > 0.0 for x in (self.swap, self.mirror_coef))
 
 
 @dataclass(frozen=True)
@@ -319,7 +319,7 @@ def velocity() -> Recipe:
         env=replace(
             base.env, rewards=rewards, rough_episode_s=(2.0, 6.0), level_up_m=2.0, randomize=RandomizeCfg()
         ),
-        symmetry=SymmetryCfg(swap=0.5),
+        symmetry=SymmetryCfg(swap="0, 0.5@0.2"),
         flat_steps=4000,
     )
 
