@@ -303,9 +303,8 @@ def velocity() -> Recipe:
 
     What acts is the average over the last twenty updates or so: single updates walk better and worse by turns. Small steps near
     the end are what keeps it on its feet on stairs; the error's penalty there is what keeps it from standing still on a step;
-    gaits that differ left from right fall to one side there, hence half of the steps swapped for their mirror images; and starts
-    are rare in long episodes, while most falls that are left are robots put down at rest with feet over the next step, hence
-    short ones there.
+    gaits that differ left from right fall to one side there, hence the mirror loss; and starts are rare in long episodes, while
+    most falls that are left are robots put down at rest with feet over the next step, hence short ones there.
     `experiments/walking` has what else was tried.
     """
     base = teacher_flat()
@@ -319,7 +318,7 @@ def velocity() -> Recipe:
         env=replace(
             base.env, rewards=rewards, rough_episode_s=(2.0, 6.0), level_up_m=2.0, randomize=RandomizeCfg()
         ),
-        symmetry=SymmetryCfg(swap="0, 0.5@0.2"),
+        symmetry=SymmetryCfg(mirror_coef="0, 1@0.6", mirror_share=0.5),
         flat_steps=4000,
     )
 
