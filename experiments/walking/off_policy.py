@@ -1,7 +1,7 @@
 """Does an off-policy learner walk sooner? On the same environment, reward and clock as the recipe `velocity` on flat ground.
 
     python experiments/walking/off_policy.py --minutes 1.5 --seeds 0 --clock cpu2
-    python experiments/walking/off_policy.py --learner td3 --envs 128 --batch 2048 --n-step 1 --reward-scale 1 ...
+    python experiments/walking/off_policy.py --learner td3 --envs 128 --batch 1024 --n-step 1 --lr 3e-4 ...
 
 `sac`: soft actor-critic (Haarnoja et al., arXiv 1812.05905) as parallel simulation wants it: many environments, large batches, two critics with
 layer normalization, n-step targets, observations normalized by running statistics, time-outs bootstrapped. `td3`: what makes FastTD3
