@@ -184,7 +184,6 @@ class Td3:
         self.critic_step = torch.optim.AdamW(self.critics.parameters(), lr=args.lr, weight_decay=0.1)
         # Each environment explores as much as it always does (FastTD3's mixed noise).
         self.noise = torch.empty(args.envs, 1).uniform_(0.001, args.noise)
-        self.log_alpha = torch.tensor(-torch.inf)
 
     def explore(self, obs):
         """Actions of all environments."""
@@ -296,10 +295,9 @@ def run(args, seed):
         if (now[args.clock] - start[args.clock]) / 60 >= due[0]:
             due.pop(0)
             row = {f"minutes_{k}": round((v - start[k]) / 60, 3) for k, v in now.items()}
-            row |= {
-                "m_steps": round(step * args.envs / 1e6, 3),
-                "alpha": round(float(learner.log_alpha.exp()), 4),
-            }
+            row["m_steps"] = round(step * args.envs / 1e6, 3)
+            if args.learner == "sac":
+                row["alpha"] = round(float(learner.log_alpha.exp()), 4)
             row["reward_s"] = round(
                 float(replay.reward[max(0, step % len(replay.reward) - 20) : step].mean()) * 50, 3
             )

@@ -23,7 +23,6 @@ def test_what_is_given_arrives():
     assert (found.ppo.aux_coef, found.ppo.aux_epochs, found.ppo.critic_warmup) == (0.5, 0, 7)
     assert LearningOptions(symmetry="augment").applied(recipe).symmetry == SymmetryCfg(augment=True)
     assert LearningOptions(symmetry="mirror").applied(recipe).symmetry == SymmetryCfg(mirror_coef=0.1)
-    assert LearningOptions(symmetry="augment").applied(recipe).symmetry == SymmetryCfg(augment=True)
     assert LearningOptions(symmetry="swap").applied(recipe).symmetry == SymmetryCfg(swap=0.5)
     said = ImitationOptions(beta="0", coef="1->0@0.7", ppo_coef="0, 1@0.6", latent_coef=0.1).applied(recipe)
     distill = said.distill

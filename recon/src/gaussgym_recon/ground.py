@@ -35,7 +35,7 @@ _RIM_M = 0.04
 _STEEPEST = 0.45
 """Rise over run with which a rim goes on into a hole; what is steeper is the edge of a step."""
 _LARGE_HOLE_M2, _UNSURE_RIM_M = 0.125, 0.05
-"""Beside holes of this size so much of what was seen is not used."""
+"""Beside holes of this size the heights of so much of what was seen are not used."""
 _DROP_M = 0.25
 """Holes whose rim differs by more stay unknown."""
 _SINKS_M = (0.05, 0.1, 0.2, 0.4, 0.8, 1.5)
